@@ -1,0 +1,145 @@
+"""What callers may send: the field types the workflows share, and a form that comes as a query or as a JSON body."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from email_validator import EmailNotValidError, validate_email
+from fastapi import HTTPException, Path, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
+
+from asyncbg.errors import ErrorItem
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_NOT_ONE_LINE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+def _email(text: str) -> str:
+    """The address in its normal form; a message of our own, since the library's quotes parts of the input."""
+    try:
+        return validate_email(text, check_deliverability=False, test_environment=True).normalized
+    except EmailNotValidError:
+        raise PydanticCustomError("email", "should be an e-mail address of the form name@example.com") from None
+
+
+def _text(text: str) -> str:
+    """Any text that can be stored and encoded."""
+    if _NO_TEXT.search(text):
+        raise PydanticCustomError("text", "should hold no NUL character and no lone surrogate")
+    return text
+
+
+def _line(text: str) -> str:
+    """One line that says something: it goes into headers and logs, where a line break would forge another."""
+    if _NOT_ONE_LINE.search(text):
+        raise PydanticCustomError("line", "should be one line without control characters")
+    if not text.strip():
+        raise PydanticCustomError("line", "should not be blank")
+    return text
+
+
+EmailAddress = Annotated[str, StringConstraints(max_length=320), AfterValidator(_email)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_line)]
+Message = Annotated[str, StringConstraints(min_length=1, max_length=4_096), AfterValidator(_text)]
+LongText = Annotated[str, StringConstraints(max_length=1_000_000), AfterValidator(_text)]
+UrlText = Annotated[str, StringConstraints(min_length=1, max_length=2_048), AfterValidator(_text)]
+UserId = Annotated[int, Path(ge=1, le=2**63 - 1, description="who it is about, a number", examples=[7])]
+TaskId = Annotated[
+    str, Path(pattern="^[A-Za-z0-9._-]{1,64}$", description="a name you choose for the task", examples=["report-1"])
+]
+
+
+def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
+    """A dependency that reads ``model`` from the query, from a JSON object in the body, or from both.
+
+    A field may come twice only with the same value. Personal data belongs into the body: queries end up in access
+    logs. Answers 413, 415 or 422 for what it cannot take; pass ``form_docs(model)`` as the route's ``openapi_extra``.
+    """
+
+    async def read(request: Request) -> Form:
+        body = await _json_object(request)
+        query = _query(request, model)
+        _refuse_contradiction(model, query, body)
+        try:
+            return model.model_validate({**query, **body})
+        except ValidationError as error:
+            raise RequestValidationError(_located(error, query, body)) from None
+
+    return read
+
+
+def form_docs(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of both forms of ``model``."""
+    schema = model.model_json_schema()
+    parameters = [
+        {"name": name, "in": "query", "required": False, "schema": part}
+        for name, part in schema.get("properties", {}).items()
+    ]
+    body = {"required": False, "content": {"application/json": {"schema": schema}}}
+    return {"parameters": parameters, "requestBody": body}
+
+
+def refuse_input(loc: tuple[str, ...], msg: str, kind: str) -> RequestValidationError:
+    """The error for an input that is well-formed and still cannot be taken; answered as 422."""
+    return RequestValidationError([ErrorItem(loc=list(loc), msg=msg, type=kind)])
+
+
+def _query(request: Request, model: type[BaseModel]) -> dict[str, str]:
+    """The fields of ``model`` in the query; one given twice with two values is refused."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in model.model_fields:
+            continue
+        if found.setdefault(name, value) != value:
+            raise refuse_input(("query", name), "is given twice with different values", "conflict")
+    return found
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    """The JSON object in the body, or an empty one if there is no body."""
+    raw = await _bounded_body(request)
+    if not raw.strip():
+        return {}
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise HTTPException(415, "the body should be JSON with Content-Type: application/json, or be left out")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise refuse_input(("body",), "should be valid JSON", "json_invalid") from None
+    if not isinstance(value, dict):
+        raise refuse_input(("body",), "should be a JSON object", "dict_type")
+    return value
+
+
+async def _bounded_body(request: Request) -> bytes:
+    """The body, counted as it comes."""
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body should not be larger than {MAX_BODY_BYTES} bytes")
+    return bytes(raw)
+
+
+def _refuse_contradiction(model: type[BaseModel], query: Mapping[str, str], body: Mapping[str, Any]) -> None:
+    for name in model.model_fields:
+        if name in query and name in body and query[name] != body[name]:
+            raise refuse_input(("body", name), "differs from the value in the query; send it once", "conflict")
+
+
+def _located(error: ValidationError, query: Mapping[str, str], body: Mapping[str, Any]) -> list[ErrorItem]:
+    """What is wrong and in which of the two forms it was sent."""
+    items: list[ErrorItem] = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        name = str(item["loc"][0]) if item["loc"] else ""
+        place = "body" if name in body or (body and name not in query) else "query"
+        items.append(ErrorItem(loc=[place, *item["loc"]], msg=item["msg"], type=item["type"]))
+    return items

@@ -1,0 +1,1 @@
+"""The stores that keep jobs and events: one protocol, one conformance suite."""

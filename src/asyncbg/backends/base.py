@@ -1,0 +1,153 @@
+"""What a store of jobs and events must do: the protocol that every backend keeps and one suite checks."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from asyncbg.event import Event, EventFilter
+from asyncbg.job import JobRecord, JobState, Lease, NewJob, Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enqueued:
+    """What became of one enqueue: the ids of its jobs, and whether they are new (False: an idempotency key matched)."""
+
+    ids: tuple[str, ...]
+    created: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQuery:
+    """Which jobs to list, newest first; None or empty takes all. ``before_n`` is the keyset cursor."""
+
+    states: frozenset[JobState] = frozenset()
+    task: str | None = None
+    tag: str | None = None
+    batch: str | None = None
+    owner: str | None = None
+    before_n: int | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Jobs taken, and when the next scheduled one is due (None: none is)."""
+
+    leases: Sequence[Lease]
+    next_due_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of one attempt: its lease, what it ended in, the last progress (JSON) if it changed."""
+
+    lease: Lease
+    outcome: Outcome
+    progress: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """The part of the event log that is whole: ``first_seq`` to ``last_seq``, both inclusive.
+
+    Of events before ``first_seq`` some are purged. The events of one job are purged with the job, never before it.
+    """
+
+    first_seq: int
+    last_seq: int
+
+
+class Backend(Protocol):
+    """A durable store of jobs and their events. Every change of a job and its event are one transaction.
+
+    ``on_commit`` is called on the event loop with the events of each commit, in the order of ``seq``, before the
+    callers that wait for that commit go on.
+    """
+
+    epoch: str
+    place: str
+    on_commit: Callable[[Sequence[Event]], None]
+
+    async def open(self) -> None:
+        """Connect, migrate, take a place. Raises DatabaseError."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is pending and let go of every connection and thread."""
+        ...
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
+        """Store one batch; returns when it is on disk. Raises OverloadedError, IdempotencyError, DatabaseError."""
+        ...
+
+    async def claim(self, limit: int, *, lease_s: float, skip: Collection[str] = ()) -> Claimed:
+        """Promote what is due, then take up to ``limit`` queued jobs, highest priority first, oldest first.
+
+        Jobs of the tasks named in ``skip`` are left to others.
+        """
+        ...
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """End an attempt and release the next job of its batch. False: the lease had lapsed and nothing changed."""
+        ...
+
+    async def renew(self, *, lease_s: float) -> Mapping[str, str | None]:
+        """Prolong the leases of this place. Returns its running jobs: id → reason if a cancel is requested."""
+        ...
+
+    async def report(self, lease: Lease, progress: str) -> bool:
+        """Keep the latest progress (JSON) on the job. False: the lease had lapsed."""
+        ...
+
+    async def record(self, lease: Lease, event_type: str, data: str) -> bool:
+        """Store an event that the task itself publishes. False: the lease had lapsed."""
+        ...
+
+    async def cancel(self, job_id: str, reason: str) -> JobState:
+        """Cancel a job, or request it of the place that runs it. Raises JobNotFoundError, JobStateError."""
+        ...
+
+    async def retry(self, job_id: str) -> JobState:
+        """Queue a final job again, its history kept. Raises JobNotFoundError, JobStateError."""
+        ...
+
+    async def rescue(self) -> int:
+        """Take up the jobs of dead places and lapsed leases; returns how many."""
+        ...
+
+    async def purge(self, *, before_ms: int, limit: int) -> int:
+        """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events; returns how many."""
+        ...
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """One job, or None."""
+        ...
+
+    async def find_by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
+        """The job that was submitted under this idempotency key, or None."""
+        ...
+
+    async def list(self, query: JobQuery) -> Sequence[JobRecord]:
+        """Jobs, newest first."""
+        ...
+
+    async def events(self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None) -> tuple[
+        Sequence[Event], int
+    ]:
+        """Stored events after ``after_seq`` that ``wanted`` matches, in order, and the seq the scan reached.
+
+        The scan is bounded: fewer than ``limit`` events with a reached seq below the last one means: ask again.
+        """
+        ...
+
+    async def position(self) -> LogPosition:
+        """Which part of the log there is."""
+        ...
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """How many jobs are in each state that is not final."""
+        ...
+
+    async def probe(self) -> None:
+        """Prove that a write and a claim work; leaves nothing behind. Raises DatabaseError."""
+        ...

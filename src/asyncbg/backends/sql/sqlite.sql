@@ -1,0 +1,179 @@
+-- The statements of the SQLite backend. Each step of a statement releases and takes the GIL once, so a batch is read
+-- as one row of JSON and written by one statement of many rows ({rows} stands for its placeholders).
+
+-- name: read_log
+SELECT epoch, seq, n, purged FROM log
+
+-- name: start_log
+INSERT OR IGNORE INTO log VALUES (1, ?, 0, 0, 0)
+
+-- name: write_log
+UPDATE log SET seq = ?, n = ?
+
+-- name: insert_jobs
+INSERT INTO job (n, id, task, queue, owner, batch, tags, state, priority, durable, at_most_once, stop_on_failure,
+                 retries, args, personal, created_at, run_at, place, idempotency_key, fingerprint, unique_key,
+                 max_attempts)
+VALUES {rows}
+
+-- name: insert_queued_events
+-- The first event of each new job is named after its state; its number follows the job's.
+INSERT INTO event (seq, job, type, at, attempt)
+SELECT n + :shift, n, 'job.' || state, created_at, 0 FROM job WHERE n > :after_n
+
+-- name: insert_events
+INSERT INTO event (seq, job, type, at, attempt, data) VALUES {rows}
+
+-- name: find_keys
+-- Earlier jobs under the idempotency keys or unique keys of an enqueue: [kind, position in the request, id, fingerprint].
+SELECT json_group_array(json_array(kind, at, id, fingerprint)) FROM (
+    SELECT 'idempotency' AS kind, v.key AS at, job.id, job.fingerprint
+    FROM json_each(:keys) v
+    JOIN job ON job.owner = v.value->>0 AND job.idempotency_key = v.value->>1
+    WHERE job.idempotency_key IS NOT NULL
+    UNION ALL
+    SELECT 'unique', v.key, job.id, NULL
+    FROM json_each(:keys) v
+    JOIN job ON job.task = v.value->>2 AND job.unique_key = v.value->>3
+    WHERE job.unique_key IS NOT NULL AND job.finished_at IS NULL
+)
+
+-- name: find_due
+SELECT json_group_array(n) FROM (
+    SELECT n FROM job WHERE state = 'scheduled' AND run_at <= :now_ms ORDER BY run_at LIMIT 1000
+)
+
+-- name: queue_jobs
+-- Scheduled jobs that are due, and waiting jobs whose turn it is.
+UPDATE job SET state = CASE WHEN run_at > :now_ms THEN 'scheduled' ELSE 'queued' END
+WHERE n IN (SELECT value FROM json_each(:ns)) AND state IN ('scheduled', 'waiting')
+
+-- name: event_refs
+-- What an event says of its job: [n, id, task, batch, owner, attempt, state].
+SELECT json_group_array(json_array(n, id, task, batch, owner, attempt, state))
+FROM job WHERE n IN (SELECT value FROM json_each(:ns)) ORDER BY n
+
+-- name: find_ready
+SELECT json_group_array(json_array(n, id, task, queue, owner, batch, tags, priority, durable, at_most_once,
+                                   stop_on_failure, retries, attempt + 1, max_attempts, args, created_at)),
+       (SELECT min(run_at) FROM job WHERE state = 'scheduled')
+FROM (
+    SELECT * FROM job
+    WHERE state = 'queued' AND (place IS NULL OR durable = 1 OR place = :place)
+      AND (:skip = '[]' OR task NOT IN (SELECT value FROM json_each(:skip)))
+    ORDER BY priority DESC, n LIMIT :limit
+)
+
+-- name: claim_jobs
+UPDATE job SET state = 'running', attempt = attempt + 1, token = :token, lease_until = :lease_until, place = :place,
+               started_at = coalesce(started_at, :now_ms)
+WHERE n IN (SELECT value FROM json_each(:ns)) AND state = 'queued'
+
+-- name: live_leases
+-- Those of the given [n, token] that still hold, with the reason of a requested cancel; and whether any job waits.
+SELECT json_group_array(json_array(job.n, job.cancel_reason)),
+       EXISTS (SELECT 1 FROM job WHERE state = 'waiting')
+FROM json_each(:pairs) v
+JOIN job ON job.n = v.value->>0
+WHERE job.state = 'running' AND job.token = v.value->>1
+
+-- name: settle_jobs
+WITH ended (n, state, run_at, finished_at, result, error_type, error_message, progress, attempt, cancel_reason) AS (
+    VALUES {rows}
+)
+UPDATE job SET state = ended.state, run_at = coalesce(ended.run_at, job.run_at), finished_at = ended.finished_at,
+               result = ended.result, error_type = ended.error_type, error_message = ended.error_message,
+               progress = coalesce(ended.progress, job.progress), attempt = ended.attempt,
+               cancel_reason = ended.cancel_reason, token = NULL, lease_until = NULL
+FROM ended WHERE job.n = ended.n
+
+-- name: find_next_in_batch
+-- The earliest waiting job of each batch that has no job before it any more; with the batch's wish on failure.
+SELECT json_group_array(n) FROM (
+    SELECT min(n) AS n FROM job AS next
+    WHERE state = 'waiting' AND batch <> id AND batch IN (SELECT value FROM json_each(:batches))
+      AND NOT EXISTS (
+          SELECT 1 FROM job AS earlier
+          WHERE (earlier.id = next.batch OR (earlier.batch = next.batch AND earlier.batch <> earlier.id))
+            AND earlier.finished_at IS NULL AND earlier.state <> 'waiting'
+      )
+    GROUP BY batch
+)
+
+-- name: find_waiting_of_batches
+SELECT json_group_array(n) FROM job
+WHERE state = 'waiting' AND batch <> id AND batch IN (SELECT value FROM json_each(:batches))
+
+-- name: cancel_jobs
+UPDATE job SET state = 'cancelled', finished_at = :now_ms, cancel_reason = :reason,
+               error_type = NULL, error_message = NULL
+WHERE n IN (SELECT value FROM json_each(:ns)) AND state IN ('waiting', 'scheduled', 'queued')
+
+-- name: request_cancel
+UPDATE job SET cancel_reason = :reason WHERE n = :n AND state = 'running' AND cancel_reason IS NULL
+
+-- name: retry_job
+-- The attempts made stay counted; as many more are allowed as the first time.
+UPDATE job SET state = 'queued', max_attempts = attempt + 1 + retries, crashes = 0, finished_at = NULL, result = NULL,
+               error_type = NULL, error_message = NULL, cancel_reason = NULL, progress = NULL, run_at = :now_ms,
+               started_at = NULL
+WHERE n = :n AND state IN ('succeeded', 'failed', 'cancelled')
+
+-- name: report_progress
+UPDATE job SET progress = v.value->>2
+FROM json_each(:reports) v
+WHERE job.n = v.value->>0 AND job.token = v.value->>1 AND job.state = 'running'
+
+-- name: renew_leases
+UPDATE job SET lease_until = :lease_until WHERE state = 'running' AND place = :place
+
+-- name: running_here
+SELECT json_group_array(json_array(id, token, cancel_reason)) FROM job WHERE state = 'running' AND place = :place
+
+-- name: find_lost
+-- Running jobs whose place is gone or whose lease has lapsed.
+SELECT json_group_array(json_array(n, at_most_once, durable, crashes, attempt, cancel_reason, batch, stop_on_failure))
+FROM job WHERE state = 'running' AND (place IN (SELECT value FROM json_each(:places)) OR lease_until < :now_ms)
+
+-- name: find_bound
+-- Jobs whose function lived only in a place that is gone.
+SELECT json_group_array(json_array(n, attempt, batch, stop_on_failure)) FROM job
+WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND place IN (SELECT value FROM json_each(:places))
+
+-- name: requeue_lost
+UPDATE job SET state = 'queued', crashes = crashes + 1, max_attempts = max_attempts + 1, token = NULL,
+               lease_until = NULL, place = CASE WHEN durable = 1 THEN NULL ELSE place END
+WHERE n IN (SELECT value FROM json_each(:ns)) AND state = 'running'
+
+-- name: fail_lost
+UPDATE job SET state = 'failed', crashes = crashes + (state = 'running'), finished_at = :now_ms, error_type = :type,
+               error_message = :message, token = NULL, lease_until = NULL
+WHERE n IN (SELECT value FROM json_each(:ns)) AND finished_at IS NULL
+
+-- name: cancel_lost
+UPDATE job SET state = 'cancelled', finished_at = :now_ms, token = NULL, lease_until = NULL,
+               error_type = NULL, error_message = NULL
+WHERE n IN (SELECT value FROM json_each(:ns)) AND state = 'running'
+
+-- name: find_purgeable
+SELECT json_group_array(n) FROM (
+    SELECT n FROM job WHERE finished_at < :before_ms ORDER BY n LIMIT :limit
+)
+
+-- name: mark_purged
+UPDATE log SET purged = max(purged, coalesce(
+    (SELECT max(seq) FROM event WHERE job IN (SELECT value FROM json_each(:ns))), 0))
+
+-- name: delete_events
+DELETE FROM event WHERE job IN (SELECT value FROM json_each(:ns))
+
+-- name: delete_jobs
+DELETE FROM job WHERE n IN (SELECT value FROM json_each(:ns))
+
+-- name: count_open
+SELECT json_group_object(state, many) FROM (
+    SELECT 'queued' AS state, count(*) AS many FROM job WHERE state = 'queued'
+    UNION ALL SELECT 'scheduled', count(*) FROM job WHERE state = 'scheduled'
+    UNION ALL SELECT 'waiting', count(*) FROM job WHERE state = 'waiting'
+    UNION ALL SELECT 'running', count(*) FROM job WHERE state = 'running'
+)

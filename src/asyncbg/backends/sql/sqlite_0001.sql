@@ -1,0 +1,87 @@
+-- Version 1 of the engine's tables.
+
+-- One row: the name of this database (epoch) and the last numbers given out. Numbers are never given out twice,
+-- whatever is purged, so a cursor into the log never means another event.
+CREATE TABLE log (
+    one    INTEGER PRIMARY KEY CHECK (one = 1),
+    epoch  TEXT    NOT NULL,
+    seq    INTEGER NOT NULL,
+    n      INTEGER NOT NULL,
+    purged INTEGER NOT NULL  -- the highest number of an event that was purged
+);
+
+CREATE TABLE job (
+    n               INTEGER PRIMARY KEY,
+    id              TEXT    NOT NULL UNIQUE,
+    task            TEXT    NOT NULL,
+    queue           TEXT    NOT NULL,
+    owner           TEXT    NOT NULL,
+    batch           TEXT    NOT NULL,
+    tags            TEXT    NOT NULL DEFAULT '[]',
+    state           TEXT    NOT NULL CHECK (state IN
+                    ('waiting', 'scheduled', 'queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    priority        INTEGER NOT NULL,
+    durable         INTEGER NOT NULL CHECK (durable IN (0, 1)),
+    at_most_once    INTEGER NOT NULL CHECK (at_most_once IN (0, 1)),
+    stop_on_failure INTEGER NOT NULL CHECK (stop_on_failure IN (0, 1)),
+    retries         INTEGER NOT NULL CHECK (retries >= 0),
+    args            TEXT    NOT NULL,
+    personal        TEXT    NOT NULL,
+    created_at      INTEGER NOT NULL CHECK (created_at > 0),
+    run_at          INTEGER NOT NULL CHECK (run_at > 0),
+    place           TEXT,
+    idempotency_key TEXT,
+    fingerprint     TEXT,
+    unique_key      TEXT,
+    attempt         INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    max_attempts    INTEGER NOT NULL DEFAULT 1,
+    crashes         INTEGER NOT NULL DEFAULT 0,
+    token           INTEGER,
+    lease_until     INTEGER,
+    started_at      INTEGER,
+    finished_at     INTEGER,
+    progress        TEXT,
+    result          TEXT,
+    error_type      TEXT,
+    error_message   TEXT,
+    cancel_reason   TEXT,
+    CHECK ((state = 'running') = (token IS NOT NULL)),
+    CHECK ((state = 'running') = (lease_until IS NOT NULL)),
+    CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
+    CHECK ((state = 'failed') = (error_type IS NOT NULL) OR state IN ('scheduled', 'queued', 'running', 'cancelled'))
+);
+
+-- What to run next: only queued jobs are in it, so it stays small.
+CREATE INDEX job_ready ON job (priority DESC, n) WHERE state = 'queued';
+CREATE INDEX job_due ON job (run_at) WHERE state = 'scheduled';
+CREATE INDEX job_running ON job (place, lease_until) WHERE state = 'running';
+-- A batch is named by its first job; only the others need an index to be found.
+CREATE INDEX job_batch ON job (batch, n) WHERE batch <> id;
+CREATE INDEX job_waiting ON job (n) WHERE state = 'waiting';
+CREATE INDEX job_ended_badly ON job (state, n) WHERE state IN ('failed', 'cancelled');
+CREATE INDEX job_bound ON job (place) WHERE durable = 0 AND finished_at IS NULL;
+CREATE UNIQUE INDEX job_idempotency ON job (owner, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE UNIQUE INDEX job_unique ON job (task, unique_key) WHERE unique_key IS NOT NULL AND finished_at IS NULL;
+
+-- The table of moves (job.py, TRANSITIONS), held by the database itself.
+CREATE TRIGGER job_moves BEFORE UPDATE OF state ON job
+WHEN old.state <> new.state AND NOT CASE old.state
+    WHEN 'waiting'   THEN new.state IN ('queued', 'scheduled', 'cancelled', 'failed')
+    WHEN 'scheduled' THEN new.state IN ('queued', 'cancelled', 'failed')
+    WHEN 'queued'    THEN new.state IN ('running', 'cancelled', 'failed')
+    WHEN 'running'   THEN new.state IN ('succeeded', 'failed', 'cancelled', 'scheduled', 'queued')
+    ELSE new.state = 'queued'
+END
+BEGIN
+    SELECT RAISE(ABORT, 'the transition table forbids this move of a job');
+END;
+
+CREATE TABLE event (
+    seq     INTEGER PRIMARY KEY,
+    job     INTEGER NOT NULL,
+    type    TEXT    NOT NULL,
+    at      INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    data    TEXT
+);
+CREATE INDEX event_job ON event (job);

@@ -1,0 +1,651 @@
+"""The store in a SQLite file: each method is one lane of the group commit, or one read."""
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, assert_never
+
+from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement
+from asyncbg.backends.place import Place
+from asyncbg.backends.sql import load_script, load_statements
+from asyncbg.clock import Clock, SystemClock
+from asyncbg.database import MEMORY, Database, Transaction
+from asyncbg.errors import IdempotencyError, JobNotFoundError, JobStateError
+from asyncbg.event import Event, EventFilter, EventType
+from asyncbg.ids import random_token
+from asyncbg.job import (
+    FINAL_STATES,
+    Cancelled,
+    Done,
+    Failed,
+    JobError,
+    JobRecord,
+    JobState,
+    Lease,
+    NewJob,
+    ProgressValue,
+    Released,
+    Retry,
+)
+
+SQL = load_statements("sqlite.sql")
+MIGRATIONS = (load_script("sqlite_0001.sql"),)
+POISON_AFTER = 3
+"""A job that took its process down this often is failed instead of run again."""
+
+_SCAN = 5_000
+_PLACEHOLDERS = {width: "(" + ",".join("?" * width) + ")" for width in (6, 10, 22)}
+_LARGEST_CHUNK = 512
+_RECORD_COLUMNS = (
+    "n, id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, created_at, "
+    "run_at, started_at, finished_at, args, personal, progress, result, error_type, error_message, cancel_reason"
+)
+
+
+class _Ref(NamedTuple):
+    """What an event says of its job."""
+
+    n: int
+    id: str
+    task: str
+    batch: str
+    owner: str
+    attempt: int
+    state: str
+
+
+class _Log:
+    """The numbers given out in this transaction; written back once, at its end."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self.epoch, self.seq, self.n, _ = tx.connection.execute(SQL["read_log"]).fetchone()
+
+    def __call__(self, tx: Transaction) -> None:
+        tx.connection.execute(SQL["write_log"], (self.seq, self.n))
+
+    @staticmethod
+    def of(tx: Transaction) -> "_Log":
+        log = tx.memo.get("log")
+        if log is None:
+            log = tx.memo["log"] = _Log(tx)
+        return log  # type: ignore[no-any-return]  # the memo holds one object per name
+
+
+class SQLiteBackend:
+    """Jobs and events in one SQLite database, shared by any number of processes of one machine."""
+
+    def __init__(self, database: Database, *, clock: Clock | None = None) -> None:
+        """Use ``database``, which is opened and closed with the backend."""
+        self.database = database
+        self.clock = clock or SystemClock()
+        self.epoch = ""
+        self.on_commit: Callable[[Sequence[Event]], None] = lambda events: None
+        self._place = Place(None if database.path == MEMORY else Path(database.path))
+        database.after_commit = self._after_commit
+
+    @property
+    def place(self) -> str:
+        """The name of this process's place at the database."""
+        return self._place.name
+
+    async def open(self) -> None:
+        """Open the database, bring its tables up to date, take a place and take up what it left behind."""
+        await self.database.open()
+        try:
+            await self.database.migrate("engine", MIGRATIONS)
+            self.epoch = await self.database.write(_start_log)
+            self._place.take()
+            await self.database.submit(self._rescue, [self.place])
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Commit what is pending, close the connections, leave the place."""
+        await self.database.close()
+        self._place.leave()
+
+    def _after_commit(self, notes: list[Any]) -> None:
+        if notes:
+            self.on_commit(notes)
+
+    # Accepting
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
+        """Store one batch; returns when it is on disk."""
+        return await self.database.submit(self._enqueue, jobs)  # type: ignore[no-any-return]  # a lane's result
+
+    def _enqueue(self, tx: Transaction, groups: list[Sequence[NewJob]]) -> list[Enqueued | Exception]:
+        fresh: list[Sequence[NewJob]] = []
+        results: list[Enqueued | Exception] = []
+        known = self._known_keys(tx, groups)
+        for jobs in groups:
+            earlier = self._earlier(jobs[0], known) if known is not None else None
+            if earlier is None:
+                fresh.append(jobs)
+                earlier = Enqueued(ids=tuple([job.id for job in jobs]))
+            results.append(earlier)
+        rows = [job for jobs in fresh for job in jobs]
+        if rows:
+            self._insert(tx, rows)
+        return results
+
+    def _insert(self, tx: Transaction, jobs: list[NewJob]) -> None:
+        log = _Log.of(tx)
+        first_n, shift = log.n, log.seq - log.n
+        n = first_n
+        values: list[Any] = []
+        for job in jobs:
+            n += 1
+            values.append(n)
+            values += job
+            values.append(job.retries + 1)
+        _insert_rows(tx, "insert_jobs", 22, values)
+        tx.connection.execute(SQL["insert_queued_events"], {"shift": shift, "after_n": first_n})
+        log.n, log.seq = n, n + shift
+        seq = first_n + shift
+        for job in jobs:
+            seq += 1
+            tx.notes.append(
+                Event(seq, "job." + job.state, job.created_at_ms, job.id, job.task, job.batch, job.owner, 0)
+            )
+
+    def _known_keys(self, tx: Transaction, groups: list[Sequence[NewJob]]) -> dict[tuple[Any, ...], Any] | None:
+        """Earlier jobs by key, or None where no enqueue of the batch has one."""
+        keys = [
+            [job.owner, job.idempotency_key, job.task, job.unique_key]
+            for jobs in groups
+            if (job := jobs[0]).idempotency_key is not None or job.unique_key is not None
+        ]
+        if not keys:
+            return None
+        known: dict[tuple[Any, ...], Any] = {}
+        for kind, at, job_id, fingerprint in _json(tx.connection, "find_keys", {"keys": json.dumps(keys)}):
+            owner, idempotency_key, task, unique_key = keys[at]
+            key = ("idempotency", owner, idempotency_key) if kind == "idempotency" else ("unique", task, unique_key)
+            known[key] = (job_id, fingerprint)
+        return known
+
+    def _earlier(self, job: NewJob, known: dict[tuple[Any, ...], Any]) -> Enqueued | Exception | None:
+        """The job that stands under this one's key already; where there is none, this one does from now on."""
+        if job.idempotency_key is not None:
+            earlier = known.setdefault(("idempotency", job.owner, job.idempotency_key), (job.id, job.fingerprint))
+            if earlier[1] != job.fingerprint:
+                return IdempotencyError(job.idempotency_key)
+            if earlier[0] != job.id:
+                return Enqueued(ids=(earlier[0],), created=False)
+        if job.unique_key is not None:
+            earlier = known.setdefault(("unique", job.task, job.unique_key), (job.id, None))
+            if earlier[0] != job.id:
+                return Enqueued(ids=(earlier[0],), created=False)
+        return None
+
+    # Running
+
+    async def claim(self, limit: int, *, lease_s: float, skip: Collection[str] = ()) -> Claimed:
+        """Promote what is due, then take up to ``limit`` queued jobs."""
+        return await self.database.submit(self._claim, (limit, lease_s, skip))  # type: ignore[no-any-return]
+
+    def _claim(self, tx: Transaction, requests: list[tuple[int, float, Collection[str]]]) -> list[Claimed]:
+        return [self._claim_one(tx, *request) for request in requests]
+
+    def _claim_one(self, tx: Transaction, limit: int, lease_s: float, skip: Collection[str]) -> Claimed:
+        now_ms = self.clock.now_ms()
+        due = _json(tx.connection, "find_due", {"now_ms": now_ms})
+        if due:
+            self._queue(tx, due, now_ms)
+        found, next_due_ms = tx.connection.execute(
+            SQL["find_ready"], {"place": self.place, "skip": json.dumps(sorted(skip)), "limit": limit}
+        ).fetchone()
+        token = random_token()
+        leases = [Lease(*row, token) for row in json.loads(found)]
+        if leases:
+            tx.connection.execute(
+                SQL["claim_jobs"],
+                {
+                    "ns": json.dumps([lease.n for lease in leases]),
+                    "token": token,
+                    "lease_until": now_ms + int(lease_s * 1000),
+                    "place": self.place,
+                    "now_ms": now_ms,
+                },
+            )
+            self._tell(tx, [(lease.n, EventType.STARTED.value, now_ms, lease, lease.attempt, None) for lease in leases])
+        return Claimed(leases, next_due_ms)
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """End an attempt and release the next job of its batch; False where the lease had lapsed."""
+        return await self.database.submit(self._settle, settlement)  # type: ignore[no-any-return]
+
+    def _settle(self, tx: Transaction, items: list[Settlement]) -> list[bool]:
+        now_ms = self.clock.now_ms()
+        pairs = json.dumps([(item.lease.n, item.lease.token) for item in items])
+        found, any_waiting = tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()
+        live = dict(json.loads(found))
+        values: list[Any] = []
+        told: list[tuple[Any, ...]] = []
+        ended: list[tuple[str, bool]] = []
+        results = []
+        for item in items:
+            lease = item.lease
+            results.append(lease.n in live)
+            if lease.n not in live:
+                continue
+            row, event_type, data = _verdict(item, live.pop(lease.n), now_ms)
+            values += row
+            told.append((lease.n, event_type, now_ms, lease, lease.attempt, data))
+            if any_waiting and row[3] is not None:
+                ended.append((lease.batch, bool(lease.stop_on_failure) and row[1] != JobState.SUCCEEDED.value))
+        if values:
+            _insert_rows(tx, "settle_jobs", 10, values)
+            self._tell(tx, told)
+            self._release_next(tx, ended, now_ms)
+        return results
+
+    def _release_next(self, tx: Transaction, ended: Iterable[tuple[str, bool]], now_ms: int) -> None:
+        """Let the next job of each batch go on, or cancel the rest where the batch stops on failure."""
+        stopped = [batch for batch, stops in ended if stops]
+        if stopped:
+            self._cancel_open(
+                tx, _json(tx.connection, "find_waiting_of_batches", {"batches": json.dumps(stopped)}),
+                "an earlier job of the batch did not succeed", now_ms,
+            )  # fmt: skip
+        going_on = [batch for batch, stops in ended if not stops]
+        if going_on:
+            self._queue(tx, _json(tx.connection, "find_next_in_batch", {"batches": json.dumps(going_on)}), now_ms)
+
+    async def renew(self, *, lease_s: float) -> Mapping[str, str | None]:
+        """Prolong the leases of this place; its running jobs, with the reason where a cancel is requested."""
+        return await self.database.submit(self._renew, lease_s)  # type: ignore[no-any-return]
+
+    def _renew(self, tx: Transaction, items: list[float]) -> list[Mapping[str, str | None]]:
+        lease_until = self.clock.now_ms() + int(max(items) * 1000)
+        tx.connection.execute(SQL["renew_leases"], {"lease_until": lease_until, "place": self.place})
+        running = {row[0]: row[2] for row in _json(tx.connection, "running_here", {"place": self.place})}
+        return [running] * len(items)
+
+    async def report(self, lease: Lease, progress: str) -> bool:
+        """Keep the latest progress on the job, unless the lease has lapsed."""
+        return await self.database.submit(self._report, (lease, progress))  # type: ignore[no-any-return]
+
+    def _report(self, tx: Transaction, items: list[tuple[Lease, str]]) -> list[bool]:
+        latest = {lease.n: (lease.n, lease.token, progress) for lease, progress in items}
+        live = self._live(tx, [lease for lease, _ in items])
+        tx.connection.execute(SQL["report_progress"], {"reports": json.dumps(list(latest.values()))})
+        return [(lease.n, lease.token) in live for lease, _ in items]
+
+    async def record(self, lease: Lease, event_type: str, data: str) -> bool:
+        """Store an event of the task's own, unless the lease has lapsed."""
+        return await self.database.submit(self._record, (lease, event_type, data))  # type: ignore[no-any-return]
+
+    def _record(self, tx: Transaction, items: list[tuple[Lease, str, str]]) -> list[bool]:
+        live = self._live(tx, [lease for lease, _, _ in items])
+        now_ms = self.clock.now_ms()
+        self._tell(
+            tx,
+            [
+                (lease.n, event_type, now_ms, lease, lease.attempt, data)
+                for lease, event_type, data in items
+                if (lease.n, lease.token) in live
+            ],
+        )
+        return [(lease.n, lease.token) in live for lease, _, _ in items]
+
+    def _live(self, tx: Transaction, leases: list[Lease]) -> set[tuple[int, int]]:
+        pairs = json.dumps([(lease.n, lease.token) for lease in leases])
+        found = {n for n, _ in json.loads(tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()[0])}
+        return {(lease.n, lease.token) for lease in leases if lease.n in found}
+
+    # Steering
+
+    async def cancel(self, job_id: str, reason: str) -> JobState:
+        """Cancel a job, or request it of the place that runs it."""
+        return await self.database.submit(self._cancel, (job_id, reason))  # type: ignore[no-any-return]
+
+    def _cancel(self, tx: Transaction, items: list[tuple[str, str]]) -> list[JobState | Exception]:
+        return [self._cancel_one(tx, *item) for item in items]
+
+    def _cancel_one(self, tx: Transaction, job_id: str, reason: str) -> JobState | Exception:
+        record = _find(tx.connection, "id = ?", job_id)
+        if record is None:
+            return JobNotFoundError(job_id)
+        if record.state in FINAL_STATES:
+            return JobStateError(job_id, record.state, "cancel")
+        if record.state is JobState.RUNNING:
+            tx.connection.execute(SQL["request_cancel"], {"n": record.n, "reason": reason})
+            return JobState.RUNNING
+        now_ms = self.clock.now_ms()
+        self._cancel_open(tx, [record.n], reason, now_ms)
+        self._release_next(tx, [(record.batch, False)], now_ms)
+        return JobState.CANCELLED
+
+    async def retry(self, job_id: str) -> JobState:
+        """Queue a final job again, its history kept."""
+        return await self.database.submit(self._retry, job_id)  # type: ignore[no-any-return]
+
+    def _retry(self, tx: Transaction, items: list[str]) -> list[JobState | Exception]:
+        return [self._retry_one(tx, job_id) for job_id in items]
+
+    def _retry_one(self, tx: Transaction, job_id: str) -> JobState | Exception:
+        record = _find(tx.connection, "id = ?", job_id)
+        if record is None:
+            return JobNotFoundError(job_id)
+        if record.state not in FINAL_STATES:
+            return JobStateError(job_id, record.state, "retry")
+        if not record.durable:
+            return JobStateError(job_id, f"{record.state} and not durable: its function is gone", "retry")
+        now_ms = self.clock.now_ms()
+        try:
+            tx.connection.execute(SQL["retry_job"], {"n": record.n, "now_ms": now_ms})
+        except sqlite3.IntegrityError:
+            return JobStateError(job_id, f"{record.state}, and another job of its key is open", "retry")
+        self._tell_refs(tx, [record.n], EventType.QUEUED, now_ms, {"reason": "retried"})
+        return JobState.QUEUED
+
+    async def rescue(self) -> int:
+        """Take up the jobs of dead places and lapsed leases; returns how many."""
+        with self._place.dead() as places:
+            return await self.database.submit(self._rescue, places)  # type: ignore[no-any-return]
+
+    def _rescue(self, tx: Transaction, items: list[list[str]]) -> list[int]:
+        now_ms = self.clock.now_ms()
+        places = json.dumps(sorted({place for item in items for place in item}))
+        lost = _json(tx.connection, "find_lost", {"places": places, "now_ms": now_ms})
+        bound = _json(tx.connection, "find_bound", {"places": places})
+        fates: dict[tuple[str, str], list[int]] = {}
+        ended: list[tuple[str, bool]] = []
+        for n, at_most_once, durable, crashes, _, cancel_reason, batch, stops in lost:
+            fate = _fate(at_most_once, durable, crashes, cancel_reason)
+            fates.setdefault(fate, []).append(n)
+            if fate[0] != "queued":
+                ended.append((batch, bool(stops)))
+        for n, _, batch, stops in bound:
+            fates.setdefault(_LOST, []).append(n)
+            ended.append((batch, bool(stops)))
+        for fate, ns in fates.items():
+            self._apply_fate(tx, fate, ns, now_ms)
+        self._release_next(tx, ended, now_ms)
+        return [len(lost) + len(bound)] * len(items)
+
+    def _apply_fate(self, tx: Transaction, fate: tuple[str, str], ns: list[int], now_ms: int) -> None:
+        text = json.dumps(ns)
+        match fate:
+            case ("queued", reason):
+                tx.connection.execute(SQL["requeue_lost"], {"ns": text})
+                self._tell_refs(tx, ns, EventType.QUEUED, now_ms, {"reason": reason})
+            case ("cancelled", reason):
+                tx.connection.execute(SQL["cancel_lost"], {"ns": text, "now_ms": now_ms})
+                self._tell_refs(tx, ns, EventType.CANCELLED, now_ms, {"reason": reason})
+            case (error_type, message):
+                tx.connection.execute(
+                    SQL["fail_lost"], {"ns": text, "now_ms": now_ms, "type": error_type, "message": message}
+                )
+                self._tell_refs(tx, ns, EventType.FAILED, now_ms, {"error": {"type": error_type, "message": message}})
+
+    async def purge(self, *, before_ms: int, limit: int) -> int:
+        """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events."""
+        return await self.database.submit(self._purge, (before_ms, limit))  # type: ignore[no-any-return]
+
+    def _purge(self, tx: Transaction, items: list[tuple[int, int]]) -> list[int]:
+        results = []
+        for before_ms, limit in items:
+            ns = _json(tx.connection, "find_purgeable", {"before_ms": before_ms, "limit": limit})
+            results.append(len(ns))
+            if ns:
+                for name in ("mark_purged", "delete_events", "delete_jobs"):
+                    tx.connection.execute(SQL[name], {"ns": json.dumps(ns)})
+        return results
+
+    async def probe(self) -> None:
+        """Prove that a write and a claim work; leaves nothing behind."""
+        await self.database.submit(self._probe, None)
+
+    def _probe(self, tx: Transaction, items: list[None]) -> list[None]:
+        log = _Log.of(tx)
+        seq, n, notes = log.seq, log.n, len(tx.notes)
+        tx.connection.execute("SAVEPOINT probe")
+        now_ms = self.clock.now_ms()
+        job = NewJob(
+            id="probe", task="probe", queue="probe", owner="", batch="probe", tags="[]", state="queued",
+            priority=2**40, durable=1, at_most_once=0, stop_on_failure=0, retries=0, args="{}", personal="{}",
+            created_at_ms=now_ms, run_at_ms=now_ms,
+        )  # fmt: skip
+        self._insert(tx, [job])
+        self._claim_one(tx, 1, 1.0, ())
+        tx.connection.execute("ROLLBACK TO probe")
+        tx.connection.execute("RELEASE probe")
+        log.seq, log.n = seq, n
+        del tx.notes[notes:]
+        return [None] * len(items)
+
+    # Shared steps
+
+    def _queue(self, tx: Transaction, ns: list[int], now_ms: int) -> None:
+        if not ns:
+            return
+        tx.connection.execute(SQL["queue_jobs"], {"ns": json.dumps(ns), "now_ms": now_ms})
+        self._tell_refs(tx, ns, None, now_ms)
+
+    def _cancel_open(self, tx: Transaction, ns: list[int], reason: str, now_ms: int) -> None:
+        if not ns:
+            return
+        tx.connection.execute(SQL["cancel_jobs"], {"ns": json.dumps(ns), "now_ms": now_ms, "reason": reason})
+        self._tell_refs(tx, ns, EventType.CANCELLED, now_ms, {"reason": reason})
+
+    def _tell_refs(
+        self, tx: Transaction, ns: list[int], event_type: str | None, now_ms: int, data: Mapping[str, Any] | None = None
+    ) -> None:
+        """Store one event for each job; without a type it is named after the state the job is in now."""
+        refs = [_Ref(*row) for row in _json(tx.connection, "event_refs", {"ns": json.dumps(ns)})]
+        text = json.dumps(data) if data else None
+        self._tell(
+            tx, [(ref.n, str(event_type or f"job.{ref.state}"), now_ms, ref, ref.attempt, text) for ref in refs]
+        )
+
+    def _tell(self, tx: Transaction, told: Sequence[tuple[Any, ...]]) -> None:
+        """Store events (n, type, at, job, attempt, data) and note them for the bus."""
+        if not told:
+            return
+        log = _Log.of(tx)
+        seq = log.seq
+        values: list[Any] = []
+        for n, event_type, at_ms, job, attempt, data in told:
+            seq += 1
+            values += (seq, n, event_type, at_ms, attempt, data)
+            tx.notes.append(Event(seq, event_type, at_ms, job.id, job.task, job.batch, job.owner, attempt, data))
+        log.seq = seq
+        _insert_rows(tx, "insert_events", 6, values)
+
+    # Reading
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """One job, or None."""
+        return await self.database.read(lambda connection: _find(connection, "id = ?", job_id))
+
+    async def find_by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
+        """The job that was submitted under this idempotency key, or None."""
+        return await self.database.read(
+            lambda connection: _find(connection, "owner = ? AND idempotency_key = ?", owner, idempotency_key)
+        )
+
+    async def list(self, query: JobQuery) -> Sequence[JobRecord]:
+        """Jobs, newest first."""
+        where, values = _conditions(query)
+        return await self.database.read(lambda connection: _records(connection, where, values, query.limit))
+
+    async def events(
+        self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None
+    ) -> tuple[Sequence[Event], int]:
+        """Stored events after ``after_seq`` that ``wanted`` matches, and the seq the scan reached."""
+        return await self.database.read(
+            lambda connection: _events(connection, after_seq, wanted, limit, up_to_seq)
+        )
+
+    async def position(self) -> LogPosition:
+        """Which part of the log there is."""
+        _, seq, _, purged = await self.database.read(lambda connection: connection.execute(SQL["read_log"]).fetchone())
+        return LogPosition(purged + 1, seq)
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """How many jobs are in each state that is not final."""
+        found = await self.database.read(lambda connection: _json(connection, "count_open", {}))
+        return {JobState(state): many for state, many in found.items()}
+
+
+_LOST = ("NotDurableError", "its function lived only in a process that is gone; hand over a module-level function")
+_INTERRUPTED = ("InterruptedError", "its process ended while it ran, and it may run at most once")
+_POISON = ("PoisonError", f"it took its process down {POISON_AFTER} times; mend it, then retry it")
+
+
+def _fate(at_most_once: int, durable: int, crashes: int, cancel_reason: str | None) -> tuple[str, str]:
+    """What becomes of a job whose process is gone: (state or error type, reason or message)."""
+    if cancel_reason is not None:
+        return ("cancelled", cancel_reason)
+    if not durable:
+        return _LOST
+    if at_most_once:
+        return _INTERRUPTED
+    if crashes + 1 >= POISON_AFTER:
+        return _POISON
+    return ("queued", "its worker was lost")
+
+
+def _verdict(item: Settlement, cancel_reason: str | None, now_ms: int) -> tuple[tuple[Any, ...], str, str | None]:
+    """The row of ``settle_jobs``, the event type and its data for one ended attempt."""
+    lease, outcome = item.lease, item.outcome
+    if cancel_reason is not None and isinstance(outcome, Retry | Released):
+        outcome = Cancelled(cancel_reason)
+    n, attempt, progress = lease.n, lease.attempt, item.progress
+    match outcome:
+        case Done(result):
+            row = (n, JobState.SUCCEEDED.value, None, now_ms, result, None, None, progress, attempt, None)
+            return row, EventType.SUCCEEDED.value, None
+        case Retry(error, run_at_ms):
+            row = (n, JobState.SCHEDULED.value, run_at_ms, None, None, error.type, error.message, progress, attempt, None)
+            data = {"error": error.as_dict(), "delay_s": max(0, run_at_ms - now_ms) / 1000}
+            return row, EventType.RETRYING.value, json.dumps(data)
+        case Failed(error):
+            row = (n, JobState.FAILED.value, None, now_ms, None, error.type, error.message, progress, attempt, None)
+            return row, EventType.FAILED.value, json.dumps({"error": error.as_dict()})
+        case Cancelled(reason):
+            row = (n, JobState.CANCELLED.value, None, now_ms, None, None, None, progress, attempt, reason)
+            return row, EventType.CANCELLED.value, json.dumps({"reason": reason})
+        case Released(reason):
+            row = (n, JobState.QUEUED.value, None, None, None, None, None, progress, attempt - 1, None)
+            return row, EventType.QUEUED.value, json.dumps({"reason": reason})
+        case _:
+            assert_never(outcome)
+
+
+def _start_log(connection: sqlite3.Connection) -> str:
+    connection.execute(SQL["start_log"], (secrets.token_hex(4),))
+    return str(connection.execute(SQL["read_log"]).fetchone()[0])
+
+
+def _json(connection: sqlite3.Connection, name: str, values: Mapping[str, Any]) -> Any:
+    """The one JSON value that a statement answers with."""
+    return json.loads(connection.execute(SQL[name], values).fetchone()[0])
+
+
+def _insert_rows(tx: Transaction, name: str, width: int, values: list[Any]) -> None:
+    """Run a statement over many rows of ``width`` values, in chunks whose sizes are powers of two.
+
+    So few different statements occur that all of them stay prepared.
+    """
+    statement, row = SQL[name], _PLACEHOLDERS[width]
+    at, left = 0, len(values) // width
+    while left:
+        size = min(_LARGEST_CHUNK, 1 << (left.bit_length() - 1))
+        chunk = values if size * width == len(values) else values[at * width : (at + size) * width]
+        tx.connection.execute(statement.replace("{rows}", ",".join([row] * size)), chunk)
+        at, left = at + size, left - size
+
+
+def _find(connection: sqlite3.Connection, where: str, *values: Any) -> JobRecord | None:
+    found = _records(connection, where, values, 1)
+    return found[0] if found else None
+
+
+def _records(connection: sqlite3.Connection, where: str, values: Sequence[Any], limit: int) -> list[JobRecord]:
+    statement = f"SELECT {_RECORD_COLUMNS} FROM job WHERE {where} ORDER BY n DESC LIMIT ?"  # noqa: S608 - no input
+    return [_record(row) for row in connection.execute(statement, (*values, limit)).fetchall()]
+
+
+def _record(row: tuple[Any, ...]) -> JobRecord:
+    (*plain, args, personal, progress, result, error_type, error_message, cancel_reason) = row
+    (n, job_id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, *times) = plain
+    created_at_ms, run_at_ms, started_at_ms, finished_at_ms = times
+    return JobRecord(
+        n=n, id=job_id, task=task, queue=queue, state=JobState(state), owner=owner, priority=priority, batch=batch,
+        tags=tuple(json.loads(tags)), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
+        crashes=crashes, created_at_ms=created_at_ms, run_at_ms=run_at_ms, started_at_ms=started_at_ms,
+        finished_at_ms=finished_at_ms, args=args, personal=json.loads(personal),
+        progress=ProgressValue(**json.loads(progress)) if progress else None, result=result,
+        error=JobError(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
+    )  # fmt: skip
+
+
+def _conditions(query: JobQuery) -> tuple[str, list[Any]]:
+    parts: list[str] = ["1"]
+    values: list[Any] = []
+    if query.states:
+        # Spelt out, since the partial indexes serve only literals.
+        parts.append("(" + " OR ".join(f"state = '{state.value}'" for state in sorted(query.states)) + ")")
+    for column, value in (("task", query.task), ("owner", query.owner)):
+        if value is not None:
+            parts.append(f"{column} = ?")
+            values.append(value)
+    if query.tag is not None:
+        parts.append("EXISTS (SELECT 1 FROM json_each(job.tags) WHERE value = ?)")
+        values.append(query.tag)
+    if query.batch is not None:
+        parts.append("n IN (SELECT n FROM job WHERE id = ? UNION ALL SELECT n FROM job WHERE batch = ? AND batch <> id)")
+        values += [query.batch, query.batch]
+    if query.before_n is not None:
+        parts.append("n < ?")
+        values.append(query.before_n)
+    return " AND ".join(parts), values
+
+
+def _events(
+    connection: sqlite3.Connection, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None
+) -> tuple[list[Event], int]:
+    last_seq = connection.execute(SQL["read_log"]).fetchone()[1]
+    end = last_seq if up_to_seq is None else min(up_to_seq, last_seq)
+    parts = ["e.seq > ?", "e.seq <= ?"]
+    values: list[Any] = []
+    narrow = False
+    for ids, condition in (
+        (wanted.jobs, "e.job IN (SELECT n FROM job WHERE id IN (SELECT value FROM json_each(?)))"),
+        (
+            wanted.batches,
+            "e.job IN (SELECT n FROM job, json_each(?) v WHERE job.id = v.value "
+            "UNION ALL SELECT n FROM job, json_each(?) v WHERE job.batch = v.value AND job.batch <> job.id)",
+        ),
+    ):
+        if ids:
+            narrow = True
+            parts.append(condition)
+            values += [json.dumps(sorted(ids))] * condition.count("?")
+    for names, condition in (
+        (wanted.tasks, "j.task IN (SELECT value FROM json_each(?))"),
+        (wanted.types, "EXISTS (SELECT 1 FROM json_each(?) v WHERE e.type GLOB v.value)"),
+    ):
+        if names:
+            parts.append(condition)
+            values.append(json.dumps(sorted(names)))
+    if wanted.owner is not None:
+        parts.append("j.owner = ?")
+        values.append(wanted.owner)
+    reach = end if narrow else min(end, after_seq + _SCAN)
+    statement = (
+        "SELECT json_group_array(json_array(seq, type, at, id, task, batch, owner, attempt, data)) FROM ("  # noqa: S608
+        "SELECT e.seq, e.type, e.at, j.id, j.task, j.batch, j.owner, e.attempt, e.data "
+        f"FROM event e JOIN job j ON j.n = e.job WHERE {' AND '.join(parts)} ORDER BY e.seq LIMIT ?)"
+    )
+    found = json.loads(connection.execute(statement, (after_seq, reach, *values, limit)).fetchone()[0])
+    events = [Event(*row) for row in found]
+    return events, events[-1].seq if len(events) == limit else max(reach, after_seq)
+

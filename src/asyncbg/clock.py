@@ -1,0 +1,54 @@
+"""Time is passed in: the only module that asks the operating system what time it is."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where the engine reads the time. Both readings are whole milliseconds."""
+
+    def now_ms(self) -> int:
+        """Wall-clock time, milliseconds since 1970-01-01T00:00:00Z."""
+        ...
+
+    def monotonic_ms(self) -> int:
+        """A reading that never goes back, for measuring durations."""
+        ...
+
+
+class SystemClock:
+    """The operating system's clock."""
+
+    def now_ms(self) -> int:
+        """Wall-clock time, milliseconds since 1970-01-01T00:00:00Z."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic_ms(self) -> int:
+        """A reading that never goes back, for measuring durations."""
+        return time.monotonic_ns() // 1_000_000
+
+
+class ManualClock:
+    """A clock that moves only when told to: ``clock.advance(minutes=5)``. For tests."""
+
+    def __init__(self, now_ms: int = 1_800_000_000_000) -> None:
+        """Start at ``now_ms``, milliseconds since the epoch."""
+        self._now_ms = now_ms
+
+    def now_ms(self) -> int:
+        """The time it was last moved to."""
+        return self._now_ms
+
+    def monotonic_ms(self) -> int:
+        """The same reading: this clock never goes back by itself."""
+        return self._now_ms
+
+    def advance(self, **delta: float) -> None:
+        """Move forward; the keywords are those of ``datetime.timedelta``."""
+        self._now_ms += int(timedelta(**delta).total_seconds() * 1000)
+
+
+def rfc3339(ms: int) -> str:
+    """Write milliseconds since the epoch as RFC 3339 UTC: ``2026-11-22T10:15:00.250Z``."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,294 @@
+"""The only door to SQLite: one group-committing writer, separate readers, versioned migrations.
+
+While one commit is on its way to the disk, everything that is submitted gathers; the next commit takes it all in a
+single transaction, with one hop into the database's thread and as few statements as there are kinds of work.
+"""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import aiosqlite
+
+from asyncbg.errors import DatabaseError, NotRunningError
+
+T = TypeVar("T")
+MEMORY = ":memory:"
+OLDEST_SQLITE = (3, 38, 0)
+"""The first version with ``->>``."""
+
+_BUSY_TIMEOUT_MS = 5_000
+_WRITER_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA secure_delete = ON",
+    "PRAGMA wal_autocheckpoint = 2000",
+    "PRAGMA journal_size_limit = 67108864",
+    "PRAGMA cache_size = -16000",
+    "PRAGMA temp_store = MEMORY",
+    f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}",
+)
+_READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA temp_store = MEMORY", f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+_VERSIONS = "CREATE TABLE IF NOT EXISTS schema_version (component TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+
+
+class Transaction:
+    """One write transaction, as a lane sees it: the connection, and notes for after the commit."""
+
+    __slots__ = ("connection", "memo", "notes")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Wrap an open transaction."""
+        self.connection = connection
+        self.notes: list[Any] = []
+        self.memo: dict[str, Any] = {}
+
+
+class Lane(Protocol):
+    """Work of one kind: writes all its pending items at once and returns one result for each.
+
+    A result that is an exception is raised at the caller; an exception that escapes rolls everything back.
+
+    It runs in the database's thread, may run again after a rollback, and so must change nothing but the database.
+    """
+
+    def __call__(self, tx: Transaction, items: list[Any], /) -> Sequence[Any]:
+        """Write ``items``; the results are handed out after the commit."""
+        ...
+
+
+def translate(error: sqlite3.Error) -> DatabaseError:
+    """Say what is the matter with the database and what to do about it."""
+    code = getattr(error, "sqlite_errorname", "") or type(error).__name__
+    remedies = (
+        ("SQLITE_FULL", "the disk is full; free some space"),
+        ("SQLITE_BUSY", "another process holds the database; retry, or stop the other writer"),
+        ("SQLITE_READONLY", "the database is read-only; check the permissions of the file and its directory"),
+        ("SQLITE_CANTOPEN", "the database cannot be opened; check that its directory exists and is writable"),
+        ("SQLITE_CORRUPT", "the database is damaged; restore it from a backup"),
+        ("SQLITE_NOTADB", "the file is no SQLite database; check ASYNCBG_DATABASE_URL"),
+        ("SQLITE_IOERR", "the disk reports an error; check the device"),
+    )
+    hint = next((text for prefix, text in remedies if code.startswith(prefix)), str(error))
+    return DatabaseError(f"{hint} ({code})")
+
+
+class _Connection:
+    """An aiosqlite connection that runs a whole function in its thread: one hop, whatever the function does."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._aio = connection
+        self.pending = 0
+
+    async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        # aiosqlite's public methods are one hop a statement; this is the call they are all made of.
+        self.pending += 1
+        try:
+            return cast(T, await self._aio._execute(fn, self._aio._conn))  # noqa: SLF001
+        finally:
+            self.pending -= 1
+
+    async def close(self) -> None:
+        await self._aio.close()
+
+
+class Database:
+    """A SQLite file (or ``:memory:``) with one writer and a few readers, each an aiosqlite connection.
+
+    ``after_commit`` is called on the event loop with the notes of each transaction, in the order of the commits and
+    before anybody who waits for that commit goes on.
+    """
+
+    def __init__(self, path: str, *, readers: int = 2) -> None:
+        """Name the file; nothing is opened yet."""
+        self.path = path
+        self.after_commit: Callable[[list[Any]], None] = lambda notes: None
+        self.commits = 0
+        self._reader_count = readers
+        self._writer: _Connection | None = None
+        self._readers: list[_Connection] = []
+        self._pending: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]] = {}
+        self._committing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Create or open the file and its connections. Raises DatabaseError."""
+        self._check_place()
+        try:
+            self._writer = await self._connect(_WRITER_PRAGMAS)
+            await self._writer.run(lambda connection: connection.execute(_VERSIONS) and None)
+            if self.path == MEMORY:
+                self._readers = [self._writer]
+            else:
+                for _ in range(self._reader_count):
+                    self._readers.append(await self._connect(_READER_PRAGMAS))
+        except sqlite3.Error as error:
+            await self.close()
+            raise translate(error) from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Commit what is pending, then close every connection and end its thread."""
+        if self._committing is not None:
+            await asyncio.shield(self._committing)
+        writer, self._writer = self._writer, None
+        readers, self._readers = self._readers, []
+        for connection in dict.fromkeys([*readers, *([writer] if writer else [])]):
+            with contextlib.suppress(sqlite3.Error):
+                await connection.close()
+
+    async def migrate(self, component: str, scripts: Sequence[str]) -> None:
+        """Bring the tables of ``component`` up to date: one script a version, each applied once, all in one transaction.
+
+        Raises DatabaseError where the file was written by a newer version.
+        """
+
+        def apply(connection: sqlite3.Connection) -> None:
+            row = connection.execute("SELECT version FROM schema_version WHERE component = ?", (component,)).fetchone()
+            version = row[0] if row else 0
+            if version > len(scripts):
+                raise DatabaseError(
+                    f"{self.path} holds version {version} of {component!r}, this asyncbg knows {len(scripts)}: upgrade it"
+                )
+            for script in scripts[version:]:
+                for statement in _statements(script):
+                    connection.execute(statement)
+            connection.execute("INSERT OR REPLACE INTO schema_version VALUES (?, ?)", (component, len(scripts)))
+
+        await self.write(apply)
+
+    async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``fn`` inside the next commit and return its result once that is on disk.
+
+        ``fn`` runs in the database's thread and may run twice (after a rollback that another caller's error caused).
+        """
+        return cast(T, await self.submit(_each, fn))
+
+    async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``fn`` on the least busy reader. It must be quick: an open read lets the write-ahead log grow."""
+        if not self._readers:
+            raise NotRunningError("the database is not open")
+        reader = min(self._readers, key=lambda connection: connection.pending)
+        try:
+            return await reader.run(fn)
+        except sqlite3.Error as error:
+            raise translate(error) from error
+
+    def submit(self, lane: Lane, item: Any) -> asyncio.Future[Any]:
+        """Add ``item`` to the next commit; the future gives the lane's result for it. Never blocks."""
+        if self._writer is None:
+            raise NotRunningError("the database is not open")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        pending = self._pending.get(lane)
+        if pending is None:
+            pending = self._pending[lane] = ([], [])
+        pending[0].append(item)
+        pending[1].append(future)
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_pending(self._writer), name="asyncbg-commit")
+        return future
+
+    async def _commit_pending(self, writer: _Connection) -> None:
+        try:
+            while self._pending:
+                batch, self._pending = self._pending, {}
+                await self._commit(writer, batch)
+        finally:
+            self._committing = None
+
+    async def _commit(
+        self, writer: _Connection, batch: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]]
+    ) -> None:
+        work = [(lane, items) for lane, (items, _) in batch.items()]
+        try:
+            results, notes = await writer.run(lambda connection: _transact(connection, work))
+        except Exception as error:  # noqa: BLE001 - handed to those who wait
+            await self._commit_failed(writer, batch, error)
+            return
+        self.commits += 1
+        self.after_commit(notes)
+        for (_, futures), lane_results in zip(batch.values(), results, strict=True):
+            for future, result in zip(futures, lane_results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    async def _commit_failed(
+        self, writer: _Connection, batch: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]], error: Exception
+    ) -> None:
+        """One item spoilt the batch: every item alone, so that only the guilty gets the error."""
+        alone = sum(len(items) for items, _ in batch.values()) == 1
+        if alone or (isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)):
+            unusable = isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
+            shown = translate(cast(sqlite3.Error, error)) if unusable else error
+            for _, futures in batch.values():
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(shown)
+            return
+        for lane, (items, futures) in batch.items():
+            for item, future in zip(items, futures, strict=True):
+                await self._commit(writer, {lane: ([item], [future])})
+
+    async def _connect(self, pragmas: Sequence[str]) -> _Connection:
+        connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=256)
+        wrapped = _Connection(connection)
+        try:
+            for pragma in pragmas:
+                await connection.execute_fetchall(pragma)
+        except BaseException:
+            await wrapped.close()
+            raise
+        return wrapped
+
+    def _check_place(self) -> None:
+        """Refuse what cannot work, and create the file for its owner's eyes only."""
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise DatabaseError(f"SQLite {sqlite3.sqlite_version} is too old; asyncbg needs 3.38 or newer")
+        if self.path == MEMORY:
+            return
+        path = Path(self.path)
+        if not path.parent.is_dir():
+            raise DatabaseError(f"the directory {path.parent} of the database does not exist; create it")
+        with contextlib.suppress(OSError):  # what cannot be created is told by the connection, with SQLite's own word
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _each(tx: Transaction, items: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
+    """The lane of ``write``: every function in turn."""
+    return [fn(tx.connection) for fn in items]
+
+
+def _transact(connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]]) -> tuple[list[Sequence[Any]], list[Any]]:
+    """Everything in one transaction; runs in the database's thread."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        tx = Transaction(connection)
+        results = [lane(tx, items) for lane, items in work]
+        for finish in tx.memo.values():
+            finish(tx)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return results, tx.notes
+
+
+def _statements(script: str) -> list[str]:
+    """Split a script into statements; ``executescript`` would commit."""
+    statements, current = [], ""
+    for line in script.splitlines(keepends=True):
+        current += line
+        if sqlite3.complete_statement(current):
+            statements.append(current)
+            current = ""
+    return statements

@@ -1,0 +1,161 @@
+"""Every error asyncbg raises on purpose.
+
+::
+
+    AsyncBGError
+    ├── SettingsError            a setting is unknown or malformed
+    ├── NotRunningError          the engine is used before it started or after it stopped
+    ├── OverloadedError          a bound is reached; come back after ``retry_after_s``
+    ├── DatabaseError            the database cannot be used now
+    ├── TaskError
+    │   ├── UnknownTaskError     no task of that name is registered
+    │   ├── DuplicateTaskError   the name is taken by another function
+    │   └── ArgumentsError       the arguments do not fit the task's signature
+    ├── JobError
+    │   ├── JobNotFoundError     no such job, or not yours
+    │   ├── JobStateError        the job's state forbids it
+    │   ├── JobFailedError       waited for a result; the job failed
+    │   ├── JobCancelledError    waited for a result; the job was cancelled
+    │   └── JobTimeoutError      waited for a result; it did not come in time
+    ├── IdempotencyError         the key was used with another body
+    └── FinalError               raised inside a task: fail now, do not retry
+        └── …                    services derive theirs from it where another try is pointless
+"""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+
+class ErrorItem(TypedDict):
+    """One thing wrong with an input: where, what, and pydantic's name for it. Never the input itself."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class AsyncBGError(Exception):
+    """The root of all errors raised by asyncbg."""
+
+
+class SettingsError(AsyncBGError):
+    """A setting is unknown or malformed; the message is one line that names it."""
+
+
+class NotRunningError(AsyncBGError):
+    """The engine was used before it started or after it stopped."""
+
+
+class OverloadedError(AsyncBGError):
+    """A bound is reached. Nothing was stored; come back after ``retry_after_s`` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        """Say which bound, and when to come back."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DatabaseError(AsyncBGError):
+    """The database cannot be used now: locked, full, read-only, corrupt or of a newer version. Nothing was stored."""
+
+
+class TaskError(AsyncBGError):
+    """Something is wrong with a task or the way it is called."""
+
+
+class UnknownTaskError(TaskError):
+    """No task of that name is registered."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        """Name the missing task and those there are."""
+        super().__init__(f"unknown task {name!r}; known: {', '.join(sorted(known)) or 'none'}")
+        self.name = name
+        self.known = sorted(known)
+
+
+class DuplicateTaskError(TaskError):
+    """A task name is taken by another function; give one of them ``name=``."""
+
+    def __init__(self, name: str) -> None:
+        """Name the task."""
+        super().__init__(f"a task named {name!r} is registered already; give one of them another name=")
+        self.name = name
+
+
+class ArgumentsError(TaskError, TypeError, ValueError):
+    """The arguments do not fit the task's signature. Holds what and where, never the values."""
+
+    def __init__(self, task: str, errors: Sequence[ErrorItem]) -> None:
+        """Name the task and what is wrong with its arguments."""
+        listed = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in errors)
+        super().__init__(f"bad arguments for task {task!r}: {listed}")
+        self.task = task
+        self.errors = list(errors)
+
+
+class JobError(AsyncBGError):
+    """Something about one job. ``job_id`` names it."""
+
+    def __init__(self, job_id: str, message: str) -> None:
+        """Name the job and say what is the matter."""
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobNotFoundError(JobError):
+    """There is no such job, or the caller may not see it."""
+
+    def __init__(self, job_id: str) -> None:
+        """Name the job."""
+        super().__init__(job_id, f"no job {job_id!r}; it may have been purged")
+
+
+class JobStateError(JobError):
+    """The job's state forbids what was asked."""
+
+    def __init__(self, job_id: str, state: str, action: str) -> None:
+        """Name the job, its state and what was asked."""
+        super().__init__(job_id, f"cannot {action} job {job_id}: it is {state}")
+        self.state = state
+        self.action = action
+
+
+class JobFailedError(JobError):
+    """The job whose result was awaited failed; ``type`` and ``detail`` are those of its error."""
+
+    def __init__(self, job_id: str, error_type: str, detail: str) -> None:
+        """Carry the job's error."""
+        super().__init__(job_id, f"job {job_id} failed: {error_type}: {detail}")
+        self.type = error_type
+        self.detail = detail
+
+
+class JobCancelledError(JobError):
+    """The job whose result was awaited was cancelled."""
+
+    def __init__(self, job_id: str, reason: str) -> None:
+        """Carry the reason."""
+        super().__init__(job_id, f"job {job_id} was cancelled: {reason or 'no reason given'}")
+        self.reason = reason
+
+
+class JobTimeoutError(JobError, TimeoutError):
+    """The job did not reach a final state in the time the caller was ready to wait."""
+
+    def __init__(self, job_id: str, timeout_s: float) -> None:
+        """Say how long was waited."""
+        super().__init__(job_id, f"job {job_id} is not final after {timeout_s:g} s")
+        self.timeout_s = timeout_s
+
+
+class IdempotencyError(AsyncBGError):
+    """An idempotency key was used before with another request body."""
+
+    def __init__(self, key: str) -> None:
+        """Name the key."""
+        super().__init__(f"idempotency key {key!r} was used before with another request; use a new key")
+        self.key = key
+
+
+class FinalError(AsyncBGError):
+    """Raise it, or a subclass, inside a task: the job fails at once and is not retried."""

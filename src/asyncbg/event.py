@@ -1,0 +1,116 @@
+"""What an event is: a fact about a job, its filter and its wire form (CloudEvents 1.0 names in one SSE frame)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from asyncbg.clock import rfc3339
+
+
+class EventType(StrEnum):
+    """The engine's own events. A task may publish others under its own ``noun.verb`` names."""
+
+    WAITING = "job.waiting"
+    SCHEDULED = "job.scheduled"
+    QUEUED = "job.queued"
+    STARTED = "job.started"
+    PROGRESS = "job.progress"
+    RETRYING = "job.retrying"
+    SUCCEEDED = "job.succeeded"
+    FAILED = "job.failed"
+    CANCELLED = "job.cancelled"
+
+
+EVENT_MEANINGS: Mapping[str, str] = {
+    EventType.WAITING: "The job was accepted; an earlier job of its batch is not final yet.",
+    EventType.SCHEDULED: "The job was accepted and is due later.",
+    EventType.QUEUED: "The job is ready to run: accepted, due now, its turn in the batch, retried by hand or rescued.",
+    EventType.STARTED: "An attempt began.",
+    EventType.PROGRESS: "The task reported progress. Not stored: the latest value is kept on the job.",
+    EventType.RETRYING: "The attempt failed and another is due after `delay_s` seconds.",
+    EventType.SUCCEEDED: "The task returned. Final.",
+    EventType.FAILED: "The job failed for good. Final.",
+    EventType.CANCELLED: "The job was cancelled. Final.",
+}
+
+FINAL_EVENTS = frozenset({EventType.SUCCEEDED, EventType.FAILED, EventType.CANCELLED})
+
+
+class Event(NamedTuple):
+    """One fact about one job. ``seq`` is global and in commit order; 0 for progress, which is not stored.
+
+    ``data`` is JSON text or None for ``{}``. A tuple, since the engine makes three per job.
+    """
+
+    seq: int
+    type: str
+    at_ms: int
+    job_id: str
+    task: str
+    batch: str
+    owner: str
+    attempt: int
+    data: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job is final with this event."""
+        return self.type in FINAL_EVENTS
+
+    def payload(self) -> dict[str, Any]:
+        """The event's own data."""
+        return dict(json.loads(self.data)) if self.data else {}
+
+    def envelope(self, epoch: str) -> dict[str, Any]:
+        """The CloudEvents-named JSON object that ``data:`` carries. Progress has no id (None)."""
+        return {
+            "id": event_id(epoch, self.seq) if self.seq else None,
+            "type": self.type,
+            "time": rfc3339(self.at_ms),
+            "subject": self.job_id,
+            "task": self.task,
+            "batch": self.batch,
+            "owner": self.owner,
+            "attempt": self.attempt,
+            "data": self.payload(),
+        }
+
+
+def event_id(epoch: str, seq: int) -> str:
+    """The wire id ``<epoch>-<seq>`` of a stored event."""
+    return f"{epoch}-{seq}"
+
+
+def encode(event: Event, epoch: str) -> bytes:
+    """One event as one SSE frame (WHATWG HTML, section 9.2): id if stored, event, one line of JSON data."""
+    head = f"id: {epoch}-{event.seq}\n" if event.seq else ""
+    body = json.dumps(event.envelope(epoch), ensure_ascii=False, separators=(",", ":"))
+    return f"{head}event: {event.type}\ndata: {body}\n\n".encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events a consumer wants; None or empty takes all. ``types`` match exactly, or by prefix: ``job.*``."""
+
+    jobs: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+    batches: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
+    owner: str | None = None
+
+    def matches(self, event: Event) -> bool:
+        """Whether ``event`` is wanted."""
+        return (
+            (not self.jobs or event.job_id in self.jobs)
+            and (not self.tasks or event.task in self.tasks)
+            and (not self.batches or event.batch in self.batches)
+            and (self.owner is None or event.owner == self.owner)
+            and (not self.types or self._wants_type(event.type))
+        )
+
+    def _wants_type(self, event_type: str) -> bool:
+        return event_type in self.types or any(
+            wanted.endswith("*") and event_type.startswith(wanted[:-1]) for wanted in self.types
+        )

@@ -1,0 +1,191 @@
+"""What a job is: its record, its states and the one table of moves between them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from asyncbg.errors import JobStateError
+
+
+class JobState(StrEnum):
+    """Where a job stands. The last three are final."""
+
+    WAITING = "waiting"
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job will not change by itself any more."""
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.WAITING: frozenset({JobState.QUEUED, JobState.SCHEDULED, JobState.CANCELLED, JobState.FAILED}),
+    JobState.SCHEDULED: frozenset({JobState.QUEUED, JobState.CANCELLED, JobState.FAILED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
+    JobState.RUNNING: frozenset(
+        {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.SCHEDULED, JobState.QUEUED}
+    ),
+    JobState.SUCCEEDED: frozenset({JobState.QUEUED}),
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
+}
+"""From each state, the states a job may move to. The database's trigger ``job_moves`` holds the same table."""
+
+
+def check_move(job_id: str, now: JobState, then: JobState) -> None:
+    """Raise JobStateError unless a job may move from ``now`` to ``then``."""
+    if then not in TRANSITIONS[now]:
+        raise JobStateError(job_id, now, f"move to {then}")
+
+
+class NewJob(NamedTuple):
+    """A job about to be stored, in the column order of the insert, flags as 0 or 1. A tuple, made once per enqueue."""
+
+    id: str
+    task: str
+    queue: str
+    owner: str
+    batch: str
+    tags: str
+    state: str
+    priority: int
+    durable: int
+    at_most_once: int
+    stop_on_failure: int
+    retries: int
+    args: str
+    personal: str
+    created_at_ms: int
+    run_at_ms: int
+    place: str | None = None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    unique_key: str | None = None
+
+
+class Lease(NamedTuple):
+    """A claimed job: what one attempt needs, and the token that every later write of it names."""
+
+    n: int
+    id: str
+    task: str
+    queue: str
+    owner: str
+    batch: str
+    tags: str
+    priority: int
+    durable: int
+    at_most_once: int
+    stop_on_failure: int
+    retries: int
+    attempt: int
+    max_attempts: int
+    args: str
+    created_at_ms: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressValue:
+    """How far a job is: ``current`` of ``total`` (both in ``unit``), and a sentence for people."""
+
+    current: float = 0
+    total: float | None = None
+    message: str = ""
+    unit: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form of the contract."""
+        return {"current": self.current, "total": self.total, "message": self.message, "unit": self.unit}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    """Why a job failed: the error's class and its message (redacted before it is stored)."""
+
+    type: str
+    message: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The JSON form of the contract."""
+        return {"type": self.type, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job as the store holds it. Times are milliseconds since the epoch."""
+
+    n: int
+    id: str
+    task: str
+    queue: str
+    state: JobState
+    owner: str
+    priority: int
+    batch: str
+    tags: tuple[str, ...]
+    durable: bool
+    attempt: int
+    max_attempts: int
+    crashes: int
+    created_at_ms: int
+    run_at_ms: int
+    started_at_ms: int | None
+    finished_at_ms: int | None
+    args: str
+    personal: Mapping[str, str] = field(default_factory=dict)
+    progress: ProgressValue | None = None
+    result: str | None = None
+    error: JobError | None = None
+    cancel_reason: str | None = None
+
+
+# Outcomes: what one attempt ended in. Small values; the executor makes them, the store writes them.
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The coroutine returned; ``result`` is its JSON text."""
+
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The attempt failed and another is due at ``run_at_ms``."""
+
+    error: JobError
+    run_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job failed for good."""
+
+    error: JobError
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The job was cancelled while it ran, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The attempt was given back (shutdown): the job is queued again and the attempt does not count."""
+
+    reason: str
+
+
+Outcome = Done | Retry | Failed | Cancelled | Released

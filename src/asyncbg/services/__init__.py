@@ -1,0 +1,1 @@
+"""Services the workflows use: outbound HTTP, mail, notices and stores. They know nothing of jobs."""

@@ -1,0 +1,287 @@
+"""HTTP requests to addresses that users gave us: JSON fetched and webhooks delivered, guarded, bounded and timed."""
+
+import importlib.metadata
+import json
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import aiohttp
+import anyio
+import anyio.to_thread
+from yarl import URL
+
+from asyncbg.clock import Clock
+from asyncbg.errors import AsyncBGError, FinalError, NotRunningError
+from asyncbg.services.egress import BadUrlError, EgressPolicy, EgressRefusedError
+from asyncbg.settings import OutboundSettings
+from asyncbg.signing import ID_HEADER, TIMESTAMP_HEADER, WebhookSigner, check_message_id
+
+MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RETRYABLE_4XX = frozenset({408, 429})
+_CHUNK_BYTES = 65_536
+_PARSE_IN_LOOP_BYTES = 65_536
+_MAX_RETRY_AFTER_S = 86_400.0
+
+
+class OutboundError(AsyncBGError):
+    """A request did not succeed. ``status`` is the answer's, if one came; ``retry_after_s`` what it asked for."""
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        """Say what happened; name the peer by its origin only."""
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class FetchError(OutboundError):
+    """A fetch failed in a way that may pass: no connection, no answer in time, 408, 429 or 5xx."""
+
+
+class FetchRejectedError(FetchError, FinalError):
+    """The peer will not give us this: another 4xx, too many redirects or an impossible one."""
+
+
+class NotJsonError(FetchError, FinalError):
+    """The answer is not JSON."""
+
+
+class TooLargeError(FetchError, FinalError):
+    """The decoded answer is larger than ASYNCBG_OUTBOUND__MAX_BYTES."""
+
+
+class WebhookError(OutboundError):
+    """A delivery failed in a way that may pass: no connection, no answer in time, 408, 429 or 5xx."""
+
+
+class WebhookRejectedError(WebhookError, FinalError):
+    """The receiver does not take this message: a redirect or another 4xx (410: it asked for no more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A fetched JSON document: its value, the final status and how many decoded bytes it had."""
+
+    value: Any
+    status: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A webhook the receiver took: its status and how long it needed."""
+
+    status: int
+    duration_s: float
+
+
+class Outbound:
+    """One client session for all requests; use it as an async context manager.
+
+    Nothing of the environment is used (no proxy, no .netrc), no cookie is kept, every address is checked when its
+    socket is made, and ``timeout_s`` bounds a request as a whole, redirects and body included. Several webhook
+    secrets, separated by blanks, sign every message (rotation).
+    """
+
+    def __init__(self, settings: OutboundSettings, *, clock: Clock) -> None:
+        """Take the section; raises SettingsError and SigningError for what is malformed in it."""
+        self._settings = settings
+        self._clock = clock
+        self._policy = EgressPolicy(settings.allow_hosts, settings.allow_private)
+        secret = settings.webhook_secret
+        self._signer = WebhookSigner(secret.get_secret_value().split()) if secret else None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the session."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(socket_factory=self._policy.socket_factory),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": "gzip, deflate"},
+            timeout=aiohttp.ClientTimeout(total=None),  # the deadline is ours, over all hops
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the session and its connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            with anyio.CancelScope(shield=True):
+                await session.close()
+
+    def check_url(self, url: str) -> URL:
+        """Raise BadUrlError or EgressRefusedError for a URL that would be refused in any case."""
+        return self._policy.check_url(url)
+
+    async def fetch_json(self, url: str) -> Fetched:
+        """GET ``url``, following up to five redirects, and parse the answer as JSON.
+
+        Raises FetchError where another try may help; its final kinds, BadUrlError and EgressRefusedError where not.
+        """
+        target = self._policy.check_url(url)
+        with _deadline(self._settings.timeout_s, FetchError):
+            for _ in range(MAX_REDIRECTS + 1):
+                async with self._request("GET", target, FetchError, headers={"Accept": "application/json"}) as answer:
+                    if answer.status not in _REDIRECTS:
+                        return await self._read(answer)
+                    target = self._next_hop(answer)
+        raise FetchRejectedError(f"{target.origin()} was not reached after {MAX_REDIRECTS} redirects")
+
+    async def deliver_webhook(self, url: str, payload: Mapping[str, object], *, message_id: str) -> Delivered:
+        """POST ``payload`` as compact JSON. ``message_id`` must be the same for every attempt: receivers drop repeats.
+
+        No redirect is followed. Raises WebhookError where another try may help; WebhookRejectedError, BadUrlError and
+        EgressRefusedError where not.
+        """
+        target = self._policy.check_url(url)
+        body, headers = self._message(payload, message_id)
+        started_ms = self._clock.monotonic_ms()
+        with _deadline(self._settings.timeout_s, WebhookError):
+            async with self._request("POST", target, WebhookError, headers=headers, data=body) as answer:
+                self._check_status(answer, WebhookError, WebhookRejectedError)
+                return Delivered(answer.status, (self._clock.monotonic_ms() - started_ms) / 1000)
+
+    def _message(self, payload: Mapping[str, object], message_id: str) -> tuple[bytes, dict[str, str]]:
+        """Body and headers of a webhook; signed where there is a secret."""
+        try:
+            body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError):
+            raise WebhookRejectedError("the webhook's payload has no JSON form") from None
+        timestamp_s = self._clock.now_ms() // 1000
+        if self._signer:
+            headers = self._signer.sign(message_id, timestamp_s, body)
+        else:
+            check_message_id(message_id)
+            headers = {ID_HEADER: message_id, TIMESTAMP_HEADER: str(timestamp_s)}
+        return body, headers | {"Content-Type": "application/json"}
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, url: URL, error: type[OutboundError], **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request without redirects; the client's errors become ``error``, also while the body is read."""
+        if self._session is None:
+            raise NotRunningError("Outbound is used outside its context; write: async with Outbound(...) as outbound")
+        try:
+            async with self._session.request(method, url, allow_redirects=False, **options) as answer:
+                yield answer
+        except AsyncBGError:  # ours already, though one of them is an OSError too
+            raise
+        except (aiohttp.ClientError, OSError, ValueError) as cause:
+            _raise(cause, url, error)
+
+    def _next_hop(self, answer: aiohttp.ClientResponse) -> URL:
+        """Where a redirect leads, checked like the first URL."""
+        location = answer.headers.get("Location", "")
+        if not location:
+            raise FetchRejectedError(f"{answer.url.origin()} redirects to nowhere", status=answer.status)
+        try:
+            joined = str(answer.url.join(URL(location)))
+        except ValueError:
+            raise BadUrlError(f"{answer.url.origin()} redirects to a malformed URL") from None
+        return self._policy.check_url(joined)
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> Fetched:
+        """The body as JSON, with decoded bytes counted as they come."""
+        self._check_status(answer, FetchError, FetchRejectedError)
+        body = bytearray()
+        async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > self._settings.max_bytes:
+                limit = f"more than {self._settings.max_bytes} bytes (ASYNCBG_OUTBOUND__MAX_BYTES)"
+                raise TooLargeError(f"{answer.url.origin()} sent {limit}", status=answer.status)
+        try:
+            value = await _parsed(bytes(body))
+        except (ValueError, RecursionError):
+            raise NotJsonError(f"{answer.url.origin()} did not answer with JSON", status=answer.status) from None
+        return Fetched(value, answer.status, len(body))
+
+    def _check_status(
+        self, answer: aiohttp.ClientResponse, error: type[OutboundError], final: type[OutboundError]
+    ) -> None:
+        """Raise for anything but 2xx: ``error`` for 408, 429 and 5xx, ``final`` for the rest."""
+        status = answer.status
+        if 200 <= status < 300:
+            return
+        kind = error if status >= 500 or status in _RETRYABLE_4XX else final
+        retry_after_s = self._retry_after_s(answer.headers.get("Retry-After", ""))
+        raise kind(f"{answer.url.origin()} answered {status}", status=status, retry_after_s=retry_after_s)
+
+    def _retry_after_s(self, value: str) -> float | None:
+        """RFC 9110 section 10.2.3: seconds or a date; at most a day, None if there is none or it is malformed."""
+        if value.isascii() and value.isdigit() and len(value) < 10:
+            return min(float(value), _MAX_RETRY_AFTER_S)
+        try:
+            wait_s = parsedate_to_datetime(value).timestamp() - self._clock.now_ms() / 1000
+        except (ValueError, OverflowError):
+            return None
+        return min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)
+
+
+@contextmanager
+def _deadline(timeout_s: float, error: type[OutboundError]) -> Iterator[None]:
+    """Bound a block in time, whatever it waits for; running out of it raises ``error``."""
+    try:
+        with anyio.fail_after(timeout_s):
+            yield
+    except TimeoutError:
+        raise error(f"no complete answer within {timeout_s:g} s (ASYNCBG_OUTBOUND__TIMEOUT_S)") from None
+
+
+async def _parsed(body: bytes) -> Any:
+    """The JSON value of ``body``; a large one is parsed in a thread, away from the event loop."""
+    if len(body) <= _PARSE_IN_LOOP_BYTES:
+        return _loads(body)
+    return await anyio.to_thread.run_sync(_loads, body)
+
+
+def _loads(body: bytes) -> Any:
+    return json.loads(body, parse_constant=_not_json)
+
+
+def _not_json(name: str) -> NoReturn:
+    """RFC 8259 knows no NaN and no Infinity."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def _raise(cause: Exception, url: URL, error: type[OutboundError]) -> NoReturn:
+    """Turn the client's error into ours, naming the peer by its origin."""
+    origin = url.origin()
+    match cause:
+        case aiohttp.ClientConnectorError(os_error=EgressRefusedError() as refused):
+            raise refused from None
+        case aiohttp.InvalidURL():
+            raise BadUrlError("the URL is malformed; its form is https://host:port/path?query") from None
+        case aiohttp.ClientConnectorDNSError():
+            said = f"the host of {origin} could not be resolved"
+        case aiohttp.ClientConnectorCertificateError():
+            said = f"the certificate of {origin} is not valid"
+        case aiohttp.ClientConnectorSSLError():
+            said = f"no TLS connection to {origin} could be made"
+        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(errno))):
+            said = f"cannot connect to {origin}: {os.strerror(errno)}"
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            said = f"{origin} closed the connection before its answer was complete"
+        case aiohttp.ClientPayloadError():
+            said = f"{origin} sent a body that is cut off or cannot be decoded"
+        case aiohttp.ClientResponseError():
+            said = f"{origin} did not answer in HTTP"
+        case _:
+            said = f"the request to {origin} failed ({type(cause).__name__})"
+    raise error(said) from None  # the cause may quote the whole URL
+
+
+def _version() -> str:
+    """The installed version, for the User-Agent; from a bare source tree there is none."""
+    try:
+        return importlib.metadata.version("fastapi-asyncbg")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
