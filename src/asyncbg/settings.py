@@ -1,7 +1,8 @@
 """What can be set, its bounds and defaults, and where a value comes from.
 
-Precedence: arguments > environment > ``.env`` > secrets directory > profile file > the defaults below. A setting's variable
-is ``ASYNCBG_`` and its path in upper case, joined by ``__``: ``server.port`` is ``ASYNCBG_SERVER__PORT``.
+Precedence: arguments > environment > ``.env`` > secrets directory > profile file > the defaults below.
+A setting's variable is ``ASYNCBG_`` and its path in upper case, joined by ``__``: ``server.port`` is
+``ASYNCBG_SERVER__PORT``.
 """
 
 import difflib
@@ -284,7 +285,11 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def setting_sources(settings: Settings) -> tuple[SettingSource, ...]:
-    """Every setting with its value and origin: argument, environment ASYNCBG_X, .env, secrets file, profile file or default."""
+    """Every setting with its value and where it came from.
+
+    An origin is ``argument``, ``environment ASYNCBG_X``, ``.env``, ``secrets file``, the profile file or
+    ``default``.
+    """
     shown = settings.model_dump(mode="json")
     shown["database_url"] = _without_password(settings.database_url)
     return tuple(

@@ -107,7 +107,6 @@ MALFORMED = [
     "http://a%2eb/",
     "http://127.0.0.1%2f/",
     "http://[::1",
-    "http://[v1.x]/",
     "http://[::1%25lo]/",
     "http://[fe80::1%25eth0]/",
     "http://[fe80::1%eth0]/",

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from email_validator import EmailNotValidError, validate_email
-from fastapi import HTTPException, Path, Request
+from fastapi import HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
@@ -51,6 +51,7 @@ Message = Annotated[str, StringConstraints(min_length=1, max_length=4_096), Afte
 LongText = Annotated[str, StringConstraints(max_length=1_000_000), AfterValidator(_text)]
 UrlText = Annotated[str, StringConstraints(min_length=1, max_length=2_048), AfterValidator(_text)]
 UserId = Annotated[int, Path(ge=1, le=2**63 - 1, description="who it is about, a number", examples=[7])]
+Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the page before")]
 TaskId = Annotated[
     str, Path(pattern="^[A-Za-z0-9._-]{1,64}$", description="a name you choose for the task", examples=["report-1"])
 ]

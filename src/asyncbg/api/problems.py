@@ -1,0 +1,305 @@
+"""Errors as RFC 9457 problem documents: what a caller is told when something is wrong, never what the caller sent.
+
+The standalone service calls :func:`install_problems`. A router that lives in somebody else's app uses
+:class:`ProblemRoute` as its ``route_class`` instead: the answers are the same, the app's own handlers are not touched.
+"""
+
+import http
+import json
+import logging
+import math
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
+
+from asyncbg.errors import (
+    ArgumentsError,
+    AsyncBGError,
+    DatabaseError,
+    ErrorItem,
+    IdempotencyError,
+    JobNotFoundError,
+    JobStateError,
+    NotRunningError,
+    OverloadedError,
+    UnknownTaskError,
+)
+from asyncbg.redact import redact
+
+MEDIA_TYPE = "application/problem+json"
+MAX_BODY_BYTES = 1024 * 1024
+
+_log = logging.getLogger(__name__)
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_DATABASE_RETRY_AFTER_S = 1.0
+_MOST_ERRORS = 100
+_LONGEST_NAME = 100
+_PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# What pydantic says of these types quotes the input after the comma; the sentence before it says enough.
+_QUOTES_INPUT = re.compile(r"(?:date|time|datetime|date_from_datetime|datetime_from_date|time_delta|uuid|url)_parsing")
+_FREE_TEXT = frozenset({"value_error", "assertion_error"})
+_BLAND = {
+    "union_tag_invalid": "Input is of no known kind",
+    "json_invalid": "Input should be valid JSON",
+    "url_syntax_violation": "Input should be a valid URL",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One problem document. ``kind`` ends its ``type``; ``extra`` are its extension members (RFC 9457, 3.2)."""
+
+    status: int
+    kind: str = ""
+    title: str = ""
+    detail: str = ""
+    errors: Sequence[ErrorItem] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def body(self, instance: str) -> dict[str, Any]:
+        """The JSON members, in the order of the RFC."""
+        members: dict[str, Any] = {
+            "type": f"urn:problem-type:asyncbg:{self.kind}" if self.kind else "about:blank",
+            "title": self.title or _phrase(self.status),
+            "status": self.status,
+        }
+        if self.detail:
+            members["detail"] = self.detail
+        members["instance"] = instance
+        if self.errors:
+            members["errors"] = self.errors
+        return {**members, **self.extra}
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    """Answer ``request`` with ``problem``."""
+    text = json.dumps(problem.body(_instance(request, problem.errors)), ensure_ascii=False, separators=(",", ":"))
+    headers = {"Cache-Control": "no-store", **problem.headers}
+    return Response(text.encode(errors="replace"), problem.status, headers, MEDIA_TYPE)
+
+
+def describe(error: Exception) -> Problem:  # noqa: C901 - one row for each error
+    """What a caller is told of ``error``; anything unforeseen is a 500 that tells nothing."""
+    match error:
+        case RequestValidationError():
+            return _invalid("invalid-request", "The request is not valid", error.errors())
+        case ArgumentsError():
+            return _invalid("invalid-arguments", "The arguments do not fit the task", error.errors)
+        case HTTPException():
+            return _http(error)
+        case JobNotFoundError():
+            detail = "there is no such job, or it is not yours; it may have been purged"
+            return Problem(status=404, kind="job-not-found", title="No such job", detail=detail)
+        case UnknownTaskError():
+            detail = f"no task of that name is registered; known: {', '.join(error.known) or 'none'}"
+            extra = {"known": error.known}
+            return Problem(status=404, kind="unknown-task", title="No such task", detail=detail, extra=extra)
+        case JobStateError():
+            return Problem(status=409, kind="job-state", title="The job's state forbids it", detail=str(error))
+        case IdempotencyError():
+            detail = "this idempotency key was used before with another request; use a new key"
+            return Problem(status=422, kind="idempotency-key-reused", title="Idempotency key reused", detail=detail)
+        case OverloadedError():
+            return _come_back("overloaded", "Too much at once", str(error), error.retry_after_s)
+        case DatabaseError():
+            detail = "the database cannot be used now; nothing was stored"
+            return _come_back("database-unavailable", "Database unavailable", detail, _DATABASE_RETRY_AFTER_S)
+        case NotRunningError():
+            detail = "the service is starting or stopping"
+            return Problem(status=503, kind="not-running", title="Not running", detail=detail)
+        case _:
+            return Problem(status=500)
+
+
+def problem_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route for its error statuses: descriptions, the schema and an example of each."""
+    return {
+        status: {
+            "description": _phrase(status),
+            "content": {MEDIA_TYPE: {"schema": _SCHEMA, "example": Problem(status=status).body("/jobs")}},
+        }
+        for status in statuses
+    }
+
+
+class ProblemRoute(APIRoute):
+    """A route that answers its errors as problem documents in any app, and its HEAD requests without a body."""
+
+    max_body_bytes: ClassVar[int | None] = None
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request with our error handlers in the place of the app's."""
+        scope["starlette.exception_handlers"] = ({Exception: _answer}, {})
+        if self.max_body_bytes is not None:
+            receive = _bounded(scope, receive, self.max_body_bytes)
+        if scope["method"] == "HEAD":
+            send = _headless(send)
+        try:
+            await super().handle(scope, receive, send)
+        except HTTPException as error:  # the method is not allowed: raised before our handlers are in place
+            await _answer(Request(scope), error)(scope, receive, send)
+
+
+class BoundedRoute(ProblemRoute):
+    """A route that takes no body larger than 1 MiB, whether its length is announced or not: 413 otherwise."""
+
+    max_body_bytes = MAX_BODY_BYTES
+
+
+def install_problems(app: FastAPI) -> None:
+    """Let ``app`` answer every error as a problem document. For an app of our own.
+
+    An unforeseen error outside a ProblemRoute is logged by the server, to which Starlette hands it on.
+    """
+    for kind in (RequestValidationError, HTTPException, AsyncBGError):
+        app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(Exception, _answer_unlogged)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    """The response to an error, logged once if nobody foresaw it."""
+    if not isinstance(error, HTTPException) and describe(error).status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        # The frames only: an exception's message may quote what the caller sent.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        _log.error("%s %s failed with %s\n%s", request.method, _template(request), type(error).__name__, frames)
+    return await _answer_unlogged(request, error)
+
+
+async def _answer_unlogged(request: Request, error: Exception) -> Response:
+    problem = describe(error)
+    if problem.status == http.HTTPStatus.METHOD_NOT_ALLOWED:
+        problem = replace(problem, headers={**problem.headers, "Allow": _allowed(request, problem.headers)})
+    return problem_response(request, problem)
+
+
+def _invalid(kind: str, title: str, errors: Sequence[Mapping[str, Any]]) -> Problem:
+    items = [_clean(item) for item in errors[:_MOST_ERRORS]]
+    detail = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'request'}: {item['msg']}" for item in items[:3])
+    return Problem(status=422, kind=kind, title=title, detail=detail, errors=items)
+
+
+def _clean(item: Mapping[str, Any]) -> ErrorItem:
+    """One thing that is wrong, without the input, its context, or a message that quotes it."""
+    kind, msg, given = str(item["type"]), str(item["msg"]), item.get("input")
+    if kind in _BLAND:
+        msg = _BLAND[kind]
+    elif _QUOTES_INPUT.fullmatch(kind):
+        msg = msg.partition(",")[0]
+    elif "is not a valid email address" in msg:
+        msg = "value is not a valid email address"
+    elif kind in _FREE_TEXT and isinstance(given, str) and given.strip() and given.strip() in msg:
+        msg = "Input is not valid"
+    loc = [part if isinstance(part, int) else redact(str(part))[:_LONGEST_NAME] for part in item["loc"]]
+    return ErrorItem(loc=loc, msg=redact(msg), type=kind)
+
+
+def _http(error: HTTPException) -> Problem:
+    detail = error.detail if isinstance(error.detail, str) and error.detail != _phrase(error.status_code) else ""
+    return Problem(status=error.status_code, detail=detail, headers=error.headers or {})
+
+
+def _come_back(kind: str, title: str, detail: str, retry_after_s: float) -> Problem:
+    headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
+    return Problem(status=503, kind=kind, title=title, detail=detail, headers=headers)
+
+
+def _instance(request: Request, errors: Sequence[ErrorItem]) -> str:
+    """The path, without the query; a parameter that was refused or may be personal is shown by its name only."""
+    path: str = request.scope["path"]
+    refused = {item["loc"][1] for item in errors if item["loc"][:1] == ["path"] and len(item["loc"]) > 1}
+    for name, value in request.path_params.items():
+        if name in refused or not _PLAIN_SEGMENT.fullmatch(str(value)):
+            path = path.replace(f"/{value}", f"/{{{name}}}", 1)
+    return quote(redact(path), safe="/{}@:!$&'()*+,;=-._~", errors="replace")
+
+
+def _template(request: Request) -> str:
+    """The path of the route that was taken, for the log: with the names of its parameters, not their values."""
+    return str(getattr(request.scope.get("route"), "path", "a request"))
+
+
+def _allowed(request: Request, headers: Mapping[str, str]) -> str:
+    """All methods of a path: one route knows its own only, and a path may have several (RFC 9110, 10.2.1)."""
+    allowed = {method.strip() for method in headers.get("Allow", "").split(",") if method.strip()}
+    for method in _METHODS:
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in getattr(request.scope.get("app"), "routes", ())):
+            allowed.add(method)
+    return ", ".join(sorted(allowed))
+
+
+def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:
+    """Count the body as it comes, and believe an announced length that is too large."""
+    length = Request(scope).headers.get("content-length", "")
+    announced, received = int(length) if length.isdecimal() and len(length) < 20 else 0, 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        if announced <= limit:
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received <= limit:
+                return message
+        raise HTTPException(413, f"the body should not be larger than {limit} bytes")
+
+    return receive_bounded
+
+
+def _headless(send: Send) -> Send:
+    """HEAD: the headers of GET and nothing else (RFC 9110, 9.3.2)."""
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
+
+
+def _phrase(status: int) -> str:
+    if status == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return "Content Too Large"
+    if status == http.HTTPStatus.UNPROCESSABLE_ENTITY:
+        return "Unprocessable Content"
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+_SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "description": "An error as RFC 9457 describes it.",
+    "type": "object",
+    "required": ["type", "title", "status", "instance"],
+    "properties": {
+        "type": {"type": "string", "description": "the kind of error, or about:blank"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "description": "what happened and what to do about it"},
+        "instance": {"type": "string", "description": "the path of the request, without personal data"},
+        "errors": {
+            "type": "array",
+            "description": "what is wrong with the input; never the input itself",
+            "items": {
+                "type": "object",
+                "required": ["loc", "msg", "type"],
+                "properties": {
+                    "loc": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
+                    "msg": {"type": "string"},
+                    "type": {"type": "string"},
+                },
+            },
+        },
+    },
+}

@@ -1,0 +1,394 @@
+"""Event streams over HTTP (Server-Sent Events, WHATWG HTML section 9.2): replay from the log, then live from the bus.
+
+Every stream follows the same story: subscribe to the bus, read the log from the cursor up to what was published when
+it subscribed, go on live. A stream that overflows its buffer goes back to the log, so nothing stored is ever lost.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from asyncbg.api.auth import ANONYMOUS
+from asyncbg.api.pacing import ProgressPacer
+from asyncbg.api.view import View, has_ended, jobs_in_view, standing, start_of
+from asyncbg.background import Engine
+from asyncbg.bus import Published, Subscription
+from asyncbg.clock import rfc3339
+from asyncbg.errors import DatabaseError, JobNotFoundError, OverloadedError
+from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, encode, event_id
+from asyncbg.job import JobRecord
+
+_log = logging.getLogger(__name__)
+
+MEDIA_TYPE: Final = "text/event-stream"
+SEND_TIMEOUT_S: Final = 30.0
+BYE_TIMEOUT_S: Final = 0.8
+RETRY_AFTER_S: Final = 5.0
+_PAGE = 500
+_ENDS_ATTEMPT = FINAL_EVENTS | {EventType.RETRYING}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatistics:
+    """Streams open now, and counts since the start."""
+
+    open: int
+    opened: int
+    refused: int
+    stalled: int
+
+
+class Streams:
+    """All event streams of this process: opens them within the caps, and ends them at shutdown."""
+
+    def __init__(self, engine: Engine, *, rng: random.Random | None = None) -> None:
+        """Stream what ``engine`` has; ``rng`` spreads the reconnects after a shutdown."""
+        self.engine = engine
+        self.settings = engine.settings.stream
+        self.is_draining = False
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._open: set[EventStream] = set()
+        self._open_of: Counter[str] = Counter()
+        self._empty = asyncio.Event()
+        self._opened = self._refused = self._stalled = 0
+
+    async def open(
+        self,
+        wanted: EventFilter,
+        *,
+        owner: str = ANONYMOUS,
+        job_id: str | None = None,
+        cursor: str | None = None,
+        follow: bool = True,
+        gzip: bool = False,
+    ) -> Response:
+        """The response for one request: a stream, or 204 where ``cursor`` has seen the job's final event.
+
+        ``job_id`` makes it that job's own stream. Raises JobNotFoundError, OverloadedError.
+        """
+        self._check_room(owner)
+        backend = self.engine.backend
+        position = await backend.position()
+        record = None if job_id is None else await self._visible(job_id, wanted.owner)
+        after_seq, reason = start_of(cursor, position, epoch=backend.epoch, of_job=record is not None, follow=follow)
+        if record is not None and cursor and not reason and await has_ended(backend, record, after_seq):
+            return Response(status_code=204, headers=_headers(typed=False))
+        view = View(
+            wanted=wanted if job_id is None else EventFilter(jobs=frozenset({job_id})),
+            owner=owner,
+            job_id=job_id,
+            after_seq=after_seq,
+            log_seq=position.last_seq,
+            reset_reason=reason,
+            follow=follow,
+            gzip=gzip,
+        )
+        return EventStream(self, view)
+
+    def begin_drain(self) -> None:
+        """Say goodbye on every stream, and cut those that do not take it in time. For the loop, e.g. from a signal."""
+        if not self.is_draining:
+            self.is_draining = True
+            for stream in self._open:
+                stream.wake()
+            asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._cut)
+
+    async def drain(self) -> None:
+        """Say goodbye on every stream and wait until all have ended: within a second."""
+        self.begin_drain()
+        with anyio.move_on_after(BYE_TIMEOUT_S * 1.2):
+            while self._open:
+                self._empty.clear()
+                await self._empty.wait()
+
+    def statistics(self) -> StreamStatistics:
+        """How many streams there are and were."""
+        return StreamStatistics(open=len(self._open), opened=self._opened, refused=self._refused, stalled=self._stalled)
+
+    def add(self, stream: "EventStream") -> None:
+        """Count a stream that begins."""
+        self._open.add(stream)
+        self._open_of[stream.view.owner] += 1
+        self._opened += 1
+
+    def remove(self, stream: "EventStream") -> None:
+        """Count a stream that ended."""
+        self._open.discard(stream)
+        self._open_of[stream.view.owner] -= 1
+        if not self._open_of[stream.view.owner]:
+            del self._open_of[stream.view.owner]
+        if not self._open:
+            self._empty.set()
+
+    def note_stall(self) -> None:
+        """Count a stream whose client took nothing."""
+        self._stalled += 1
+        _log.warning("an event stream was closed: its client took nothing for %g s", SEND_TIMEOUT_S)
+
+    def bye_retry_ms(self) -> int:
+        """When a client should come back after a shutdown: spread over one more retry interval."""
+        return int(self.settings.retry_ms * self._rng.uniform(1, 2))
+
+    def _check_room(self, owner: str) -> None:
+        """One owner leaves a tenth of the places to others; where nobody logs in, all share them."""
+        limit = self.settings.max_subscribers
+        owner_limit = limit if owner == ANONYMOUS else limit - limit // 10
+        if len(self._open) >= limit or self._open_of[owner] >= owner_limit:
+            self._refused += 1
+            raise OverloadedError(
+                f"too many event streams are open (at most {limit} in this process, {owner_limit} for one owner); "
+                "close one, or come back later",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    async def _visible(self, job_id: str, owner: str | None) -> JobRecord:
+        record = await self.engine.get(job_id)
+        if owner is not None and record.owner != owner:
+            raise JobNotFoundError(job_id)
+        return record
+
+    def _cut(self) -> None:
+        for stream in self._open:
+            stream.cut()
+
+
+class EventStream(Response):
+    """One stream. Not FastAPI's EventSourceResponse: the same bytes go to every subscriber, many events in one send."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, streams: Streams, view: View, status_code: int = 200) -> None:
+        """Show ``view``; nothing happens before the response is called."""
+        self.status_code = status_code
+        self.background = None
+        self.init_headers(_headers(gzip=view.gzip))
+        self.view = view
+        self._streams = streams
+        self._engine = streams.engine
+        self._epoch = self._engine.backend.epoch
+        self._cursor = self._told = view.after_seq
+        self._is_over = False
+        self._pacer = ProgressPacer(streams.settings.progress_per_s)
+        self._gzip = _compressor() if view.gzip else None
+        self._subscription: Subscription | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._send: Send
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the job is over, the client is gone or stalls, or the process stops."""
+        self._send = send
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        self._streams.add(self)
+        try:
+            async with anyio.create_task_group() as task_group:
+                self._scope = task_group.cancel_scope
+                task_group.start_soon(self._watch_client, receive, name="asyncbg stream: is the client there")
+                await self._serve()
+                task_group.cancel_scope.cancel()
+        finally:
+            self._streams.remove(self)
+
+    def wake(self) -> None:
+        """Make the stream look at the state of things."""
+        if self._subscription is not None:
+            self._subscription.wake()
+
+    def cut(self) -> None:
+        """End it at once, whatever its client does."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _watch_client(self, receive: Receive) -> None:
+        """A client that left is only told by ``receive``: a server's ``send`` may say nothing."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.cut()
+
+    async def _serve(self) -> None:
+        try:
+            if self.view.follow:
+                with self._engine.bus.subscribe(self.view.wanted) as self._subscription:
+                    await self._open()
+                    await self._go_on(self._subscription)
+            else:
+                await self._open()
+            if not self._is_over and self._is_stopping():
+                await self._put(self._bye())
+            await self._put(b"", more=False)
+        except TimeoutError:
+            self._streams.note_stall()
+        except (OSError, DatabaseError) as error:
+            # The client comes back with its cursor, and then misses nothing.
+            _log.info("an event stream ended early: %s", type(error).__name__)
+
+    async def _open(self) -> None:
+        """The first bytes, then what is stored."""
+        retry_ms = self._streams.settings.retry_ms
+        await self._put(b": asyncbg\nretry: %d\nid: %s\n\n" % (retry_ms, self._position()))
+        if self.view.reset_reason is not None:
+            await self._tell_reset(self.view.reset_reason)
+        published_seq = self._engine.bus.last_seq if self.view.follow else 0
+        await self._catch_up(max(self.view.log_seq, published_seq))
+
+    async def _go_on(self, subscription: Subscription) -> None:
+        """Live, until the job is over or the process stops. All that is pending goes in one send."""
+        loop, heartbeat_s = asyncio.get_running_loop(), self._streams.settings.heartbeat_s
+        sent_at = loop.time()
+        while not self._is_over and not self._is_stopping():
+            if subscription.lagging:
+                subscription.reset()
+                await self._come_back()
+            elif chunk := self._collect(subscription.take_published(), loop.time()):
+                await self._put(chunk)
+            elif (idle_s := sent_at + heartbeat_s - loop.time()) <= 0:
+                await self._put(self._heartbeat())
+            else:
+                due_at = self._pacer.next_due()
+                await subscription.wait(idle_s if due_at is None else min(idle_s, max(due_at - loop.time(), 0)))
+                continue
+            sent_at = loop.time()
+
+    async def _come_back(self) -> None:
+        """After an overflow: on from the log, unless even that goes on later than where this stream is."""
+        position = await self._engine.backend.position()
+        if self.view.job_id is None and self._cursor < position.first_seq - 1:
+            self._cursor = position.last_seq
+            await self._tell_reset("unreachable")
+        await self._catch_up(max(self._engine.bus.last_seq, position.last_seq))
+
+    async def _catch_up(self, up_to_seq: int) -> None:
+        """Send what is stored up to ``up_to_seq``, page by page; on a job's stream its latest progress before the end."""
+        progress, last = await self._latest_progress(), b""
+        while self._cursor < up_to_seq and not self._is_stopping():
+            events, reached = await self._engine.backend.events(
+                after_seq=self._cursor, wanted=self.view.wanted, limit=_PAGE, up_to_seq=up_to_seq
+            )
+            frames = [encode(event, self._epoch) for event in events]
+            if frames:
+                self._is_over = self.view.job_id is not None and events[-1].is_final
+                frames.insert(0, last)
+                last = frames.pop() if self._is_over else b""
+                self._told = events[-1].seq
+                await self._put(b"".join(frames))
+            self._cursor = max(reached, self._cursor + 1)
+        await self._put(progress + last)
+
+    async def _latest_progress(self) -> bytes:
+        """A job's progress as it is now. What the bus told before is older, and is dropped."""
+        if self.view.job_id is None:
+            return b""
+        try:
+            record = await self._engine.get(self.view.job_id)
+        except JobNotFoundError:  # purged since the stream was opened
+            return b""
+        if self._subscription is not None:
+            self._subscription.drop_progress()
+        return self._progress_frame(record)
+
+    def _progress_frame(self, record: JobRecord) -> bytes:
+        if record.progress is None:
+            return b""
+        event = Event(
+            seq=0,
+            type=EventType.PROGRESS,
+            at_ms=self._engine.clock.now_ms(),
+            job_id=record.id,
+            task=record.task,
+            batch=record.batch,
+            owner=record.owner,
+            attempt=record.attempt,
+            data=json.dumps(record.progress.as_dict()),
+        )
+        return encode(event, self._epoch)
+
+    def _collect(self, pending: list[Published], now: float) -> bytes:
+        """The frames to send now: stored events always and once, progress at its pace and before the end it led to."""
+        frames: list[bytes] = []
+        for published in pending:
+            event = published.event
+            if not event.seq:
+                if self._pacer.admit(published, now):
+                    frames.append(published.wire(self._epoch))
+            elif event.seq > self._cursor:
+                if event.type in _ENDS_ATTEMPT and (held := self._pacer.release(event.job_id)) is not None:
+                    frames.append(held.wire(self._epoch))
+                frames.append(published.wire(self._epoch))
+                self._cursor = self._told = event.seq
+                self._is_over = self.view.job_id is not None and event.is_final
+        frames += [held.wire(self._epoch) for held in self._pacer.due(now)]
+        return b"".join(frames)
+
+    def _is_stopping(self) -> bool:
+        return self._streams.is_draining or (self._subscription is not None and self._subscription.closing)
+
+    def _heartbeat(self) -> bytes:
+        """A comment; with it the position, where the log went on without anything for this stream."""
+        self._cursor = max(self._cursor, self._engine.bus.last_seq)
+        if self._cursor == self._told:
+            return b": heartbeat\n\n"
+        self._told = self._cursor
+        return b": heartbeat\nid: %s\n\n" % self._position()
+
+    def _bye(self) -> bytes:
+        retry_ms = self._streams.bye_retry_ms()
+        return self._notice("stream.bye", {"reason": "shutdown", "retry_ms": retry_ms}, f"retry: {retry_ms}\n")
+
+    async def _tell_reset(self, reason: str) -> None:
+        """Say that events may be missing, and how the jobs in view stand now."""
+        records, is_complete = await jobs_in_view(self._engine.backend, self.view.wanted)
+        data = {"reason": reason, "jobs": [standing(record) for record in records], "complete": is_complete}
+        await self._put(self._notice("stream.reset", data, f"id: {self._position().decode()}\n"))
+        if self.view.job_id is not None and records:
+            self._is_over = await has_ended(self._engine.backend, records[0], self._cursor)
+
+    def _notice(self, kind: str, data: Mapping[str, Any], head: str) -> bytes:
+        """A frame about the stream itself, in the form of the others; ``reason`` also where a glance finds it."""
+        body = {
+            "id": None,
+            "type": kind,
+            "time": rfc3339(self._engine.clock.now_ms()),
+            "subject": self.view.job_id,
+            "reason": data["reason"],
+            "data": data,
+        }
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        return f"{head}event: {kind}\ndata: {text}\n\n".encode()
+
+    def _position(self) -> bytes:
+        return event_id(self._epoch, self._cursor).encode()
+
+    async def _put(self, chunk: bytes, *, more: bool = True) -> None:
+        """Send ``chunk``, compressed and flushed. Raises TimeoutError when the client takes nothing."""
+        if more and not chunk:
+            return
+        if self._gzip is not None:
+            chunk = self._gzip.compress(chunk) + self._gzip.flush(zlib.Z_SYNC_FLUSH if more else zlib.Z_FINISH)
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+
+def _headers(*, gzip: bool = False, typed: bool = True) -> dict[str, str]:
+    headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "Vary": "Accept-Encoding"}
+    if typed:
+        headers["Content-Type"] = f"{MEDIA_TYPE}; charset=utf-8"
+    if gzip:
+        headers["Content-Encoding"] = "gzip"
+    return headers
+
+
+def _compressor() -> "zlib._Compress":
+    """Gzip (RFC 1952) with a window of 4 KiB: 32 KiB of memory a stream in the place of 256."""
+    return zlib.compressobj(level=6, wbits=16 + 12, memLevel=5)

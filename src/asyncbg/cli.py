@@ -1,0 +1,236 @@
+"""The command ``asyncbg``. Exit codes: 0 done, 1 failed, 2 usage, 3 the job failed, 4 not found, 124 timed out."""
+
+import asyncio
+import copy
+import errno
+import json
+import logging.config
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from asyncbg.errors import AsyncBGError, JobFailedError, JobNotFoundError, JobTimeoutError, SettingsError
+from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
+
+
+class ExitCode(IntEnum):
+    """What the shell is told."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    JOB_FAILED = 3
+    NOT_FOUND = 4
+    TIMED_OUT = 124
+
+
+def _version() -> str:
+    """The installed distribution's version."""
+    try:
+        return version("fastapi-asyncbg")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+Profile = Annotated[str | None, Parameter(help="Use settings/PROFILE.toml; same as ASYNCBG_PROFILE.")]
+
+app = App(name="asyncbg", version=_version, help="FastAPI's background tasks, kept, visible and streamed.")
+settings_app = App(name="settings", help="What is set, and where it comes from.")
+app.command(settings_app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit the process with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; errors of ours are one line on stderr, never a traceback."""
+    try:
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _complain(error, ExitCode.USAGE, hint=" (see asyncbg --help)")
+    except SettingsError as error:
+        return _complain(error, ExitCode.USAGE)
+    except JobNotFoundError as error:
+        return _complain(error, ExitCode.NOT_FOUND)
+    except JobFailedError as error:
+        return _complain(error, ExitCode.JOB_FAILED)
+    except JobTimeoutError as error:
+        return _complain(error, ExitCode.TIMED_OUT)
+    except AsyncBGError as error:
+        return _complain(error, ExitCode.FAILED)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+@app.command
+def serve(
+    *,
+    host: Annotated[str | None, Parameter(help="Address to listen on; same as ASYNCBG_SERVER__HOST.")] = None,
+    port: Annotated[
+        int | None, Parameter(help="Port to listen on, 0 for a free one; same as ASYNCBG_SERVER__PORT.")
+    ] = None,
+    workers: Annotated[int, Parameter(help="Processes that share the port and the database.")] = 1,
+    reload: Annotated[bool, Parameter(help="Start again when the code changes; for development.", negative="")] = False,
+    profile: Profile = None,
+) -> int:
+    """Serve the HTTP API, run the jobs and stream their events."""
+    if workers < 1 or (reload and workers > 1):
+        raise SettingsError("--workers should be at least 1, and exactly 1 with --reload; correct it")
+    settings = _load(profile, host=host, port=port)
+    _require_free_port(settings.server.host, settings.server.port)
+    _hand_down(host=host, port=port, profile=profile)
+    return _serve(settings, workers, reload)
+
+
+@app.command
+def worker(*, profile: Profile = None) -> int:
+    """Run jobs without serving HTTP, until told to stop."""
+    from asyncbg.server import run_worker
+
+    settings = _load(profile)
+    logging.config.dictConfig(_log_config(settings))
+    asyncio.run(run_worker(settings))
+    return ExitCode.DONE
+
+
+@app.command
+def demo(
+    *,
+    once: Annotated[bool, Parameter(help="Exit when every job is done: 0 if all succeeded.", negative="")] = False,
+    port: Annotated[int, Parameter(help="Port of the dashboard, 0 for a free one.")] = 0,
+) -> int:
+    """Run one of every workflow against local peers and show the progress; needs nothing set up."""
+    from asyncbg.demo import run_demo
+
+    return asyncio.run(run_demo(once=once, port=port))
+
+
+@settings_app.command
+def show(
+    *,
+    sources: Annotated[bool, Parameter(help="Also say where each value comes from.", negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", help="Print JSON.", negative="")] = False,
+    profile: Profile = None,
+) -> None:
+    """Show every setting; secrets are hidden."""
+    shown = setting_sources(_load(profile))
+    if as_json:
+        print(json.dumps(_as_tree(shown, sources=sources), indent=2))  # noqa: T201 - the command's result
+    else:
+        _print_table(shown, sources=sources)
+
+
+def _load(profile: str | None, **server: object) -> Settings:
+    """Settings under what was given on the command line."""
+    given = {name: value for name, value in server.items() if value is not None}
+    overrides: dict[str, Any] = {"server": given} if given else {}
+    if profile is not None:
+        overrides["profile"] = profile
+    return load_settings(**overrides)
+
+
+def _require_free_port(host: str, port: int) -> None:
+    """Say in one line that the port is taken, before anything is started."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(
+                f"port {port} on {host} is in use; stop what uses it or choose another with --port"
+            ) from None
+        reason = (error.strerror or "the address is unusable").lower()
+        raise ListenError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port") from None
+
+
+class ListenError(AsyncBGError):
+    """The address to listen on is taken or not ours."""
+
+
+def _hand_down(*, host: str | None, port: int | None, profile: str | None) -> None:
+    """Give uvicorn's factory, which reads the settings anew and maybe in another process, what the command line gave."""
+    given = {"ASYNCBG_SERVER__HOST": host, "ASYNCBG_SERVER__PORT": port, "ASYNCBG_PROFILE": profile}
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+
+
+def _serve(settings: Settings, workers: int, reload: bool) -> int:
+    """Let uvicorn serve until it is told to stop."""
+    import uvicorn
+
+    try:
+        uvicorn.run(
+            "asyncbg.server:create_app",
+            factory=True,
+            host=settings.server.host,
+            port=settings.server.port,
+            workers=workers,
+            reload=reload,
+            access_log=True,
+            log_config=_log_config(settings),
+            timeout_graceful_shutdown=max(1, math.ceil(settings.runner.shutdown_grace_s)),
+        )
+    except SystemExit as stop:  # uvicorn's code for a failed start is 3, which here means a failed job
+        return ExitCode.FAILED if stop.code else ExitCode.DONE
+    return ExitCode.DONE
+
+
+def _log_config(settings: Settings) -> dict[str, Any]:
+    """uvicorn's way of logging for our loggers too, and redacted unless privacy.mask is off."""
+    from uvicorn.config import LOGGING_CONFIG
+
+    config = copy.deepcopy(LOGGING_CONFIG)
+    config["loggers"]["asyncbg"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
+    if settings.privacy.mask:
+        config["filters"] = {"redact": {"()": "asyncbg.redact.RedactingFilter"}}
+        for handler in config["handlers"].values():
+            handler["filters"] = ["redact"]
+    return config
+
+
+def _as_tree(shown: Sequence[SettingSource], *, sources: bool) -> dict[str, Any]:
+    """Settings nested as they are in a profile file; with sources, each is an object of value, variable and source."""
+    tree: dict[str, Any] = {}
+    for setting in shown:
+        *sections, name = setting.name.split(".")
+        table = tree
+        for section in sections:
+            table = table.setdefault(section, {})
+        value = {"value": setting.value, "variable": setting.variable, "source": setting.origin}
+        table[name] = value if sources else setting.value
+    return tree
+
+
+def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
+    """One line a setting; a value is JSON, so that text and numbers tell apart."""
+    table = Table("setting", "value", *(["source"] if sources else []), box=None, pad_edge=False)
+    for setting in shown:
+        value = json.dumps(setting.value, ensure_ascii=False)
+        table.add_row(setting.variable, value, *([setting.origin] if sources else []))
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console.print(table) if console.is_terminal else console.print(table, width=10_000)
+
+
+def _complain(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:
+    """One line on stderr."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    print(f"asyncbg: {line}{hint}", file=sys.stderr)  # noqa: T201 - the command's complaint
+    return code
+
+
+if __name__ == "__main__":
+    main()

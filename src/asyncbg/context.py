@@ -1,0 +1,236 @@
+"""What a task sees of its job while it runs: the current job, its progress, its injected dependencies."""
+
+import asyncio
+import inspect
+import json
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import lru_cache, wraps
+from typing import Any, Protocol, TypeVar, cast
+
+import fastapi.params
+import uncalled_for
+
+from asyncbg.errors import NotRunningError
+from asyncbg.job import Lease, ProgressValue
+
+T = TypeVar("T")
+_current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", default=None)
+
+
+class Reporter(Protocol):
+    """Where a running job's words go: the runner."""
+
+    def progress_changed(self, job: "CurrentJob") -> None:
+        """Publish and keep ``job.progress`` soon; called on the event loop, at most once until it is taken."""
+        ...
+
+    async def publish(self, job: "CurrentJob", event_type: str, data: str) -> None:
+        """Store and publish an event of the task's own."""
+        ...
+
+
+class CurrentJob:
+    """The job that is running here. Get it with :func:`current_job`."""
+
+    __slots__ = ("_lease", "_loop", "_reporter", "_thread", "changed", "now_ms", "progress", "reported_s")
+
+    def __init__(self, lease: Lease, reporter: Reporter, now_ms: Callable[[], int]) -> None:
+        """Bind a claimed job to the runner that runs it."""
+        self.now_ms = now_ms
+        self._lease = lease
+        self._reporter = reporter
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self.progress: ProgressValue | None = None
+        self.changed = False
+        self.reported_s = 0.0
+
+    @property
+    def lease(self) -> Lease:
+        """The claim this attempt runs under."""
+        return self._lease
+
+    @property
+    def id(self) -> str:
+        """The job's id; the same over all attempts, so good as an idempotency key towards others."""
+        return self._lease.id
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self._lease.task
+
+    @property
+    def owner(self) -> str:
+        """Who submitted the job."""
+        return self._lease.owner
+
+    @property
+    def batch(self) -> str:
+        """The batch, named by its first job."""
+        return self._lease.batch
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is; 1 is the first."""
+        return self._lease.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts are allowed; in the last one an error is final."""
+        return self._lease.max_attempts
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags the job was submitted with."""
+        return tuple(json.loads(self._lease.tags))
+
+    async def publish(self, event_type: str, data: Mapping[str, Any] | None = None) -> None:
+        """Store an event of the task's own, such as ``email.sent``, and publish it once it is on disk.
+
+        ``data`` must have a JSON form and should hold no personal data: streams and logs carry it as it is.
+        Names beginning with ``job.`` or ``stream.`` are the engine's: ValueError.
+        """
+        if event_type.startswith(("job.", "stream.")) or not event_type.replace(".", "").replace("_", "").isalnum():
+            raise ValueError(f"{event_type!r} is no name for an event of a task; use noun.verb, such as email.sent")
+        await self._reporter.publish(self, event_type, json.dumps(dict(data or {})))
+
+    def report(self, progress: ProgressValue) -> None:
+        """Set the progress. Cheap, never blocks, safe from the task's worker thread."""
+        self.progress = progress
+        if self.changed:
+            return
+        self.changed = True
+        if self._loop is None:
+            self.bind_loop()
+        if threading.get_ident() == self._thread:
+            self._reporter.progress_changed(self)
+        elif self._loop is not None:
+            self._loop.call_soon_threadsafe(self._reporter.progress_changed, self)
+
+    def bind_loop(self) -> None:
+        """Remember the event loop, before a worker thread reports from outside it."""
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+
+
+def current_job() -> CurrentJob:
+    """The job that runs here. Raises NotRunningError outside a job (also when a task is awaited inline)."""
+    job = _current.get()
+    if job is None:
+        raise NotRunningError("no job runs here: current_job() works inside a task that asyncbg runs")
+    return job
+
+
+def enter(job: CurrentJob) -> None:
+    """Make ``job`` the current one for the rest of this asyncio task (whose context is its own)."""
+    _current.set(job)
+
+
+class Progress:
+    """How a task tells how far it is. Declare it as a parameter: ``progress: Progress = Progress()``.
+
+    Reports are coalesced: call it as often as you like. Where no job runs (the task is awaited inline, or called in
+    a unit test) it keeps quiet.
+    """
+
+    def set(self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None) -> None:
+        """Set how far the job is. What is left out keeps its value."""
+        job = _current.get()
+        if job is None:
+            return
+        old = job.progress or ProgressValue()
+        job.report(
+            ProgressValue(
+                current=current,
+                total=old.total if total is None else total,
+                message=old.message if message is None else message,
+                unit=old.unit if unit is None else unit,
+            )
+        )
+
+    def advance(self, n: float = 1) -> None:
+        """Add ``n`` to what is done."""
+        job = _current.get()
+        if job is not None:
+            old = job.progress or ProgressValue()
+            job.report(replace(old, current=old.current + n))
+
+    async def track(self, items: AsyncIterable[T], total: float | None = None) -> AsyncIterator[T]:
+        """Go through ``items`` and count each when the loop's body is done with it."""
+        self.set(0, total=total)
+        async for item in items:
+            yield item
+            self.advance()
+
+
+def Depends(provider: Callable[..., Any]) -> Any:  # noqa: N802 - the field's own word
+    """Inject what ``provider`` gives: resolved when the task runs, closed after it. FastAPI's ``Depends`` works too.
+
+    ``provider`` is a function, a coroutine function or a generator of either kind (the part after ``yield`` runs when
+    the task is over), and may have ``Depends`` parameters itself.
+    """
+    return uncalled_for.Depends(adapt(provider))
+
+
+def provider_of(parameter: inspect.Parameter) -> Any | None:
+    """The dependency that a parameter declares (as uncalled-for's object), in its default or its annotation."""
+    default = parameter.default
+    if isinstance(default, uncalled_for.Dependency):
+        return default
+    declared = [default, *getattr(parameter.annotation, "__metadata__", ())]
+    for item in declared:
+        if isinstance(item, fastapi.params.Depends):
+            provider = item.dependency or parameter.annotation
+            return uncalled_for.Depends(adapt(cast("Callable[..., Any]", provider)))
+        if isinstance(item, uncalled_for.Provider):
+            return item
+    return None
+
+
+@lru_cache(maxsize=1024)
+def adapt(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with generators as context managers and FastAPI's ``Depends`` as uncalled-for's."""
+    target = function
+    if inspect.isasyncgenfunction(function):
+        target = asynccontextmanager(function)
+    elif inspect.isgeneratorfunction(function):
+        target = contextmanager(function)
+    signature = inspect.signature(function, eval_str=True)
+    found = {name: provider_of(parameter) for name, parameter in signature.parameters.items()}
+    if target is function and not any(found.values()):
+        return function
+
+    @wraps(function)
+    def adapted(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
+
+    # Dependencies become keyword-only defaults: a default may then stand before a parameter without one.
+    parameters = [
+        parameter.replace(default=found[name], kind=inspect.Parameter.KEYWORD_ONLY, annotation=Any)
+        if found[name] is not None
+        else parameter
+        for name, parameter in signature.parameters.items()
+    ]
+    parameters.sort(key=lambda parameter: parameter.kind)
+    adapted.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    adapted.__annotations__ = {}
+    return adapted
+
+
+@asynccontextmanager
+async def injected(
+    function: Callable[..., Any], given: Mapping[str, Any] | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    """Resolve the dependencies of ``function`` that are not ``given``; they are closed when the block ends.
+
+    A provider's error is raised.
+    """
+    async with uncalled_for.resolved_dependencies(adapt(function), dict(given or {})) as resolved:
+        for value in resolved.values():
+            if isinstance(value, uncalled_for.FailedDependency):
+                raise value.error
+        yield resolved

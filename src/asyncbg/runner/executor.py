@@ -1,0 +1,107 @@
+"""One attempt: from a claimed job to the outcome it ended in. Never raises for what a task does."""
+
+import asyncio
+import inspect
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncbg.clock import Clock
+from asyncbg.context import CurrentJob, enter, injected
+from asyncbg.errors import ArgumentsError
+from asyncbg.job import Done, Failed, JobError, Lease, Outcome, Retry
+from asyncbg.redact import redact
+from asyncbg.retry import RetryPolicy, is_retryable, requested_delay_s
+from asyncbg.task import TaskDefinition, dump_result
+
+logger = logging.getLogger("asyncbg")
+
+_LONGEST_MESSAGE = 2_000
+
+
+class AttemptTimeoutError(Exception):
+    """The attempt took longer than the task's ``timeout``."""
+
+
+class Executor:
+    """Runs attempts: ``async def`` on the event loop, ``def`` in asyncbg's own bounded worker threads."""
+
+    def __init__(self, *, threads: int, clock: Clock, rng: random.Random) -> None:
+        """Bound the worker threads; ``rng`` draws the retry delays."""
+        self._limiter = CapacityLimiter(threads)
+        self._clock = clock
+        self._rng = rng
+
+    async def attempt(self, job: CurrentJob, definition: TaskDefinition, bound: dict[str, Any] | None) -> Outcome:
+        """Run the task once. ``bound`` are arguments kept in memory; None reads them from the job.
+
+        A cancellation goes through: whoever cancelled knows why.
+        """
+        lease = job.lease
+        enter(job)
+        try:
+            if bound is None:
+                bound = definition.arguments.load(lease.task, lease.args)
+            timeout_s = definition.options.timeout
+            if timeout_s is None:
+                return Done(await self.call(definition, bound, job))
+            return Done(await self._within(timeout_s, definition, bound, job))
+        except ArgumentsError as error:
+            return Failed(describe(error))
+        except Exception as error:  # noqa: BLE001 - whatever a task raises is recorded on its job
+            return self._failure(lease, definition.options.retry, error)
+
+    async def call(self, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob | None = None) -> str:
+        """Call the function with its arguments and dependencies; its result as JSON text."""
+        if definition.arguments.injected:
+            async with injected(definition.function) as supplied:
+                return await self._call(definition, {**supplied, **bound}, job)
+        return await self._call(definition, bound, job)
+
+    async def _call(self, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob | None) -> str:
+        args, kwargs = definition.arguments.spread(bound)
+        if definition.is_async:
+            value = await definition.function(*args, **kwargs)
+        else:
+            if job is not None:
+                job.bind_loop()
+            value = await in_thread(definition.function, args, kwargs, self._limiter)
+        return dump_result(definition.name, value)
+
+    async def _within(
+        self, timeout_s: float, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob
+    ) -> str:
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                return await self.call(definition, bound, job)
+        except TimeoutError:
+            if deadline.expired():
+                raise AttemptTimeoutError(f"took longer than {timeout_s:g} s") from None
+            raise
+
+    def _failure(self, lease: Lease, policy: RetryPolicy, error: Exception) -> Outcome:
+        described = describe(error)
+        if lease.attempt >= lease.max_attempts or not is_retryable(error):
+            logger.warning("job %s (%s) failed: %s", lease.id, lease.task, described.type)
+            return Failed(described)
+        delay_s = requested_delay_s(error)
+        if delay_s is None:
+            delay_s = policy.delay_s(lease.attempt, self._rng)
+        logger.info("job %s (%s) failed and is retried in %.1f s: %s", lease.id, lease.task, delay_s, described.type)
+        return Retry(described, self._clock.now_ms() + int(delay_s * 1000))
+
+
+async def in_thread(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], limiter: CapacityLimiter) -> Any:
+    """Run a plain function in a worker thread; await what it gives if that is awaitable (a lambda around a coroutine)."""
+    value = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=limiter, abandon_on_cancel=True)
+    return await value if inspect.isawaitable(value) else value
+
+
+def describe(error: BaseException) -> JobError:
+    """An error as it is stored on the job: its class and its redacted message, cut to a bearable length."""
+    return JobError(type=type(error).__name__, message=redact(str(error))[:_LONGEST_MESSAGE])
+

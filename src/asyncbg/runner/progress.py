@@ -1,0 +1,83 @@
+"""The progress pump: takes a running job's reports, coalesces them, publishes and keeps the latest."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+
+from asyncbg.backends.base import Backend
+from asyncbg.context import CurrentJob
+from asyncbg.errors import AsyncBGError, NotRunningError
+from asyncbg.event import Event, EventType
+
+logger = logging.getLogger("asyncbg")
+
+
+class ProgressPump:
+    """Passes on at most ``per_s`` reports a second for each job: the first at once, the latest of each period after.
+
+    The value is published on the bus first and kept on the job by the next group commit.
+    """
+
+    def __init__(self, backend: Backend, publish: Callable[[Event], None], *, per_s: float) -> None:
+        """Report to ``publish`` and ``backend``."""
+        self._backend = backend
+        self._publish = publish
+        self._period_s = 1 / per_s
+        self._writes: set[asyncio.Task[None]] = set()
+
+    def progress_changed(self, job: CurrentJob) -> None:
+        """Pass the job's progress on now, or when its period is over."""
+        loop = asyncio.get_running_loop()
+        due_s = job.reported_s + self._period_s
+        if loop.time() >= due_s:
+            self._pass_on(job)
+        else:
+            loop.call_at(due_s, self._pass_on, job)
+
+    def take(self, job: CurrentJob) -> str | None:
+        """The job's last progress as JSON if it ever reported, published now if it was not; the attempt is over."""
+        if job.progress is None:
+            return None
+        if job.changed:
+            self._announce(job)
+        job.changed = True  # nothing is passed on after the end
+        job.reported_s = float("inf")
+        return json.dumps(job.progress.as_dict())
+
+    async def publish(self, job: CurrentJob, event_type: str, data: str) -> None:
+        """Store and publish an event of the task's own. Raises NotRunningError where the lease has lapsed."""
+        if not await self._backend.record(job.lease, event_type, data):
+            raise NotRunningError(f"job {job.id} has lost its lease; {event_type} is not stored")
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        if self._writes:
+            await asyncio.wait(self._writes)
+
+    def _pass_on(self, job: CurrentJob) -> None:
+        if not job.changed or job.reported_s == float("inf"):
+            return
+        self._announce(job)
+        job.changed = False
+        job.reported_s = asyncio.get_running_loop().time()
+        task = asyncio.create_task(self._keep(job), name=f"asyncbg-progress-{job.id}")
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    def _announce(self, job: CurrentJob) -> None:
+        if job.progress is not None:
+            lease = job.lease
+            text = json.dumps(job.progress.as_dict(), ensure_ascii=False)
+            self._publish(
+                Event(0, EventType.PROGRESS.value, job.now_ms(), lease.id, lease.task, lease.batch, lease.owner,
+                      lease.attempt, text)
+            )  # fmt: skip
+
+    async def _keep(self, job: CurrentJob) -> None:
+        if job.progress is None:
+            return
+        try:
+            await self._backend.report(job.lease, json.dumps(job.progress.as_dict()))
+        except AsyncBGError as error:
+            logger.warning("the progress of job %s is not kept: %s", job.id, error)

@@ -1,0 +1,247 @@
+"""The worker: claims as many jobs as there are free slots, runs each as a task of its own, settles the outcomes."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from asyncbg.backends.base import Backend, Settlement
+from asyncbg.clock import Clock
+from asyncbg.context import CurrentJob
+from asyncbg.errors import DatabaseError
+from asyncbg.job import Cancelled, Lease, Outcome, Released
+from asyncbg.runner.executor import Executor
+from asyncbg.runner.progress import ProgressPump
+from asyncbg.settings import RunnerSettings
+from asyncbg.task import Registry, TaskDefinition
+
+logger = logging.getLogger("asyncbg")
+
+_LONGEST_WAIT_S = 1.0
+_SETTLE_PAUSE_S = 0.5
+
+
+class Held(Protocol):
+    """The jobs whose function and arguments live only in this process's memory."""
+
+    def take(self, job_id: str) -> tuple[TaskDefinition, dict[str, Any]] | None:
+        """The function and arguments of such a job."""
+        ...
+
+    def drop(self, job_id: str) -> None:
+        """Forget a job that is final."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A job in a slot: its asyncio task, and why it was told to stop if it was."""
+
+    lease: Lease
+    job: CurrentJob
+    task: asyncio.Task[None]
+    cancel: Outcome | None = None
+
+
+class Worker:
+    """Runs up to ``concurrency`` jobs at once. Each runs in its own asyncio task, with its own context.
+
+    Plain asyncio tasks, not an anyio group: a job sees one cancellation, as asyncio code expects, and starting one
+    costs a third.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        settings: RunnerSettings,
+        *,
+        executor: Executor,
+        pump: ProgressPump,
+        held: Held,
+        clock: Clock,
+    ) -> None:
+        """Put the parts together; nothing runs before :meth:`run`."""
+        self._backend = backend
+        self._registry = registry
+        self._settings = settings
+        self._executor = executor
+        self._pump = pump
+        self._held = held
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._running: dict[str, _Running] = {}
+        self._settling: set[asyncio.Task[None]] = set()
+        self._skipped: set[str] = set()
+        self._stopping = False
+        self._more = False
+
+    @property
+    def active(self) -> int:
+        """How many jobs run now."""
+        return len(self._running)
+
+    @property
+    def job_ids(self) -> set[str]:
+        """The jobs that run now."""
+        return set(self._running)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing waits to be settled."""
+        return not self._running and not self._settling
+
+    def job(self, job_id: str) -> CurrentJob | None:
+        """A job that runs here, or None."""
+        running = self._running.get(job_id)
+        return running.job if running else None
+
+    def wake(self) -> None:
+        """There may be work: look at once."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Claim and start jobs until :meth:`stop`."""
+        next_due_ms: int | None = None
+        while not self._stopping:
+            await self._wait(next_due_ms)
+            try:
+                next_due_ms = await self.claim()
+            except DatabaseError as error:
+                logger.error("cannot claim jobs: %s", error)
+                await asyncio.sleep(_SETTLE_PAUSE_S)
+
+    async def claim(self) -> int | None:
+        """Fill the free slots; returns when the next scheduled job is due."""
+        next_due_ms: int | None = None
+        while not self._stopping:
+            free = self._settings.concurrency - len(self._running)
+            self._more = free <= 0
+            if self._more:
+                break
+            claimed = await self._backend.claim(free, lease_s=self._settings.lease_s, skip=self._skipped)
+            next_due_ms = claimed.next_due_ms
+            for lease in claimed.leases:
+                self._start(lease)
+            if len(claimed.leases) < free:
+                break
+        return next_due_ms
+
+    async def stop(self) -> None:
+        """Claim nothing more, give running jobs the grace period, then cancel and release them."""
+        self._stopping = True
+        self._wake.set()
+        if self._running:
+            await asyncio.wait(
+                [running.task for running in self._running.values()], timeout=self._settings.shutdown_grace_s
+            )
+        for running in list(self._running.values()):
+            self._stop_one(running, Released("the process shut down"))
+        left = [*self._settling, *(running.task for running in self._running.values())]
+        if left:
+            _, stuck = await asyncio.wait(left, timeout=max(5.0, self._settings.shutdown_grace_s))
+            for task in stuck:
+                logger.error("%s ignored its cancellation at shutdown", task.get_name())
+
+    def cancel(self, job_id: str, reason: str) -> bool:
+        """Cancel a job if it runs here."""
+        running = self._running.get(job_id)
+        if running is None or running.cancel is not None:
+            return False
+        self._stop_one(running, Cancelled(reason))
+        return True
+
+    def lapse(self, job_ids: set[str]) -> None:
+        """Stop jobs that the store no longer holds for us."""
+        for job_id in job_ids:
+            running = self._running.get(job_id)
+            if running is not None and running.cancel is None:
+                logger.warning("job %s lost its lease and is stopped here", job_id)
+                self._stop_one(running, Released("the lease lapsed"))
+
+    def recheck_skipped(self) -> None:
+        """Look again for tasks that were unknown: their module may be loaded now."""
+        known = {name for name in self._skipped if self._registry.find(name) is not None}
+        if known:
+            self._skipped -= known
+            self.wake()
+
+    async def _wait(self, next_due_ms: int | None) -> None:
+        timeout_s = _LONGEST_WAIT_S
+        if next_due_ms is not None:
+            timeout_s = min(timeout_s, max(0.0, (next_due_ms - self._clock.now_ms()) / 1000))
+        if not self._wake.is_set():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        self._wake.clear()
+
+    def _start(self, lease: Lease) -> None:
+        held = None if lease.durable else self._held.take(lease.id)
+        definition = held[0] if held else self._registry.find(lease.task)
+        job = CurrentJob(lease, self._pump, self._clock.now_ms)
+        if definition is None:
+            self._track(asyncio.create_task(self._give_back(lease), name=f"asyncbg-release-{lease.id}"))
+            return
+        task = asyncio.create_task(self._run(job, definition, held[1] if held else None), name=f"asyncbg-job-{lease.id}")
+        self._running[lease.id] = _Running(lease, job, task)
+
+    def _stop_one(self, running: _Running, outcome: Outcome) -> None:
+        """Cancel a job's task; one that had not begun never reaches its own settling, so it is settled here."""
+
+        def settle_unbegun(_: asyncio.Task[None]) -> None:
+            if self._running.pop(running.lease.id, None) is not None:
+                self._track(asyncio.create_task(self._settle(running.job, outcome)))
+
+        running.cancel = outcome
+        running.task.add_done_callback(settle_unbegun)
+        running.task.cancel()
+
+    async def _run(self, job: CurrentJob, definition: TaskDefinition, bound: dict[str, Any] | None) -> None:
+        lease = job.lease
+        try:
+            outcome: Outcome = await self._executor.attempt(job, definition, bound)
+        except asyncio.CancelledError:
+            running = self._running[lease.id]
+            outcome = running.cancel or Cancelled("the task cancelled itself")
+        running = self._running.pop(lease.id)
+        self._settling.add(running.task)
+        if self._more:
+            self._wake.set()
+        try:
+            await self._settle(job, outcome)
+        finally:
+            self._settling.discard(running.task)
+
+    async def _settle(self, job: CurrentJob, outcome: Outcome) -> None:
+        """Write the outcome; on a database that cannot be used now, try again until it can or we must go."""
+        progress = self._pump.take(job)
+        settlement = Settlement(job.lease, outcome, progress)
+        while True:
+            try:
+                held = await self._backend.settle(settlement)
+                break
+            except DatabaseError as error:
+                logger.error("cannot settle job %s: %s", job.id, error)
+                if self._stopping:
+                    return
+                await asyncio.sleep(_SETTLE_PAUSE_S)
+        if not held:
+            logger.warning("job %s had lost its lease; its outcome is dropped", job.id)
+        if not job.lease.durable and not isinstance(outcome, Released):
+            self._held.drop(job.id)
+
+    async def _give_back(self, lease: Lease) -> None:
+        """No such task here (yet): leave the job to a process that knows it."""
+        if lease.task not in self._skipped:
+            logger.warning("no task %s in this process; its jobs are left to others until it is loaded", lease.task)
+            self._skipped.add(lease.task)
+        await self._backend.settle(Settlement(lease, Released("the task is not known here")))
+
+    def _track(self, task: asyncio.Task[None]) -> None:
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)

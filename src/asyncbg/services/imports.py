@@ -1,0 +1,331 @@
+"""Import uploaded CSV files into the database, batch by batch, going on at the cursor after a crash."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import anyio
+from anyio.to_thread import run_sync
+
+from asyncbg.clock import Clock
+from asyncbg.database import Database
+from asyncbg.errors import AsyncBGError, FinalError
+from asyncbg.services.csv_reader import Batch, Cursor, Rejection, open_csv, read_batches
+from asyncbg.services.page import Page, before, page_of
+from asyncbg.services.uploads import Upload, Uploads
+from asyncbg.settings import UploadSettings
+
+OnProgress = Callable[[int, int, int, str], None]
+"""Called behind every commit: rows read, bytes read, bytes in all, a line for people."""
+Status = Literal["running", "completed", "failed"]
+
+MAX_REJECTIONS = 1_000
+"""Rejections kept for one import; those after it are only counted."""
+
+_SCHEMA = """
+CREATE TABLE import (
+    seq           INTEGER PRIMARY KEY AUTOINCREMENT,
+    id            TEXT NOT NULL UNIQUE,
+    user_id       INTEGER NOT NULL,
+    token         TEXT NOT NULL,
+    file_name     TEXT NOT NULL,
+    size          INTEGER NOT NULL,
+    status        TEXT NOT NULL CHECK (status IN ('running', 'completed', 'failed')),
+    header        TEXT CHECK (json_valid(header)),
+    delimiter     TEXT,
+    encoding      TEXT,
+    byte_offset   INTEGER NOT NULL DEFAULT 0,
+    row_number    INTEGER NOT NULL DEFAULT 0,
+    rows_stored   INTEGER NOT NULL DEFAULT 0,
+    rows_rejected INTEGER NOT NULL DEFAULT 0,
+    started_ms    INTEGER NOT NULL,
+    finished_ms   INTEGER CHECK ((finished_ms IS NULL) = (status = 'running')),
+    error         TEXT CHECK ((error IS NOT NULL) = (status = 'failed'))
+);
+CREATE INDEX import_by_user ON import (user_id, seq);
+CREATE INDEX import_by_token ON import (token);
+-- A row of a file: the values in the order of the import's header. Its place is import.seq << 32 | row number.
+CREATE TABLE import_row (
+    place INTEGER PRIMARY KEY,
+    data  TEXT NOT NULL
+);
+CREATE TABLE import_rejection (
+    place         INTEGER PRIMARY KEY,
+    column_number INTEGER,
+    reason        TEXT NOT NULL
+);
+"""
+
+# The first attempt makes the record; a later one finds it and goes on, also after a failure.
+_BEGIN = """
+INSERT INTO import (id, user_id, token, file_name, size, status, started_ms) VALUES (?, ?, ?, ?, ?, 'running', ?)
+ON CONFLICT (id) DO UPDATE SET
+    status = CASE status WHEN 'failed' THEN 'running' ELSE status END,
+    finished_ms = CASE status WHEN 'failed' THEN NULL ELSE finished_ms END,
+    error = NULL
+RETURNING seq, status, header, delimiter, encoding, byte_offset, row_number, rows_stored, rows_rejected
+"""
+
+_SET_FORMAT = """
+UPDATE import SET header = ?, delimiter = ?, encoding = ?, byte_offset = ?, row_number = ?
+WHERE seq = ? AND status = 'running' AND header IS NULL
+"""
+
+# The old offset is the fence: of two workers on one import, only one moves it on, and only that one's rows are stored.
+_ADVANCE = """
+UPDATE import SET byte_offset = ?, row_number = ?, rows_stored = rows_stored + ?, rows_rejected = rows_rejected + ?
+WHERE seq = ? AND status = 'running' AND byte_offset = ?
+"""
+
+_STORE_ROWS = "INSERT INTO import_row SELECT ?1 + key, value FROM json_each(?2) WHERE type = 'array'"
+
+_STORE_REJECTIONS = """
+INSERT INTO import_rejection SELECT ?1 + (value ->> 0), value ->> 1, value ->> 2 FROM json_each(?2)
+"""
+
+_COMPLETE = """
+UPDATE import SET status = 'completed', finished_ms = ? WHERE seq = ? AND status = 'running' AND byte_offset = ?
+"""
+
+_FAIL = "UPDATE import SET status = 'failed', finished_ms = ?, error = ? WHERE id = ? AND status = 'running'"
+
+_FINISHED = """
+SELECT token FROM import WHERE token IN (SELECT value FROM json_each(?)) AND status <> 'running'
+"""
+
+_LIST = """
+SELECT json_group_array(json_array(
+    seq, id, file_name, status, rows_stored, rows_rejected,
+    json((SELECT json_group_array(json_array(place & 4294967295, column_number, reason))
+          FROM import_rejection WHERE place BETWEEN seq << 32 AND (seq << 32) + 4294967295)),
+    started_ms, finished_ms, error))
+FROM (SELECT * FROM import WHERE user_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?)
+"""
+
+_ROWS = """
+SELECT header, (SELECT json_group_array(json(data)) FROM (
+    SELECT data FROM import_row
+    WHERE place BETWEEN (seq << 32) + ?2 AND (seq << 32) + 4294967295 ORDER BY place LIMIT ?3))
+FROM import WHERE id = ?1
+"""
+
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+
+
+class TooManyRowsError(FinalError):
+    """The file has more rows than are taken."""
+
+    def __init__(self, limit: int) -> None:
+        """Name the limit."""
+        super().__init__(f"the file has more than {limit:,} rows; the first {limit:,} were imported and stay")
+        self.limit = limit
+
+
+class ImportOvertakenError(AsyncBGError):
+    """Another worker went on with this import, or ended it; nothing was stored twice."""
+
+    def __init__(self, import_id: str) -> None:
+        """Name the import."""
+        super().__init__(f"import {import_id} is being continued elsewhere or has ended; this attempt stops")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What came of an import."""
+
+    rows_stored: int
+    rows_rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRecord:
+    """One import as its owner sees it. ``rejections`` are the first thousand, ``rows_rejected`` counts them all."""
+
+    id: str
+    file: str
+    status: Status
+    rows_stored: int
+    rows_rejected: int
+    rejections: tuple[Rejection, ...]
+    started_ms: int
+    finished_ms: int | None
+    error: str | None
+
+
+class Imports:
+    """Receives CSV files and imports them."""
+
+    def __init__(self, database: Database, data_dir: Path, settings: UploadSettings, *, clock: Clock) -> None:
+        """Keep uploads below ``data_dir`` and rows in ``database``, which must be open before ``open`` is called."""
+        self._database = database
+        self._clock = clock
+        self._max_rows = settings.max_rows
+        self._uploads = Uploads(data_dir / "uploads", max_bytes=settings.max_bytes, clock=clock)
+        self._limiter = anyio.CapacityLimiter(2)
+
+    async def open(self) -> None:
+        """Create or upgrade the tables, and remove the uploads that nobody will import any more."""
+        await self._database.migrate("imports", [_SCHEMA])
+        await self._uploads.open()
+        tokens = json.dumps(await self._uploads.tokens())
+        finished = await self._database.read(lambda connection: connection.execute(_FINISHED, (tokens,)).fetchall())
+        await self._uploads.discard(*(Upload(token, "", 0) for (token,) in finished))
+
+    async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str) -> Upload:
+        """Stream an upload to disk. Raises UploadTooLargeError, UploadSpaceError and what ``chunks`` raises."""
+        return await self._uploads.receive(chunks, file_name=file_name)
+
+    async def discard(self, upload: Upload) -> None:
+        """Remove an upload; one that is gone already is fine."""
+        await self._uploads.discard(upload)
+
+    async def run(self, import_id: str, *, user_id: int, upload: Upload, on_progress: OnProgress) -> ImportResult:
+        """Import ``upload``, from the start or from where an earlier attempt of ``import_id`` got to.
+
+        An import that is complete is not run again: its result is returned. Raises CsvError, TooManyRowsError and
+        UploadGoneError, after which the import is marked as failed, and ImportOvertakenError, after which it is not.
+        """
+        begin = (import_id, user_id, upload.token, upload.file_name, upload.size, self._clock.now_ms())
+        row = await self._database.write(lambda connection: connection.execute(_BEGIN, begin).fetchone())
+        run = _Run(self._database, import_id, row)
+        if run.is_complete:
+            return run.result
+        try:
+            file = await run_sync(self._uploads.read, upload, limiter=self._limiter)
+            with file:
+                await self._import(run, file, upload.size, on_progress)
+        except FinalError as error:
+            await self.fail(import_id, reason=str(error))
+            raise
+        await run.complete(self._clock.now_ms())
+        return run.result
+
+    async def fail(self, import_id: str, *, reason: str) -> None:
+        """Mark a running import as failed; one that has ended stays as it is. The rows stored so far stay too."""
+        failure = (self._clock.now_ms(), reason, import_id)
+        await self._database.write(lambda connection: connection.execute(_FAIL, failure).rowcount)
+
+    async def list(self, user_id: int, *, limit: int = 50, cursor: str | None = None) -> Page[ImportRecord]:
+        """A page of the user's imports, newest first. Raises BadCursorError."""
+        wanted = (user_id, before(cursor), limit + 1)
+        rows = await self._database.read(lambda connection: connection.execute(_LIST, wanted).fetchone()[0])
+        return page_of([(row[0], _record(row[1:])) for row in json.loads(rows)], limit)
+
+    async def rows(self, import_id: str, *, first_row: int = 1, limit: int = 100) -> Sequence[dict[str, str]]:
+        """Some imported rows in the file's order, from row ``first_row`` on; empty for an unknown import."""
+        wanted = (import_id, first_row, limit)
+        found = await self._database.read(lambda connection: connection.execute(_ROWS, wanted).fetchone())
+        if not found or not found[0]:
+            return []
+        header = json.loads(found[0])
+        return [dict(zip(header, values, strict=True)) for values in json.loads(found[1])]
+
+    async def _import(self, run: "_Run", file: BinaryIO, size: int, on_progress: OnProgress) -> None:
+        cursor = run.cursor or await run.set_format(await run_sync(open_csv, file, limiter=self._limiter))
+        source = _Source(file, cursor, limit=self._max_rows, taken=run.rows_read)
+        parsed = await run_sync(source.next, limiter=self._limiter)
+        while parsed:
+            await run.store(parsed)
+            message = f"{run.result.rows_stored:,} rows stored, {run.result.rows_rejected:,} rejected"
+            on_progress(run.rows_read, min(parsed.batch.cursor.offset, size), size, message)
+            parsed = await run_sync(source.next, limiter=self._limiter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A batch, and its rows as the database takes them."""
+
+    batch: Batch
+    rows_json: str
+
+
+class _Source:
+    """The batches of a file, up to the limit of rows. Works in worker threads, one call at a time."""
+
+    def __init__(self, file: BinaryIO, cursor: Cursor, *, limit: int, taken: int) -> None:
+        self._file = file
+        self._cursor = cursor
+        self._limit = limit
+        self._allowed = limit - taken
+        self._batches = read_batches(file, cursor)
+
+    def next(self) -> _Parsed | None:
+        batch = next(self._batches, None)
+        if batch is None:
+            return None
+        count = batch.accepted + len(batch.rejections)
+        if count > self._allowed:
+            return self._last()
+        self._allowed -= count
+        self._cursor = batch.cursor
+        return _Parsed(batch, _encode(batch.rows))
+
+    def _last(self) -> _Parsed | None:
+        """Read this batch again, but only as many of its rows as are allowed."""
+        if self._allowed <= 0:
+            raise TooManyRowsError(self._limit)
+        self._batches = read_batches(self._file, self._cursor, batch_rows=self._allowed)
+        return self.next()
+
+
+class _Run:
+    """One attempt at one import: where it stands, and its writes."""
+
+    def __init__(self, database: Database, import_id: str, row: tuple[Any, ...]) -> None:
+        self._database = database
+        self._import_id = import_id
+        self._seq, status, header, delimiter, encoding, self._offset, number, stored, rejected = row
+        self.is_complete = status == "completed"
+        self.result = ImportResult(stored, rejected)
+        self.cursor = Cursor(self._offset, number, tuple(json.loads(header)), delimiter, encoding) if header else None
+
+    @property
+    def rows_read(self) -> int:
+        return self.result.rows_stored + self.result.rows_rejected
+
+    async def set_format(self, cursor: Cursor) -> Cursor:
+        """Keep how the file is written, and that its header is read."""
+        header = json.dumps(cursor.header, ensure_ascii=False)
+        values = (header, cursor.delimiter, cursor.encoding, cursor.offset, cursor.row, self._seq)
+        await self._change(lambda connection: connection.execute(_SET_FORMAT, values).rowcount == 1)
+        self._offset = cursor.offset
+        return cursor
+
+    async def store(self, parsed: _Parsed) -> None:
+        """Store a batch, its rejections and the cursor behind it: all of it in one transaction, or nothing."""
+        batch = parsed.batch
+        rejected = len(batch.rejections)
+        kept = batch.rejections[: max(0, MAX_REJECTIONS - self.result.rows_rejected)]
+        rejections_json = _encode([(r.row, r.column, r.reason) for r in kept])
+        advance = (batch.cursor.offset, batch.cursor.row, batch.accepted, rejected, self._seq, self._offset)
+        place = self._seq << 32
+
+        def write(connection: sqlite3.Connection) -> bool:
+            if connection.execute(_ADVANCE, advance).rowcount != 1:
+                return False
+            connection.execute(_STORE_ROWS, (place + batch.first_row, parsed.rows_json))
+            if kept:
+                connection.execute(_STORE_REJECTIONS, (place, rejections_json))
+            return True
+
+        await self._change(write)
+        self._offset = batch.cursor.offset
+        self.result = ImportResult(self.result.rows_stored + batch.accepted, self.result.rows_rejected + rejected)
+
+    async def complete(self, now_ms: int) -> None:
+        """Mark the import as completed."""
+        values = (now_ms, self._seq, self._offset)
+        await self._change(lambda connection: connection.execute(_COMPLETE, values).rowcount == 1)
+
+    async def _change(self, write: Callable[[sqlite3.Connection], bool]) -> None:
+        if not await self._database.write(write):
+            raise ImportOvertakenError(self._import_id)
+
+
+def _record(row: list[Any]) -> ImportRecord:
+    import_id, file, status, stored, rejected, rejections, started_ms, finished_ms, error = row
+    shown = tuple(Rejection(*rejection) for rejection in rejections)
+    return ImportRecord(import_id, file, status, stored, rejected, shown, started_ms, finished_ms, error)

@@ -1,0 +1,338 @@
+"""What a task is: a named function with options, its typed arguments as JSON, and the registry of all of them."""
+
+import inspect
+import json
+import logging
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NotRequired, Required, cast, get_origin, get_type_hints
+
+import pydantic
+from pydantic_core import PydanticSerializationError, to_json
+from typing_extensions import TypedDict
+
+from asyncbg.context import Progress, provider_of
+from asyncbg.errors import ArgumentsError, DuplicateTaskError, ErrorItem, UnknownTaskError
+from asyncbg.redact import personal_fields
+from asyncbg.retry import RetryPolicy
+
+logger = logging.getLogger("asyncbg")
+
+_EXTRA_POSITIONAL = "*"
+_EXTRA_KEYWORD = "**"
+_PLAIN = (str, int, bool, type(None))
+_CONFIG = pydantic.ConfigDict(
+    extra="forbid",
+    arbitrary_types_allowed=True,
+    ser_json_bytes="base64",
+    val_json_bytes="base64",
+    ser_json_inf_nan="strings",
+    hide_input_in_errors=True,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """How a task's jobs are run. ``timeout`` is seconds for one attempt; higher ``priority`` runs first."""
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float | None = None
+    queue: str = "default"
+    priority: int = 0
+    key: str | Callable[..., str] | None = None
+    at_most_once: bool = False
+
+
+class Arguments:
+    """The arguments a function takes from a job, validated by pydantic and kept as a JSON object.
+
+    Dependencies and ``Progress`` parameters are left out: they are supplied when the task runs. ``*args`` stand under
+    the name ``*`` and ``**kwargs`` under ``**``.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        """Read the signature of ``function``."""
+        signature = inspect.signature(function)
+        hints = _hints(function)
+        self.positional: list[str] = []
+        self.positional_only: list[str] = []
+        self.names: set[str] = set()
+        self.injected: list[str] = []
+        self.extra_positional = self.extra_keyword = False
+        self.annotations: Mapping[str, Any] = {}
+        fields: dict[str, Any] = {}
+        for name, parameter in signature.parameters.items():
+            annotation = hints.get(name, Any)
+            if _is_injected(parameter.replace(annotation=annotation)):
+                self.injected.append(name)
+                continue
+            match parameter.kind:
+                case inspect.Parameter.VAR_POSITIONAL:
+                    self.extra_positional = True
+                    fields[_EXTRA_POSITIONAL] = NotRequired[list[annotation]]
+                    continue
+                case inspect.Parameter.VAR_KEYWORD:
+                    self.extra_keyword = True
+                    fields[_EXTRA_KEYWORD] = NotRequired[dict[str, annotation]]
+                    continue
+                case inspect.Parameter.POSITIONAL_ONLY:
+                    self.positional_only.append(name)
+                case _:
+                    self.names.add(name)
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+                self.positional.append(name)
+            required = parameter.default is inspect.Parameter.empty
+            fields[name] = Required[annotation] if required else NotRequired[annotation]
+        self.personal = json.dumps(dict(personal_fields(hints)))
+        self._adapter = _adapter(fields)
+
+    def bind(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Match arguments to parameters and validate them. Raises ArgumentsError."""
+        bound = dict(zip(self.positional, args, strict=False))
+        extra = args[len(self.positional) :]
+        if extra:
+            if not self.extra_positional:
+                raise ArgumentsError(task, [_too_many(len(self.positional), len(args))])
+            bound[_EXTRA_POSITIONAL] = list(extra)
+        for name, value in kwargs.items():
+            if name in self.names:
+                if name in bound:
+                    raise ArgumentsError(task, [_item(name, "given twice", "multiple_argument_values")])
+                bound[name] = value
+            elif self.extra_keyword:
+                bound.setdefault(_EXTRA_KEYWORD, {})[name] = value
+            else:
+                raise ArgumentsError(task, [_item(name, "the task takes no such argument", "unexpected_keyword_argument")])
+        return self.validate(task, bound)
+
+    def validate(self, task: str, bound: Mapping[str, Any]) -> dict[str, Any]:
+        """Check an object of arguments by name. Raises ArgumentsError, which never shows a value."""
+        try:
+            return cast("dict[str, Any]", self._adapter.validate_python(bound))
+        except pydantic.ValidationError as error:
+            raise ArgumentsError(task, _items(error)) from None
+
+    def dump(self, bound: dict[str, Any]) -> str | None:
+        """The JSON text that reads back as ``bound``; None where there is none."""
+        try:
+            text = self._adapter.dump_json(bound).decode()
+            if all(type(value) in _PLAIN for value in bound.values()):
+                return text
+            return text if self._adapter.validate_json(text) == bound else None
+        except (PydanticSerializationError, pydantic.ValidationError, UnicodeError, ValueError, TypeError, RecursionError):
+            return None
+
+    def load(self, task: str, text: str) -> dict[str, Any]:
+        """Read arguments back. Raises ArgumentsError where the function has changed meanwhile."""
+        try:
+            return cast("dict[str, Any]", self._adapter.validate_json(text))
+        except pydantic.ValidationError as error:
+            raise ArgumentsError(task, _items(error)) from None
+
+    def spread(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Turn an object of arguments into the positional and keyword arguments of the call."""
+        kwargs = dict(bound)
+        extra_keyword = kwargs.pop(_EXTRA_KEYWORD, {})
+        extra = kwargs.pop(_EXTRA_POSITIONAL, None)
+        leading = self.positional if extra else self.positional_only
+        args = [kwargs.pop(name) for name in leading if name in kwargs]
+        return [*args, *(extra or ())], {**kwargs, **extra_keyword}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskDefinition:
+    """A registered task: its name, the function it runs, its options and its arguments."""
+
+    name: str
+    function: Callable[..., Any]
+    options: TaskOptions
+    arguments: Arguments
+    is_async: bool
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any], options: TaskOptions) -> "TaskDefinition":
+        """Define a task."""
+        return cls(name, function, options, arguments_of(function), is_async_callable(function))
+
+
+class Registry:
+    """All tasks of one engine, by name. Only what is in it, or found by :meth:`find`, ever runs."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._tasks: dict[str, TaskDefinition] = {}
+        self._handed: OrderedDict[str, TaskDefinition] = OrderedDict()
+
+    def __iter__(self) -> Iterator[TaskDefinition]:
+        """All registered tasks."""
+        return iter(self._tasks.values())
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all registered tasks, sorted."""
+        return sorted(self._tasks)
+
+    def add(self, definition: TaskDefinition) -> None:
+        """Register a task. Raises DuplicateTaskError where the name is another function's."""
+        earlier = self._tasks.get(definition.name)
+        if earlier is not None and earlier.function is not definition.function:
+            raise DuplicateTaskError(definition.name)
+        self._tasks[definition.name] = definition
+
+    def get(self, name: str) -> TaskDefinition:
+        """A registered task. Raises UnknownTaskError."""
+        try:
+            return self._tasks[name]
+        except KeyError:
+            raise UnknownTaskError(name, self.names) from None
+
+    def hand_over(self, function: Callable[..., Any]) -> TaskDefinition | None:
+        """The task of a function that was handed over without registration; None where it has no lasting name."""
+        name = lasting_name(function)
+        if name is None:
+            return None
+        known = self._tasks.get(name) or self._handed.get(name)
+        if known is None or known.function != function:
+            known = self._handed[name] = TaskDefinition.of(name, function, TaskOptions())
+        return known
+
+    def find(self, name: str) -> TaskDefinition | None:
+        """The task a stored job names: registered, handed over before, or a function of a module that is loaded.
+
+        A module is never imported here: a job of a module that this process has not loaded is left to others.
+        """
+        known = self._tasks.get(name) or self._handed.get(name)
+        if known is None:
+            function = _loaded_function(name)
+            if function is not None:
+                known = self._handed[name] = TaskDefinition.of(name, function, TaskOptions())
+        return known
+
+
+def unwrap_partial(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
+    """Take ``functools.partial`` apart: the function below it, with all arguments."""
+    while isinstance(function, partial):
+        args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
+        function = function.func
+    return function, args, kwargs
+
+
+def lasting_name(function: Callable[..., Any]) -> str | None:
+    """The name ``module:qualname`` under which ``function`` is found again after a restart, or None."""
+    module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if not module or not qualname or "<" in qualname:
+        return None
+    name = f"{module}:{qualname}"
+    return name if _loaded_function(name) == function else None
+
+
+def is_async_callable(function: Any) -> bool:
+    """Whether calling it gives a coroutine: ``async def``, also below a partial or as ``__call__``."""
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or (
+        callable(function) and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    )
+
+
+def dump_result(task: str, value: Any) -> str:
+    """A task's result as JSON text; ``null`` with a warning where it has no JSON form."""
+    if value is None:
+        return "null"
+    try:
+        return to_json(value, inf_nan_mode="strings", bytes_mode="base64").decode()
+    except (PydanticSerializationError, UnicodeError, ValueError):
+        logger.warning("the result of task %s (%s) has no JSON form; it is stored as null", task, type(value).__name__)
+        return "null"
+
+
+_arguments: OrderedDict[Any, Arguments] = OrderedDict()
+
+
+def arguments_of(function: Callable[..., Any]) -> Arguments:
+    """The arguments of a function; the last thousand are kept, closures of one definition as one."""
+    key = (getattr(function, "__code__", function), inspect.ismethod(function))
+    try:
+        known = _arguments.get(key)
+    except TypeError:  # a callable object that cannot be hashed
+        return Arguments(function)
+    if known is None or _annotations(function) != known.annotations:
+        known = Arguments(function)
+        known.annotations = _annotations(function)
+        _arguments[key] = known
+        if len(_arguments) > 1000:
+            _arguments.popitem(last=False)
+    return known
+
+
+def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
+    return getattr(function, "__annotations__", {})
+
+
+def _loaded_function(name: str) -> Callable[..., Any] | None:
+    module_name, _, qualname = name.partition(":")
+    found: Any = sys.modules.get(module_name)
+    for part in qualname.split(".") if found is not None and qualname else ():
+        found = getattr(found, part, None)
+    same = getattr(found, "__module__", None) == module_name and getattr(found, "__qualname__", None) == qualname
+    return found if callable(found) and same else None
+
+
+def _is_injected(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.default, Progress) or provider_of(parameter) is not None
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters' annotations; those that name nothing known count as Any."""
+    target = function
+    if not (inspect.isfunction(function) or inspect.ismethod(function) or inspect.isclass(function)):
+        target = getattr(function, "__call__", function)  # noqa: B004 - the method, to read its annotations
+    if inspect.isclass(function):
+        target = function.__init__
+    try:
+        return get_type_hints(target, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        raw = getattr(target, "__annotations__", {})
+        return {name: hint for name, hint in raw.items() if not isinstance(hint, str)}
+
+
+def _adapter(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
+    """The validator of an object with these fields; a field pydantic knows nothing of takes anything."""
+    try:
+        return _build(fields)
+    except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError, NameError):
+        return _build({name: hint if _is_known(name, hint) else get_origin(hint)[Any] for name, hint in fields.items()})
+
+
+def _build(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
+    shape = TypedDict("arguments", fields)  # type: ignore[operator]  # made from a signature, so not a literal
+    shape.__pydantic_config__ = _CONFIG
+    return pydantic.TypeAdapter(shape)
+
+
+def _is_known(name: str, hint: Any) -> bool:
+    try:
+        _build({name: hint})
+    except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError, NameError):
+        return False
+    return True
+
+
+def _items(error: pydantic.ValidationError) -> list[ErrorItem]:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [{"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]} for item in found]
+
+
+def _item(name: str, msg: str, error_type: str) -> ErrorItem:
+    return {"loc": [name], "msg": msg, "type": error_type}
+
+
+def _too_many(most: int, given: int) -> ErrorItem:
+    msg = f"takes {most} positional arguments, {given} were given"
+    return {"loc": [], "msg": msg, "type": "unexpected_positional_argument"}
+

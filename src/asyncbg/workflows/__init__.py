@@ -1,0 +1,1 @@
+"""The service's workflows, one vertical slice a file: what may be sent, the route, the tasks. None imports another."""

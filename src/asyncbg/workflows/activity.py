@@ -1,0 +1,108 @@
+"""Record what a user did, compute the statistics from it, and read both back."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, Field
+
+from asyncbg.api.inputs import Cursor, Line, UserId, form_docs, query_or_body
+from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.clock import rfc3339
+from asyncbg.context import current_job
+from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.services.activity import Activity, Statistics
+
+
+class ActionForm(BaseModel):
+    """What the user did."""
+
+    action: Annotated[Line, Field(examples=["login"])]
+
+
+class ActivityEntry(BaseModel):
+    """One row of the activity log."""
+
+    id: int
+    user_id: int
+    action: str
+    at: str
+
+
+class ActivityPage(BaseModel):
+    """Some rows, newest first; ``next`` is the cursor of the page after, null on the last one."""
+
+    items: list[ActivityEntry]
+    next: str | None
+
+
+class StatisticsView(BaseModel):
+    """What a user's activity log adds up to. ``by_day`` is keyed by UTC dates."""
+
+    user_id: int
+    total: int
+    by_action: dict[str, int]
+    by_day: dict[str, int]
+    first_seen: str | None
+    last_seen: str | None
+
+
+def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
+    """``/user/{user_id}/action``, ``/activity`` and ``/statistics``; ``log_user_activity``, ``update_user_statistics``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    @bg.task(name="log_user_activity", retries=3, timeout=30)
+    async def log_user_activity(user_id: int, action: str) -> None:
+        """Add a row to the activity log; a repeat of the job adds none."""
+        await activity.record(user_id=user_id, action=action, job_id=current_job().id)
+
+    @bg.task(name="update_user_statistics", retries=3, timeout=60)
+    async def update_user_statistics(user_id: int) -> dict[str, int]:
+        """Compute the user's statistics from the activity log."""
+        return {"total": (await activity.refresh_statistics(user_id)).total}
+
+    @router.post("/user/{user_id}/action", status_code=202, openapi_extra=form_docs(ActionForm))
+    async def user_action_route(
+        user_id: UserId,
+        form: Annotated[ActionForm, Depends(query_or_body(ActionForm))],
+        background_tasks: BackgroundTasks,
+        response: Response,
+    ) -> Accepted:
+        """Accept an action: it is logged, then the user's statistics are brought up to date."""
+        jobs = [
+            background_tasks.add_task(log_user_activity, user_id, form.action),
+            background_tasks.add_task(update_user_statistics, user_id),
+        ]
+        return accepted("Action will be recorded in the background", jobs, response)
+
+    @router.get("/user/{user_id}/activity")
+    async def activity_route(
+        user_id: UserId, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
+    ) -> ActivityPage:
+        """The user's activity log, newest first."""
+        page = await activity.log(user_id, limit=limit, cursor=cursor)
+        return ActivityPage(
+            items=[
+                ActivityEntry(id=item.id, user_id=item.user_id, action=item.action, at=rfc3339(item.at_ms))
+                for item in page.items
+            ],
+            next=page.next,
+        )
+
+    @router.get("/user/{user_id}/statistics")
+    async def statistics_route(user_id: UserId) -> StatisticsView:
+        """The user's statistics, every recorded action counted."""
+        return _view(user_id, await activity.statistics(user_id))
+
+    return router
+
+
+def _view(user_id: int, statistics: Statistics) -> StatisticsView:
+    return StatisticsView(
+        user_id=user_id,
+        total=statistics.total,
+        by_action=statistics.by_action,
+        by_day=statistics.by_day,
+        first_seen=None if statistics.first_seen_ms is None else rfc3339(statistics.first_seen_ms),
+        last_seen=None if statistics.last_seen_ms is None else rfc3339(statistics.last_seen_ms),
+    )

@@ -1,0 +1,165 @@
+"""Import an uploaded CSV file: stream it to disk, store its rows in batches, notify its owner, remove the upload."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from pydantic import BaseModel
+
+from asyncbg.api.inputs import Cursor, UserId
+from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.api.upload import FilePart, too_large
+from asyncbg.clock import rfc3339
+from asyncbg.context import Progress, current_job
+from asyncbg.event import Event, EventType
+from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.redact import Personal
+from asyncbg.retry import is_retryable
+from asyncbg.services.imports import ImportRecord, Imports
+from asyncbg.services.notices import Notices
+from asyncbg.services.uploads import Upload, UploadSpaceError, UploadTooLargeError
+from asyncbg.settings import UploadSettings
+
+_UPLOAD_DOCS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "contentMediaType": "text/csv", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+
+class RejectionView(BaseModel):
+    """Why one row was not taken. Rows are counted as a spreadsheet counts them; ``column`` null means the whole row."""
+
+    row: int
+    column: int | None
+    reason: str
+
+
+class ImportView(BaseModel):
+    """One import. ``rejections`` are the first thousand, ``rows_rejected`` counts them all."""
+
+    id: str
+    file: str
+    status: str
+    rows_stored: int
+    rows_rejected: int
+    rejections: list[RejectionView]
+    started_at: str
+    finished_at: str | None
+    error: str | None
+
+
+class ImportPage(BaseModel):
+    """Some imports, newest first; ``next`` is the cursor of the page after, null on the last one."""
+
+    items: list[ImportView]
+    next: str | None
+
+
+def csv_import_workflow(
+    bg: AsyncBG, *, imports: Imports, notices: Notices, settings: UploadSettings
+) -> APIRouter:
+    """``POST /upload-csv/{user_id}``, ``GET /user/{user_id}/imports`` and the task ``process_csv``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    @bg.task(name="process_csv", retries=3)
+    async def process_csv(
+        user_id: int,
+        upload: Annotated[str, Personal("secret")],
+        file_name: Annotated[str, Personal("file")],
+        size: int,
+        progress: Progress = Progress(),  # noqa: B008 - a marker
+    ) -> dict[str, int]:
+        """Store the upload's rows, tell the owner what came of it, remove the upload."""
+        job, file = current_job(), Upload(upload, file_name, size)
+
+        def on_progress(rows: int, bytes_read: int, bytes_total: int, message: str) -> None:
+            progress.set(bytes_read, total=bytes_total, unit="bytes", message=f"{rows:,} rows read: {message}")
+
+        try:
+            done = await imports.run(job.id, user_id=user_id, upload=file, on_progress=on_progress)
+        except Exception as error:
+            if job.attempt >= job.max_attempts or not is_retryable(error):
+                await job.publish("csv.failed", {"user_id": user_id, "error": type(error).__name__})
+            raise
+        counts = {"rows_stored": done.rows_stored, "rows_rejected": done.rows_rejected}
+        await job.publish("csv.imported", {"user_id": user_id, **counts})
+        await notices.append(
+            f"user {user_id}", f"{file_name}: {done.rows_stored} rows imported, {done.rows_rejected} rejected"
+        )
+        await imports.discard(file)
+        return counts
+
+    @bg.on(EventType.FAILED, task="process_csv")
+    @bg.on(EventType.CANCELLED, task="process_csv")
+    async def clean_up(event: Event) -> None:
+        """Tell the owner that the import ended early and remove the upload, also where the task never ran."""
+        record = await bg.get(event.job_id)
+        args = bg.registry.get("process_csv").arguments.load(record.task, record.args)
+        reason = record.error.message if record.error else "cancelled"
+        await imports.fail(record.id, reason=reason)
+        await imports.discard(Upload(args["upload"], args["file_name"], args["size"]))
+        await notices.append(f"user {args['user_id']}", f"{args['file_name']}: import failed: {reason}")
+
+    async def received(request: Request) -> AsyncIterator[Upload]:
+        """Stream the file to disk; it is removed again if the request is not accepted after all."""
+        upload = await _receive(imports, FilePart(request, max_bytes=settings.max_bytes), settings.max_bytes)
+        try:
+            yield upload
+        except BaseException:
+            await imports.discard(upload)
+            raise
+
+    @router.post("/upload-csv/{user_id}", status_code=202, openapi_extra=_UPLOAD_DOCS)
+    async def upload_csv_route(
+        user_id: UserId,
+        upload: Annotated[Upload, Depends(received, scope="function")],
+        background_tasks: BackgroundTasks,
+        response: Response,
+    ) -> Accepted:
+        """Accept a CSV file; it is imported in the background, and its owner is told what came of it."""
+        job = background_tasks.add_task(process_csv, user_id, upload.token, upload.file_name, upload.size)
+        return accepted("CSV file will be processed in the background", [job], response)
+
+    @router.get("/user/{user_id}/imports")
+    async def imports_route(
+        user_id: UserId, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
+    ) -> ImportPage:
+        """What was imported for the user, newest first: file, rows stored, rows rejected and why."""
+        page = await imports.list(user_id, limit=limit, cursor=cursor)
+        return ImportPage(items=[_view(record) for record in page.items], next=page.next)
+
+    return router
+
+
+async def _receive(imports: Imports, part: FilePart, max_bytes: int) -> Upload:
+    try:
+        return await imports.receive(part.chunks(), file_name=await part.open())
+    except UploadTooLargeError:
+        raise too_large(max_bytes) from None
+    except UploadSpaceError:
+        raise HTTPException(507, "there is too little disk space for the upload now; try again later") from None
+
+
+def _view(record: ImportRecord) -> ImportView:
+    return ImportView(
+        id=record.id,
+        file=record.file,
+        status=record.status,
+        rows_stored=record.rows_stored,
+        rows_rejected=record.rows_rejected,
+        rejections=[RejectionView(row=r.row, column=r.column, reason=r.reason) for r in record.rejections],
+        started_at=rfc3339(record.started_ms),
+        finished_at=None if record.finished_ms is None else rfc3339(record.finished_ms),
+        error=record.error,
+    )

@@ -1,0 +1,50 @@
+"""Send an e-mail: a MIME message handed to the configured SMTP server."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field
+
+from asyncbg.api.inputs import EmailAddress, Line, LongText, form_docs, query_or_body
+from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.context import current_job
+from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.redact import Personal
+from asyncbg.services.mailer import Mailer
+
+
+class EmailForm(BaseModel):
+    """A message to one recipient."""
+
+    to_email: Annotated[EmailAddress, Field(examples=["ada@example.com"])]
+    subject: Annotated[Line, Field(examples=["Welcome"])]
+    body: Annotated[LongText, Field(examples=["Good to see you."])]
+
+
+def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
+    """``POST /send-email/`` and its task ``send_email``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    @bg.task(name="send_email", retries=3, timeout=300)
+    async def send_email(
+        to_email: Annotated[str, Personal("email")], subject: Annotated[str, Personal], body: Annotated[str, Personal]
+    ) -> dict[str, str]:
+        """Hand a message to the SMTP server; its Message-ID is the job's, so that a repeat can be recognised."""
+        job = current_job()
+        message_id = f"<{job.id}@asyncbg>"
+        await mailer.send(to=to_email, subject=subject, body=body, message_id=message_id)
+        await job.publish("email.sent", {"message_id": message_id})
+        return {"message_id": message_id}
+
+    @router.post("/send-email/", status_code=202, openapi_extra=form_docs(EmailForm))
+    async def send_email_route(
+        form: Annotated[EmailForm, Depends(query_or_body(EmailForm))],
+        background_tasks: BackgroundTasks,
+        response: Response,
+    ) -> Accepted:
+        """Accept an e-mail. Send the JSON form: a query ends up in access logs."""
+        job = background_tasks.add_task(send_email, form.to_email, form.subject, form.body)
+        return accepted("Email will be sent in the background", [job], response)
+
+    return router

@@ -1,0 +1,92 @@
+"""Fetch JSON from elsewhere, process it, and tell a webhook."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field
+
+from asyncbg.api.inputs import UrlText, UserId, form_docs, query_or_body, refuse_input
+from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.context import Progress, current_job
+from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.redact import Personal
+from asyncbg.services.egress import BadUrlError, EgressRefusedError
+from asyncbg.services.outbound import Outbound
+
+
+class FetchForm(BaseModel):
+    """Where the data is, and whom to tell."""
+
+    data_url: Annotated[UrlText, Field(examples=["https://example.com/items.json"])]
+    webhook_url: Annotated[UrlText, Field(examples=["https://example.com/hooks/fetched"])]
+
+
+def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound) -> APIRouter:
+    """``POST /trigger-external-fetch/{user_id}`` and its tasks ``fetch_external_data`` and ``send_webhook``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    @bg.task(name="fetch_external_data", retries=3, timeout=600)
+    async def fetch_external_data(
+        user_id: int,  # noqa: ARG001 - whose job it is
+        data_url: Annotated[str, Personal("url")],
+        progress: Progress = Progress(),  # noqa: B008 - a marker
+    ) -> dict[str, int]:
+        """Fetch a JSON document and count its items."""
+        progress.set(0, total=1, message="fetching")
+        fetched = await outbound.fetch_json(data_url)
+        items = count_items(fetched.value)
+        progress.set(1, message=f"{items} items in {fetched.bytes} bytes")
+        return {"items": items, "bytes": fetched.bytes}
+
+    @bg.task(name="send_webhook", retries=3, timeout=600)
+    async def send_webhook(user_id: int, webhook_url: Annotated[str, Personal("url")]) -> dict[str, int]:
+        """POST the news to the webhook, signed; its id is the job's, so that a repeat can be recognised."""
+        job = current_job()
+        payload = {"user_id": user_id, "action": "external_fetch_triggered"}
+        delivered = await outbound.deliver_webhook(webhook_url, payload, message_id=job.id)
+        await job.publish("webhook.delivered", {"status": delivered.status, "duration_s": delivered.duration_s})
+        return {"status": delivered.status}
+
+    @router.post("/trigger-external-fetch/{user_id}", status_code=202, openapi_extra=form_docs(FetchForm))
+    async def trigger_external_fetch_route(
+        user_id: UserId,
+        form: Annotated[FetchForm, Depends(query_or_body(FetchForm))],
+        background_tasks: BackgroundTasks,
+        response: Response,
+    ) -> Accepted:
+        """Accept a fetch. A URL that would be refused in any case is refused now; the rest when the job connects."""
+        _check_urls(outbound, form)
+        jobs = [
+            background_tasks.add_task(fetch_external_data, user_id, form.data_url),
+            background_tasks.add_task(send_webhook, user_id, form.webhook_url),
+        ]
+        return accepted("External fetch started in the background", jobs, response)
+
+    return router
+
+
+def count_items(document: Any) -> int:
+    """How many items a JSON document holds.
+
+    A list: its length. An object: the length of its only list (``{"items": […], "next": 2}``), or else the number of
+    its members. Null holds none, any other value is one.
+    """
+    match document:
+        case None:
+            return 0
+        case list():
+            return len(document)
+        case dict():
+            lists = [value for value in document.values() if isinstance(value, list)]
+            return len(lists[0] if len(lists) == 1 else document)
+        case _:
+            return 1
+
+
+def _check_urls(outbound: Outbound, form: FetchForm) -> None:
+    for name in type(form).model_fields:
+        try:
+            outbound.check_url(getattr(form, name))
+        except (BadUrlError, EgressRefusedError) as error:
+            raise refuse_input((name,), str(error), "url") from None

@@ -1,0 +1,42 @@
+"""Notify somebody: one line in the notification log."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Response
+from pydantic import BaseModel
+
+from asyncbg.api.inputs import EmailAddress, Message, form_docs, query_or_body
+from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.redact import Personal
+from asyncbg.services.notices import Notices
+
+
+class NotificationForm(BaseModel):
+    """What to say."""
+
+    message: Message = "some notification"
+
+
+def notification_workflow(bg: AsyncBG, *, notices: Notices) -> APIRouter:
+    """``POST /send-notification/{email}`` and its task ``send_notification``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    @bg.task(name="send_notification", retries=3, timeout=30)
+    async def send_notification(email: Annotated[str, Personal("email")], message: Annotated[str, Personal]) -> None:
+        """Append ``notification for EMAIL: MESSAGE`` to the notification log."""
+        await notices.append(email, message)
+
+    @router.post("/send-notification/{email}", status_code=202, openapi_extra=form_docs(NotificationForm))
+    async def send_notification_route(
+        email: Annotated[EmailAddress, Path(examples=["ada@example.com"])],
+        form: Annotated[NotificationForm, Depends(query_or_body(NotificationForm))],
+        background_tasks: BackgroundTasks,
+        response: Response,
+    ) -> Accepted:
+        """Accept a notification; it is sent in the background."""
+        job = background_tasks.add_task(send_notification, email, form.message)
+        return accepted("Notification will be sent in the background", [job], response)
+
+    return router

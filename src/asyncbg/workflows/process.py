@@ -1,0 +1,60 @@
+"""Process something in two slow steps and clean up after them, whatever became of the steps."""
+
+import math
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Path, Response
+
+from asyncbg.api.inputs import Line
+from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.context import Progress, current_job
+from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.services.workspace import Workspace
+from asyncbg.settings import DemoSettings
+
+_REPORTS_PER_S = 8
+
+
+def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSettings) -> APIRouter:
+    """``POST /process/{name}`` and its tasks ``slow_task_1``, ``slow_task_2`` and ``cleanup_task``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    @bg.task(name="slow_task_1")
+    async def slow_task_1(name: str, progress: Progress = Progress()) -> dict[str, int]:  # noqa: B008 - a marker
+        """Two units of slow work."""
+        return await _work(workspace, name, progress, steps=2, step_s=settings.step_s)
+
+    @bg.task(name="slow_task_2")
+    async def slow_task_2(name: str, progress: Progress = Progress()) -> dict[str, int]:  # noqa: B008 - a marker
+        """Three units of slow work."""
+        return await _work(workspace, name, progress, steps=3, step_s=settings.step_s)
+
+    @bg.task(name="cleanup_task", retries=3, timeout=60)
+    async def cleanup_task(name: str) -> dict[str, int]:  # noqa: ARG001 - what is cleaned up is found by the batch
+        """Remove the working files of the batch."""
+        return {"files_removed": await workspace.remove(current_job().batch)}
+
+    @router.post("/process/{name}", status_code=202)
+    async def process_route(
+        name: Annotated[Line, Path(examples=["report"])], background_tasks: BackgroundTasks, response: Response
+    ) -> Accepted:
+        """Accept a process: two slow steps one after the other, then a clean-up that runs even if a step failed."""
+        jobs = [background_tasks.add_task(task, name) for task in (slow_task_1, slow_task_2, cleanup_task)]
+        return accepted(f"Processing of {name} started in the background", jobs, response)
+
+    return router
+
+
+async def _work(workspace: Workspace, name: str, progress: Progress, *, steps: int, step_s: float) -> dict[str, int]:
+    """Take ``steps`` times ``step_s`` seconds, tell several times a second how far it is, leave a working file."""
+    parts = max(1, math.ceil(step_s * _REPORTS_PER_S))
+    for step in range(steps):
+        for part in range(parts):
+            progress.set(step + part / parts, total=steps, unit="steps", message=f"step {step + 1} of {steps}")
+            await anyio.sleep(step_s / parts)
+    progress.set(steps, total=steps, message=f"{steps} steps done")
+    job = current_job()
+    await workspace.write(job.batch, job.task, f"{name}: {steps} steps\n")
+    return {"steps": steps}

@@ -1,0 +1,49 @@
+"""Run tasks chosen by name; whatever goes wrong is recorded on the job, announced and retried, never raised here."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field
+
+from asyncbg.api.inputs import Message, UserId, form_docs, query_or_body
+from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.redact import Personal
+from asyncbg.services.notices import Notices
+from asyncbg.services.workspace import Workspace
+
+
+class SafeTaskForm(BaseModel):
+    """What to tell the user."""
+
+    message: Annotated[Message, Field(examples=["Your report is ready"])]
+
+
+def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -> APIRouter:
+    """``POST /safe-task/{user_id}`` and its tasks ``send_notification_task`` and ``cleanup``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    @bg.task(name="send_notification_task", retries=3, timeout=30)
+    async def send_notification_task(user_id: int, message: Annotated[str, Personal]) -> None:
+        """Append a notification for the user to the notification log."""
+        await notices.append(f"user {user_id}", message)
+
+    @bg.task(name="cleanup", retries=3, timeout=60)
+    async def cleanup(user_id: int) -> dict[str, int]:  # noqa: ARG001 - whose job it is
+        """Remove the working files of batches whose own clean-up never ran."""
+        return {"files_removed": await workspace.sweep()}
+
+    @router.post("/safe-task/{user_id}", status_code=202, openapi_extra=form_docs(SafeTaskForm))
+    async def safe_task_route(
+        user_id: UserId,
+        form: Annotated[SafeTaskForm, Depends(query_or_body(SafeTaskForm))],
+        background_tasks: BackgroundTasks,
+        response: Response,
+    ) -> Accepted:
+        """Accept a notification and a clean-up, both found by their names in the registry."""
+        steps = {"send_notification_task": (user_id, form.message), "cleanup": (user_id,)}
+        jobs = [background_tasks.add_task(bg.registry.get(name), *args) for name, args in steps.items()]
+        return accepted("Safe task started in the background", jobs, response)
+
+    return router
