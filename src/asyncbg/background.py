@@ -225,7 +225,7 @@ class _Held:
 
 
 class Engine:
-    """Everything that accepts and runs jobs in one process. Use it as ``async with``, or through ``AsyncBG.lifespan``."""
+    """Everything that accepts and runs jobs in one process. Use it as ``async with``."""
 
     def __init__(
         self, settings: Settings | None = None, *, clock: Clock | None = None, rng: random.Random | None = None
@@ -257,6 +257,8 @@ class Engine:
     @overload
     def task(
         self,
+        function: None = ...,
+        /,
         *,
         name: str | None = ...,
         retries: int = ...,
@@ -268,7 +270,7 @@ class Engine:
     ) -> "_TaskDecorator": ...
     def task(
         self,
-        function: Callable[..., Any] | None = None,
+        function: Any = None,
         /,
         *,
         name: str | None = None,
@@ -297,7 +299,7 @@ class Engine:
         return decorator if function is None else decorator(function)
 
     def on(self, event_type: str, *, task: str | None = None) -> Callable[[Handler], Handler]:
-        """Call the decorated function with every such event of this engine: ``@bg.on("job.failed", task="send_email")``.
+        """Call the decorated function with every such event: ``@bg.on("job.failed", task="send_email")``.
 
         A handler runs beside the engine and can never hurt it: what it raises is logged and counted.
         """
@@ -355,6 +357,11 @@ class Engine:
             "retention": every(60.0, self._purge, name="the purge of old jobs"),
         }
         self._loops = [asyncio.create_task(loop, name=f"asyncbg-{name}") for name, loop in loops.items()]
+
+    def pause(self) -> None:
+        """Claim no more jobs; those that run go on."""
+        if self._worker is not None:
+            self._worker.pause()
 
     async def stop(self) -> None:
         """Claim nothing more, let running jobs end within the grace period, release the rest, close the database."""
@@ -461,7 +468,7 @@ class Engine:
         """
         if not self._is_running:
             raise NotRunningError(
-                "asyncbg is not running: pass FastAPI(lifespan=bg.lifespan), or use `async with bg:` in a script or test"
+                "asyncbg is not running: pass FastAPI(lifespan=bg.lifespan), or use `async with bg:` in a script"
             )
         self._check_room(len(prepared))
         if len(prepared) > 1:
@@ -475,8 +482,10 @@ class Engine:
             for one in prepared:
                 self._held.drop(one.new.id)
             raise
-        if not enqueued.created:
-            await self._take_earlier(prepared[0], enqueued.ids[0])
+        if not all(enqueued.created):
+            for one, job_id, created in zip(prepared, enqueued.ids, enqueued.created, strict=True):
+                if not created:
+                    await self._take_earlier(one, job_id)
         return enqueued
 
     async def _take_earlier(self, prepared: Prepared, job_id: str) -> None:
@@ -611,8 +620,9 @@ class Engine:
 
     async def _purge(self) -> None:
         before_ms = self.clock.now_ms() - int(self.settings.runner.retention_s * 1000)
-        while await self.backend.purge(before_ms=before_ms, limit=_PURGE_SLICE) == _PURGE_SLICE:
-            await asyncio.sleep(0)
+        purged = _PURGE_SLICE
+        while purged == _PURGE_SLICE:
+            purged = await self.backend.purge(before_ms=before_ms, limit=_PURGE_SLICE)
 
 
 class _TaskDecorator:
@@ -658,7 +668,9 @@ async def _call(definition: TaskDefinition, bound: Mapping[str, Any]) -> Any:
 def sqlite_path(url: str) -> str:
     """The file of a ``sqlite:///`` URL. Raises SettingsError for another kind of database."""
     if not url.startswith(_SQLITE):
-        raise SettingsError("ASYNCBG_DATABASE_URL: only sqlite:/// is supported by this version; PostgreSQL comes later")
+        raise SettingsError(
+            "ASYNCBG_DATABASE_URL: only sqlite:/// is supported by this version; PostgreSQL comes later"
+        )
     return url.removeprefix(_SQLITE)
 
 
@@ -680,4 +692,3 @@ def _unique_key(key: str | Callable[..., str] | None, bound: Mapping[str, Any]) 
 def _display_name(function: Callable[..., Any]) -> str:
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{getattr(named, '__module__', '?')}:{named.__qualname__}"
-

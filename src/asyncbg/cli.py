@@ -22,6 +22,8 @@ from rich.table import Table
 from asyncbg.errors import AsyncBGError, JobFailedError, JobNotFoundError, JobTimeoutError, SettingsError
 from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
 
+_UNBROKEN = 10_000  # columns where nobody's terminal has to fold the lines
+
 
 class ExitCode(IntEnum):
     """What the shell is told."""
@@ -89,7 +91,7 @@ def serve(
     """Serve the HTTP API, run the jobs and stream their events."""
     if workers < 1 or (reload and workers > 1):
         raise SettingsError("--workers should be at least 1, and exactly 1 with --reload; correct it")
-    settings = _load(profile, host=host, port=port)
+    settings = load_settings(**_overrides(profile, host=host, port=port))
     _require_free_port(settings.server.host, settings.server.port)
     _hand_down(host=host, port=port, profile=profile)
     return _serve(settings, workers, reload)
@@ -100,7 +102,7 @@ def worker(*, profile: Profile = None) -> int:
     """Run jobs without serving HTTP, until told to stop."""
     from asyncbg.server import run_worker
 
-    settings = _load(profile)
+    settings = load_settings(**_overrides(profile))
     logging.config.dictConfig(_log_config(settings))
     asyncio.run(run_worker(settings))
     return ExitCode.DONE
@@ -126,20 +128,17 @@ def show(
     profile: Profile = None,
 ) -> None:
     """Show every setting; secrets are hidden."""
-    shown = setting_sources(_load(profile))
+    shown = setting_sources(**_overrides(profile))
     if as_json:
         print(json.dumps(_as_tree(shown, sources=sources), indent=2))  # noqa: T201 - the command's result
     else:
         _print_table(shown, sources=sources)
 
 
-def _load(profile: str | None, **server: object) -> Settings:
-    """Settings under what was given on the command line."""
+def _overrides(profile: str | None, **server: object) -> dict[str, Any]:
+    """What was given on the command line, nested as settings are."""
     given = {name: value for name, value in server.items() if value is not None}
-    overrides: dict[str, Any] = {"server": given} if given else {}
-    if profile is not None:
-        overrides["profile"] = profile
-    return load_settings(**overrides)
+    return ({"server": given} if given else {}) | ({"profile": profile} if profile is not None else {})
 
 
 def _require_free_port(host: str, port: int) -> None:
@@ -163,7 +162,7 @@ class ListenError(AsyncBGError):
 
 
 def _hand_down(*, host: str | None, port: int | None, profile: str | None) -> None:
-    """Give uvicorn's factory, which reads the settings anew and maybe in another process, what the command line gave."""
+    """Give uvicorn's factory, which reads the settings anew, maybe in another process, what the command line gave."""
     given = {"ASYNCBG_SERVER__HOST": host, "ASYNCBG_SERVER__PORT": port, "ASYNCBG_PROFILE": profile}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
 
@@ -217,12 +216,16 @@ def _as_tree(shown: Sequence[SettingSource], *, sources: bool) -> dict[str, Any]
 
 def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
     """One line a setting; a value is JSON, so that text and numbers tell apart."""
-    table = Table("setting", "value", *(["source"] if sources else []), box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    if sources:
+        table.add_column("source", overflow="fold")
     for setting in shown:
         value = json.dumps(setting.value, ensure_ascii=False)
         table.add_row(setting.variable, value, *([setting.origin] if sources else []))
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    console.print(table) if console.is_terminal else console.print(table, width=10_000)
+    width = None if sys.stdout.isatty() else _UNBROKEN
+    Console(markup=False, highlight=False, width=width).print(table)
 
 
 def _complain(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:

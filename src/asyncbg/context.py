@@ -137,7 +137,9 @@ class Progress:
     a unit test) it keeps quiet.
     """
 
-    def set(self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None) -> None:
+    def set(
+        self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
+    ) -> None:
         """Set how far the job is. What is left out keeps its value."""
         job = _current.get()
         if job is None:

@@ -88,7 +88,7 @@ class _Connection:
         # aiosqlite's public methods are one hop a statement; this is the call they are all made of.
         self.pending += 1
         try:
-            return cast(T, await self._aio._execute(fn, self._aio._conn))  # noqa: SLF001
+            return cast(T, await self._aio._execute(fn, self._aio._conn))  # type: ignore[no-untyped-call]  # private: no annotations
         finally:
             self.pending -= 1
 
@@ -119,7 +119,7 @@ class Database:
         self._check_place()
         try:
             self._writer = await self._connect(_WRITER_PRAGMAS)
-            await self._writer.run(lambda connection: connection.execute(_VERSIONS) and None)
+            await self._writer.run(lambda connection: connection.execute(_VERSIONS))
             if self.path == MEMORY:
                 self._readers = [self._writer]
             else:
@@ -143,7 +143,7 @@ class Database:
                 await connection.close()
 
     async def migrate(self, component: str, scripts: Sequence[str]) -> None:
-        """Bring the tables of ``component`` up to date: one script a version, each applied once, all in one transaction.
+        """Bring the tables of ``component`` up to date: one script a version, each applied once, in one transaction.
 
         Raises DatabaseError where the file was written by a newer version.
         """
@@ -153,7 +153,7 @@ class Database:
             version = row[0] if row else 0
             if version > len(scripts):
                 raise DatabaseError(
-                    f"{self.path} holds version {version} of {component!r}, this asyncbg knows {len(scripts)}: upgrade it"
+                    f"{self.path} holds version {version} of {component!r}; this one knows {len(scripts)}: upgrade it"
                 )
             for script in scripts[version:]:
                 for statement in _statements(script):
@@ -267,7 +267,9 @@ def _each(tx: Transaction, items: list[Callable[[sqlite3.Connection], Any]]) -> 
     return [fn(tx.connection) for fn in items]
 
 
-def _transact(connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]]) -> tuple[list[Sequence[Any]], list[Any]]:
+def _transact(
+    connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]]
+) -> tuple[list[Sequence[Any]], list[Any]]:
     """Everything in one transaction; runs in the database's thread."""
     connection.execute("BEGIN IMMEDIATE")
     try:

@@ -1,4 +1,4 @@
-"""From attempt to delay: exponential backoff with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter")."""
+"""From attempt to delay: exponential backoff with full jitter (AWS, "Exponential Backoff And Jitter", 2015)."""
 
 import random
 from dataclasses import dataclass

@@ -27,7 +27,6 @@ from pydantic import (
     ConfigDict,
     Field,
     FilePath,
-    PrivateAttr,
     SecretStr,
     ValidationError,
     model_validator,
@@ -245,8 +244,6 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     demo: DemoSettings = DemoSettings()
 
-    _origins: dict[_Leaf, str] = PrivateAttr(default_factory=dict)
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -275,27 +272,29 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises SettingsError, one line, naming the setting by its variable and what to do about it.
     """
-    origins = {leaf: origin for layer in reversed(_layers(overrides)) for leaf, origin in layer.origins.items()}
-    try:
-        settings = Settings(**overrides)
-    except ValidationError as error:
-        raise SettingsError(_one_line(error, origins)) from None
-    settings._origins.update(origins)
-    return settings
+    return _load(overrides)[0]
 
 
-def setting_sources(settings: Settings) -> tuple[SettingSource, ...]:
-    """Every setting with its value and where it came from.
+def setting_sources(**overrides: Any) -> tuple[SettingSource, ...]:
+    """Read all settings as ``load_settings`` does, and say for each its value and where it comes from.
 
-    An origin is ``argument``, ``environment ASYNCBG_X``, ``.env``, ``secrets file``, the profile file or
-    ``default``.
+    An origin is ``argument``, ``environment ASYNCBG_X``, ``.env``, ``secrets file``, the profile file or ``default``.
     """
+    settings, origins = _load(overrides)
     shown = settings.model_dump(mode="json")
     shown["database_url"] = _without_password(settings.database_url)
     return tuple(
-        SettingSource(".".join(leaf), _variable(leaf), _at(shown, leaf), _origin(leaf, settings._origins))
-        for leaf in _leaves()
+        SettingSource(".".join(leaf), _variable(leaf), _at(shown, leaf), _origin(leaf, origins)) for leaf in _leaves()
     )
+
+
+def _load(overrides: Mapping[str, Any]) -> tuple[Settings, Mapping[_Leaf, str]]:
+    """The settings, and the place each one that is not a default came from."""
+    origins = {leaf: origin for layer in reversed(_layers(overrides)) for leaf, origin in layer.origins.items()}
+    try:
+        return Settings(**overrides), origins
+    except ValidationError as error:
+        raise SettingsError(_one_line(error, origins)) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import GenericAlias
 from typing import Any, NotRequired, Required, cast, get_origin, get_type_hints
 
 import pydantic
@@ -65,18 +66,18 @@ class Arguments:
         self.annotations: Mapping[str, Any] = {}
         fields: dict[str, Any] = {}
         for name, parameter in signature.parameters.items():
-            annotation = hints.get(name, Any)
+            annotation: Any = hints.get(name, Any)
             if _is_injected(parameter.replace(annotation=annotation)):
                 self.injected.append(name)
                 continue
             match parameter.kind:
                 case inspect.Parameter.VAR_POSITIONAL:
                     self.extra_positional = True
-                    fields[_EXTRA_POSITIONAL] = NotRequired[list[annotation]]
+                    fields[_EXTRA_POSITIONAL] = NotRequired[GenericAlias(list, (annotation,))]
                     continue
                 case inspect.Parameter.VAR_KEYWORD:
                     self.extra_keyword = True
-                    fields[_EXTRA_KEYWORD] = NotRequired[dict[str, annotation]]
+                    fields[_EXTRA_KEYWORD] = NotRequired[GenericAlias(dict, (str, annotation))]
                     continue
                 case inspect.Parameter.POSITIONAL_ONLY:
                     self.positional_only.append(name)
@@ -105,7 +106,9 @@ class Arguments:
             elif self.extra_keyword:
                 bound.setdefault(_EXTRA_KEYWORD, {})[name] = value
             else:
-                raise ArgumentsError(task, [_item(name, "the task takes no such argument", "unexpected_keyword_argument")])
+                raise ArgumentsError(
+                    task, [_item(name, "the task takes no such argument", "unexpected_keyword_argument")]
+                )
         return self.validate(task, bound)
 
     def validate(self, task: str, bound: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +125,14 @@ class Arguments:
             if all(type(value) in _PLAIN for value in bound.values()):
                 return text
             return text if self._adapter.validate_json(text) == bound else None
-        except (PydanticSerializationError, pydantic.ValidationError, UnicodeError, ValueError, TypeError, RecursionError):
+        except (
+            PydanticSerializationError,
+            pydantic.ValidationError,
+            UnicodeError,
+            ValueError,
+            TypeError,
+            RecursionError,
+        ):
             return None
 
     def load(self, task: str, text: str) -> dict[str, Any]:
@@ -310,7 +320,7 @@ def _adapter(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
 
 
 def _build(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
-    shape = TypedDict("arguments", fields)  # type: ignore[operator]  # made from a signature, so not a literal
+    shape = cast(Any, TypedDict)("arguments", fields)  # made from a signature, so not a literal
     shape.__pydantic_config__ = _CONFIG
     return pydantic.TypeAdapter(shape)
 
@@ -335,4 +345,3 @@ def _item(name: str, msg: str, error_type: str) -> ErrorItem:
 def _too_many(most: int, given: int) -> ErrorItem:
     msg = f"takes {most} positional arguments, {given} were given"
     return {"loc": [], "msg": msg, "type": "unexpected_positional_argument"}
-

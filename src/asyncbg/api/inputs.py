@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from asyncbg.errors import ErrorItem
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_TEXT_BYTES = 1024 * 1024
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _NOT_ONE_LINE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -24,7 +25,7 @@ Form = TypeVar("Form", bound=BaseModel)
 def _email(text: str) -> str:
     """The address in its normal form; a message of our own, since the library's quotes parts of the input."""
     try:
-        return validate_email(text, check_deliverability=False, test_environment=True).normalized
+        return validate_email(text, check_deliverability=False, test_environment=True, strict=True).normalized
     except EmailNotValidError:
         raise PydanticCustomError("email", "should be an e-mail address of the form name@example.com") from None
 
@@ -33,6 +34,13 @@ def _text(text: str) -> str:
     """Any text that can be stored and encoded."""
     if _NO_TEXT.search(text):
         raise PydanticCustomError("text", "should hold no NUL character and no lone surrogate")
+    return text
+
+
+def _long_text(text: str) -> str:
+    """Text of at most a mebibyte."""
+    if len(_text(text).encode()) > MAX_TEXT_BYTES:
+        raise PydanticCustomError("text", "should not be larger than 1 MiB")
     return text
 
 
@@ -48,7 +56,7 @@ def _line(text: str) -> str:
 EmailAddress = Annotated[str, StringConstraints(max_length=320), AfterValidator(_email)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_line)]
 Message = Annotated[str, StringConstraints(min_length=1, max_length=4_096), AfterValidator(_text)]
-LongText = Annotated[str, StringConstraints(max_length=1_000_000), AfterValidator(_text)]
+LongText = Annotated[str, StringConstraints(max_length=MAX_TEXT_BYTES), AfterValidator(_long_text)]
 UrlText = Annotated[str, StringConstraints(min_length=1, max_length=2_048), AfterValidator(_text)]
 UserId = Annotated[int, Path(ge=1, le=2**63 - 1, description="who it is about, a number", examples=[7])]
 Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the page before")]

@@ -4,7 +4,7 @@ from asyncbg.bus import Published
 
 
 class ProgressPacer:
-    """Lets a job's progress through, or holds the latest value until the job's next turn. Times are the loop's seconds."""
+    """Lets a job's progress through, or holds the latest value until the job's next turn. Times are loop seconds."""
 
     __slots__ = ("_held", "_interval_s", "_sent_at")
 
@@ -23,7 +23,7 @@ class ProgressPacer:
             self._held[job_id] = progress
             return False
         self._held.pop(job_id, None)
-        self._note(job_id, now)
+        self.note(job_id, now)
         return True
 
     def release(self, job_id: str) -> Published | None:
@@ -42,13 +42,14 @@ class ProgressPacer:
             del self._sent_at[job_id]
             if (progress := self._held.pop(job_id, None)) is not None:
                 ready.append(progress)
-                self._note(job_id, now)
+                self.note(job_id, now)
         return ready
 
     def next_due(self) -> float | None:
         """When ``due`` is worth a call, if anything is held."""
         return next(iter(self._sent_at.values())) + self._interval_s if self._held else None
 
-    def _note(self, job_id: str, now: float) -> None:
+    def note(self, job_id: str, now: float) -> None:
+        """The job's progress was sent now."""
         self._sent_at.pop(job_id, None)
         self._sent_at[job_id] = now

@@ -10,12 +10,12 @@ import logging
 import math
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -35,6 +35,9 @@ from asyncbg.errors import (
     UnknownTaskError,
 )
 from asyncbg.redact import redact
+from asyncbg.services.page import BadCursorError
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 MEDIA_TYPE = "application/problem+json"
 MAX_BODY_BYTES = 1024 * 1024
@@ -99,6 +102,9 @@ def describe(error: Exception) -> Problem:  # noqa: C901 - one row for each erro
             return _invalid("invalid-arguments", "The arguments do not fit the task", error.errors)
         case HTTPException():
             return _http(error)
+        case BadCursorError():
+            item = ErrorItem(loc=["query", "cursor"], msg=str(error), type="cursor")
+            return _invalid("invalid-request", "The request is not valid", [item])
         case JobNotFoundError():
             detail = "there is no such job, or it is not yours; it may have been purged"
             return Problem(status=404, kind="job-not-found", title="No such job", detail=detail)
@@ -149,13 +155,24 @@ class ProblemRoute(APIRoute):
         try:
             await super().handle(scope, receive, send)
         except HTTPException as error:  # the method is not allowed: raised before our handlers are in place
-            await _answer(Request(scope), error)(scope, receive, send)
+            response = await _answer(Request(scope), error)
+            await response(scope, receive, send)
 
 
 class BoundedRoute(ProblemRoute):
     """A route that takes no body larger than 1 MiB, whether its length is announced or not: 413 otherwise."""
 
     max_body_bytes = MAX_BODY_BYTES
+
+
+def get_and_head(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """Serve GET and HEAD; only GET is in the OpenAPI document, where an operation's id may stand once."""
+
+    def register(endpoint: Endpoint) -> Endpoint:
+        router.head(path, include_in_schema=False)(endpoint)
+        return router.get(path, **options)(endpoint)
+
+    return register
 
 
 def install_problems(app: FastAPI) -> None:
@@ -206,8 +223,9 @@ def _clean(item: Mapping[str, Any]) -> ErrorItem:
 
 
 def _http(error: HTTPException) -> Problem:
-    detail = error.detail if isinstance(error.detail, str) and error.detail != _phrase(error.status_code) else ""
-    return Problem(status=error.status_code, detail=detail, headers=error.headers or {})
+    detail: object = error.detail  # FastAPI's HTTPException takes anything
+    told = detail if isinstance(detail, str) and detail != http.HTTPStatus(error.status_code).phrase else ""
+    return Problem(status=error.status_code, detail=told, headers=error.headers or {})
 
 
 def _come_back(kind: str, title: str, detail: str, retry_after_s: float) -> Problem:

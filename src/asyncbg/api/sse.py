@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -95,6 +96,10 @@ class Streams:
         )
         return EventStream(self, view)
 
+    def start(self) -> None:
+        """Begin a life of the engine: streams go on until the next drain."""
+        self.is_draining = False
+
     def begin_drain(self) -> None:
         """Say goodbye on every stream, and cut those that do not take it in time. For the loop, e.g. from a signal."""
         if not self.is_draining:
@@ -116,7 +121,8 @@ class Streams:
         return StreamStatistics(open=len(self._open), opened=self._opened, refused=self._refused, stalled=self._stalled)
 
     def add(self, stream: "EventStream") -> None:
-        """Count a stream that begins."""
+        """Count a stream that begins. Raises OverloadedError where the last place was taken since it was asked for."""
+        self._check_room(stream.view.owner)
         self._open.add(stream)
         self._open_of[stream.view.owner] += 1
         self._opened += 1
@@ -185,14 +191,16 @@ class EventStream(Response):
         self._send: Send
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream until the job is over, the client is gone or stalls, or the process stops."""
+        """Stream until the job is over, the client is gone or stalls, or the process stops. Raises OverloadedError."""
         self._send = send
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         if scope["method"] == "HEAD":
+            await send(start)
             await send({"type": "http.response.body", "body": b""})
             return
         self._streams.add(self)
         try:
+            await send(start)
             async with anyio.create_task_group() as task_group:
                 self._scope = task_group.cancel_scope
                 task_group.start_soon(self._watch_client, receive, name="asyncbg stream: is the client there")
@@ -240,6 +248,8 @@ class EventStream(Response):
         await self._put(b": asyncbg\nretry: %d\nid: %s\n\n" % (retry_ms, self._position()))
         if self.view.reset_reason is not None:
             await self._tell_reset(self.view.reset_reason)
+        if self._is_over:
+            return
         published_seq = self._engine.bus.last_seq if self.view.follow else 0
         await self._catch_up(max(self.view.log_seq, published_seq))
 
@@ -270,7 +280,7 @@ class EventStream(Response):
         await self._catch_up(max(self._engine.bus.last_seq, position.last_seq))
 
     async def _catch_up(self, up_to_seq: int) -> None:
-        """Send what is stored up to ``up_to_seq``, page by page; on a job's stream its latest progress before the end."""
+        """Send what is stored up to ``up_to_seq``; on a job's stream its latest progress too, before its end."""
         progress, last = await self._latest_progress(), b""
         while self._cursor < up_to_seq and not self._is_stopping():
             events, reached = await self._engine.backend.events(
@@ -296,6 +306,8 @@ class EventStream(Response):
             return b""
         if self._subscription is not None:
             self._subscription.drop_progress()
+        self._pacer.release(record.id)
+        self._pacer.note(record.id, asyncio.get_running_loop().time())
         return self._progress_frame(record)
 
     def _progress_frame(self, record: JobRecord) -> bytes:
@@ -378,6 +390,15 @@ class EventStream(Response):
             chunk = self._gzip.compress(chunk) + self._gzip.flush(zlib.Z_SYNC_FLUSH if more else zlib.Z_FINISH)
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+
+def accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding header (RFC 9110, section 12.5.3) takes gzip by name."""
+    for coding in header.lower().split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip() in {"gzip", "x-gzip"}:
+            return not re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", weight)
+    return False
 
 
 def _headers(*, gzip: bool = False, typed: bool = True) -> dict[str, str]:

@@ -15,7 +15,7 @@ _JOBS_IN_VIEW = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One stream's view: the events ``wanted`` after ``after_seq``, of a log that reached ``log_seq`` when it was opened.
+    """The events ``wanted`` after ``after_seq``, of a log that reached ``log_seq`` when the stream was opened.
 
     ``reset_reason`` says why the cursor that came with the request could not be used.
     """

@@ -10,10 +10,10 @@ from asyncbg.job import JobRecord, JobState, Lease, NewJob, Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enqueued:
-    """What became of one enqueue: the ids of its jobs, and whether they are new (False: an idempotency key matched)."""
+    """What became of one enqueue: for each job its id, and whether it is new (False: the earlier job of its key)."""
 
     ids: tuple[str, ...]
-    created: bool = True
+    created: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +65,12 @@ class Backend(Protocol):
     """
 
     epoch: str
-    place: str
     on_commit: Callable[[Sequence[Event]], None]
+
+    @property
+    def place(self) -> str:
+        """The name of this process's place at the store."""
+        ...
 
     async def open(self) -> None:
         """Connect, migrate, take a place. Raises DatabaseError."""
@@ -131,9 +135,9 @@ class Backend(Protocol):
         """Jobs, newest first."""
         ...
 
-    async def events(self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None) -> tuple[
-        Sequence[Event], int
-    ]:
+    async def events(
+        self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None
+    ) -> tuple[Sequence[Event], int]:
         """Stored events after ``after_seq`` that ``wanted`` matches, in order, and the seq the scan reached.
 
         The scan is bounded: fewer than ``limit`` events with a reached seq below the last one means: ask again.

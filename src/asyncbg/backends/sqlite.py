@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, assert_never
 from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement
 from asyncbg.backends.place import Place
 from asyncbg.backends.sql import load_script, load_statements
+from asyncbg.backends.sqlite_read import conditions, find_events, find_record, find_records
 from asyncbg.clock import Clock, SystemClock
 from asyncbg.database import MEMORY, Database, Transaction
 from asyncbg.errors import IdempotencyError, JobNotFoundError, JobStateError
@@ -20,12 +21,10 @@ from asyncbg.job import (
     Cancelled,
     Done,
     Failed,
-    JobError,
     JobRecord,
     JobState,
     Lease,
     NewJob,
-    ProgressValue,
     Released,
     Retry,
 )
@@ -35,13 +34,8 @@ MIGRATIONS = (load_script("sqlite_0001.sql"),)
 POISON_AFTER = 3
 """A job that took its process down this often is failed instead of run again."""
 
-_SCAN = 5_000
 _PLACEHOLDERS = {width: "(" + ",".join("?" * width) + ")" for width in (6, 10, 22)}
 _LARGEST_CHUNK = 512
-_RECORD_COLUMNS = (
-    "n, id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, created_at, "
-    "run_at, started_at, finished_at, args, personal, progress, result, error_type, error_message, cancel_reason"
-)
 
 
 class _Ref(NamedTuple):
@@ -70,7 +64,7 @@ class _Log:
         log = tx.memo.get("log")
         if log is None:
             log = tx.memo["log"] = _Log(tx)
-        return log  # type: ignore[no-any-return]  # the memo holds one object per name
+        return log
 
 
 class SQLiteBackend:
@@ -118,16 +112,17 @@ class SQLiteBackend:
         return await self.database.submit(self._enqueue, jobs)  # type: ignore[no-any-return]  # a lane's result
 
     def _enqueue(self, tx: Transaction, groups: list[Sequence[NewJob]]) -> list[Enqueued | Exception]:
-        fresh: list[Sequence[NewJob]] = []
-        results: list[Enqueued | Exception] = []
         known = self._known_keys(tx, groups)
+        rows: list[NewJob] = []
+        results: list[Enqueued | Exception] = []
         for jobs in groups:
-            earlier = self._earlier(jobs[0], known) if known is not None else None
-            if earlier is None:
-                fresh.append(jobs)
-                earlier = Enqueued(ids=tuple([job.id for job in jobs]))
-            results.append(earlier)
-        rows = [job for jobs in fresh for job in jobs]
+            if known is None:
+                rows += jobs
+                results.append(Enqueued(ids=tuple([job.id for job in jobs]), created=(True,) * len(jobs)))
+                continue
+            fresh, result = _without_earlier(jobs, known)
+            rows += fresh
+            results.append(result)
         if rows:
             self._insert(tx, rows)
         return results
@@ -153,11 +148,12 @@ class SQLiteBackend:
             )
 
     def _known_keys(self, tx: Transaction, groups: list[Sequence[NewJob]]) -> dict[tuple[Any, ...], Any] | None:
-        """Earlier jobs by key, or None where no enqueue of the batch has one."""
+        """Earlier jobs by key, or None where no job of the batch has one."""
         keys = [
             [job.owner, job.idempotency_key, job.task, job.unique_key]
             for jobs in groups
-            if (job := jobs[0]).idempotency_key is not None or job.unique_key is not None
+            for job in jobs
+            if job.idempotency_key is not None or job.unique_key is not None
         ]
         if not keys:
             return None
@@ -167,20 +163,6 @@ class SQLiteBackend:
             key = ("idempotency", owner, idempotency_key) if kind == "idempotency" else ("unique", task, unique_key)
             known[key] = (job_id, fingerprint)
         return known
-
-    def _earlier(self, job: NewJob, known: dict[tuple[Any, ...], Any]) -> Enqueued | Exception | None:
-        """The job that stands under this one's key already; where there is none, this one does from now on."""
-        if job.idempotency_key is not None:
-            earlier = known.setdefault(("idempotency", job.owner, job.idempotency_key), (job.id, job.fingerprint))
-            if earlier[1] != job.fingerprint:
-                return IdempotencyError(job.idempotency_key)
-            if earlier[0] != job.id:
-                return Enqueued(ids=(earlier[0],), created=False)
-        if job.unique_key is not None:
-            earlier = known.setdefault(("unique", job.task, job.unique_key), (job.id, None))
-            if earlier[0] != job.id:
-                return Enqueued(ids=(earlier[0],), created=False)
-        return None
 
     # Running
 
@@ -200,7 +182,7 @@ class SQLiteBackend:
             SQL["find_ready"], {"place": self.place, "skip": json.dumps(sorted(skip)), "limit": limit}
         ).fetchone()
         token = random_token()
-        leases = [Lease(*row, token) for row in json.loads(found)]
+        leases = [Lease._make([*row, token]) for row in json.loads(found)]
         if leases:
             tx.connection.execute(
                 SQL["claim_jobs"],
@@ -308,7 +290,7 @@ class SQLiteBackend:
         return [self._cancel_one(tx, *item) for item in items]
 
     def _cancel_one(self, tx: Transaction, job_id: str, reason: str) -> JobState | Exception:
-        record = _find(tx.connection, "id = ?", job_id)
+        record = find_record(tx.connection, "id = ?", job_id)
         if record is None:
             return JobNotFoundError(job_id)
         if record.state in FINAL_STATES:
@@ -329,7 +311,7 @@ class SQLiteBackend:
         return [self._retry_one(tx, job_id) for job_id in items]
 
     def _retry_one(self, tx: Transaction, job_id: str) -> JobState | Exception:
-        record = _find(tx.connection, "id = ?", job_id)
+        record = find_record(tx.connection, "id = ?", job_id)
         if record is None:
             return JobNotFoundError(job_id)
         if record.state not in FINAL_STATES:
@@ -440,9 +422,7 @@ class SQLiteBackend:
         """Store one event for each job; without a type it is named after the state the job is in now."""
         refs = [_Ref(*row) for row in _json(tx.connection, "event_refs", {"ns": json.dumps(ns)})]
         text = json.dumps(data) if data else None
-        self._tell(
-            tx, [(ref.n, str(event_type or f"job.{ref.state}"), now_ms, ref, ref.attempt, text) for ref in refs]
-        )
+        self._tell(tx, [(ref.n, str(event_type or f"job.{ref.state}"), now_ms, ref, ref.attempt, text) for ref in refs])
 
     def _tell(self, tx: Transaction, told: Sequence[tuple[Any, ...]]) -> None:
         """Store events (n, type, at, job, attempt, data) and note them for the bus."""
@@ -462,26 +442,24 @@ class SQLiteBackend:
 
     async def get(self, job_id: str) -> JobRecord | None:
         """One job, or None."""
-        return await self.database.read(lambda connection: _find(connection, "id = ?", job_id))
+        return await self.database.read(lambda connection: find_record(connection, "id = ?", job_id))
 
     async def find_by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
         """The job that was submitted under this idempotency key, or None."""
         return await self.database.read(
-            lambda connection: _find(connection, "owner = ? AND idempotency_key = ?", owner, idempotency_key)
+            lambda connection: find_record(connection, "owner = ? AND idempotency_key = ?", owner, idempotency_key)
         )
 
     async def list(self, query: JobQuery) -> Sequence[JobRecord]:
         """Jobs, newest first."""
-        where, values = _conditions(query)
-        return await self.database.read(lambda connection: _records(connection, where, values, query.limit))
+        where, values = conditions(query)
+        return await self.database.read(lambda connection: find_records(connection, where, values, query.limit))
 
     async def events(
         self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None
     ) -> tuple[Sequence[Event], int]:
         """Stored events after ``after_seq`` that ``wanted`` matches, and the seq the scan reached."""
-        return await self.database.read(
-            lambda connection: _events(connection, after_seq, wanted, limit, up_to_seq)
-        )
+        return await self.database.read(lambda connection: find_events(connection, after_seq, wanted, limit, up_to_seq))
 
     async def position(self) -> LogPosition:
         """Which part of the log there is."""
@@ -518,12 +496,14 @@ def _verdict(item: Settlement, cancel_reason: str | None, now_ms: int) -> tuple[
     if cancel_reason is not None and isinstance(outcome, Retry | Released):
         outcome = Cancelled(cancel_reason)
     n, attempt, progress = lease.n, lease.attempt, item.progress
+    row: tuple[Any, ...]
     match outcome:
         case Done(result):
             row = (n, JobState.SUCCEEDED.value, None, now_ms, result, None, None, progress, attempt, None)
             return row, EventType.SUCCEEDED.value, None
         case Retry(error, run_at_ms):
-            row = (n, JobState.SCHEDULED.value, run_at_ms, None, None, error.type, error.message, progress, attempt, None)
+            kind, text = error.type, error.message
+            row = (n, JobState.SCHEDULED.value, run_at_ms, None, None, kind, text, progress, attempt, None)
             data = {"error": error.as_dict(), "delay_s": max(0, run_at_ms - now_ms) / 1000}
             return row, EventType.RETRYING.value, json.dumps(data)
         case Failed(error):
@@ -537,6 +517,47 @@ def _verdict(item: Settlement, cancel_reason: str | None, now_ms: int) -> tuple[
             return row, EventType.QUEUED.value, json.dumps({"reason": reason})
         case _:
             assert_never(outcome)
+
+
+def _without_earlier(
+    jobs: Sequence[NewJob], known: dict[tuple[Any, ...], Any]
+) -> tuple[Sequence[NewJob], Enqueued | Exception]:
+    """The jobs of a group that are new, and what to answer. Those whose key another job has are that job."""
+    fresh: list[NewJob] = []
+    ids: list[str] = []
+    for job in jobs:
+        earlier_id = job.id
+        for kind, of, key in (("idempotency", job.owner, job.idempotency_key), ("unique", job.task, job.unique_key)):
+            if key is not None and earlier_id == job.id:
+                earlier_id, fingerprint = known.get((kind, of, key), (job.id, job.fingerprint))
+                if kind == "idempotency" and fingerprint != job.fingerprint:
+                    return (), IdempotencyError(key)
+        ids.append(earlier_id)
+        if earlier_id == job.id:
+            fresh.append(job)
+            known.update(
+                {
+                    (kind, of, key): (job.id, job.fingerprint)
+                    for kind, of, key in (
+                        ("idempotency", job.owner, job.idempotency_key),
+                        ("unique", job.task, job.unique_key),
+                    )
+                    if key is not None
+                }
+            )
+    created = tuple(found == job.id for found, job in zip(ids, jobs, strict=True))
+    return _rechained(fresh, jobs), Enqueued(ids=tuple(ids), created=created)
+
+
+def _rechained(fresh: list[NewJob], jobs: Sequence[NewJob]) -> list[NewJob]:
+    """A batch is named by its first job, which waits for nobody; also where the first was an earlier job."""
+    if len(fresh) == len(jobs) or not fresh:
+        return fresh
+    first = fresh[0]
+    state = JobState.SCHEDULED if first.run_at_ms > first.created_at_ms else JobState.QUEUED
+    return [
+        job._replace(batch=first.id, state=state.value if job is first else JobState.WAITING.value) for job in fresh
+    ]
 
 
 def _start_log(connection: sqlite3.Connection) -> str:
@@ -561,91 +582,3 @@ def _insert_rows(tx: Transaction, name: str, width: int, values: list[Any]) -> N
         chunk = values if size * width == len(values) else values[at * width : (at + size) * width]
         tx.connection.execute(statement.replace("{rows}", ",".join([row] * size)), chunk)
         at, left = at + size, left - size
-
-
-def _find(connection: sqlite3.Connection, where: str, *values: Any) -> JobRecord | None:
-    found = _records(connection, where, values, 1)
-    return found[0] if found else None
-
-
-def _records(connection: sqlite3.Connection, where: str, values: Sequence[Any], limit: int) -> list[JobRecord]:
-    statement = f"SELECT {_RECORD_COLUMNS} FROM job WHERE {where} ORDER BY n DESC LIMIT ?"  # noqa: S608 - no input
-    return [_record(row) for row in connection.execute(statement, (*values, limit)).fetchall()]
-
-
-def _record(row: tuple[Any, ...]) -> JobRecord:
-    (*plain, args, personal, progress, result, error_type, error_message, cancel_reason) = row
-    (n, job_id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, *times) = plain
-    created_at_ms, run_at_ms, started_at_ms, finished_at_ms = times
-    return JobRecord(
-        n=n, id=job_id, task=task, queue=queue, state=JobState(state), owner=owner, priority=priority, batch=batch,
-        tags=tuple(json.loads(tags)), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
-        crashes=crashes, created_at_ms=created_at_ms, run_at_ms=run_at_ms, started_at_ms=started_at_ms,
-        finished_at_ms=finished_at_ms, args=args, personal=json.loads(personal),
-        progress=ProgressValue(**json.loads(progress)) if progress else None, result=result,
-        error=JobError(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
-    )  # fmt: skip
-
-
-def _conditions(query: JobQuery) -> tuple[str, list[Any]]:
-    parts: list[str] = ["1"]
-    values: list[Any] = []
-    if query.states:
-        # Spelt out, since the partial indexes serve only literals.
-        parts.append("(" + " OR ".join(f"state = '{state.value}'" for state in sorted(query.states)) + ")")
-    for column, value in (("task", query.task), ("owner", query.owner)):
-        if value is not None:
-            parts.append(f"{column} = ?")
-            values.append(value)
-    if query.tag is not None:
-        parts.append("EXISTS (SELECT 1 FROM json_each(job.tags) WHERE value = ?)")
-        values.append(query.tag)
-    if query.batch is not None:
-        parts.append("n IN (SELECT n FROM job WHERE id = ? UNION ALL SELECT n FROM job WHERE batch = ? AND batch <> id)")
-        values += [query.batch, query.batch]
-    if query.before_n is not None:
-        parts.append("n < ?")
-        values.append(query.before_n)
-    return " AND ".join(parts), values
-
-
-def _events(
-    connection: sqlite3.Connection, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None
-) -> tuple[list[Event], int]:
-    last_seq = connection.execute(SQL["read_log"]).fetchone()[1]
-    end = last_seq if up_to_seq is None else min(up_to_seq, last_seq)
-    parts = ["e.seq > ?", "e.seq <= ?"]
-    values: list[Any] = []
-    narrow = False
-    for ids, condition in (
-        (wanted.jobs, "e.job IN (SELECT n FROM job WHERE id IN (SELECT value FROM json_each(?)))"),
-        (
-            wanted.batches,
-            "e.job IN (SELECT n FROM job, json_each(?) v WHERE job.id = v.value "
-            "UNION ALL SELECT n FROM job, json_each(?) v WHERE job.batch = v.value AND job.batch <> job.id)",
-        ),
-    ):
-        if ids:
-            narrow = True
-            parts.append(condition)
-            values += [json.dumps(sorted(ids))] * condition.count("?")
-    for names, condition in (
-        (wanted.tasks, "j.task IN (SELECT value FROM json_each(?))"),
-        (wanted.types, "EXISTS (SELECT 1 FROM json_each(?) v WHERE e.type GLOB v.value)"),
-    ):
-        if names:
-            parts.append(condition)
-            values.append(json.dumps(sorted(names)))
-    if wanted.owner is not None:
-        parts.append("j.owner = ?")
-        values.append(wanted.owner)
-    reach = end if narrow else min(end, after_seq + _SCAN)
-    statement = (
-        "SELECT json_group_array(json_array(seq, type, at, id, task, batch, owner, attempt, data)) FROM ("  # noqa: S608
-        "SELECT e.seq, e.type, e.at, j.id, j.task, j.batch, j.owner, e.attempt, e.data "
-        f"FROM event e JOIN job j ON j.n = e.job WHERE {' AND '.join(parts)} ORDER BY e.seq LIMIT ?)"
-    )
-    found = json.loads(connection.execute(statement, (after_seq, reach, *values, limit)).fetchone()[0])
-    events = [Event(*row) for row in found]
-    return events, events[-1].seq if len(events) == limit else max(reach, after_seq)
-

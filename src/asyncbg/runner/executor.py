@@ -95,8 +95,10 @@ class Executor:
         return Retry(described, self._clock.now_ms() + int(delay_s * 1000))
 
 
-async def in_thread(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], limiter: CapacityLimiter) -> Any:
-    """Run a plain function in a worker thread; await what it gives if that is awaitable (a lambda around a coroutine)."""
+async def in_thread(
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], limiter: CapacityLimiter | None
+) -> Any:
+    """Run a plain function in a worker thread; await what it gives where that is awaitable."""
     value = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=limiter, abandon_on_cancel=True)
     return await value if inspect.isawaitable(value) else value
 
@@ -104,4 +106,3 @@ async def in_thread(function: Callable[..., Any], args: list[Any], kwargs: dict[
 def describe(error: BaseException) -> JobError:
     """An error as it is stored on the job: its class and its redacted message, cut to a bearable length."""
     return JobError(type=type(error).__name__, message=redact(str(error))[:_LONGEST_MESSAGE])
-

@@ -129,10 +129,14 @@ class Worker:
                 break
         return next_due_ms
 
-    async def stop(self) -> None:
-        """Claim nothing more, give running jobs the grace period, then cancel and release them."""
+    def pause(self) -> None:
+        """Claim nothing more; what runs goes on."""
         self._stopping = True
         self._wake.set()
+
+    async def stop(self) -> None:
+        """Claim nothing more, give running jobs the grace period, then cancel and release them."""
+        self.pause()
         if self._running:
             await asyncio.wait(
                 [running.task for running in self._running.values()], timeout=self._settings.shutdown_grace_s
@@ -187,7 +191,9 @@ class Worker:
         if definition is None:
             self._track(asyncio.create_task(self._give_back(lease), name=f"asyncbg-release-{lease.id}"))
             return
-        task = asyncio.create_task(self._run(job, definition, held[1] if held else None), name=f"asyncbg-job-{lease.id}")
+        task = asyncio.create_task(
+            self._run(job, definition, held[1] if held else None), name=f"asyncbg-job-{lease.id}"
+        )
         self._running[lease.id] = _Running(lease, job, task)
 
     def _stop_one(self, running: _Running, outcome: Outcome) -> None:

@@ -96,11 +96,11 @@ class Mailer:
             client.close()  # also after a cancellation: a client left in the middle of a command hangs the next one
         return Sent(message_id, refused)
 
-    async def _written(self, *parts: str) -> bytes:
+    async def _written(self, to: str, subject: str, body: str, message_id: str) -> bytes:
         """The message; one with a large body is written in a thread, away from the event loop."""
-        if sum(map(len, parts)) <= _WRITE_IN_LOOP_LENGTH:
-            return self._message(*parts)
-        return await anyio.to_thread.run_sync(self._message, *parts)
+        if len(body) <= _WRITE_IN_LOOP_LENGTH:
+            return self._message(to, subject, body, message_id)
+        return await anyio.to_thread.run_sync(self._message, to, subject, body, message_id)
 
     def _message(self, to: str, subject: str, body: str, message_id: str) -> bytes:
         """The message as it goes over the wire."""

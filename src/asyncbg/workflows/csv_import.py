@@ -1,5 +1,6 @@
 """Import an uploaded CSV file: stream it to disk, store its rows in batches, notify its owner, remove the upload."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -83,33 +84,37 @@ def csv_import_workflow(
         """Store the upload's rows, tell the owner what came of it, remove the upload."""
         job, file = current_job(), Upload(upload, file_name, size)
 
-        def on_progress(rows: int, bytes_read: int, bytes_total: int, message: str) -> None:
-            progress.set(bytes_read, total=bytes_total, unit="bytes", message=f"{rows:,} rows read: {message}")
+        def on_progress(_rows: int, bytes_read: int, bytes_total: int, message: str) -> None:
+            progress.set(bytes_read, total=bytes_total, unit="bytes", message=message)
 
         try:
             done = await imports.run(job.id, user_id=user_id, upload=file, on_progress=on_progress)
         except Exception as error:
             if job.attempt >= job.max_attempts or not is_retryable(error):
+                await imports.fail(job.id, reason=str(error))
+                await imports.discard(file)
                 await job.publish("csv.failed", {"user_id": user_id, "error": type(error).__name__})
+                await notices.append(f"user {user_id}", f"{file_name}: import failed: {error}")
             raise
         counts = {"rows_stored": done.rows_stored, "rows_rejected": done.rows_rejected}
+        await imports.discard(file)
         await job.publish("csv.imported", {"user_id": user_id, **counts})
         await notices.append(
             f"user {user_id}", f"{file_name}: {done.rows_stored} rows imported, {done.rows_rejected} rejected"
         )
-        await imports.discard(file)
         return counts
 
     @bg.on(EventType.FAILED, task="process_csv")
     @bg.on(EventType.CANCELLED, task="process_csv")
     async def clean_up(event: Event) -> None:
-        """Tell the owner that the import ended early and remove the upload, also where the task never ran."""
+        """Remove the upload and close the record also where the task could not: it was cancelled, its worker died.
+
+        Every process that shares the database does this: it may be done twice.
+        """
         record = await bg.get(event.job_id)
-        args = bg.registry.get("process_csv").arguments.load(record.task, record.args)
-        reason = record.error.message if record.error else "cancelled"
-        await imports.fail(record.id, reason=reason)
+        args = json.loads(record.args)
+        await imports.fail(record.id, reason=record.error.message if record.error else "cancelled")
         await imports.discard(Upload(args["upload"], args["file_name"], args["size"]))
-        await notices.append(f"user {args['user_id']}", f"{args['file_name']}: import failed: {reason}")
 
     async def received(request: Request) -> AsyncIterator[Upload]:
         """Stream the file to disk; it is removed again if the request is not accepted after all."""

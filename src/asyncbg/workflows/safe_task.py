@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from asyncbg.api.inputs import Message, UserId, form_docs, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.background import Task
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.notices import Notices
@@ -43,7 +44,7 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
     ) -> Accepted:
         """Accept a notification and a clean-up, both found by their names in the registry."""
         steps = {"send_notification_task": (user_id, form.message), "cleanup": (user_id,)}
-        jobs = [background_tasks.add_task(bg.registry.get(name), *args) for name, args in steps.items()]
+        jobs = [background_tasks.add_task(Task(bg, bg.registry.get(name)), *args) for name, args in steps.items()]
         return accepted("Safe task started in the background", jobs, response)
 
     return router

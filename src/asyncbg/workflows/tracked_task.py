@@ -1,18 +1,20 @@
 """Start a long task under a name of the caller's own, and ask by that name how far it is."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import anyio
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel
 
+from asyncbg.api.auth import Owner
 from asyncbg.api.inputs import TaskId
-from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.problems import ProblemRoute, problem_docs
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import Progress
 from asyncbg.fastapi import AsyncBG
-from asyncbg.job import JobRecord, JobState
+from asyncbg.job import JobRecord, JobState, ProgressValue
 from asyncbg.settings import DemoSettings
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
@@ -42,3 +44,63 @@ class TaskProgress(BaseModel):
     progress: int
     total: int
     message: str
+
+
+def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
+    """``POST /start-task/{task_id}``, ``GET /task-progress/{task_id}`` and the task ``long_running_task``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    @bg.task(name="long_running_task")
+    async def long_running_task(
+        task_id: str,  # noqa: ARG001 - whose work it is
+        items_count: int,
+        progress: Progress = Progress(),  # noqa: B008 - a marker
+    ) -> dict[str, int]:
+        """Work through the items, one after the other."""
+        progress.set(0, total=items_count, unit="items", message="starting")
+        for item in range(1, items_count + 1):
+            await anyio.sleep(settings.item_s)
+            progress.set(item, message=f"item {item} of {items_count} done")
+        return {"items": items_count}
+
+    @router.post("/start-task/{task_id}", status_code=202, responses=problem_docs(409))
+    async def start_task_route(
+        task_id: TaskId,
+        items_count: Annotated[int, Query(ge=1, le=1_000_000, examples=[10])],
+        owner: Owner,
+        response: Response,
+    ) -> Started:
+        """Start a long task. Its name stays taken for as long as its job is kept."""
+        job = await long_running_task.options(idempotency_key=_key(task_id), owner=owner).enqueue(task_id, items_count)
+        if not job.created:
+            raise HTTPException(409, "a task of this id was started before; choose another id")
+        body = accepted("Task started in the background", [job], response)
+        return Started(**body.model_dump(), task_id=task_id, check_progress_url=f"/task-progress/{task_id}")
+
+    @router.get("/task-progress/{task_id}", responses=problem_docs(404))
+    async def task_progress_route(task_id: TaskId, owner: Owner) -> TaskProgress:
+        """How far the caller's task of this id is."""
+        known = await bg.backend.find_by_key(owner, _key(task_id))
+        if known is None:
+            raise HTTPException(404, "no task of this id was started")
+        return _progress(await bg.get(known.id))
+
+    return router
+
+
+def _key(task_id: str) -> str:
+    """The idempotency key that keeps a task id from being taken twice."""
+    return f"task-id/{task_id}"
+
+
+def _progress(record: JobRecord) -> TaskProgress:
+    progress = record.progress or ProgressValue(message="waiting for its turn")
+    message = progress.message
+    if record.error is not None and record.state is not JobState.SUCCEEDED:
+        message = record.error.message
+    elif record.state is JobState.CANCELLED:
+        message = record.cancel_reason or "cancelled"
+    total = progress.total or json.loads(record.args)["items_count"]
+    return TaskProgress(
+        status=_STATUS[record.state], progress=int(progress.current), total=int(total), message=message
+    )

@@ -1,0 +1,205 @@
+"""The routes of jobs: submit, list, look, wait, cancel and retry."""
+
+import hashlib
+import json
+import math
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Response
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from asyncbg.api.auth import Owner
+from asyncbg.api.problems import BoundedRoute, get_and_head, problem_docs
+from asyncbg.api.schemas import (
+    EXAMPLE_ID,
+    Accepted,
+    ChangedJob,
+    Cursor,
+    JobOut,
+    Page,
+    accepted,
+    changed,
+    cursor_after,
+    prefix_of,
+)
+from asyncbg.backends.base import JobQuery
+from asyncbg.background import Engine
+from asyncbg.errors import JobNotFoundError
+from asyncbg.ids import is_job_id
+from asyncbg.job import JobState
+
+_YEAR_S = 31_536_000
+_DEEPEST = 64
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+def _text(text: str) -> str:
+    """Any text that can be stored and encoded."""
+    if _NO_TEXT.search(text):
+        raise PydanticCustomError("text", "should hold no NUL character and no lone surrogate")
+    return text
+
+
+def _storable(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object that can be stored: no odd text or number anywhere in it, and not nested without end."""
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.keys()
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+            elif isinstance(item, str):
+                _text(item)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise PydanticCustomError("finite_number", "should hold only finite numbers")
+        if not inner:
+            return value
+        level = inner
+    raise PydanticCustomError("too_deep", "should not be nested deeper than 64 levels")
+
+
+def _split(value: object) -> object:
+    """``a,b`` as well as ``a`` and ``b`` given one by one; nothing where it is empty."""
+    return [word for item in value for word in str(item).split(",") if word] if isinstance(value, list) else value
+
+
+def _job_id(job_id: Annotated[str, Path(description="the job's id", examples=[EXAMPLE_ID])]) -> str:
+    """A job's id out of the path. One of another form names no job: 404."""
+    if not is_job_id(job_id):
+        raise JobNotFoundError("?")
+    return job_id
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_text)]
+Filter = Annotated[str | None, Query(max_length=255), AfterValidator(lambda value: _text(value) if value else None)]
+States = Annotated[list[JobState], BeforeValidator(_split), Query(description="one or more, with commas between")]
+JobId = Annotated[str, Depends(_job_id)]
+Prefix = Annotated[str, Depends(prefix_of)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[\x20-\x7e]{1,255}$",
+        description="send it again with the same body and get the same job; 1 to 255 printable ASCII characters",
+    ),
+]
+Wait = Annotated[
+    float, Query(ge=0, le=60, allow_inf_nan=False, description="seconds to wait for a final state before answering")
+]
+
+
+class Submission(BaseModel):
+    """A request to run a registered task."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"task": "send_email", "args": {"to_email": "ada@example.com"}, "priority": 5}]
+        },
+    )
+
+    task: Name = Field(description="the name of a registered task")
+    args: Annotated[dict[str, Any], AfterValidator(_storable)] = Field(default={}, description="its arguments by name")
+    delay_s: float | None = Field(
+        default=None, ge=0, le=_YEAR_S, allow_inf_nan=False, strict=True, description="run it so many seconds from now"
+    )
+    priority: int | None = Field(default=None, ge=-1000, le=1000, strict=True, description="higher runs first")
+    tags: list[Annotated[Name, StringConstraints(max_length=100)]] = Field(
+        default=[], max_length=32, description="words to find it by"
+    )
+
+    def fingerprint(self) -> str:
+        """What tells this submission from another under the same idempotency key."""
+        text = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Cancellation(BaseModel):
+    """Why a job is cancelled."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "no longer needed"}]})
+
+    reason: Annotated[str, StringConstraints(max_length=500), AfterValidator(_text)] = Field(
+        default="", description="is stored with the job's event; up to 500 characters"
+    )
+
+
+def jobs_router(engine: Engine) -> APIRouter:
+    """The routes under ``/jobs``."""
+    router = APIRouter(route_class=BoundedRoute, tags=["jobs"])
+
+    @router.post("/jobs", status_code=202, responses=problem_docs(404, 413, 422, 503))
+    async def submit_job(
+        submission: Submission,
+        owner: Owner,
+        prefix: Prefix,
+        response: Response,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Accepted:
+        """Submit a job. It is on disk when the answer comes."""
+        job = await engine.submit(
+            submission.task,
+            submission.args,
+            owner=owner,
+            delay_s=submission.delay_s,
+            priority=submission.priority,
+            tags=submission.tags,
+            idempotency_key=idempotency_key,
+            fingerprint=submission.fingerprint() if idempotency_key else None,
+        )
+        message = f"{job.task} was accepted" if job.created else f"{job.task} had been accepted under this key before"
+        return accepted(message, [job], response, prefix=prefix)
+
+    @get_and_head(router, "/jobs", responses=problem_docs(422, 503))
+    async def list_jobs(  # noqa: PLR0913, RUF100 - one parameter for each filter
+        owner_: Owner,
+        prefix: Prefix,
+        state: States = [],  # noqa: B006 - FastAPI copies it
+        task: Filter = None,
+        tag: Filter = None,
+        batch: Filter = None,
+        owner: Filter = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        cursor: Annotated[Cursor, Query(description="`next` of the page before")] = None,
+    ) -> Page:
+        """List jobs, newest first."""
+        records = await engine.backend.list(
+            JobQuery(
+                states=frozenset(state), task=task, tag=tag, batch=batch, owner=owner, before_n=cursor, limit=limit + 1
+            )
+        )
+        shown = records[:limit]
+        following = cursor_after(shown[-1]) if len(records) > limit else None
+        return Page.model_construct(items=[JobOut.from_record(record, prefix) for record in shown], next=following)
+
+    @get_and_head(router, "/jobs/{job_id}", responses=problem_docs(404, 422, 503))
+    async def show_job(job_id: JobId, owner: Owner, prefix: Prefix, wait: Wait = 0) -> JobOut:
+        """Show a job; with `wait`, answer when it is final, or after so many seconds."""
+        record = await (engine.wait(job_id, wait) if wait else engine.get(job_id))
+        return JobOut.from_record(record, prefix)
+
+    @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(404, 409, 413, 422, 503))
+    async def cancel_job(
+        job_id: JobId,
+        owner: Owner,
+        prefix: Prefix,
+        response: Response,
+        cancellation: Annotated[Cancellation | None, Body()] = None,
+    ) -> ChangedJob:
+        """Cancel a job: at once if it does not run yet, through its coroutine if it does."""
+        await engine.cancel(job_id, cancellation.reason if cancellation else "")
+        record = await engine.get(job_id)
+        return changed(f"{record.task} will not go on", record, response, prefix=prefix)
+
+    @router.post("/jobs/{job_id}/retry", status_code=202, responses=problem_docs(404, 409, 503))
+    async def retry_job(job_id: JobId, owner: Owner, prefix: Prefix, response: Response) -> ChangedJob:
+        """Run a final job again; its history stays."""
+        await engine.retry(job_id)
+        record = await engine.get(job_id)
+        return changed(f"{record.task} will run again", record, response, prefix=prefix)
+
+    return router

@@ -1,0 +1,154 @@
+"""The routes for those who run the service: health, metrics and a first page."""
+
+import base64
+import hashlib
+from typing import Any, Literal
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+
+from asyncbg.api.problems import Problem, ProblemRoute, get_and_head, problem_docs, problem_response
+from asyncbg.background import Engine
+from asyncbg.errors import DatabaseError, NotRunningError
+from asyncbg.job import JobState
+from asyncbg.telemetry import CONTENT_TYPE, Telemetry
+
+_PROBE_S = 1.0
+_NO_STORE = {"Cache-Control": "no-store"}
+_STYLE = """
+body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; }
+@media (prefers-color-scheme: dark) { body { background: #14171a; color: #e8eaed; } a { color: #8ab4f8; } }
+"""
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>asyncbg</title>
+<style>{style}</style>
+</head>
+<body>
+<header><h1>asyncbg</h1></header>
+<main>
+<p>Background jobs: on disk before the response leaves, visible, cancellable, retried, streamed.</p>
+<nav aria-label="What there is">
+<ul>
+{links}
+</ul>
+</nav>
+</main>
+</body>
+</html>
+"""
+_LINKS = {
+    "jobs": "Jobs, newest first (JSON)",
+    "events": "Events as they happen (stream)",
+    "metrics": "Metrics (Prometheus)",
+    "health/ready": "Health: ready for work?",
+}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(Live):
+    """The process can take work, and what was checked."""
+
+    checks: dict[str, Literal["ok", "failed"]]
+
+
+def ops_router(engine: Engine) -> APIRouter:
+    """Health, metrics and the first page."""
+    router = APIRouter(route_class=ProblemRoute, tags=["operations"])
+    telemetry = Telemetry()
+    telemetry.follow(engine.backend)
+
+    @get_and_head(router, "/health/live")
+    async def show_liveness(response: Response) -> Live:
+        """Whether the process answers at all."""
+        response.headers.update(_NO_STORE)
+        return Live()
+
+    @get_and_head(router, "/health/ready", response_model=Ready, responses=problem_docs(503))
+    async def show_readiness(request: Request, response: Response) -> Any:
+        """Whether the engine runs, and a write and a claim work in the database."""
+        response.headers.update(_NO_STORE)
+        checks = await _checks(engine)
+        failed = [name for name, verdict in checks.items() if verdict == "failed"]
+        if failed:
+            return problem_response(request, _not_ready(failed, checks))
+        return Ready(checks=checks)
+
+    @get_and_head(
+        router,
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def show_metrics() -> Response:
+        """The numbers of this process in Prometheus' text format."""
+        return Response(
+            telemetry.expose(await _open_jobs(engine), engine.bus.statistics()),
+            headers={**_NO_STORE, "Content-Type": CONTENT_TYPE},
+        )
+
+    @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
+    async def show_first_page(request: Request) -> HTMLResponse:
+        """Where to go from here."""
+        links = {**_docs_link(request), **_LINKS}
+        items = "\n".join(f'<li><a href="{href}">{label}</a></li>' for href, label in links.items())
+        return HTMLResponse(_PAGE.format(style=_STYLE, links=items), headers=_PAGE_HEADERS)
+
+    return router
+
+
+async def _checks(engine: Engine) -> dict[str, Literal["ok", "failed"]]:
+    return {
+        "engine": "ok" if engine.is_running else "failed",
+        "database": "ok" if await _database_works(engine) else "failed",
+    }
+
+
+async def _database_works(engine: Engine) -> bool:
+    try:
+        with anyio.fail_after(_PROBE_S):
+            await engine.backend.probe()
+    except (DatabaseError, NotRunningError, TimeoutError):
+        return False
+    return True
+
+
+async def _open_jobs(engine: Engine) -> dict[JobState, int] | None:
+    try:
+        with anyio.fail_after(_PROBE_S):
+            return dict(await engine.backend.counts())
+    except (DatabaseError, NotRunningError, TimeoutError):
+        return None
+
+
+def _not_ready(failed: list[str], checks: dict[str, Literal["ok", "failed"]]) -> Problem:
+    detail = f"not ready: {', '.join(failed)}"
+    return Problem(status=503, kind="not-ready", title="Not ready", detail=detail, extra={"checks": checks})
+
+
+def _docs_link(request: Request) -> dict[str, str]:
+    """The app's own API documentation, relative to this page; nothing where the app has none."""
+    docs_url = getattr(request.app, "docs_url", None)
+    if not docs_url:
+        return {}
+    depth = request.scope["path"].removeprefix(request.scope.get("root_path", "")).count("/") - 1
+    return {"../" * depth + docs_url.lstrip("/"): "API documentation"}

@@ -1,0 +1,245 @@
+"""What is answered: the JSON forms of a job, of a page of jobs and of accepted work."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+from fastapi import Request, Response
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from asyncbg.clock import rfc3339
+from asyncbg.job import JobRecord, JobState
+from asyncbg.redact import mask, redact
+
+EXAMPLE_ID = "019ab3f0-5a1e-7000-8000-3f1c0de5a7b2"
+_CURSOR_MARK = "n"
+_LONGEST_CURSOR = 40
+_LARGEST_N = 2**63 - 1
+
+
+class ProgressOut(BaseModel):
+    """How far a running job is."""
+
+    current: float = Field(description="done so far, in `unit`")
+    total: float | None = Field(description="of how much; null where nobody knows")
+    message: str = Field(description="a sentence for people")
+    unit: str
+
+
+class JobErrorOut(BaseModel):
+    """Why a job failed."""
+
+    type: str = Field(description="the class of the error")
+    message: str
+
+
+class JobLinks(BaseModel):
+    """Where to go from a job."""
+
+    self: str = Field(description="the job")
+    events: str = Field(description="its events, as a stream (SSE)")
+    cancel: str = Field(description="POST here to cancel it")
+    retry: str = Field(description="POST here to run it again once it is final")
+
+
+class JobOut(BaseModel):
+    """One job. Times are RFC 3339 in UTC; personal arguments are shown as pseudonyms."""
+
+    id: str = Field(examples=[EXAMPLE_ID])
+    task: str = Field(examples=["send_email"])
+    queue: str = Field(examples=["default"])
+    state: JobState
+    owner: str = Field(examples=["anonymous"], description="who submitted it")
+    priority: int = Field(description="higher runs first")
+    batch: str = Field(description="the id of the first job of its request", examples=[EXAMPLE_ID])
+    tags: list[str]
+    durable: bool = Field(description="false: it cannot survive a restart")
+    attempt: int = Field(description="attempts begun")
+    max_attempts: int
+    created_at: str = Field(examples=["2026-11-22T10:15:00.250Z"])
+    run_at: str = Field(description="when it is, or was, due", examples=["2026-11-22T10:15:00.250Z"])
+    started_at: str | None
+    finished_at: str | None
+    progress: ProgressOut | None
+    result: Any = Field(description="what the task returned; null until it succeeded")
+    error: JobErrorOut | None
+    args: dict[str, Any]
+    links: JobLinks
+
+    @classmethod
+    def from_record(cls, record: JobRecord, prefix: str = "") -> "JobOut":
+        """Show ``record``; ``prefix`` is the path below which the library's routes are."""
+        return cls.model_construct(**_shown(record, prefix))
+
+
+class AcceptedJob(BaseModel):
+    """One accepted job."""
+
+    id: str = Field(examples=[EXAMPLE_ID])
+    task: str = Field(examples=["send_email"])
+    state: JobState
+    url: str = Field(examples=[f"/jobs/{EXAMPLE_ID}"])
+    events_url: str = Field(examples=[f"/jobs/{EXAMPLE_ID}/events"])
+
+
+class Accepted(BaseModel):
+    """The body of every 202: what was accepted, and where to follow it. ``Location`` is the first job's URL."""
+
+    model_config = ConfigDict(extra="allow")
+
+    message: str = Field(examples=["send_email was accepted"])
+    jobs: list[AcceptedJob]
+    events_url: str = Field(description="the events of all these jobs", examples=[f"/events?batch={EXAMPLE_ID}"])
+
+
+class ChangedJob(JobOut, Accepted):
+    """A job that was told to change: accepted like any other work, with the job as it is now beside it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(BaseModel):
+    """Jobs, newest first."""
+
+    items: list[JobOut]
+    next: str | None = Field(description="give it as `cursor` to get the next page; null on the last one")
+
+
+class JobLike(Protocol):
+    """What ``accepted`` needs to know of a job: a handle and a record both have it."""
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """The name of its task."""
+        ...
+
+    @property
+    def state(self) -> JobState:
+        """Where it stands."""
+        ...
+
+    @property
+    def batch(self) -> str:
+        """The id of the first job of its request."""
+        ...
+
+
+def accepted(message: str, jobs: Sequence[JobLike], response: Response, *, prefix: str = "", **extra: Any) -> Accepted:
+    """The body of a 202 for ``jobs``, with ``extra`` members; sets ``Location`` on ``response``."""
+    response.headers["Location"] = job_url(prefix, jobs[0].id)
+    return Accepted(
+        message=message,
+        jobs=[_accepted_job(job, prefix) for job in jobs],
+        events_url=f"{prefix}/events?batch={jobs[0].batch}",
+        **extra,
+    )
+
+
+def changed(message: str, record: JobRecord, response: Response, *, prefix: str = "") -> ChangedJob:
+    """The body of a 202 for a change of one job; sets ``Location`` on ``response``."""
+    told = accepted(message, [record], response, prefix=prefix)
+    return ChangedJob.model_construct(
+        message=told.message, jobs=told.jobs, events_url=told.events_url, **_shown(record, prefix)
+    )
+
+
+def job_url(prefix: str, job_id: str) -> str:
+    """The path of a job."""
+    return f"{prefix}/jobs/{job_id}"
+
+
+def prefix_of(request: Request) -> str:
+    """The path below which the library's routes are, as a client sees it: ``/bg``, or nothing at the root.
+
+    Works in a route of the library that is named after its own path: what stands before that is the prefix, wherever
+    and however the router was mounted, and behind a proxy that strips its ``root_path``.
+    """
+    path, root_path = str(request.scope["path"]), str(request.scope.get("root_path", "")).rstrip("/")
+    if root_path and path != root_path and not path.startswith(f"{root_path}/"):
+        path = root_path + path
+    return path.rpartition("/jobs")[0]
+
+
+def cursor_after(record: JobRecord) -> str:
+    """The opaque cursor of the page that begins after ``record``."""
+    return base64.urlsafe_b64encode(f"{_CURSOR_MARK}{record.n}".encode()).decode().rstrip("=")
+
+
+def _read_cursor(value: object) -> object:
+    """The position a cursor stands for. Raises PydanticCustomError for one that is not ours."""
+    if value is None or value == "":
+        return None
+    try:
+        text = str(value)
+        padded = text[:_LONGEST_CURSOR] + "=" * (-len(text) % 4)
+        mark, digits = (decoded := base64.b64decode(padded, "-_", validate=True).decode("ascii"))[:1], decoded[1:]
+    except (binascii.Error, ValueError):
+        mark, digits = "", ""
+    if mark != _CURSOR_MARK or not digits.isdecimal() or not 0 < int(digits) <= _LARGEST_N:
+        raise PydanticCustomError("cursor", 'should be the "next" of an earlier page, or be left out')
+    return int(digits)
+
+
+Cursor = Annotated[int | None, BeforeValidator(_read_cursor), WithJsonSchema({"type": "string", "maxLength": 40})]
+"""A query parameter that takes a cursor and gives the position it stands for."""
+
+
+def _shown(record: JobRecord, prefix: str) -> dict[str, Any]:
+    url = job_url(prefix, record.id)
+    return {
+        "id": record.id,
+        "task": record.task,
+        "queue": record.queue,
+        "state": record.state,
+        "owner": record.owner,
+        "priority": record.priority,
+        "batch": record.batch,
+        "tags": list(record.tags),
+        "durable": record.durable,
+        "attempt": record.attempt,
+        "max_attempts": record.max_attempts,
+        "created_at": rfc3339(record.created_at_ms),
+        "run_at": rfc3339(record.run_at_ms),
+        "started_at": _time(record.started_at_ms),
+        "finished_at": _time(record.finished_at_ms),
+        "progress": ProgressOut(**record.progress.as_dict()) if record.progress else None,
+        "result": json.loads(record.result) if record.result else None,
+        "error": JobErrorOut(**record.error.as_dict()) if record.error else None,
+        "args": _masked(json.loads(record.args), record.personal),
+        "links": JobLinks(self=url, events=f"{url}/events", cancel=f"{url}/cancel", retry=f"{url}/retry"),
+    }
+
+
+def _accepted_job(job: JobLike, prefix: str) -> AcceptedJob:
+    url = job_url(prefix, job.id)
+    return AcceptedJob(id=job.id, task=job.task, state=job.state, url=url, events_url=f"{url}/events")
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)
+
+
+def _masked(args: Mapping[str, Any], personal: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments: marked ones as pseudonyms, what looks personal in the others redacted."""
+    return {
+        name: mask(value, personal[name]) if name in personal and value is not None else _redacted(value)
+        for name, value in args.items()
+    }
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    if isinstance(value, dict):
+        return {redact(key): _redacted(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,111 @@
+"""What the SQLite backend reads: job records, job lists, pages of the event log."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from asyncbg.backends.base import JobQuery
+from asyncbg.backends.sql import load_statements
+from asyncbg.event import Event, EventFilter
+from asyncbg.job import JobError, JobRecord, JobState, ProgressValue
+
+SQL = load_statements("sqlite.sql")
+_SCAN = 5_000
+_RECORD_COLUMNS = (
+    "n, id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, created_at, "
+    "run_at, started_at, finished_at, args, personal, progress, result, error_type, error_message, cancel_reason"
+)
+_IN_BATCH = "n IN (SELECT n FROM job WHERE id = ? UNION ALL SELECT n FROM job WHERE batch = ? AND batch <> id)"
+_OF_BATCHES = (
+    "e.job IN (SELECT n FROM job, json_each(?) v WHERE job.id = v.value "
+    "UNION ALL SELECT n FROM job, json_each(?) v WHERE job.batch = v.value AND job.batch <> job.id)"
+)
+
+
+def find_record(connection: sqlite3.Connection, where: str, *values: Any) -> JobRecord | None:
+    """The job that a condition of ours picks, or None."""
+    found = find_records(connection, where, values, 1)
+    return found[0] if found else None
+
+
+def find_records(connection: sqlite3.Connection, where: str, values: Sequence[Any], limit: int) -> list[JobRecord]:
+    """The newest jobs that a condition of ours picks."""
+    statement = f"SELECT {_RECORD_COLUMNS} FROM job WHERE {where} ORDER BY n DESC LIMIT ?"  # noqa: S608 - no input
+    return [_record(row) for row in connection.execute(statement, (*values, limit)).fetchall()]
+
+
+def _record(row: tuple[Any, ...]) -> JobRecord:
+    (*plain, args, personal, progress, result, error_type, error_message, cancel_reason) = row
+    n, job_id, task, queue, state, owner, priority, batch, tags, durable, *counts_and_times = plain
+    attempt, max_attempts, crashes, *times = counts_and_times
+    created_at_ms, run_at_ms, started_at_ms, finished_at_ms = times
+    return JobRecord(
+        n=n, id=job_id, task=task, queue=queue, state=JobState(state), owner=owner, priority=priority, batch=batch,
+        tags=tuple(json.loads(tags)), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
+        crashes=crashes, created_at_ms=created_at_ms, run_at_ms=run_at_ms, started_at_ms=started_at_ms,
+        finished_at_ms=finished_at_ms, args=args, personal=json.loads(personal),
+        progress=ProgressValue(**json.loads(progress)) if progress else None, result=result,
+        error=JobError(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
+    )  # fmt: skip
+
+
+def conditions(query: JobQuery) -> tuple[str, list[Any]]:
+    """A query as a condition and its values."""
+    parts: list[str] = ["1"]
+    values: list[Any] = []
+    if query.states:
+        # Spelt out, since the partial indexes serve only literals.
+        parts.append("(" + " OR ".join(f"state = '{state.value}'" for state in sorted(query.states)) + ")")
+    for column, value in (("task", query.task), ("owner", query.owner)):
+        if value is not None:
+            parts.append(f"{column} = ?")
+            values.append(value)
+    if query.tag is not None:
+        parts.append("EXISTS (SELECT 1 FROM json_each(job.tags) WHERE value = ?)")
+        values.append(query.tag)
+    if query.batch is not None:
+        parts.append(_IN_BATCH)
+        values += [query.batch, query.batch]
+    if query.before_n is not None:
+        parts.append("n < ?")
+        values.append(query.before_n)
+    return " AND ".join(parts), values
+
+
+def find_events(
+    connection: sqlite3.Connection, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None
+) -> tuple[list[Event], int]:
+    """Events after ``after_seq`` that are wanted, and the seq the scan reached; it is bounded unless jobs are named."""
+    last_seq = connection.execute(SQL["read_log"]).fetchone()[1]
+    end = last_seq if up_to_seq is None else min(up_to_seq, last_seq)
+    parts = ["e.seq > ?", "e.seq <= ?"]
+    values: list[Any] = []
+    narrow = False
+    for ids, condition in (
+        (wanted.jobs, "e.job IN (SELECT n FROM job WHERE id IN (SELECT value FROM json_each(?)))"),
+        (wanted.batches, _OF_BATCHES),
+    ):
+        if ids:
+            narrow = True
+            parts.append(condition)
+            values += [json.dumps(sorted(ids))] * condition.count("?")
+    for names, condition in (
+        (wanted.tasks, "j.task IN (SELECT value FROM json_each(?))"),
+        (wanted.types, "EXISTS (SELECT 1 FROM json_each(?) v WHERE e.type GLOB v.value)"),
+    ):
+        if names:
+            parts.append(condition)
+            values.append(json.dumps(sorted(names)))
+    if wanted.owner is not None:
+        parts.append("j.owner = ?")
+        values.append(wanted.owner)
+    reach = end if narrow else min(end, after_seq + _SCAN)
+    statement = (
+        "SELECT json_group_array(json_array(seq, type, at, id, task, batch, owner, attempt, data)) FROM ("  # noqa: S608
+        "SELECT e.seq, e.type, e.at, j.id, j.task, j.batch, j.owner, e.attempt, e.data "
+        f"FROM event e JOIN job j ON j.n = e.job WHERE {' AND '.join(parts)} ORDER BY e.seq LIMIT ?)"
+    )
+    found = json.loads(connection.execute(statement, (after_seq, reach, *values, limit)).fetchone()[0])
+    events = [Event(*row) for row in found]
+    return events, events[-1].seq if len(events) == limit else max(reach, after_seq)

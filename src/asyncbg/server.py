@@ -1,0 +1,158 @@
+"""The standalone service: the only place where concrete parts meet."""
+
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import parseaddr
+from importlib.metadata import PackageNotFoundError, version
+
+import anyio
+from email_validator import EmailNotValidError, validate_email
+from fastapi import APIRouter, FastAPI
+
+from asyncbg.api.problems import install_problems
+from asyncbg.fastapi import AsyncBG
+from asyncbg.redact import RedactingFilter
+from asyncbg.services.activity import Activity
+from asyncbg.services.imports import Imports
+from asyncbg.services.mailer import Mailer
+from asyncbg.services.notices import Notices
+from asyncbg.services.outbound import Outbound
+from asyncbg.services.workspace import Workspace
+from asyncbg.settings import Settings, SmtpSettings, load_settings
+from asyncbg.workflows.activity import activity_workflow
+from asyncbg.workflows.csv_import import csv_import_workflow
+from asyncbg.workflows.email import email_workflow
+from asyncbg.workflows.external_fetch import external_fetch_workflow
+from asyncbg.workflows.injected import LogNotifier, MailNotifier, Notifier, injected_workflow
+from asyncbg.workflows.notification import notification_workflow
+from asyncbg.workflows.process import process_workflow
+from asyncbg.workflows.safe_task import safe_task_workflow
+from asyncbg.workflows.tracked_task import tracked_task_workflow
+
+logger = logging.getLogger("asyncbg")
+
+_DESCRIPTION = """\
+Background jobs over HTTP: every accepted request is on disk before its answer leaves, can be watched live
+(`GET /events`, server-sent events), cancelled and retried.
+"""
+_TAGS = [
+    {"name": "workflows", "description": "What this service does: each request is answered with the jobs it became."},
+    {"name": "jobs", "description": "Submit, list, watch, cancel and retry jobs."},
+    {"name": "events", "description": "What happens, as server-sent events."},
+    {"name": "operation", "description": "Health, metrics, start page."},
+]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service with all its routes and tasks; the settings come from ``ASYNCBG_*`` unless given.
+
+    Raises SettingsError. Nothing is opened before the application starts.
+    """
+    service = _Service.build(settings or load_settings())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        _redact_logs()
+        async with service.outbound, service.bg.lifespan(app):
+            await service.open()
+            yield
+
+    app = FastAPI(
+        title="asyncbg",
+        version=_version(),
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        license_info={"name": "MIT", "identifier": "MIT"},
+    )
+    install_problems(app)
+    app.include_router(service.bg.router)
+    for router in service.routers:
+        app.include_router(router)
+    return app
+
+
+async def run_worker(settings: Settings) -> None:
+    """Run the service's jobs and serve no HTTP, until SIGTERM or SIGINT."""
+    service = _Service.build(settings)
+    _redact_logs()
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with service.outbound, service.bg:
+            await service.open()
+            logger.info("the worker runs; stop it with SIGTERM or Ctrl-C")
+            async for number in signals:
+                logger.info("%s: running jobs get %g s to end", number.name, settings.runner.shutdown_grace_s)
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """The engine with the service's tasks in it, the parts they use and their routes."""
+
+    bg: AsyncBG
+    outbound: Outbound
+    activity: Activity
+    imports: Imports
+    routers: tuple[APIRouter, ...]
+
+    @classmethod
+    def build(cls, settings: Settings) -> "_Service":
+        """Make all parts and give each what it needs. Opens nothing."""
+        bg = AsyncBG(settings)
+        clock, data_dir = bg.clock, settings.data_dir
+        outbound = Outbound(settings.outbound, clock=clock)
+        mailer = Mailer(settings.smtp, clock=clock)
+        notices = Notices(data_dir)
+        workspace = Workspace(data_dir, clock=clock)
+        activity = Activity(bg.database, clock=clock)
+        imports = Imports(bg.database, data_dir, settings.upload, clock=clock)
+        routers = (
+            notification_workflow(bg, notices=notices),
+            process_workflow(bg, workspace=workspace, settings=settings.demo),
+            email_workflow(bg, mailer=mailer),
+            csv_import_workflow(bg, imports=imports, notices=notices, settings=settings.upload),
+            activity_workflow(bg, activity=activity),
+            external_fetch_workflow(bg, outbound=outbound),
+            safe_task_workflow(bg, notices=notices, workspace=workspace),
+            tracked_task_workflow(bg, settings=settings.demo),
+            injected_workflow(bg, notifier=_notifier(settings.smtp, mailer, notices), activity=activity),
+        )
+        return cls(bg, outbound, activity, imports, routers)
+
+    async def open(self) -> None:
+        """Bring the tables up to date. Call it as soon as the engine runs.
+
+        Both migrations are handed to the one writer before it can answer the worker's first claim, so no job taken up
+        from an earlier life meets old tables.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.activity.open)
+            group.start_soon(self.imports.open)
+
+
+def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
+    """By mail to the sender's own address where a mail server is configured, by the notification log otherwise."""
+    _, address = parseaddr(smtp.sender)
+    try:
+        validate_email(address, check_deliverability=False, test_environment=True)
+    except EmailNotValidError:
+        return LogNotifier(notices)
+    return LogNotifier(notices) if smtp == SmtpSettings() else MailNotifier(mailer, address)
+
+
+def _redact_logs() -> None:
+    """Keep personal data out of what the server itself logs, the access log's queries included."""
+    for name in ("", "asyncbg", "uvicorn", "uvicorn.access", "uvicorn.error"):
+        for handler in logging.getLogger(name).handlers:
+            if not any(isinstance(known, RedactingFilter) for known in handler.filters):
+                handler.addFilter(RedactingFilter())
+
+
+def _version() -> str:
+    try:
+        return version("fastapi-asyncbg")
+    except PackageNotFoundError:
+        return "0"

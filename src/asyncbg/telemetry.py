@@ -1,0 +1,100 @@
+"""Numbers for Prometheus: what was committed, what is open, what went over the bus. One registry for each engine."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from asyncbg.bus import BusStatistics
+from asyncbg.event import Event
+from asyncbg.job import FINAL_STATES, JobState
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_MOST_SERIES = 1000
+_OTHER = ("other", "other")
+_BUS_GAUGES = {
+    "subscribers": ("asyncbg_streams", "Event streams and other readers open now."),
+    "handlers": ("asyncbg_bus_handlers", "Event handlers registered."),
+}
+
+
+class Committing(Protocol):
+    """A backend, as far as telemetry looks at it."""
+
+    on_commit: Callable[[Sequence[Event]], None]
+
+
+class Telemetry(Collector):
+    """Counts committed events as they pass, and writes everything down when Prometheus asks."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self._events: Counter[tuple[str, str]] = Counter()
+        self._open: Mapping[JobState, int] | None = None
+        self._bus: BusStatistics | None = None
+
+    def follow(self, backend: Committing) -> None:
+        """Count every event that ``backend`` commits from now on, then pass it on."""
+        pass_on = backend.on_commit
+
+        def count_and_pass_on(events: Sequence[Event]) -> None:
+            self.count(events)
+            pass_on(events)
+
+        backend.on_commit = count_and_pass_on
+
+    def count(self, events: Sequence[Event]) -> None:
+        """Count stored events by type and task; beyond a thousand pairs they count as other."""
+        self._events.update([(str(event.type), event.task) for event in events])
+        if len(self._events) > _MOST_SERIES:
+            for pair in list(self._events)[_MOST_SERIES - 1 :]:
+                if pair != _OTHER:
+                    self._events[_OTHER] += self._events.pop(pair)
+
+    def expose(self, open_jobs: Mapping[JobState, int] | None, bus: BusStatistics) -> bytes:
+        """Everything in Prometheus' text format; ``open_jobs`` is None where the database does not answer."""
+        self._open, self._bus = open_jobs, bus
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry: the families of what is known."""
+        yield self._event_family()
+        yield GaugeMetricFamily(
+            "asyncbg_database_up", "Whether the database answered.", value=float(self._open is not None)
+        )
+        if self._open is not None:
+            yield _open_family(self._open)
+        if self._bus is not None:
+            yield from _bus_families(self._bus)
+
+    def _event_family(self) -> Metric:
+        family = CounterMetricFamily(
+            "asyncbg_events", "Events this process committed; job.* are state transitions.", labels=["type", "task"]
+        )
+        for pair, many in sorted(self._events.items()):
+            family.add_metric(list(pair), many)
+        return family
+
+
+def _open_family(open_jobs: Mapping[JobState, int]) -> Metric:
+    family = GaugeMetricFamily("asyncbg_jobs", "Jobs that are not final, by state.", labels=["state"])
+    for state in JobState:
+        if state not in FINAL_STATES:
+            family.add_metric([state.value], open_jobs.get(state, 0))
+    return family
+
+
+def _bus_families(bus: BusStatistics) -> Iterator[Metric]:
+    for name, value in asdict(bus).items():
+        if name in _BUS_GAUGES:
+            yield GaugeMetricFamily(*_BUS_GAUGES[name], value=value)
+        else:
+            words = name.replace("_", " ")
+            yield CounterMetricFamily(f"asyncbg_bus_{name}", f"Events of the bus: {words}.", value=value)

@@ -1,0 +1,93 @@
+"""Act on a user's action with injected parts: they are made when the task runs and closed after it."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Protocol
+
+import fastapi
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from asyncbg.api.inputs import Line, UserId, form_docs, query_or_body
+from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.context import Depends, current_job
+from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.services.activity import Activity
+from asyncbg.services.mailer import Mailer
+from asyncbg.services.notices import Notices
+
+
+class InjectedActionForm(BaseModel):
+    """What the user did."""
+
+    action: Annotated[Line, Field(examples=["login"])]
+
+
+class Notifier(Protocol):
+    """Tells the operator what a user did."""
+
+    async def notify(self, user_id: int, action: str) -> None:
+        """Return when the word is out."""
+        ...
+
+
+class MailNotifier:
+    """Notifies by mail: one message to the operator's address."""
+
+    def __init__(self, mailer: Mailer, operator: str) -> None:
+        """Send to ``operator``."""
+        self._mailer = mailer
+        self._operator = operator
+
+    async def notify(self, user_id: int, action: str) -> None:
+        """Send the message; its Message-ID is the job's."""
+        message_id = f"<{current_job().id}@asyncbg>"
+        subject = f"User {user_id}: {action}"[:255]
+        await self._mailer.send(to=self._operator, subject=subject, body=f"{subject}\n", message_id=message_id)
+
+
+class LogNotifier:
+    """Notifies by a line in the notification log, where no mail server is configured."""
+
+    def __init__(self, notices: Notices) -> None:
+        """Write to ``notices``."""
+        self._notices = notices
+
+    async def notify(self, user_id: int, action: str) -> None:
+        """Append the line."""
+        await self._notices.append(f"user {user_id}", action)
+
+
+def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) -> APIRouter:
+    """``POST /action/{user_id}`` and its task ``notification_task``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    async def open_notifier() -> AsyncIterator[Notifier]:
+        yield notifier
+
+    async def open_activity() -> AsyncIterator[Activity]:
+        yield activity
+
+    @bg.task(name="notification_task", retries=3, timeout=300)
+    async def notification_task(
+        user_id: int,
+        action: str,
+        mail: Notifier = Depends(open_notifier),  # noqa: B008 - a marker
+        log: Activity = Depends(open_activity),  # noqa: B008 - a marker
+    ) -> None:
+        """Add a row to the activity log and notify the operator."""
+        await log.record(user_id=user_id, action=action, job_id=current_job().id)
+        await mail.notify(user_id, action)
+
+    @router.post("/action/{user_id}", status_code=202, openapi_extra=form_docs(InjectedActionForm))
+    async def action_route(
+        user_id: UserId,
+        form: Annotated[InjectedActionForm, fastapi.Depends(query_or_body(InjectedActionForm))],
+        background_tasks: BackgroundTasks,
+        response: Response,
+    ) -> Accepted:
+        """Accept an action; the task gets its notifier and its activity log when it runs."""
+        job = background_tasks.add_task(notification_task, user_id, form.action)
+        return accepted("Action will be handled in the background", [job], response)
+
+    return router
