@@ -298,6 +298,8 @@ class EventBus:
         """The name of the database; a part of every event's id on the wire."""
         self.last_seq = 0
         """The position of the log up to which everything was published."""
+        self.life = 0
+        """How often the engine was started."""
         self._buffer = buffer
         self._groups: dict[EventFilter, _Group] = {}
         self._index: dict[str, list[_Group]] = {}
@@ -314,6 +316,7 @@ class EventBus:
         """Begin a life of the engine: the database is ``epoch``, its log is written up to ``last_seq``."""
         self.epoch = epoch
         self.last_seq = last_seq
+        self.life += 1
         self._is_drained = False
 
     def publish(self, events: Sequence[Event]) -> None:

@@ -196,6 +196,7 @@ class Database:
     async def _commit_pending(self, writer: _Connection) -> None:
         try:
             while self._pending:
+                await asyncio.sleep(0)  # whoever the last commit woke may have something to add
                 batch, self._pending = self._pending, {}
                 await self._commit(writer, batch)
         finally:

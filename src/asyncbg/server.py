@@ -14,7 +14,7 @@ from fastapi import APIRouter, FastAPI
 
 from asyncbg.api.problems import install_problems
 from asyncbg.fastapi import AsyncBG
-from asyncbg.redact import RedactingFilter
+from asyncbg.redact import RedactingFilter, use_pseudonym_key
 from asyncbg.services.activity import Activity
 from asyncbg.services.imports import Imports
 from asyncbg.services.mailer import Mailer
@@ -42,7 +42,7 @@ _TAGS = [
     {"name": "workflows", "description": "What this service does: each request is answered with the jobs it became."},
     {"name": "jobs", "description": "Submit, list, watch, cancel and retry jobs."},
     {"name": "events", "description": "What happens, as server-sent events."},
-    {"name": "operation", "description": "Health, metrics, start page."},
+    {"name": "operations", "description": "Health, metrics, start page."},
 ]
 
 
@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        _redact_logs()
+        _redact_logs(service.bg.settings)
         async with service.outbound, service.bg.lifespan(app):
             await service.open()
             yield
@@ -78,7 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def run_worker(settings: Settings) -> None:
     """Run the service's jobs and serve no HTTP, until SIGTERM or SIGINT."""
     service = _Service.build(settings)
-    _redact_logs()
+    _redact_logs(settings)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with service.outbound, service.bg:
             await service.open()
@@ -101,6 +101,8 @@ class _Service:
     @classmethod
     def build(cls, settings: Settings) -> "_Service":
         """Make all parts and give each what it needs. Opens nothing."""
+        if settings.privacy.pseudonym_key:
+            use_pseudonym_key(settings.privacy.pseudonym_key.get_secret_value().encode())
         bg = AsyncBG(settings)
         clock, data_dir = bg.clock, settings.data_dir
         outbound = Outbound(settings.outbound, clock=clock)
@@ -143,8 +145,10 @@ def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
     return LogNotifier(notices) if smtp == SmtpSettings() else MailNotifier(mailer, address)
 
 
-def _redact_logs() -> None:
-    """Keep personal data out of what the server itself logs, the access log's queries included."""
+def _redact_logs(settings: Settings) -> None:
+    """Keep personal data out of what the server itself logs, whoever set up its logging; ``privacy.mask`` turns it off."""
+    if not settings.privacy.mask:
+        return
     for name in ("", "asyncbg", "uvicorn", "uvicorn.access", "uvicorn.error"):
         for handler in logging.getLogger(name).handlers:
             if not any(isinstance(known, RedactingFilter) for known in handler.filters):

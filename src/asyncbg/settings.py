@@ -507,7 +507,7 @@ def _one_line(error: ValidationError, origins: Mapping[_Leaf, str]) -> str:
     where = tuple(str(part) for part in details[0]["loc"])
     leaf = next((where[:depth] for depth in (2, 1) if where[:depth] in _leaves()), where[:1])
     inner = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in where[len(leaf) :] if _may_be_named(part))
-    origin = f" ({origins[leaf]})" if leaf in origins else ""
+    origin = next((f" ({origins[known]})" for known in origins if known[: len(leaf)] == leaf), "")
     wrong = details[0]["msg"].removeprefix("Value error, ")
     more = f" ({len(details) - 1} more are wrong)" if len(details) > 1 else ""
     return f"{_variable(leaf)}{inner}{origin}: {wrong[:1].lower()}{wrong[1:]}; correct it or remove it{more}"

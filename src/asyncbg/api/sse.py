@@ -56,7 +56,7 @@ class Streams:
         """Stream what ``engine`` has; ``rng`` spreads the reconnects after a shutdown."""
         self.engine = engine
         self.settings = engine.settings.stream
-        self.is_draining = False
+        self._drained_life = -1
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._open: set[EventStream] = set()
         self._open_of: Counter[str] = Counter()
@@ -96,25 +96,27 @@ class Streams:
         )
         return EventStream(self, view)
 
-    def start(self) -> None:
-        """Begin a life of the engine: streams go on until the next drain."""
-        self.is_draining = False
+    @property
+    def is_draining(self) -> bool:
+        """Whether streams were told to end, in this life of the engine."""
+        return self._drained_life == self.engine.bus.life
 
-    def begin_drain(self) -> None:
-        """Say goodbye on every stream, and cut those that do not take it in time. For the loop, e.g. from a signal."""
+    def drain(self) -> None:
+        """Say goodbye on every stream, and cut those that do not take it in time: all end within a second.
+
+        Call it on the event loop, as soon as the process is told to stop.
+        """
         if not self.is_draining:
-            self.is_draining = True
+            self._drained_life = self.engine.bus.life
             for stream in self._open:
                 stream.wake()
             asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._cut)
 
-    async def drain(self) -> None:
-        """Say goodbye on every stream and wait until all have ended: within a second."""
-        self.begin_drain()
-        with anyio.move_on_after(BYE_TIMEOUT_S * 1.2):
-            while self._open:
-                self._empty.clear()
-                await self._empty.wait()
+    async def join(self) -> None:
+        """Wait until no stream is open."""
+        while self._open:
+            self._empty.clear()
+            await self._empty.wait()
 
     def statistics(self) -> StreamStatistics:
         """How many streams there are and were."""

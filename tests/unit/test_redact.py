@@ -1,0 +1,171 @@
+"""Redaction: what is hidden, what is left alone, and that it stays quick."""
+
+import logging
+import sys
+import time
+from typing import Annotated
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncbg.redact import Personal, RedactingFilter, mask, personal_fields, redact, use_pseudonym_key
+
+
+def test_a_pseudonym_is_stable_and_names_its_kind() -> None:
+    """The same value gets the same stand-in, another value another, and the value is not in it."""
+    assert mask("ada@example.com", "email") == mask("ada@example.com", "email")
+    assert mask("ada@example.com", "email") != mask("bob@example.com", "email")
+    assert mask("ada@example.com", "email").startswith("[email:")
+    assert "ada" not in mask("ada@example.com")
+
+
+def test_a_key_ties_pseudonyms_across_processes() -> None:
+    """With the same key pseudonyms are the same; with another they are not."""
+    use_pseudonym_key(b"one")
+    first = mask("Ada")
+    use_pseudonym_key(b"two")
+    assert mask("Ada") != first
+    use_pseudonym_key(b"one")
+    assert mask("Ada") == first
+
+
+def test_an_empty_pseudonym_key_is_refused() -> None:
+    """An empty key would be everybody's."""
+    with pytest.raises(ValueError, match="empty"):
+        use_pseudonym_key(b"")
+
+
+@pytest.mark.parametrize("kind", ["secret", "password", "token", "card"])
+def test_secrets_get_no_pseudonym(kind: str) -> None:
+    """Nothing at all is told of a secret."""
+    assert mask("hunter2", kind) == "[secret]"
+
+
+def test_the_marker_works_as_a_class_and_as_an_instance() -> None:
+    """``Personal`` and ``Personal("email")`` both mark, also inside unions and containers."""
+    annotations = {
+        "name": Annotated[str, Personal],
+        "email": Annotated[str, Personal("email")],
+        "other": Annotated[str, Personal("email")] | None,
+        "many": list[Annotated[str, Personal("phone")]],
+        "count": int,
+        "plain": Annotated[int, "a note"],
+    }
+
+    assert personal_fields(annotations) == {"name": "personal", "email": "email", "other": "email", "many": "phone"}
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("mail to O'Brien.x+tag@sub.example.co.uk.", "Brien"),
+        ("GET /send-notification/ada%40example.com", "ada"),
+        ("to ada@localhost", "ada"),
+        ("to jörg@bücher.example", "jörg"),
+        ("call +49 30 1234567", "1234567"),
+        ("call +1.555.123.4567 now", "4567"),
+        ("call (555) 123-4567", "4567"),
+        ("card 4111 1111 1111 1111", "1111"),
+        ("card=378282246310005", "8282"),
+        ("pay DE89 3704 0044 0532 0130 00 SOON", "3704"),
+        ("pay GB29NWBK60161331926819", "NWBK"),
+        ("got eyJhbGciOiJI.eyJzdWIiOiIx.abc_-1", "eyJ"),
+        ("Authorization: Basic YWRhOmh1bnRlcjI=", "YWRh"),
+        ("sent Bearer aB3abcdefghi", "aB3"),
+        ("/jobs/1/events?ticket_token=hunter2&x=1", "hunter2"),
+        ('{"password": "hunter 2", "x": 1}', "hunter"),
+        ("{'api_key': 'hunter2'}", "hunter2"),
+        ("ASYNCBG_SMTP__PASSWORD=hunter2", "hunter2"),
+        ("postgresql://ada:p@ss@db.example/x", "p@ss"),
+    ],
+)
+def test_what_is_personal_or_secret_is_hidden(text: str, hidden: str) -> None:
+    """The pattern is gone, and redacting again changes nothing."""
+    clean = redact(text)
+
+    assert hidden in text
+    assert hidden not in clean
+    assert redact(clean) == clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "job 018f3c1e-7b2a-7cc1-8a1e-0123456789ab of 12345678-1234-7234-8123-123456789012",
+        "2026-11-22T10:15:00.250+00:00 1800000000000 1800000000000000000",
+        "127.0.0.1:54321 10.255.255.255 2001:db8::1 version 1.2.3-4 react@18.2.0",
+        "took +1.2345678 s, 0.4111111111111111 of 4111111111111112",
+        "basic information about max_tokens=512; Basic Authentication",
+        "https://example.com/a@b/c?page=2",
+        "INFO claimed 17 jobs: task=send_email attempt=1",
+        "DE89 3704 0044 0532 0130 01",
+    ],
+)
+def test_what_is_neither_is_left_alone(text: str) -> None:
+    """Ids, times, addresses, versions and numbers that fail their check pass unchanged."""
+    assert redact(text) == text
+
+
+@given(st.text(alphabet="aA1 @.:/=+-%[]\"'eyJpasword4", max_size=80))
+def test_redacting_twice_is_redacting_once(text: str) -> None:
+    """Whatever the text, what was redacted is not redacted again."""
+    once = redact(text)
+
+    assert redact(once) == once
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", "a@", "a.b", "-eyJ", "password='", "+1", "://", "bearer ", "AB12 ", "1234-", "a%40b.", "passwd  "]
+)
+def test_long_hostile_text_takes_linear_time(unit: str) -> None:
+    """A hundred thousand characters made to trip the patterns are done in well under a second."""
+    text = unit * (100_000 // len(unit))
+    started = time.process_time()
+
+    redact(text)
+
+    assert time.process_time() - started < 1.0
+
+
+def record(message: str, *args: object) -> logging.LogRecord:
+    """A log record that went through the filter."""
+    made = logging.LogRecord("test", logging.INFO, __file__, 1, message, args, None)
+    assert RedactingFilter().filter(made)
+    return made
+
+
+def test_the_filter_redacts_a_secret_split_between_template_and_argument() -> None:
+    """The formatted message is what is looked at, not its parts."""
+    assert record("password=%s, %d tries", "hunter2", 3).getMessage() == "password=[secret], 3 tries"
+
+
+def test_the_filter_keeps_arguments_where_they_are() -> None:
+    """uvicorn's access log formats its five arguments itself, so they stay five."""
+    made = record('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", "/send-notification/ada@example.com", "1.1", 202)
+
+    assert isinstance(made.args, tuple)
+    assert len(made.args) == 5
+    assert made.args[4] == 202
+    assert "ada" not in made.getMessage()
+
+
+def test_the_filter_redacts_tracebacks() -> None:
+    """What an exception says is redacted too."""
+    try:
+        raise ValueError("no mailbox ada@example.com")
+    except ValueError:
+        made = logging.LogRecord("test", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
+    RedactingFilter().filter(made)
+
+    text = logging.Formatter().format(made)
+
+    assert "ValueError" in text
+    assert "ada" not in text
+
+
+def test_a_record_that_cannot_be_formatted_is_left_to_logging() -> None:
+    """A template that does not fit its arguments is not the filter's business."""
+    made = logging.LogRecord("test", logging.INFO, __file__, 1, "%d", ("x",), None)
+
+    assert RedactingFilter().filter(made)
