@@ -4,12 +4,11 @@ The marker is the rule, the patterns are the net below it: ``redact`` knows only
 personal or secret.
 """
 
-import functools
 import hmac
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, get_args, get_origin
 
 SECRET = "[secret]"  # noqa: S105 - what is shown instead of one
@@ -35,11 +34,11 @@ _USERINFO = re.compile(r"(?<=://)(?!\[secret])[^\s/?#\"'<>]*@")
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{5,}+(?:\.[\w-]*+){2,4}")
 _SCHEME = re.compile(r"\b(bearer|basic)(\s++)([A-Za-z0-9._~+/-]{8,}+=*+)", re.IGNORECASE)
 _EMAIL = re.compile(
-    r"(?<![\w.+'-])[\w][\w.+'-]*+(?:@|%40)(?:(?:[\w-]++\.)+[^\W\d_][\w-]*+|localhost\b|\[[0-9A-Fa-f.:]++\])"
+    r"(?<![\w.+'-])([.+'-]*+)(\w[\w.+'-]*+(?:@|%40)(?:(?:[\w-]++\.)+[^\W\d_][\w-]*+|localhost\b|\[[0-9A-Fa-f.:]++\]))"
 )
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
 _CARD = re.compile(
-    r"(?<![\w.])(?<!\d-)(?:[2-6]\d{12,18}|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|3\d{3}([ -])\d{6}\2\d{5})"
+    r"(?<![\w.])(?<!\d-)(?:[2-6]\d{12,18}|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3\d{3}([ -])\d{6}\2\d{5})"
     r"(?!\w|[-.]\d)"
 )
 _PHONE = re.compile(
@@ -114,18 +113,12 @@ def redact(text: str) -> str:
     if "bearer" in lower or "basic" in lower:
         text = _SCHEME.sub(_hide_credential, text)
     if "@" in text or "%40" in text:
-        text = _EMAIL.sub(_pseudonym("email"), text)
+        text = _EMAIL.sub(lambda match: match[1] + mask(match[2], "email"), text)
     text = _IBAN.sub(_hide_iban, text)
     text = _CARD.sub(_hide_card, text)
     if "+" in text or "-" in text:
-        text = _PHONE.sub(_pseudonym("phone"), text)
+        text = _PHONE.sub(lambda match: mask(match[0], "phone"), text)
     return text
-
-
-@functools.cache
-def _pseudonym(kind: str) -> Callable[[re.Match[str]], str]:
-    """A replacement that masks the whole match."""
-    return lambda match: mask(match[0], kind)
 
 
 def _hide_value(match: re.Match[str]) -> str:

@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
         license_info={"name": "MIT", "identifier": "MIT"},
     )
     install_problems(app)
@@ -146,7 +147,7 @@ def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
 
 
 def _redact_logs(settings: Settings) -> None:
-    """Keep personal data out of what the server itself logs, whoever set up its logging; ``privacy.mask`` turns it off."""
+    """Keep personal data out of what the server itself logs, unless ``privacy.mask`` is off."""
     if not settings.privacy.mask:
         return
     for name in ("", "asyncbg", "uvicorn", "uvicorn.access", "uvicorn.error"):

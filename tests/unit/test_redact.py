@@ -62,6 +62,8 @@ def test_the_marker_works_as_a_class_and_as_an_instance() -> None:
         ("mail to O'Brien.x+tag@sub.example.co.uk.", "Brien"),
         ("GET /send-notification/ada%40example.com", "ada"),
         ("to ada@localhost", "ada"),
+        ("invalid literal: 'ada@example.com'", "ada"),
+        ("...ada@example.com, b'ada@example.com'", "ada"),
         ("to jörg@bücher.example", "jörg"),
         ("call +49 30 1234567", "1234567"),
         ("call +1.555.123.4567 now", "4567"),
@@ -99,7 +101,7 @@ def test_what_is_personal_or_secret_is_hidden(text: str, hidden: str) -> None:
         "basic information about max_tokens=512; Basic Authentication",
         "https://example.com/a@b/c?page=2",
         "INFO claimed 17 jobs: task=send_email attempt=1",
-        "DE89 3704 0044 0532 0130 01",
+        "DE88 3704 0044 0532 0130 00",
     ],
 )
 def test_what_is_neither_is_left_alone(text: str) -> None:
@@ -153,7 +155,7 @@ def test_the_filter_keeps_arguments_where_they_are() -> None:
 def test_the_filter_redacts_tracebacks() -> None:
     """What an exception says is redacted too."""
     try:
-        raise ValueError("no mailbox ada@example.com")
+        int("ada@example.com")
     except ValueError:
         made = logging.LogRecord("test", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
     RedactingFilter().filter(made)

@@ -8,9 +8,10 @@ from typing import Annotated, Any, TypeVar
 from email_validator import EmailNotValidError, validate_email
 from fastapi import HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
+from asyncbg.api.problems import problem_docs
 from asyncbg.errors import ErrorItem
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -58,18 +59,18 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterVali
 Message = Annotated[str, StringConstraints(min_length=1, max_length=4_096), AfterValidator(_text)]
 LongText = Annotated[str, StringConstraints(max_length=MAX_TEXT_BYTES), AfterValidator(_long_text)]
 UrlText = Annotated[str, StringConstraints(min_length=1, max_length=2_048), AfterValidator(_text)]
-UserId = Annotated[int, Path(ge=1, le=2**63 - 1, description="who it is about, a number", examples=[7])]
+UserNumber = Annotated[int, Field(ge=1, le=2**63 - 1)]
+UserId = Annotated[UserNumber, Path(description="who it is about, a number", examples=[7])]
 Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the page before")]
-TaskId = Annotated[
-    str, Path(pattern="^[A-Za-z0-9._-]{1,64}$", description="a name you choose for the task", examples=["report-1"])
-]
+TaskName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9._-]{1,64}$")]
+TaskId = Annotated[TaskName, Path(description="a name you choose for the task", examples=["report-1"])]
 
 
 def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
     """A dependency that reads ``model`` from the query, from a JSON object in the body, or from both.
 
     A field may come twice only with the same value. Personal data belongs into the body: queries end up in access
-    logs. Answers 413, 415 or 422 for what it cannot take; pass ``form_docs(model)`` as the route's ``openapi_extra``.
+    logs. Answers 413, 415 or 422 for what it cannot take.
     """
 
     async def read(request: Request) -> Form:
@@ -84,7 +85,21 @@ def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
     return read
 
 
-def form_docs(model: type[BaseModel]) -> dict[str, Any]:
+def accepts(form: type[BaseModel] | None = None, *, openapi_extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The options of a route that answers 202 with the jobs a request became, for ``@router.post(path, **accepts(…))``.
+
+    They document ``form``, which the route reads with :func:`query_or_body`, in both its forms.
+    """
+    location = {"schema": {"type": "string"}, "description": "the first of the jobs"}
+    accepted = {"description": "The jobs are on disk and will be run", "headers": {"Location": location}}
+    return {
+        "status_code": 202,
+        "responses": {202: accepted, **problem_docs(400, 413, 415, 422, 503)},
+        "openapi_extra": _form_docs(form) if form else openapi_extra,
+    }
+
+
+def _form_docs(model: type[BaseModel]) -> dict[str, Any]:
     """The OpenAPI description of both forms of ``model``."""
     schema = model.model_json_schema()
     parameters = [

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
@@ -22,6 +22,7 @@ from asyncbg.api.schemas import (
     accepted,
     changed,
     cursor_after,
+    not_stored,
     prefix_of,
 )
 from asyncbg.backends.base import JobQuery
@@ -29,6 +30,14 @@ from asyncbg.background import Engine
 from asyncbg.errors import JobNotFoundError
 from asyncbg.ids import is_job_id
 from asyncbg.job import JobState
+
+_EXAMPLE: dict[str, Any] = {
+    "task": "send_notification",
+    "args": {"email": "ada@example.com", "message": "hello"},
+    "delay_s": 1.5,
+    "priority": 5,
+    "tags": ["welcome"],
+}
 
 _YEAR_S = 31_536_000
 _DEEPEST = 64
@@ -68,21 +77,26 @@ def _split(value: object) -> object:
     return [word for item in value for word in str(item).split(",") if word] if isinstance(value, list) else value
 
 
-def _job_id(job_id: Annotated[str, Path(description="the job's id", examples=[EXAMPLE_ID])]) -> str:
+async def _job_id(job_id: Annotated[str, Path(description="the job's id", examples=[EXAMPLE_ID])]) -> str:
     """A job's id out of the path. One of another form names no job: 404."""
     if not is_job_id(job_id):
         raise JobNotFoundError("?")
     return job_id
 
 
+async def _prefix(request: Request) -> str:
+    return prefix_of(request)
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_text)]
 Filter = Annotated[str | None, Query(max_length=255), AfterValidator(lambda value: _text(value) if value else None)]
 States = Annotated[list[JobState], BeforeValidator(_split), Query(description="one or more, with commas between")]
 JobId = Annotated[str, Depends(_job_id)]
-Prefix = Annotated[str, Depends(prefix_of)]
+Prefix = Annotated[str, Depends(_prefix)]
 IdempotencyKey = Annotated[
     str | None,
     Header(
+        alias="Idempotency-Key",
         pattern=r"^[\x20-\x7e]{1,255}$",
         description="send it again with the same body and get the same job; 1 to 255 printable ASCII characters",
     ),
@@ -97,9 +111,7 @@ class Submission(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={
-            "examples": [{"task": "send_email", "args": {"to_email": "ada@example.com"}, "priority": 5}]
-        },
+        json_schema_extra={"examples": [_EXAMPLE]},
     )
 
     task: Name = Field(description="the name of a registered task")
@@ -130,12 +142,12 @@ class Cancellation(BaseModel):
 
 def jobs_router(engine: Engine) -> APIRouter:
     """The routes under ``/jobs``."""
-    router = APIRouter(route_class=BoundedRoute, tags=["jobs"])
+    router = APIRouter(route_class=BoundedRoute, tags=["jobs"], dependencies=[Depends(not_stored)])
 
-    @router.post("/jobs", status_code=202, responses=problem_docs(404, 413, 422, 503))
+    @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 422, 503))
     async def submit_job(
         submission: Submission,
-        owner: Owner,
+        caller: Owner,
         prefix: Prefix,
         response: Response,
         idempotency_key: IdempotencyKey = None,
@@ -144,7 +156,7 @@ def jobs_router(engine: Engine) -> APIRouter:
         job = await engine.submit(
             submission.task,
             submission.args,
-            owner=owner,
+            owner=caller,
             delay_s=submission.delay_s,
             priority=submission.priority,
             tags=submission.tags,
@@ -156,7 +168,7 @@ def jobs_router(engine: Engine) -> APIRouter:
 
     @get_and_head(router, "/jobs", responses=problem_docs(422, 503))
     async def list_jobs(  # noqa: PLR0913, RUF100 - one parameter for each filter
-        owner_: Owner,
+        caller: Owner,
         prefix: Prefix,
         state: States = [],  # noqa: B006 - FastAPI copies it
         task: Filter = None,
@@ -177,15 +189,15 @@ def jobs_router(engine: Engine) -> APIRouter:
         return Page.model_construct(items=[JobOut.from_record(record, prefix) for record in shown], next=following)
 
     @get_and_head(router, "/jobs/{job_id}", responses=problem_docs(404, 422, 503))
-    async def show_job(job_id: JobId, owner: Owner, prefix: Prefix, wait: Wait = 0) -> JobOut:
+    async def show_job(job_id: JobId, caller: Owner, prefix: Prefix, wait: Wait = 0) -> JobOut:
         """Show a job; with `wait`, answer when it is final, or after so many seconds."""
         record = await (engine.wait(job_id, wait) if wait else engine.get(job_id))
         return JobOut.from_record(record, prefix)
 
-    @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(404, 409, 413, 422, 503))
+    @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 422, 503))
     async def cancel_job(
         job_id: JobId,
-        owner: Owner,
+        caller: Owner,
         prefix: Prefix,
         response: Response,
         cancellation: Annotated[Cancellation | None, Body()] = None,
@@ -195,8 +207,8 @@ def jobs_router(engine: Engine) -> APIRouter:
         record = await engine.get(job_id)
         return changed(f"{record.task} will not go on", record, response, prefix=prefix)
 
-    @router.post("/jobs/{job_id}/retry", status_code=202, responses=problem_docs(404, 409, 503))
-    async def retry_job(job_id: JobId, owner: Owner, prefix: Prefix, response: Response) -> ChangedJob:
+    @router.post("/jobs/{job_id}/retry", status_code=202, responses=problem_docs(404, 409, 422, 503))
+    async def retry_job(job_id: JobId, caller: Owner, prefix: Prefix, response: Response) -> ChangedJob:
         """Run a final job again; its history stays."""
         await engine.retry(job_id)
         record = await engine.get(job_id)

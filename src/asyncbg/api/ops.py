@@ -5,18 +5,19 @@ import hashlib
 from typing import Any, Literal
 
 import anyio
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from asyncbg.api.problems import Problem, ProblemRoute, get_and_head, problem_docs, problem_response
+from asyncbg.api.schemas import not_stored
 from asyncbg.background import Engine
 from asyncbg.errors import DatabaseError, NotRunningError
 from asyncbg.job import JobState
 from asyncbg.telemetry import CONTENT_TYPE, Telemetry
 
 _PROBE_S = 1.0
-_NO_STORE = {"Cache-Control": "no-store"}
+_METRICS_EXAMPLE = 'asyncbg_jobs{state="queued"} 3.0\n'
 _STYLE = """
 body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; }
 @media (prefers-color-scheme: dark) { body { background: #14171a; color: #e8eaed; } a { color: #8ab4f8; } }
@@ -62,31 +63,29 @@ _PAGE_HEADERS = {
 class Live(BaseModel):
     """The process answers."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"] = Field(default="ok", examples=["ok"])
 
 
 class Ready(Live):
     """The process can take work, and what was checked."""
 
-    checks: dict[str, Literal["ok", "failed"]]
+    checks: dict[str, Literal["ok", "failed"]] = Field(examples=[{"engine": "ok", "database": "ok"}])
 
 
 def ops_router(engine: Engine) -> APIRouter:
     """Health, metrics and the first page."""
-    router = APIRouter(route_class=ProblemRoute, tags=["operations"])
+    router = APIRouter(route_class=ProblemRoute, tags=["operation"], dependencies=[Depends(not_stored)])
     telemetry = Telemetry()
     telemetry.follow(engine.backend)
 
     @get_and_head(router, "/health/live")
-    async def show_liveness(response: Response) -> Live:
+    async def show_liveness() -> Live:
         """Whether the process answers at all."""
-        response.headers.update(_NO_STORE)
         return Live()
 
     @get_and_head(router, "/health/ready", response_model=Ready, responses=problem_docs(503))
-    async def show_readiness(request: Request, response: Response) -> Any:
+    async def show_readiness(request: Request) -> Any:
         """Whether the engine runs, and a write and a claim work in the database."""
-        response.headers.update(_NO_STORE)
         checks = await _checks(engine)
         failed = [name for name, verdict in checks.items() if verdict == "failed"]
         if failed:
@@ -97,13 +96,13 @@ def ops_router(engine: Engine) -> APIRouter:
         router,
         "/metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS_EXAMPLE}}}},
     )
     async def show_metrics() -> Response:
         """The numbers of this process in Prometheus' text format."""
         return Response(
             telemetry.expose(await _open_jobs(engine), engine.bus.statistics()),
-            headers={**_NO_STORE, "Content-Type": CONTENT_TYPE},
+            headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE},
         )
 
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)

@@ -11,13 +11,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic_core import PydanticCustomError
 
 from asyncbg.clock import rfc3339
-from asyncbg.job import JobRecord, JobState
+from asyncbg.job import JobRecord, JobState, ProgressValue
 from asyncbg.redact import mask, redact
 
 EXAMPLE_ID = "019ab3f0-5a1e-7000-8000-3f1c0de5a7b2"
 _CURSOR_MARK = "n"
 _LONGEST_CURSOR = 40
 _LARGEST_N = 2**63 - 1
+
+
+async def not_stored(response: Response) -> None:
+    """A dependency: the answer is of the moment and about people, so no cache keeps it (RFC 9111, 5.2.2.5)."""
+    response.headers["Cache-Control"] = "no-store"
 
 
 class ProgressOut(BaseModel):
@@ -47,6 +52,8 @@ class JobLinks(BaseModel):
 
 class JobOut(BaseModel):
     """One job. Times are RFC 3339 in UTC; personal arguments are shown as pseudonyms."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(examples=[_example(JobOut)]))
 
     id: str = Field(examples=[EXAMPLE_ID])
     task: str = Field(examples=["send_email"])
@@ -88,7 +95,9 @@ class AcceptedJob(BaseModel):
 class Accepted(BaseModel):
     """The body of every 202: what was accepted, and where to follow it. ``Location`` is the first job's URL."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra=lambda schema: schema.update(examples=[_example(Accepted)])
+    )
 
     message: str = Field(examples=["send_email was accepted"])
     jobs: list[AcceptedJob]
@@ -98,11 +107,15 @@ class Accepted(BaseModel):
 class ChangedJob(JobOut, Accepted):
     """A job that was told to change: accepted like any other work, with the job as it is now beside it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra=lambda schema: schema.update(examples=[_example(ChangedJob)])
+    )
 
 
 class Page(BaseModel):
     """Jobs, newest first."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(examples=[_example(Page)]))
 
     items: list[JobOut]
     next: str | None = Field(description="give it as `cursor` to get the next page; null on the last one")
@@ -243,3 +256,35 @@ def _redacted(value: Any) -> Any:
     if isinstance(value, dict):
         return {redact(key): _redacted(item) for key, item in value.items()}
     return value
+
+
+_EXAMPLE = JobRecord(
+    n=17,
+    id=EXAMPLE_ID,
+    task="send_notification",
+    queue="default",
+    state=JobState.RUNNING,
+    owner="anonymous",
+    priority=0,
+    batch=EXAMPLE_ID,
+    tags=("welcome",),
+    durable=True,
+    attempt=1,
+    max_attempts=4,
+    crashes=0,
+    created_at_ms=1_795_342_500_250,
+    run_at_ms=1_795_342_500_250,
+    started_at_ms=1_795_342_500_253,
+    finished_at_ms=None,
+    args='{"email": "[email:6f1d20a3]", "message": "hello"}',
+    progress=ProgressValue(current=3, total=10, message="3 of 10 sent", unit="messages"),
+)
+
+
+def _example(model: type[BaseModel]) -> dict[str, Any]:
+    """What ``model`` looks like, for the OpenAPI document."""
+    job = JobOut.from_record(_EXAMPLE).model_dump(mode="json")
+    told = accepted("send_notification was accepted", [_EXAMPLE], Response()).model_dump(mode="json")
+    if model is Page:
+        return {"items": [job], "next": cursor_after(_EXAMPLE)}
+    return (told if issubclass(model, Accepted) else {}) | (job if issubclass(model, JobOut) else {})

@@ -52,10 +52,13 @@ class StreamStatistics:
 class Streams:
     """All event streams of this process: opens them within the caps, and ends them at shutdown."""
 
-    def __init__(self, engine: Engine, *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, rng: random.Random | None = None, send_timeout_s: float = SEND_TIMEOUT_S
+    ) -> None:
         """Stream what ``engine`` has; ``rng`` spreads the reconnects after a shutdown."""
         self.engine = engine
         self.settings = engine.settings.stream
+        self.send_timeout_s = send_timeout_s
         self._drained_life = -1
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._open: set[EventStream] = set()
@@ -141,7 +144,7 @@ class Streams:
     def note_stall(self) -> None:
         """Count a stream whose client took nothing."""
         self._stalled += 1
-        _log.warning("an event stream was closed: its client took nothing for %g s", SEND_TIMEOUT_S)
+        _log.warning("an event stream was closed: its client took nothing for %g s", self.send_timeout_s)
 
     def bye_retry_ms(self) -> int:
         """When a client should come back after a shutdown: spread over one more retry interval."""
@@ -390,7 +393,7 @@ class EventStream(Response):
             return
         if self._gzip is not None:
             chunk = self._gzip.compress(chunk) + self._gzip.flush(zlib.Z_SYNC_FLUSH if more else zlib.Z_FINISH)
-        async with asyncio.timeout(SEND_TIMEOUT_S):
+        async with asyncio.timeout(self._streams.send_timeout_s):
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
 

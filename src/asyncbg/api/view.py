@@ -9,7 +9,7 @@ from asyncbg.backends.base import Backend, JobQuery, LogPosition
 from asyncbg.event import EventFilter
 from asyncbg.job import JobRecord
 
-_CURSOR = re.compile(r"([A-Za-z0-9._-]{1,64})-([0-9]{1,18})")
+_CURSOR = re.compile(r"([A-Za-z0-9._]{1,64})-([0-9]{1,18})")
 _JOBS_IN_VIEW = 100
 
 

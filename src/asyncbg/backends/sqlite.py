@@ -37,6 +37,13 @@ POISON_AFTER = 3
 _PLACEHOLDERS = {width: "(" + ",".join("?" * width) + ")" for width in (6, 10, 22)}
 _LARGEST_CHUNK = 512
 
+# Plain strings: an enum's ``value`` costs a call each time, and a job needs a dozen.
+_QUEUED, _SCHEDULED = JobState.QUEUED.value, JobState.SCHEDULED.value
+_SUCCEEDED, _FAILED, _CANCELLED = JobState.SUCCEEDED.value, JobState.FAILED.value, JobState.CANCELLED.value
+_JOB_QUEUED, _JOB_STARTED, _JOB_RETRYING = EventType.QUEUED.value, EventType.STARTED.value, EventType.RETRYING.value
+_JOB_SUCCEEDED, _JOB_FAILED = EventType.SUCCEEDED.value, EventType.FAILED.value
+_JOB_CANCELLED = EventType.CANCELLED.value
+
 
 class _Ref(NamedTuple):
     """What an event says of its job."""
@@ -194,7 +201,7 @@ class SQLiteBackend:
                     "now_ms": now_ms,
                 },
             )
-            self._tell(tx, [(lease.n, EventType.STARTED.value, now_ms, lease, lease.attempt, None) for lease in leases])
+            self._tell(tx, [(lease.n, _JOB_STARTED, now_ms, lease, lease.attempt, None) for lease in leases])
         return Claimed(leases, next_due_ms)
 
     async def settle(self, settlement: Settlement) -> bool:
@@ -219,7 +226,7 @@ class SQLiteBackend:
             values += row
             told.append((lease.n, event_type, now_ms, lease, lease.attempt, data))
             if any_waiting and row[3] is not None:
-                ended.append((lease.batch, bool(lease.stop_on_failure) and row[1] != JobState.SUCCEEDED.value))
+                ended.append((lease.batch, bool(lease.stop_on_failure) and row[1] != _SUCCEEDED))
         if values:
             _insert_rows(tx, "settle_jobs", 10, values)
             self._tell(tx, told)
@@ -499,22 +506,22 @@ def _verdict(item: Settlement, cancel_reason: str | None, now_ms: int) -> tuple[
     row: tuple[Any, ...]
     match outcome:
         case Done(result):
-            row = (n, JobState.SUCCEEDED.value, None, now_ms, result, None, None, progress, attempt, None)
-            return row, EventType.SUCCEEDED.value, None
+            row = (n, _SUCCEEDED, None, now_ms, result, None, None, progress, attempt, None)
+            return row, _JOB_SUCCEEDED, None
         case Retry(error, run_at_ms):
             kind, text = error.type, error.message
-            row = (n, JobState.SCHEDULED.value, run_at_ms, None, None, kind, text, progress, attempt, None)
+            row = (n, _SCHEDULED, run_at_ms, None, None, kind, text, progress, attempt, None)
             data = {"error": error.as_dict(), "delay_s": max(0, run_at_ms - now_ms) / 1000}
-            return row, EventType.RETRYING.value, json.dumps(data)
+            return row, _JOB_RETRYING, json.dumps(data)
         case Failed(error):
-            row = (n, JobState.FAILED.value, None, now_ms, None, error.type, error.message, progress, attempt, None)
-            return row, EventType.FAILED.value, json.dumps({"error": error.as_dict()})
+            row = (n, _FAILED, None, now_ms, None, error.type, error.message, progress, attempt, None)
+            return row, _JOB_FAILED, json.dumps({"error": error.as_dict()})
         case Cancelled(reason):
-            row = (n, JobState.CANCELLED.value, None, now_ms, None, None, None, progress, attempt, reason)
-            return row, EventType.CANCELLED.value, json.dumps({"reason": reason})
+            row = (n, _CANCELLED, None, now_ms, None, None, None, progress, attempt, reason)
+            return row, _JOB_CANCELLED, json.dumps({"reason": reason})
         case Released(reason):
-            row = (n, JobState.QUEUED.value, None, None, None, None, None, progress, attempt - 1, None)
-            return row, EventType.QUEUED.value, json.dumps({"reason": reason})
+            row = (n, _QUEUED, None, None, None, None, None, progress, attempt - 1, None)
+            return row, _JOB_QUEUED, json.dumps({"reason": reason})
         case _:
             assert_never(outcome)
 

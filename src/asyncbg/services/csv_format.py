@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from asyncbg.errors import FinalError
 
-CHUNK_BYTES = 262_144
+CHUNK_BYTES = 524_288
 
 _DELIMITERS = ",;\t|"
 _SAMPLE_ROWS = 20

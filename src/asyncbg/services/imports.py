@@ -34,7 +34,7 @@ CREATE TABLE import (
     file_name     TEXT NOT NULL,
     size          INTEGER NOT NULL,
     status        TEXT NOT NULL CHECK (status IN ('running', 'completed', 'failed')),
-    header        TEXT CHECK (json_valid(header)),
+    header        TEXT CHECK (header IS NULL OR json_valid(header)),
     delimiter     TEXT,
     encoding      TEXT,
     byte_offset   INTEGER NOT NULL DEFAULT 0,
@@ -226,12 +226,10 @@ class Imports:
     async def _import(self, run: "_Run", file: BinaryIO, size: int, on_progress: OnProgress) -> None:
         cursor = run.cursor or await run.set_format(await run_sync(open_csv, file, limiter=self._limiter))
         source = _Source(file, cursor, limit=self._max_rows, taken=run.rows_read)
-        parsed = await run_sync(source.next, limiter=self._limiter)
-        while parsed:
+        while parsed := await run_sync(source.next, limiter=self._limiter):
             await run.store(parsed)
             message = f"{run.result.rows_stored:,} rows stored, {run.result.rows_rejected:,} rejected"
             on_progress(run.rows_read, min(parsed.batch.cursor.offset, size), size, message)
-            parsed = await run_sync(source.next, limiter=self._limiter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +251,7 @@ class _Source:
         self._batches = read_batches(file, cursor)
 
     def next(self) -> _Parsed | None:
+        """The next batch, None behind the last one. Raises CsvError and TooManyRowsError behind what can be stored."""
         batch = next(self._batches, None)
         if batch is None:
             return None
@@ -264,7 +263,7 @@ class _Source:
         return _Parsed(batch, _encode(batch.rows))
 
     def _last(self) -> _Parsed | None:
-        """Read this batch again, but only as many of its rows as are allowed."""
+        """Read the batch again, but only as many of its rows as are allowed."""
         if self._allowed <= 0:
             raise TooManyRowsError(self._limit)
         self._batches = read_batches(self._file, self._cursor, batch_rows=self._allowed)

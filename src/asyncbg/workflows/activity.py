@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import Cursor, Line, UserId, form_docs, query_or_body
-from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.inputs import Cursor, Line, UserId, UserNumber, accepts, query_or_body
+from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.clock import rfc3339
 from asyncbg.context import current_job
@@ -48,20 +48,20 @@ class StatisticsView(BaseModel):
 
 
 def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
-    """``/user/{user_id}/action``, ``/activity`` and ``/statistics``; ``log_user_activity``, ``update_user_statistics``."""
+    """The routes ``action``, ``activity`` and ``statistics`` below ``/user/{user_id}``, and the two tasks."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="log_user_activity", retries=3, timeout=30)
-    async def log_user_activity(user_id: int, action: str) -> None:
+    async def log_user_activity(user_id: UserNumber, action: Line) -> None:
         """Add a row to the activity log; a repeat of the job adds none."""
         await activity.record(user_id=user_id, action=action, job_id=current_job().id)
 
     @bg.task(name="update_user_statistics", retries=3, timeout=60)
-    async def update_user_statistics(user_id: int) -> dict[str, int]:
+    async def update_user_statistics(user_id: UserNumber) -> dict[str, int]:
         """Compute the user's statistics from the activity log."""
         return {"total": (await activity.refresh_statistics(user_id)).total}
 
-    @router.post("/user/{user_id}/action", status_code=202, openapi_extra=form_docs(ActionForm))
+    @router.post("/user/{user_id}/action", name="record_action", **accepts(ActionForm))
     async def user_action_route(
         user_id: UserId,
         form: Annotated[ActionForm, Depends(query_or_body(ActionForm))],
@@ -75,7 +75,7 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
         ]
         return accepted("Action will be recorded in the background", jobs, response)
 
-    @router.get("/user/{user_id}/activity")
+    @get_and_head(router, "/user/{user_id}/activity", name="list_activity", responses=problem_docs(422, 503))
     async def activity_route(
         user_id: UserId, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
     ) -> ActivityPage:
@@ -89,7 +89,7 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
             next=page.next,
         )
 
-    @router.get("/user/{user_id}/statistics")
+    @get_and_head(router, "/user/{user_id}/statistics", name="show_statistics", responses=problem_docs(422, 503))
     async def statistics_route(user_id: UserId) -> StatisticsView:
         """The user's statistics, every recorded action counted."""
         return _view(user_id, await activity.statistics(user_id))

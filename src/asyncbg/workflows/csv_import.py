@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from pydantic import BaseModel
 
-from asyncbg.api.inputs import Cursor, UserId
-from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.inputs import Cursor, UserId, UserNumber, accepts
+from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.api.upload import FilePart, too_large
 from asyncbg.clock import rfc3339
@@ -67,15 +67,13 @@ class ImportPage(BaseModel):
     next: str | None
 
 
-def csv_import_workflow(
-    bg: AsyncBG, *, imports: Imports, notices: Notices, settings: UploadSettings
-) -> APIRouter:
+def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, settings: UploadSettings) -> APIRouter:
     """``POST /upload-csv/{user_id}``, ``GET /user/{user_id}/imports`` and the task ``process_csv``."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="process_csv", retries=3)
     async def process_csv(
-        user_id: int,
+        user_id: UserNumber,
         upload: Annotated[str, Personal("secret")],
         file_name: Annotated[str, Personal("file")],
         size: int,
@@ -125,7 +123,7 @@ def csv_import_workflow(
             await imports.discard(upload)
             raise
 
-    @router.post("/upload-csv/{user_id}", status_code=202, openapi_extra=_UPLOAD_DOCS)
+    @router.post("/upload-csv/{user_id}", name="upload_csv", **accepts(openapi_extra=_UPLOAD_DOCS))
     async def upload_csv_route(
         user_id: UserId,
         upload: Annotated[Upload, Depends(received, scope="function")],
@@ -136,7 +134,7 @@ def csv_import_workflow(
         job = background_tasks.add_task(process_csv, user_id, upload.token, upload.file_name, upload.size)
         return accepted("CSV file will be processed in the background", [job], response)
 
-    @router.get("/user/{user_id}/imports")
+    @get_and_head(router, "/user/{user_id}/imports", name="list_imports", responses=problem_docs(422, 503))
     async def imports_route(
         user_id: UserId, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
     ) -> ImportPage:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import EmailAddress, Line, LongText, form_docs, query_or_body
+from asyncbg.api.inputs import EmailAddress, Line, LongText, accepts, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import current_job
@@ -28,7 +28,9 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
 
     @bg.task(name="send_email", retries=3, timeout=300)
     async def send_email(
-        to_email: Annotated[str, Personal("email")], subject: Annotated[str, Personal], body: Annotated[str, Personal]
+        to_email: Annotated[EmailAddress, Personal("email")],
+        subject: Annotated[Line, Personal],
+        body: Annotated[LongText, Personal],
     ) -> dict[str, str]:
         """Hand a message to the SMTP server; its Message-ID is the job's, so that a repeat can be recognised."""
         job = current_job()
@@ -37,7 +39,7 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
         await job.publish("email.sent", {"message_id": message_id})
         return {"message_id": message_id}
 
-    @router.post("/send-email/", status_code=202, openapi_extra=form_docs(EmailForm))
+    @router.post("/send-email/", name="send_email", **accepts(EmailForm))
     async def send_email_route(
         form: Annotated[EmailForm, Depends(query_or_body(EmailForm))],
         background_tasks: BackgroundTasks,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import UrlText, UserId, form_docs, query_or_body, refuse_input
+from asyncbg.api.inputs import UrlText, UserId, UserNumber, accepts, query_or_body, refuse_input
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import Progress, current_job
@@ -28,8 +28,8 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound) -> APIRouter:
 
     @bg.task(name="fetch_external_data", retries=3, timeout=600)
     async def fetch_external_data(
-        user_id: int,  # noqa: ARG001 - whose job it is
-        data_url: Annotated[str, Personal("url")],
+        user_id: UserNumber,
+        data_url: Annotated[UrlText, Personal("url")],
         progress: Progress = Progress(),  # noqa: B008 - a marker
     ) -> dict[str, int]:
         """Fetch a JSON document and count its items."""
@@ -40,7 +40,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound) -> APIRouter:
         return {"items": items, "bytes": fetched.bytes}
 
     @bg.task(name="send_webhook", retries=3, timeout=600)
-    async def send_webhook(user_id: int, webhook_url: Annotated[str, Personal("url")]) -> dict[str, int]:
+    async def send_webhook(user_id: UserNumber, webhook_url: Annotated[UrlText, Personal("url")]) -> dict[str, int]:
         """POST the news to the webhook, signed; its id is the job's, so that a repeat can be recognised."""
         job = current_job()
         payload = {"user_id": user_id, "action": "external_fetch_triggered"}
@@ -48,7 +48,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound) -> APIRouter:
         await job.publish("webhook.delivered", {"status": delivered.status, "duration_s": delivered.duration_s})
         return {"status": delivered.status}
 
-    @router.post("/trigger-external-fetch/{user_id}", status_code=202, openapi_extra=form_docs(FetchForm))
+    @router.post("/trigger-external-fetch/{user_id}", name="trigger_external_fetch", **accepts(FetchForm))
     async def trigger_external_fetch_route(
         user_id: UserId,
         form: Annotated[FetchForm, Depends(query_or_body(FetchForm))],

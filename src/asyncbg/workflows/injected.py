@@ -7,7 +7,7 @@ import fastapi
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import Line, UserId, form_docs, query_or_body
+from asyncbg.api.inputs import Line, UserId, UserNumber, accepts, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import Depends, current_job
@@ -70,8 +70,8 @@ def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) ->
 
     @bg.task(name="notification_task", retries=3, timeout=300)
     async def notification_task(
-        user_id: int,
-        action: str,
+        user_id: UserNumber,
+        action: Line,
         mail: Notifier = Depends(open_notifier),  # noqa: B008 - a marker
         log: Activity = Depends(open_activity),  # noqa: B008 - a marker
     ) -> None:
@@ -79,7 +79,7 @@ def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) ->
         await log.record(user_id=user_id, action=action, job_id=current_job().id)
         await mail.notify(user_id, action)
 
-    @router.post("/action/{user_id}", status_code=202, openapi_extra=form_docs(InjectedActionForm))
+    @router.post("/action/{user_id}", name="handle_action", **accepts(InjectedActionForm))
     async def action_route(
         user_id: UserId,
         form: Annotated[InjectedActionForm, fastapi.Depends(query_or_body(InjectedActionForm))],

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel
 
-from asyncbg.api.inputs import EmailAddress, Message, form_docs, query_or_body
+from asyncbg.api.inputs import EmailAddress, Message, accepts, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
@@ -24,11 +24,13 @@ def notification_workflow(bg: AsyncBG, *, notices: Notices) -> APIRouter:
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="send_notification", retries=3, timeout=30)
-    async def send_notification(email: Annotated[str, Personal("email")], message: Annotated[str, Personal]) -> None:
+    async def send_notification(
+        email: Annotated[EmailAddress, Personal("email")], message: Annotated[Message, Personal]
+    ) -> None:
         """Append ``notification for EMAIL: MESSAGE`` to the notification log."""
         await notices.append(email, message)
 
-    @router.post("/send-notification/{email}", status_code=202, openapi_extra=form_docs(NotificationForm))
+    @router.post("/send-notification/{email}", name="send_notification", **accepts(NotificationForm))
     async def send_notification_route(
         email: Annotated[EmailAddress, Path(examples=["ada@example.com"])],
         form: Annotated[NotificationForm, Depends(query_or_body(NotificationForm))],

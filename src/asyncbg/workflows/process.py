@@ -6,7 +6,7 @@ from typing import Annotated
 import anyio
 from fastapi import APIRouter, Path, Response
 
-from asyncbg.api.inputs import Line
+from asyncbg.api.inputs import Line, accepts
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import Progress, current_job
@@ -22,21 +22,21 @@ def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSetting
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="slow_task_1")
-    async def slow_task_1(name: str, progress: Progress = Progress()) -> dict[str, int]:  # noqa: B008 - a marker
+    async def slow_task_1(name: Line, progress: Progress = Progress()) -> dict[str, int]:  # noqa: B008 - a marker
         """Two units of slow work."""
         return await _work(workspace, name, progress, steps=2, step_s=settings.step_s)
 
     @bg.task(name="slow_task_2")
-    async def slow_task_2(name: str, progress: Progress = Progress()) -> dict[str, int]:  # noqa: B008 - a marker
+    async def slow_task_2(name: Line, progress: Progress = Progress()) -> dict[str, int]:  # noqa: B008 - a marker
         """Three units of slow work."""
         return await _work(workspace, name, progress, steps=3, step_s=settings.step_s)
 
     @bg.task(name="cleanup_task", retries=3, timeout=60)
-    async def cleanup_task(name: str) -> dict[str, int]:  # noqa: ARG001 - what is cleaned up is found by the batch
+    async def cleanup_task(name: Line) -> dict[str, int]:
         """Remove the working files of the batch."""
         return {"files_removed": await workspace.remove(current_job().batch)}
 
-    @router.post("/process/{name}", status_code=202)
+    @router.post("/process/{name}", name="process", **accepts())
     async def process_route(
         name: Annotated[Line, Path(examples=["report"])], background_tasks: BackgroundTasks, response: Response
     ) -> Accepted:

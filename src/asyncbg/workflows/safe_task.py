@@ -1,11 +1,11 @@
 """Run tasks chosen by name; whatever goes wrong is recorded on the job, announced and retried, never raised here."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import Message, UserId, form_docs, query_or_body
+from asyncbg.api.inputs import Message, UserId, UserNumber, accepts, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.background import Task
@@ -26,16 +26,19 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="send_notification_task", retries=3, timeout=30)
-    async def send_notification_task(user_id: int, message: Annotated[str, Personal]) -> None:
+    async def send_notification_task(user_id: UserNumber, message: Annotated[Message, Personal]) -> None:
         """Append a notification for the user to the notification log."""
         await notices.append(f"user {user_id}", message)
 
     @bg.task(name="cleanup", retries=3, timeout=60)
-    async def cleanup(user_id: int) -> dict[str, int]:  # noqa: ARG001 - whose job it is
+    async def cleanup(user_id: UserNumber) -> dict[str, int]:
         """Remove the working files of batches whose own clean-up never ran."""
         return {"files_removed": await workspace.sweep()}
 
-    @router.post("/safe-task/{user_id}", status_code=202, openapi_extra=form_docs(SafeTaskForm))
+    def task_named(name: str) -> Task[..., Any]:
+        return Task(bg, bg.registry.get(name))
+
+    @router.post("/safe-task/{user_id}", name="run_safe_task", **accepts(SafeTaskForm))
     async def safe_task_route(
         user_id: UserId,
         form: Annotated[SafeTaskForm, Depends(query_or_body(SafeTaskForm))],
@@ -43,8 +46,8 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
         response: Response,
     ) -> Accepted:
         """Accept a notification and a clean-up, both found by their names in the registry."""
-        steps = {"send_notification_task": (user_id, form.message), "cleanup": (user_id,)}
-        jobs = [background_tasks.add_task(Task(bg, bg.registry.get(name)), *args) for name, args in steps.items()]
+        chosen: dict[str, tuple[Any, ...]] = {"send_notification_task": (user_id, form.message), "cleanup": (user_id,)}
+        jobs = [background_tasks.add_task(task_named(name), *args) for name, args in chosen.items()]
         return accepted("Safe task started in the background", jobs, response)
 
     return router

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 import anyio
 from fastapi import APIRouter, HTTPException, Query, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from asyncbg.api.auth import Owner
-from asyncbg.api.inputs import TaskId
-from asyncbg.api.problems import ProblemRoute, problem_docs
+from asyncbg.api.inputs import TaskId, TaskName
+from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import Progress
 from asyncbg.fastapi import AsyncBG
@@ -28,6 +28,9 @@ _STATUS: Mapping[JobState, Status] = {
     JobState.FAILED: "failed",
     JobState.CANCELLED: "cancelled",
 }
+
+
+ItemsCount = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Started(Accepted):
@@ -52,8 +55,8 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
 
     @bg.task(name="long_running_task")
     async def long_running_task(
-        task_id: str,  # noqa: ARG001 - whose work it is
-        items_count: int,
+        task_id: TaskName,
+        items_count: ItemsCount,
         progress: Progress = Progress(),  # noqa: B008 - a marker
     ) -> dict[str, int]:
         """Work through the items, one after the other."""
@@ -63,10 +66,10 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
             progress.set(item, message=f"item {item} of {items_count} done")
         return {"items": items_count}
 
-    @router.post("/start-task/{task_id}", status_code=202, responses=problem_docs(409))
+    @router.post("/start-task/{task_id}", name="start_task", status_code=202, responses=problem_docs(409, 422, 503))
     async def start_task_route(
         task_id: TaskId,
-        items_count: Annotated[int, Query(ge=1, le=1_000_000, examples=[10])],
+        items_count: Annotated[ItemsCount, Query(examples=[10])],
         owner: Owner,
         response: Response,
     ) -> Started:
@@ -77,7 +80,7 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
         body = accepted("Task started in the background", [job], response)
         return Started(**body.model_dump(), task_id=task_id, check_progress_url=f"/task-progress/{task_id}")
 
-    @router.get("/task-progress/{task_id}", responses=problem_docs(404))
+    @get_and_head(router, "/task-progress/{task_id}", name="show_task_progress", responses=problem_docs(404, 422, 503))
     async def task_progress_route(task_id: TaskId, owner: Owner) -> TaskProgress:
         """How far the caller's task of this id is."""
         known = await bg.backend.find_by_key(owner, _key(task_id))
@@ -101,6 +104,4 @@ def _progress(record: JobRecord) -> TaskProgress:
     elif record.state is JobState.CANCELLED:
         message = record.cancel_reason or "cancelled"
     total = progress.total or json.loads(record.args)["items_count"]
-    return TaskProgress(
-        status=_STATUS[record.state], progress=int(progress.current), total=int(total), message=message
-    )
+    return TaskProgress(status=_STATUS[record.state], progress=int(progress.current), total=int(total), message=message)

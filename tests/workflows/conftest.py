@@ -1,0 +1,181 @@
+"""A real server on a free port for each test, with a real mail server and a real HTTP peer beside it."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from aiohttp import web
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from asyncbg.server import create_app
+from asyncbg.settings import Settings, load_settings
+
+SECRET = "whsec_dGhlIHNlY3JldCBvZiB0aGUgdGVzdHM="
+FINAL = {"succeeded", "failed", "cancelled"}
+
+
+@dataclass
+class Service:
+    """The running service, seen from outside."""
+
+    http: httpx.AsyncClient
+    settings: Settings
+
+    async def post(self, path: str, **kwargs: Any) -> list[dict[str, Any]]:
+        """Send a request that must be accepted; gives its jobs when all of them are final."""
+        answer = await self.http.post(path, **kwargs)
+        assert answer.status_code == 202, answer.text
+        return [await self.final(job["id"]) for job in answer.json()["jobs"]]
+
+    async def final(self, job_id: str) -> dict[str, Any]:
+        """The job when it is final."""
+        async with asyncio.timeout(20):
+            while True:
+                job: dict[str, Any] = (await self.http.get(f"/jobs/{job_id}", params={"wait": 10})).json()
+                if job["state"] in FINAL:
+                    return job
+
+    async def events(self, job_id: str, until: str | None = None) -> list[dict[str, Any]]:
+        """The job's events up to the first of type ``until``, or all of them."""
+        seen: list[dict[str, Any]] = []
+        async with asyncio.timeout(20), self.http.stream("GET", f"/jobs/{job_id}/events") as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("data: "):
+                    seen.append(json.loads(line.removeprefix("data: ")))
+                    if seen[-1]["type"] == until:
+                        break
+        return seen
+
+    @property
+    def log(self) -> list[str]:
+        """The lines of the notification log."""
+        path = self.settings.data_dir / "notifications.log"
+        return path.read_text("utf-8").splitlines() if path.exists() else []
+
+    @property
+    def uploads(self) -> list[Path]:
+        """The uploaded files that are there now, whole or not."""
+        return [path for path in (self.settings.data_dir / "uploads").iterdir() if path.is_file()]
+
+
+@dataclass
+class Mailbox:
+    """A mail server that keeps what it takes, and says what it is told to say first."""
+
+    port: int = 0
+    messages: list[Envelope] = field(default_factory=list)
+    replies: list[str] = field(default_factory=list)
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+        """Keep a message unless a reply is prepared."""
+        if self.replies:
+            return self.replies.pop(0)
+        self.messages.append(envelope)
+        return "250 OK"
+
+
+@dataclass
+class Peer:
+    """An HTTP server that answers with what a test sets and keeps what it is sent."""
+
+    url: str = ""
+    answers: dict[str, Callable[[web.Request], Any]] = field(default_factory=dict)
+    requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer as told: a response, or anything that has a JSON form."""
+        self.requests.append((request.path, dict(request.headers), await request.read()))
+        answer = self.answers[request.path](request)
+        if asyncio.iscoroutine(answer):
+            answer = await answer
+        return answer if isinstance(answer, web.StreamResponse) else web.json_response(answer)
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    """A mail server on a free port."""
+    box = Mailbox()
+    controller = Controller(box, hostname="127.0.0.1", port=0)
+    controller.start()
+    assert isinstance(controller.server, asyncio.Server)
+    box.port = controller.server.sockets[0].getsockname()[1]
+    yield box
+    controller.stop()
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    """An HTTP server on a free port."""
+    fake = Peer()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", fake.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield fake
+    await runner.cleanup()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Everything below the test's own directory, and no waiting."""
+    return load_settings(
+        database_url=f"sqlite:///{tmp_path}/test.db",
+        data_dir=tmp_path / "data",
+        demo={"step_s": 0.05, "item_s": 0.002},
+        runner={"shutdown_grace_s": 1},
+        smtp={"host": "127.0.0.1", "port": 9, "security": "none", "timeout_s": 5, "sender": "service@example.com"},
+        outbound={"allow_private": True, "timeout_s": 1, "max_bytes": 100_000, "webhook_secret": SECRET},
+        upload={"max_bytes": 200_000, "max_rows": 5_000},
+    )
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[[Settings], Any]]:
+    """Start services: ``await serve(settings)``; they are stopped when the test is over."""
+    async with AsyncExitStack() as stack:
+
+        async def start(settings: Settings) -> Service:
+            return await stack.enter_async_context(running(settings))
+
+        yield start
+
+
+@pytest.fixture
+async def service(settings: Settings) -> AsyncIterator[Service]:
+    """The service with the test settings; its mail server is not there."""
+    async with running(settings) as started:
+        yield started
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Service]:
+    """Serve until the block ends. The socket listens before the server runs, so that no client comes too early."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(settings), log_level="warning", timeout_graceful_shutdown=2, ws="none")
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=15, trust_env=False) as http:
+            yield Service(http, settings)
+    finally:
+        server.should_exit = True
+        await task
+
+
+def with_mail(settings: Settings, mailbox: Mailbox) -> Settings:
+    """The same settings, with that mail server."""
+    smtp = settings.smtp.model_copy(update={"port": mailbox.port})
+    return settings.model_copy(update={"smtp": smtp})

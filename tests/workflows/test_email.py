@@ -1,0 +1,124 @@
+"""E-mail over a real mail server, and what becomes of mail that it does not take."""
+
+from collections.abc import Awaitable, Callable
+from email import message_from_bytes, policy
+
+import pytest
+
+from asyncbg.settings import Settings
+from tests.workflows.conftest import Mailbox, Service, with_mail
+
+Serve = Callable[[Settings], Awaitable[Service]]
+MAIL = {"to_email": "ada@example.com", "subject": "Grüße", "body": "Hello Ada,\n\nsee you ✉\n"}
+
+
+@pytest.fixture
+async def service(serve: Serve, settings: Settings, mailbox: Mailbox) -> Service:
+    """The service with a mail server."""
+    return await serve(with_mail(settings, mailbox))
+
+
+@pytest.mark.parametrize("form", ["json", "params"])
+async def test_a_message_is_handed_over(service: Service, mailbox: Mailbox, form: str) -> None:
+    """Recipient, subject and body arrive as they were sent, from the query and from a JSON body."""
+    [job] = await service.post("/send-email/", **{form: MAIL})
+
+    [envelope] = mailbox.messages
+    assert isinstance(envelope.content, bytes)
+    message = message_from_bytes(envelope.content, policy=policy.default)
+    assert job["state"] == "succeeded"
+    assert envelope.rcpt_tos == ["ada@example.com"]
+    assert (message["Subject"], message["To"]) == ("Grüße", "ada@example.com")
+    assert message.get_content().replace("\r\n", "\n") == MAIL["body"]
+
+
+async def test_the_message_id_is_the_jobs(service: Service, mailbox: Mailbox) -> None:
+    """So a mail server can drop what it gets twice."""
+    [job] = await service.post("/send-email/", json=MAIL)
+
+    assert isinstance(mailbox.messages[0].content, bytes)
+    assert f"<{job['id']}@asyncbg>".encode() in mailbox.messages[0].content
+    assert job["result"] == {"message_id": f"<{job['id']}@asyncbg>"}
+
+
+async def test_the_event_email_sent_is_published(service: Service) -> None:
+    """Before the job succeeds, and without personal data."""
+    [job] = await service.post("/send-email/", json=MAIL)
+
+    types = [event["type"] for event in await service.events(job["id"])]
+    assert types.index("email.sent") < types.index("job.succeeded")
+    assert "ada" not in str(await service.events(job["id"]))
+
+
+async def test_mail_refused_for_now_is_tried_again(service: Service, mailbox: Mailbox) -> None:
+    """A 4xx reply costs an attempt, not the job."""
+    mailbox.replies = ["451 4.3.0 try again later"]
+
+    [job] = await service.post("/send-email/", json=MAIL)
+
+    assert (job["state"], job["attempt"]) == ("succeeded", 2)
+    assert len(mailbox.messages) == 1
+
+
+async def test_mail_refused_for_good_fails_at_once(service: Service, mailbox: Mailbox) -> None:
+    """A 5xx reply ends the job; the error names the code and nobody's address."""
+    mailbox.replies = ["550 5.7.1 ada@example.com is not welcome"]
+
+    [job] = await service.post("/send-email/", json=MAIL)
+
+    assert (job["state"], job["attempt"]) == ("failed", 1)
+    assert job["error"]["type"] == "MailRefusedError"
+    assert "550" in job["error"]["message"]
+    assert "ada" not in str(job["error"])
+
+
+async def test_mail_without_a_server_is_tried_again(serve: Serve, settings: Settings) -> None:
+    """Where nobody listens the job waits for its next attempt; the server goes on."""
+    service = await serve(settings)
+    answer = await service.http.post("/send-email/", json=MAIL)
+
+    events = await service.events(answer.json()["jobs"][0]["id"], until="job.retrying")
+
+    assert events[-1]["data"]["error"]["type"] == "MailError"
+    assert (await service.http.get("/health/ready")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"to_email": "nobody"},
+        {"to_email": "ada@example.com\r\nBcc: eve@example.com"},
+        {"to_email": "ada@example.com, eve@example.com"},
+        {"subject": ""},
+        {"subject": "   "},
+        {"subject": "x" * 256},
+        {"subject": "hello\r\nBcc: eve@example.com"},
+        {"subject": "hello\nthere"},
+        {"body": "a\0b"},
+        {"body": "€" * 400_000},
+    ],
+)
+async def test_a_bad_message_is_refused(service: Service, mailbox: Mailbox, change: dict[str, str]) -> None:
+    """422 says which field, repeats nothing of it, and no mail leaves."""
+    answer = await service.http.post("/send-email/", json=MAIL | change)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["body", next(iter(change))]
+    assert "eve" not in answer.text
+    assert mailbox.messages == []
+
+
+@pytest.mark.parametrize("missing", ["to_email", "subject", "body"])
+async def test_every_field_is_required(service: Service, missing: str) -> None:
+    """What is missing is named."""
+    answer = await service.http.post("/send-email/", json={k: v for k, v in MAIL.items() if k != missing})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["body", missing]
+
+
+async def test_a_body_over_http_may_be_split_over_both_forms(service: Service, mailbox: Mailbox) -> None:
+    """Each field once, wherever it stands."""
+    await service.post("/send-email/", params={"subject": "Hello"}, json={k: MAIL[k] for k in ("to_email", "body")})
+
+    assert len(mailbox.messages) == 1

@@ -1,0 +1,159 @@
+"""Fetching from and telling another server, which may be slow, wrong or not there."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from standardwebhooks.webhooks import Webhook
+
+from asyncbg.settings import Settings
+from asyncbg.workflows.external_fetch import count_items
+from tests.workflows.conftest import SECRET, Peer, Service
+
+Serve = Callable[[Settings], Awaitable[Service]]
+
+
+async def trigger(service: Service, peer: Peer, answer: Any, hook: Any = "ok") -> list[dict[str, Any]]:
+    """Run the workflow against a peer that answers so; gives its two jobs."""
+    urls = start(peer, answer, hook)
+    return await service.post("/trigger-external-fetch/7", json=urls)
+
+
+def start(peer: Peer, answer: Any, hook: Any = "ok") -> dict[str, str]:
+    """Prepare the peer's answers; gives the form to send."""
+    peer.answers["/data"] = answer if callable(answer) else lambda _: answer
+    peer.answers["/hook"] = hook if callable(hook) else lambda _: hook
+    return {"data_url": f"{peer.url}/data", "webhook_url": f"{peer.url}/hook"}
+
+
+async def test_items_are_counted_and_the_webhook_is_told(service: Service, peer: Peer) -> None:
+    """The item count is the result; the webhook gets the contract's body, signed, with the job as its id."""
+    fetch, webhook = await trigger(service, peer, [{"id": 1}, {"id": 2}, {"id": 3}])
+
+    assert [fetch["task"], webhook["task"]] == ["fetch_external_data", "send_webhook"]
+    assert fetch["result"]["items"] == 3
+    _, headers, body = next(request for request in peer.requests if request[0] == "/hook")
+    lowered = {name.lower(): value for name, value in headers.items()}
+    assert Webhook(SECRET).verify(body, lowered) == {"user_id": 7, "action": "external_fetch_triggered"}
+    assert lowered["webhook-id"] == webhook["id"]
+    assert "webhook.delivered" in [event["type"] for event in await service.events(webhook["id"])]
+
+
+async def test_the_urls_may_come_in_the_query(service: Service, peer: Peer) -> None:
+    """Both forms are served."""
+    fetch, _ = await service.post("/trigger-external-fetch/7", params=start(peer, {"items": [1, 2]}))
+
+    assert fetch["result"]["items"] == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "items"),
+    [([], 0), ([1, 2], 2), ({}, 0), ({"a": 1, "b": 2}, 2), ({"items": [1, 2, 3], "next": None}, 3), (None, 0), (5, 1)],
+)
+def test_what_counts_as_items(document: object, items: int) -> None:
+    """A list's entries, the entries of an object's only list, an object's members."""
+    assert count_items(document) == items
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (lambda _: web.Response(text="<html>"), "NotJsonError"),
+        (lambda _: web.Response(text=""), "NotJsonError"),
+        (lambda _: web.json_response(["x" * 100] * 2_000), "TooLargeError"),
+        (lambda _: web.Response(status=404), "FetchRejectedError"),
+    ],
+)
+async def test_an_answer_that_cannot_be_used_fails_the_fetch(
+    service: Service, peer: Peer, answer: Any, error: str
+) -> None:
+    """At once, without another attempt; the webhook is sent all the same."""
+    fetch, webhook = await trigger(service, peer, answer)
+
+    assert (fetch["state"], fetch["attempt"], fetch["error"]["type"]) == ("failed", 1, error)
+    assert webhook["state"] == "succeeded"
+
+
+async def test_a_server_in_trouble_is_asked_again(service: Service, peer: Peer) -> None:
+    """A 503 costs an attempt; its Retry-After is kept to."""
+    answers = iter([web.Response(status=503, headers={"Retry-After": "0"}), web.json_response([1])])
+
+    fetch, _ = await trigger(service, peer, lambda _: next(answers))
+
+    assert (fetch["state"], fetch["attempt"]) == ("succeeded", 2)
+
+
+async def test_an_answer_that_takes_too_long_is_given_up(service: Service, peer: Peer) -> None:
+    """The deadline covers the whole answer; the attempt counts and another follows."""
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await asyncio.sleep(60)
+        return response
+
+    answer = await service.http.post("/trigger-external-fetch/7", json=start(peer, drip))
+
+    events = await service.events(answer.json()["jobs"][0]["id"], until="job.retrying")
+    assert events[-1]["data"]["error"]["type"] == "FetchError"
+
+
+@pytest.mark.parametrize("status", [400, 404, 410])
+async def test_a_webhook_that_is_refused_fails(service: Service, peer: Peer, status: int) -> None:
+    """A 4xx ends the job."""
+    _, webhook = await trigger(service, peer, [], hook=lambda _: web.Response(status=status))
+
+    assert (webhook["state"], webhook["attempt"]) == ("failed", 1)
+    assert str(status) in webhook["error"]["message"]
+
+
+async def test_a_webhook_in_trouble_is_told_again_under_the_same_id(service: Service, peer: Peer) -> None:
+    """A 5xx costs an attempt; the receiver can tell the repeat by its id."""
+    answers = iter([web.Response(status=500, headers={"Retry-After": "0"}), web.Response()])
+
+    _, webhook = await trigger(service, peer, [], hook=lambda _: next(answers))
+
+    ids = [{k.lower(): v for k, v in headers.items()}["webhook-id"] for path, headers, _ in peer.requests if path == "/hook"]
+    assert webhook["state"] == "succeeded"
+    assert ids == [webhook["id"]] * 2
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "nonsense", "ftp://example.com/x", "http://", "http:///x", "http://a b/", "http://u:p@example.com/", "file:///etc"],
+)
+@pytest.mark.parametrize("field", ["data_url", "webhook_url"])
+async def test_a_url_that_is_none_is_refused(service: Service, field: str, url: str) -> None:
+    """422 names the field."""
+    form = {"data_url": "http://example.com/", "webhook_url": "http://example.com/"} | {field: url}
+
+    answer = await service.http.post("/trigger-external-fetch/7", json=form)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"][-1] == field
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://[::1]/", "http://10.0.0.1/", "http://169.254.169.254/"])
+async def test_a_private_address_is_refused(serve: Serve, settings: Settings, url: str) -> None:
+    """By default jobs reach public addresses only."""
+    outbound = settings.outbound.model_copy(update={"allow_private": False})
+    service = await serve(settings.model_copy(update={"outbound": outbound}))
+
+    answer = await service.http.post(
+        "/trigger-external-fetch/7", json={"data_url": url, "webhook_url": "http://example.com/"}
+    )
+
+    assert answer.status_code == 422
+
+
+async def test_a_redirect_to_a_private_address_fails_the_job(serve: Serve, settings: Settings, peer: Peer) -> None:
+    """What passes at the gate is checked again where the connection is made."""
+    allowed = peer.url.removeprefix("http://")
+    outbound = settings.outbound.model_copy(update={"allow_private": False, "allow_hosts": (allowed,)})
+    service = await serve(settings.model_copy(update={"outbound": outbound}))
+
+    fetch, _ = await trigger(service, peer, lambda _: web.Response(status=302, headers={"Location": "http://10.0.0.1/"}))
+
+    assert (fetch["state"], fetch["error"]["type"]) == ("failed", "EgressRefusedError")

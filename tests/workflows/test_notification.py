@@ -1,0 +1,114 @@
+"""Notifications, from the request to the line in the log, and the two forms in which its message may come."""
+
+import pytest
+
+from tests.workflows.conftest import Service
+
+ADA = "/send-notification/ada@example.com"
+
+
+async def test_a_notification_becomes_one_line(service: Service) -> None:
+    """The message is appended for the address."""
+    [job] = await service.post(ADA, params={"message": "hello"})
+
+    assert (job["task"], job["state"]) == ("send_notification", "succeeded")
+    assert service.log == ["notification for ada@example.com: hello"]
+
+
+async def test_the_answer_names_the_job(service: Service) -> None:
+    """202, with Location, the job's URL and the streams to follow it by."""
+    answer = await service.http.post(ADA)
+
+    [job] = answer.json()["jobs"]
+    assert answer.status_code == 202
+    assert answer.headers["location"] == job["url"] == f"/jobs/{job['id']}"
+    assert job["events_url"] == f"/jobs/{job['id']}/events"
+    assert answer.json()["events_url"] == f"/events?batch={job['id']}"
+
+
+async def test_the_message_has_a_default(service: Service) -> None:
+    """Nothing has to be said."""
+    await service.post(ADA)
+
+    assert service.log == ["notification for ada@example.com: some notification"]
+
+
+async def test_the_message_may_come_as_json(service: Service) -> None:
+    """A body keeps the message out of the access log."""
+    await service.post(ADA, json={"message": "grüße"})
+
+    assert service.log == ["notification for ada@example.com: grüße"]
+
+
+async def test_a_line_break_does_not_forge_a_line(service: Service) -> None:
+    """One notification is one line, whatever is in it."""
+    await service.post(ADA, json={"message": "a\nnotification for eve@example.com: b"})
+
+    assert len(service.log) == 1
+
+
+async def test_query_and_body_may_agree(service: Service) -> None:
+    """The same value in both forms is no contradiction."""
+    await service.post(ADA, params={"message": "same"}, json={"message": "same"})
+
+    assert service.log == ["notification for ada@example.com: same"]
+
+
+async def test_the_arguments_are_shown_masked(service: Service) -> None:
+    """Neither the address nor the message can be read from the job or the list."""
+    [job] = await service.post(ADA, params={"message": "hello secret"})
+
+    shown = (await service.http.get(f"/jobs/{job['id']}")).text + (await service.http.get("/jobs")).text
+    assert "ada@example.com" not in shown
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize("address", ["nobody", "a@b", "a b@example.com", "a@example..com", "%0d%0aBcc:x@example.com"])
+async def test_a_bad_address_is_refused(service: Service, address: str) -> None:
+    """422 as a problem document that does not repeat the address."""
+    answer = await service.http.post(f"/send-notification/{address}")
+
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["errors"][0]["loc"] == ["path", "email"]
+    assert "input" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"params": {"message": ""}},
+        {"params": {"message": "x" * 4097}},
+        {"params": {"message": "a\0b"}},
+        {"params": [("message", "a"), ("message", "b")]},
+        {"params": {"message": "a"}, "json": {"message": "b"}},
+        {"json": {"message": 7}},
+        {"json": {"message": None}},
+        {"json": ["message"]},
+        {"content": b'{"message": "\\ud800"}', "headers": {"content-type": "application/json"}},
+        {"content": b"{", "headers": {"content-type": "application/json"}},
+        {"content": b"\xff", "headers": {"content-type": "application/json"}},
+    ],
+)
+async def test_a_bad_message_is_refused(service: Service, sent: dict[str, object]) -> None:
+    """Empty, too long, not text, contradictory or not JSON: 422, and nothing is stored."""
+    answer = await service.http.post(ADA, **sent)  # type: ignore[arg-type]  # what httpx takes
+
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (await service.http.get("/jobs")).json()["items"] == []
+
+
+async def test_a_body_that_is_not_json_is_refused(service: Service) -> None:
+    """415 names the media type that is taken."""
+    answer = await service.http.post(ADA, data={"message": "form"})
+
+    assert answer.status_code == 415
+    assert "application/json" in answer.json()["detail"]
+
+
+async def test_a_huge_body_is_refused(service: Service) -> None:
+    """413 before it is held in memory."""
+    answer = await service.http.post(ADA, content=b" " * 9_000_000, headers={"content-type": "application/json"})
+
+    assert answer.status_code == 413

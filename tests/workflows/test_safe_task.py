@@ -1,0 +1,33 @@
+"""Tasks chosen by name, whose errors stay with their jobs."""
+
+from tests.workflows.conftest import Service
+
+
+async def test_both_tasks_run(service: Service) -> None:
+    """The user is notified, then the clean-up runs."""
+    jobs = await service.post("/safe-task/7", params={"message": "your report is ready"})
+
+    assert [(job["task"], job["state"]) for job in jobs] == [
+        ("send_notification_task", "succeeded"),
+        ("cleanup", "succeeded"),
+    ]
+    assert service.log == ["notification for user 7: your report is ready"]
+
+
+async def test_an_error_is_recorded_announced_and_retried(service: Service) -> None:
+    """The server goes on, the job says what went wrong, and when the cause is gone the next attempt succeeds."""
+    in_the_way = service.settings.data_dir / "notifications.log"
+    in_the_way.mkdir(parents=True)
+    answer = await service.http.post("/safe-task/7", params={"message": "hello"})
+    job_id = answer.json()["jobs"][0]["id"]
+
+    events = await service.events(job_id, until="job.retrying")
+    in_the_way.rmdir()
+
+    assert events[-1]["data"]["error"]["type"] == "NoticeError"
+    assert (await service.final(job_id))["state"] == "succeeded"
+
+
+async def test_the_message_is_required(service: Service) -> None:
+    """422 without one."""
+    assert (await service.http.post("/safe-task/7")).status_code == 422
