@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 from asyncbg.api.jobs import jobs_router
+from asyncbg.api.schemas import accepted
 from asyncbg.background import Engine
 from asyncbg.redact import Personal
 from asyncbg.settings import RunnerSettings, Settings
@@ -124,6 +125,19 @@ async def test_an_accepted_job_says_where_it_can_be_followed(client: httpx.Async
     assert body["events_url"] == f"/bg/events?batch={job['id']}"
     assert (job["task"], job["state"]) == ("greet", "queued")
     assert body["message"]
+
+
+def test_jobs_of_one_request_wait_for_the_one_before(tmp_path: Path, gate: Gate) -> None:
+    """The answer to several jobs names the first one as its place, and says that the others wait."""
+    engine, response = engine_in(tmp_path, gate), Response()
+    jobs = [engine.prepare(len, ["x"], {}).job for _ in range(3)]
+
+    body = accepted("done soon", jobs, response, prefix="/bg", more="1")
+
+    assert [job.state for job in body.jobs] == ["queued", "waiting", "waiting"]
+    assert response.headers["location"] == f"/bg/jobs/{jobs[0].id}"
+    assert body.events_url == f"/bg/events?batch={jobs[0].id}"
+    assert body.model_dump()["more"] == "1"
 
 
 async def test_a_job_shows_everything_the_contract_names(client: httpx.AsyncClient) -> None:

@@ -285,9 +285,11 @@ async def test_an_import_goes_on_at_its_cursor(imports: Imports, database: Datab
 async def test_a_cancelled_import_stops_and_can_go_on(imports: Imports, database: Database) -> None:
     """Cancelling an import between or inside its steps leaves rows and cursor together."""
     upload = await imports.receive(chunks_of(rows(20_000)), file_name="a.csv")
-    running = asyncio.create_task(
-        imports.run("job-1", user_id=1, upload=upload, on_progress=lambda *args: running.cancel() and None)
-    )
+
+    def cancel(*args: object) -> None:
+        running.cancel()
+
+    running = asyncio.create_task(imports.run("job-1", user_id=1, upload=upload, on_progress=cancel))
     with pytest.raises(asyncio.CancelledError):
         await running
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 import uvicorn
 from aiohttp import web
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from asyncbg.server import create_app
@@ -93,7 +93,8 @@ class Peer:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer as told: a response, or anything that has a JSON form."""
-        self.requests.append((request.path, dict(request.headers), await request.read()))
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.requests.append((request.path, headers, await request.read()))
         answer = self.answers[request.path](request)
         if asyncio.iscoroutine(answer):
             answer = await answer
@@ -101,15 +102,13 @@ class Peer:
 
 
 @pytest.fixture
-def mailbox() -> Iterator[Mailbox]:
+async def mailbox() -> AsyncIterator[Mailbox]:
     """A mail server on a free port."""
     box = Mailbox()
-    controller = Controller(box, hostname="127.0.0.1", port=0)
-    controller.start()
-    assert isinstance(controller.server, asyncio.Server)
-    box.port = controller.server.sockets[0].getsockname()[1]
-    yield box
-    controller.stop()
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(box, hostname="mail.test"), "127.0.0.1", 0)
+    async with server:
+        box.port = server.sockets[0].getsockname()[1]
+        yield box
 
 
 @pytest.fixture
@@ -127,18 +126,34 @@ async def peer() -> AsyncIterator[Peer]:
     await runner.cleanup()
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """Everything below the test's own directory, and no waiting."""
+def settings_below(directory: Path) -> Settings:
+    """Everything below ``directory``, and no waiting. The mail server is not there."""
     return load_settings(
-        database_url=f"sqlite:///{tmp_path}/test.db",
-        data_dir=tmp_path / "data",
+        database_url=f"sqlite:///{directory}/test.db",
+        data_dir=directory / "data",
         demo={"step_s": 0.05, "item_s": 0.002},
-        runner={"shutdown_grace_s": 1},
+        runner={"shutdown_grace_s": 0.2},
         smtp={"host": "127.0.0.1", "port": 9, "security": "none", "timeout_s": 5, "sender": "service@example.com"},
         outbound={"allow_private": True, "timeout_s": 1, "max_bytes": 100_000, "webhook_secret": SECRET},
         upload={"max_bytes": 200_000, "max_rows": 5_000},
     )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """The settings of one test's own service."""
+    return settings_below(tmp_path)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """One service for all tests of what is refused; it never gets a job. Its tests carry ``at_the_door``."""
+    async with running(settings_below(tmp_path_factory.mktemp("door"))) as started:
+        yield started
+        assert (await started.http.get("/jobs")).json()["items"] == []
+
+
+at_the_door = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.workflows.conftest import Service
+from tests.workflows.conftest import Service, at_the_door
 
 
 async def test_actions_are_logged_and_counted(service: Service) -> None:
@@ -34,30 +34,34 @@ async def test_the_log_is_read_in_pages(service: Service) -> None:
     assert second["next"] is None
 
 
-async def test_a_user_without_activity_has_empty_statistics(service: Service) -> None:
+@at_the_door
+async def test_a_user_without_activity_has_empty_statistics(door: Service) -> None:
     """Nothing is not an error."""
-    statistics = (await service.http.get("/user/8/statistics")).json()
+    statistics = (await door.http.get("/user/8/statistics")).json()
 
     assert (statistics["total"], statistics["first_seen"], statistics["last_seen"]) == (0, None, None)
 
 
+@at_the_door
 @pytest.mark.parametrize("user", ["abc", "0", "-1", "1.5", str(2**63), "%F0%9F%99%82"])
-async def test_a_user_id_that_is_no_number_is_refused(service: Service, user: str) -> None:
+async def test_a_user_id_that_is_no_number_is_refused(door: Service, user: str) -> None:
     """422 wherever a user is named."""
-    posted = await service.http.post(f"/user/{user}/action", params={"action": "login"})
-    read = await service.http.get(f"/user/{user}/statistics")
+    posted = await door.http.post(f"/user/{user}/action", params={"action": "login"})
+    read = await door.http.get(f"/user/{user}/statistics")
 
     assert (posted.status_code, read.status_code) == (422, 422)
     assert posted.json()["errors"][0]["loc"] == ["path", "user_id"]
 
 
+@at_the_door
 @pytest.mark.parametrize("query", ["limit=0", "limit=501", "cursor=x", "cursor=-1", f"cursor={'9' * 30}"])
-async def test_a_bad_page_is_refused(service: Service, query: str) -> None:
+async def test_a_bad_page_is_refused(door: Service, query: str) -> None:
     """422, never an empty page."""
-    assert (await service.http.get(f"/user/7/activity?{query}")).status_code == 422
+    assert (await door.http.get(f"/user/7/activity?{query}")).status_code == 422
 
 
+@at_the_door
 @pytest.mark.parametrize("action", ["", " ", "a\nb", "a\0b", "x" * 256])
-async def test_a_bad_action_is_refused(service: Service, action: str) -> None:
+async def test_a_bad_action_is_refused(door: Service, action: str) -> None:
     """An action is one line of text."""
-    assert (await service.http.post("/user/7/action", params={"action": action})).status_code == 422
+    assert (await door.http.post("/user/7/action", params={"action": action})).status_code == 422

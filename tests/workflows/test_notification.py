@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.workflows.conftest import Service
+from tests.workflows.conftest import Service, at_the_door
 
 ADA = "/send-notification/ada@example.com"
 
@@ -63,10 +63,11 @@ async def test_the_arguments_are_shown_masked(service: Service) -> None:
     assert "secret" not in shown
 
 
+@at_the_door
 @pytest.mark.parametrize("address", ["nobody", "a@b", "a b@example.com", "a@example..com", "%0d%0aBcc:x@example.com"])
-async def test_a_bad_address_is_refused(service: Service, address: str) -> None:
+async def test_a_bad_address_is_refused(door: Service, address: str) -> None:
     """422 as a problem document that does not repeat the address."""
-    answer = await service.http.post(f"/send-notification/{address}")
+    answer = await door.http.post(f"/send-notification/{address}")
 
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
@@ -74,6 +75,7 @@ async def test_a_bad_address_is_refused(service: Service, address: str) -> None:
     assert "input" not in answer.text
 
 
+@at_the_door
 @pytest.mark.parametrize(
     "sent",
     [
@@ -90,25 +92,27 @@ async def test_a_bad_address_is_refused(service: Service, address: str) -> None:
         {"content": b"\xff", "headers": {"content-type": "application/json"}},
     ],
 )
-async def test_a_bad_message_is_refused(service: Service, sent: dict[str, object]) -> None:
+async def test_a_bad_message_is_refused(door: Service, sent: dict[str, object]) -> None:
     """Empty, too long, not text, contradictory or not JSON: 422, and nothing is stored."""
-    answer = await service.http.post(ADA, **sent)  # type: ignore[arg-type]  # what httpx takes
+    answer = await door.http.post(ADA, **sent)  # type: ignore[arg-type]  # what httpx takes
 
     assert answer.status_code == 422, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    assert (await service.http.get("/jobs")).json()["items"] == []
+    assert (await door.http.get("/jobs")).json()["items"] == []
 
 
-async def test_a_body_that_is_not_json_is_refused(service: Service) -> None:
+@at_the_door
+async def test_a_body_that_is_not_json_is_refused(door: Service) -> None:
     """415 names the media type that is taken."""
-    answer = await service.http.post(ADA, data={"message": "form"})
+    answer = await door.http.post(ADA, data={"message": "form"})
 
     assert answer.status_code == 415
     assert "application/json" in answer.json()["detail"]
 
 
-async def test_a_huge_body_is_refused(service: Service) -> None:
+@at_the_door
+async def test_a_huge_body_is_refused(door: Service) -> None:
     """413 before it is held in memory."""
-    answer = await service.http.post(ADA, content=b" " * 9_000_000, headers={"content-type": "application/json"})
+    answer = await door.http.post(ADA, content=b" " * 9_000_000, headers={"content-type": "application/json"})
 
     assert answer.status_code == 413

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.workflows.conftest import Service
+from tests.workflows.conftest import Service, at_the_door
 
 
 async def test_the_steps_run_in_order(service: Service) -> None:
@@ -35,9 +35,10 @@ async def test_the_clean_up_runs_though_a_step_was_stopped(service: Service) -> 
     assert list((service.settings.data_dir / "work").iterdir()) == []
 
 
+@at_the_door
 @pytest.mark.parametrize("name", ["%00", "%0a", "x" * 256, "%20"])
-async def test_a_bad_name_is_refused(service: Service, name: str) -> None:
+async def test_a_bad_name_is_refused(door: Service, name: str) -> None:
     """A name is one line that says something."""
-    answer = await service.http.post(f"/process/{name}")
+    answer = await door.http.post(f"/process/{name}")
 
     assert answer.status_code == 422

@@ -1,6 +1,6 @@
 """Tasks chosen by name, whose errors stay with their jobs."""
 
-from tests.workflows.conftest import Service
+from tests.workflows.conftest import Service, at_the_door
 
 
 async def test_both_tasks_run(service: Service) -> None:
@@ -28,6 +28,7 @@ async def test_an_error_is_recorded_announced_and_retried(service: Service) -> N
     assert (await service.final(job_id))["state"] == "succeeded"
 
 
-async def test_the_message_is_required(service: Service) -> None:
+@at_the_door
+async def test_the_message_is_required(door: Service) -> None:
     """422 without one."""
-    assert (await service.http.post("/safe-task/7")).status_code == 422
+    assert (await door.http.post("/safe-task/7")).status_code == 422

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.workflows.conftest import Service
+from tests.workflows.conftest import Service, at_the_door
 
 
 async def test_a_task_is_followed_by_its_name(service: Service) -> None:
@@ -47,36 +47,41 @@ async def test_a_taken_name_is_a_conflict(service: Service) -> None:
     assert len((await service.http.get("/jobs")).json()["items"]) == 1
 
 
-async def test_an_unknown_name_is_not_found(service: Service) -> None:
+@at_the_door
+async def test_an_unknown_name_is_not_found(door: Service) -> None:
     """404 as a problem document."""
-    answer = await service.http.get("/task-progress/nobody")
+    answer = await door.http.get("/task-progress/nobody")
 
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@at_the_door
 @pytest.mark.parametrize("count", ["0", "-1", "1000001", "1e3", "1.5", "many", "", "9" * 400])
-async def test_a_bad_count_is_refused(service: Service, count: str) -> None:
+async def test_a_bad_count_is_refused(door: Service, count: str) -> None:
     """422, and the name stays free."""
-    answer = await service.http.post("/start-task/free", params={"items_count": count})
+    answer = await door.http.post("/start-task/free", params={"items_count": count})
 
     assert answer.status_code == 422
-    assert (await service.http.get("/task-progress/free")).status_code == 404
+    assert (await door.http.get("/task-progress/free")).status_code == 404
 
 
-async def test_the_count_is_required(service: Service) -> None:
+@at_the_door
+async def test_the_count_is_required(door: Service) -> None:
     """422 without one."""
-    assert (await service.http.post("/start-task/free")).status_code == 422
+    assert (await door.http.post("/start-task/free")).status_code == 422
 
 
-async def test_the_count_is_bounded_behind_the_other_door_too(service: Service) -> None:
+@at_the_door
+async def test_the_count_is_bounded_behind_the_other_door_too(door: Service) -> None:
     """A job submitted by its task's name is held to the same bounds."""
     job = {"task": "long_running_task", "args": {"task_id": "x", "items_count": 10**9}}
 
-    assert (await service.http.post("/jobs", json=job)).status_code == 422
+    assert (await door.http.post("/jobs", json=job)).status_code == 422
 
 
+@at_the_door
 @pytest.mark.parametrize("name", ["a b", "%C3%A4", "x" * 65, "a%0a", "a:b"])
-async def test_a_bad_name_is_refused(service: Service, name: str) -> None:
+async def test_a_bad_name_is_refused(door: Service, name: str) -> None:
     """Letters, digits, dot, underscore and hyphen, at most 64."""
-    assert (await service.http.post(f"/start-task/{name}", params={"items_count": 1})).status_code == 422
+    assert (await door.http.post(f"/start-task/{name}", params={"items_count": 1})).status_code == 422
