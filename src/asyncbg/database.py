@@ -61,20 +61,28 @@ class Lane(Protocol):
         ...
 
 
+_REMEDIES = (
+    ("SQLITE_FULL", "the disk is full; free some space"),
+    ("SQLITE_BUSY", "another process holds the database; retry, or stop the other writer"),
+    ("SQLITE_READONLY", "the database is read-only; check the permissions of the file and its directory"),
+    ("SQLITE_CANTOPEN", "the database cannot be opened; check that its directory exists and is writable"),
+    ("SQLITE_CORRUPT", "the database is damaged; restore it from a backup"),
+    ("SQLITE_NOTADB", "the file is no SQLite database; check ASYNCBG_DATABASE_URL"),
+    ("SQLITE_IOERR", "the disk reports an error; check the device"),
+)
+"""Errors of the database itself, whoever's statement met them, and what to do about each."""
+
+
 def translate(error: sqlite3.Error) -> DatabaseError:
     """Say what is the matter with the database and what to do about it."""
     code = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    remedies = (
-        ("SQLITE_FULL", "the disk is full; free some space"),
-        ("SQLITE_BUSY", "another process holds the database; retry, or stop the other writer"),
-        ("SQLITE_READONLY", "the database is read-only; check the permissions of the file and its directory"),
-        ("SQLITE_CANTOPEN", "the database cannot be opened; check that its directory exists and is writable"),
-        ("SQLITE_CORRUPT", "the database is damaged; restore it from a backup"),
-        ("SQLITE_NOTADB", "the file is no SQLite database; check ASYNCBG_DATABASE_URL"),
-        ("SQLITE_IOERR", "the disk reports an error; check the device"),
-    )
-    hint = next((text for prefix, text in remedies if code.startswith(prefix)), str(error))
-    return DatabaseError(f"{hint} ({code})")
+    return DatabaseError(f"{_remedy(error) or error} ({code})")
+
+
+def _remedy(error: Exception) -> str | None:
+    """What to do about the database; None where the matter is with one statement."""
+    code = getattr(error, "sqlite_errorname", "")
+    return next((text for prefix, text in _REMEDIES if code.startswith(prefix)), None)
 
 
 class _Connection:
@@ -227,9 +235,9 @@ class Database:
     ) -> None:
         """One item spoilt the batch: every item alone, so that only the guilty gets the error."""
         alone = sum(len(items) for items, _ in batch.values()) == 1
-        if alone or (isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)):
-            unusable = isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
-            shown = translate(cast(sqlite3.Error, error)) if unusable else error
+        if alone or _remedy(error) is not None:
+            ours = isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
+            shown = translate(cast(sqlite3.Error, error)) if ours else error
             for _, futures in batch.values():
                 for future in futures:
                     if not future.done():

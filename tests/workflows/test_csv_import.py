@@ -1,0 +1,242 @@
+"""CSV uploads: what is stored, what is refused, and that no upload is ever left behind."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.workflows.conftest import Service, at_the_door
+
+PATH = "/upload-csv/7"
+PEOPLE = b"name,city\nAda,London\nGrace,New York\n"
+
+
+async def upload(service: Service, content: bytes, name: str = "people.csv") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Upload a file; gives the final job and the import as its owner sees it."""
+    [job] = await service.post(PATH, files={"file": (name, content)})
+    [shown, *_] = (await service.http.get("/user/7/imports")).json()["items"]
+    assert shown["id"] == job["id"]
+    assert service.uploads == []
+    return job, shown
+
+
+async def test_rows_are_stored_and_the_owner_is_told(service: Service) -> None:
+    """The job counts the rows, the import lists them, a line and an event tell the owner, the upload is gone."""
+    job, shown = await upload(service, PEOPLE)
+
+    assert (job["task"], job["state"], job["result"]) == (
+        "process_csv",
+        "succeeded",
+        {"rows_stored": 2, "rows_rejected": 0},
+    )
+    assert (shown["file"], shown["status"], shown["rows_stored"], shown["error"]) == (
+        "people.csv",
+        "completed",
+        2,
+        None,
+    )
+    assert job["progress"]["current"] == job["progress"]["total"] == len(PEOPLE)
+    assert service.log == ["notification for user 7: people.csv: 2 rows imported, 0 rejected"]
+    assert "csv.imported" in [event["type"] for event in await service.events(job["id"])]
+
+
+@pytest.mark.parametrize(
+    ("content", "stored"),
+    [
+        ("\ufeffname,city\nÄda,Köln\n".encode(), 1),
+        ("name;city\nÄda;Köln\n".encode("latin-1"), 1),
+        ("name\tcity\nÄda\tKöln\n".encode("utf-16"), 1),
+        (b'name,note\nAda,"two\nlines, one ""quoted"""\n', 1),
+        (b"name,city\r\nAda,London\r\n\r\nGrace,Paris", 2),
+        (b"name,city\n", 0),
+    ],
+)
+async def test_what_spreadsheets_write_is_read(service: Service, content: bytes, stored: int) -> None:
+    """Byte order marks, encodings, delimiters, quoted line breaks, blank lines and a missing last line break."""
+    job, shown = await upload(service, content)
+
+    assert (job["state"], shown["rows_stored"], shown["rows_rejected"]) == ("succeeded", stored, 0)
+
+
+@pytest.mark.parametrize("bad", [b"Grace", b"Grace,Paris,France", b"Gra\0ce,Paris", b"Gr\xc3ace,Paris"])
+async def test_a_bad_row_is_rejected_alone(service: Service, bad: bytes) -> None:
+    """Ragged, with a NUL or undecodable: the row and the reason are kept, the other rows are stored."""
+    job, shown = await upload(service, "name,city\nÄda,London\n".encode() + bad + "\nJürgen,Köln\n".encode())
+
+    assert job["result"] == {"rows_stored": 2, "rows_rejected": 1}
+    [rejection] = shown["rejections"]
+    assert rejection["row"] == 3
+    assert rejection["reason"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n\n\n",
+        b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
+        b'{"name": "Ada"}',
+        b"<html><body></body></html>",
+        b"name,name\nAda,Byron\n",
+        b"name,\nAda,Byron\n",
+        "name,city\nAda,London\n".encode("utf-16-le"),
+        b'name,city\n"' + b"x" * 150_000,
+    ],
+)
+async def test_what_is_no_csv_fails_at_once(service: Service, content: bytes) -> None:
+    """One attempt; the owner is told what is wrong, and the upload is gone."""
+    job, shown = await upload(service, content)
+
+    if job["state"] == "succeeded":  # the unclosed quote is one row
+        assert (shown["rows_stored"], shown["rows_rejected"]) == (0, 1)
+        return
+    assert (job["state"], job["attempt"], shown["status"]) == ("failed", 1, "failed")
+    assert shown["error"] == job["error"]["message"]
+    assert service.log == [f"notification for user 7: people.csv: import failed: {shown['error']}"]
+    assert "csv.failed" in [event["type"] for event in await service.events(job["id"])]
+
+
+async def test_a_file_with_too_many_rows_fails(service: Service) -> None:
+    """The limit is named, and what was stored before it is counted."""
+    job, shown = await upload(service, b"n\n" + b"1\n" * 5_001)
+
+    assert (job["state"], job["error"]["type"], shown["rows_stored"]) == ("failed", "TooManyRowsError", 5_000)
+
+
+async def test_the_name_of_the_file_is_only_shown(service: Service) -> None:
+    """It leads nowhere on our disk."""
+    _, shown = await upload(service, PEOPLE, name="../../etc/passwd")
+
+    assert shown["file"] == "passwd"
+
+
+async def test_imports_are_listed_newest_first_in_pages(service: Service) -> None:
+    """And only the user's own."""
+    for name in ("a.csv", "b.csv", "c.csv"):
+        await upload(service, PEOPLE, name)
+
+    first = (await service.http.get("/user/7/imports", params={"limit": 2})).json()
+    second = (await service.http.get("/user/7/imports", params={"limit": 2, "cursor": first["next"]})).json()
+
+    assert [item["file"] for item in first["items"] + second["items"]] == ["c.csv", "b.csv", "a.csv"]
+    assert second["next"] is None
+    assert (await service.http.get("/user/8/imports")).json() == {"items": [], "next": None}
+
+
+async def test_fields_around_the_file_are_ignored(service: Service) -> None:
+    """A form may send more than the file."""
+    [job] = await service.post(PATH, data={"a": "1", "b": "2"}, files={"file": ("x.csv", PEOPLE)})
+
+    assert job["result"]["rows_stored"] == 2
+
+
+async def test_the_upload_of_a_cancelled_job_is_removed(service: Service) -> None:
+    """Whether it was running or still waiting when it was cancelled."""
+    answer = await service.http.post(PATH, files={"file": ("x.csv", b"n\n" + b"1\n" * 4_000)})
+    job_id = answer.json()["jobs"][0]["id"]
+    await service.http.post(f"/jobs/{job_id}/cancel")
+    await service.final(job_id)
+
+    async with asyncio.timeout(5):
+        while service.uploads:
+            await service.http.get("/health/live")
+
+
+@at_the_door
+async def test_an_announced_length_over_the_limit_is_refused_before_the_body(door: Service) -> None:
+    """413, and nothing is kept."""
+    answer = await door.http.post(PATH, files={"file": ("big.csv", b"x" * 300_000)})
+
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert door.uploads == []
+
+
+@at_the_door
+async def test_a_length_over_the_limit_is_noticed_as_it_comes(door: Service) -> None:
+    """A body without Content-Length is counted."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="big.csv"\r\n\r\n'
+        for _ in range(30):
+            yield b"x" * 10_000
+        yield b"\r\n--b--\r\n"
+
+    answer = await door.http.post(PATH, content=body(), headers={"content-type": "multipart/form-data; boundary=b"})
+
+    assert answer.status_code == 413
+    assert door.uploads == []
+
+
+@at_the_door
+@pytest.mark.parametrize(
+    ("media", "body", "status"),
+    [
+        ("application/json", b"{}", 415),
+        ("text/csv", PEOPLE, 415),
+        ("multipart/form-data", b"--b--", 400),
+        ("multipart/form-data; boundary=", b"--b--", 400),
+        ("multipart/form-data; boundary=b", b"", 400),
+        ("multipart/form-data; boundary=b", b"nonsense", 400),
+        ("multipart/form-data; boundary=b", b"--b\r\nno colon\r\n\r\nx\r\n--b--\r\n", 400),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--\r\n',
+            422,
+        ),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nx\r\n--b--\r\n',
+            422,
+        ),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n'
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="b"\r\n\r\ny\r\n--b--\r\n',
+            422,
+        ),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nname,city\r\nAda,',
+            400,
+        ),
+    ],
+)
+async def test_what_is_no_upload_is_refused(door: Service, media: str, body: bytes, status: int) -> None:
+    """Another media type, a malformed or incomplete body, no file, two files."""
+    answer = await door.http.post(PATH, content=body, headers={"content-type": media})
+
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert door.uploads == []
+
+
+@at_the_door
+async def test_the_upload_of_a_client_that_left_is_removed(door: Service) -> None:
+    """The partial file goes with the connection, and no job is made."""
+    client = socket.create_connection((door.http.base_url.host, door.http.base_url.port or 0))
+    with contextlib.closing(client):
+        client.sendall(
+            b"POST /upload-csv/7 HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.csv"\r\n\r\nname,city\r\n'
+        )
+        async with asyncio.timeout(5):
+            while not door.uploads:
+                await door.http.get("/health/live")
+
+    async with asyncio.timeout(5):
+        while door.uploads:
+            await door.http.get("/health/live")
+
+
+@at_the_door
+async def test_an_upload_for_nobody_is_refused(door: Service) -> None:
+    """A user id that is no number: 422, and nothing is kept."""
+    answer = await door.http.post("/upload-csv/abc", files={"file": ("x.csv", PEOPLE)})
+
+    assert answer.status_code == 422
+    assert door.uploads == []
