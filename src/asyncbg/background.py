@@ -13,9 +13,8 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from asyncbg.backends.base import Backend, Enqueued
 from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.bus import EventBus, Handler
+from asyncbg.bus import EventBus, Handler, Subscription
 from asyncbg.clock import Clock, SystemClock
-from asyncbg.context import injected
 from asyncbg.database import Database
 from asyncbg.errors import (
     JobCancelledError,
@@ -44,8 +43,9 @@ logger = logging.getLogger("asyncbg")
 ANONYMOUS = "anonymous"
 _TAIL_S = 0.1
 _PURGE_SLICE = 500
+_PAGE = 200
 _HANDLERS_S = 2.0
-_RECHECK_S = 5.0
+_RECHECK_S = 0.5
 _SQLITE = "sqlite:///"
 
 
@@ -107,7 +107,7 @@ class Job:
 
         Raises JobFailedError, JobCancelledError, or JobTimeoutError after ``timeout`` seconds.
         """
-        record = await self._engine.wait(self.id, timeout)
+        record = await self._engine.wait(self.id, timeout, through_pause=True)
         self.state = record.state
         match record.state:
             case JobState.SUCCEEDED:
@@ -245,6 +245,7 @@ class Engine:
         self._pump: ProgressPump | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._is_running = False
+        self._is_paused = False
         self._backlog = 0
         self._tail_behind = False
 
@@ -317,6 +318,11 @@ class Engine:
         """Whether jobs are accepted."""
         return self._is_running
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a shutdown has begun: no more jobs are claimed."""
+        return self._is_paused
+
     async def __aenter__(self) -> Self:
         """Open the database and start to run jobs."""
         await self.start()
@@ -332,6 +338,7 @@ class Engine:
         """Open the database and start to run jobs. Raises DatabaseError; nothing is left open then."""
         if self._is_running:
             raise NotRunningError("this AsyncBG runs already; enter its lifespan once")
+        self._is_paused = False
         await self.backend.open()
         try:
             self.bus.start(epoch=self.backend.epoch, last_seq=(await self.backend.position()).last_seq)
@@ -357,9 +364,20 @@ class Engine:
             "retention": every(60.0, self._purge, name="the purge of old jobs"),
         }
         self._loops = [asyncio.create_task(loop, name=f"asyncbg-{name}") for name, loop in loops.items()]
+        for task in self._loops:
+            task.add_done_callback(self._loop_ended)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """A loop that ends by itself is a bug of ours: say so, take no more jobs, and let readiness tell."""
+        if task.cancelled() or self._is_paused:
+            return
+        error = task.exception()
+        logger.critical("%s ended: no more jobs are accepted; restart the process", task.get_name(), exc_info=error)
+        self._is_running = False
 
     def pause(self) -> None:
         """Claim no more jobs; those that run go on."""
+        self._is_paused = True
         if self._worker is not None:
             self._worker.pause()
 
@@ -498,7 +516,7 @@ class Engine:
     def _check_room(self, more: int) -> None:
         most = self.settings.runner.max_queued
         if self._backlog + more > most:
-            raise OverloadedError(f"{most} jobs are queued already; come back later", retry_after_s=1.0)
+            raise OverloadedError(f"{most} jobs wait already; come back later", retry_after_s=1.0)
         self._backlog += more
 
     # Steering and looking
@@ -513,42 +531,57 @@ class Engine:
             return replace(record, progress=running.progress)
         return record
 
-    async def wait(self, job_id: str, timeout_s: float | None = None) -> JobRecord:
-        """Wait for the job's final state; the latest record, final or not, when the time is over."""
+    async def wait(self, job_id: str, timeout_s: float | None = None, *, through_pause: bool = False) -> JobRecord:
+        """Wait for the job's final state; the latest record, final or not, when the time is over.
+
+        At a shutdown it returns at once, so that no long poll holds the server, unless ``through_pause`` is set.
+        """
         loop = asyncio.get_running_loop()
         deadline_s = None if timeout_s is None else loop.time() + timeout_s
         with self.bus.expect_final(job_id) as final:
             while True:
                 record = await self.get(job_id)
                 left_s = _RECHECK_S if deadline_s is None else deadline_s - loop.time()
-                if record.state.is_final or left_s <= 0:
+                if record.state.is_final or left_s <= 0 or (self.is_paused and not through_pause):
                     return record
                 await final.wait(min(left_s, _RECHECK_S))
 
     async def watch(self, job_id: str) -> AsyncIterator[Event]:
-        """A job's events from the first one to its final one, progress included. Raises JobNotFoundError."""
+        """A job's events from the first one to its final one, progress included. Raises JobNotFoundError.
+
+        A job that was retried by hand has several final events; the last one ends it.
+        """
         await self.get(job_id)
         wanted = EventFilter(jobs=frozenset({job_id}))
         reached = 0
         with self.bus.subscribe(wanted) as live:
             while True:
-                stored, reached = await self.backend.events(after_seq=reached, wanted=wanted, limit=100)
-                live.reset() if live.lagging else None
+                live.reset()
+                stored, reached = await self.backend.events(after_seq=reached, wanted=wanted, limit=_PAGE)
                 for event in stored:
                     yield event
-                    if event.is_final and len(stored) < 100:
+                if len(stored) == _PAGE:
+                    continue
+                if stored and stored[-1].is_final and (await self.get(job_id)).state.is_final:
+                    return
+                async for event in self._live(live, reached):
+                    reached = event.seq or reached
+                    yield event
+                    if event.is_final:
                         return
-                while len(stored) < 100 and not live.lagging and not live.closing:
-                    await live.wait(_RECHECK_S)
-                    for event in live.take():
-                        if event.seq and event.seq <= reached:
-                            continue
-                        reached = event.seq or reached
-                        yield event
-                        if event.is_final:
-                            return
                 if live.closing:
                     return
+
+    @staticmethod
+    async def _live(live: Subscription, reached: int) -> AsyncIterator[Event]:
+        """What is published after ``reached``, until the subscriber lags or the bus closes."""
+        while not live.lagging:
+            for event in live.take():
+                if not event.seq or event.seq > reached:
+                    yield event
+            if live.closing:
+                return
+            await live.wait()
 
     async def cancel(self, job_id: str, reason: str = "") -> JobState:
         """Cancel a job: at once if it does not run yet, through its coroutine if it does.
@@ -616,7 +649,8 @@ class Engine:
     async def _rescue(self) -> None:
         if await self.backend.rescue() and self._worker is not None:
             self._worker.wake()
-        self._backlog = (await self.backend.counts())[JobState.QUEUED]
+        counts = await self.backend.counts()
+        self._backlog = sum(many for state, many in counts.items() if state is not JobState.RUNNING)
 
     async def _purge(self) -> None:
         before_ms = self.clock.now_ms() - int(self.settings.runner.retention_s * 1000)
@@ -648,14 +682,9 @@ _WAKING = frozenset({EventType.QUEUED.value, EventType.SCHEDULED.value, EventTyp
 
 async def run_inline(definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Run a task here and now, its dependencies resolved unless given by keyword."""
-    given = {name: kwargs[name] for name in definition.arguments.injected if name in kwargs}
-    rest = {name: value for name, value in kwargs.items() if name not in given}
-    bound = definition.arguments.bind(definition.name, args, rest)
-    missing = set(definition.arguments.injected) - set(given)
-    if missing:
-        async with injected(definition.function, given) as supplied:
-            return await _call(definition, {**supplied, **given, **bound})
-    return await _call(definition, {**given, **bound})
+    bound = definition.arguments.bind(definition.name, args, kwargs)
+    async with definition.arguments.dependencies.resolved(bound) as supplied:
+        return await _call(definition, {**supplied, **bound})
 
 
 async def _call(definition: TaskDefinition, bound: Mapping[str, Any]) -> Any:

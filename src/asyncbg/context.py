@@ -8,11 +8,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import lru_cache, wraps
-from typing import Any, Protocol, TypeVar, cast
+from functools import lru_cache, partial
+from typing import Any, Protocol, TypeVar, cast, get_type_hints
 
 import fastapi.params
 import uncalled_for
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
 from asyncbg.errors import NotRunningError
 from asyncbg.job import Lease, ProgressValue
@@ -180,59 +181,162 @@ def Depends(provider: Callable[..., Any]) -> Any:  # noqa: N802 - the field's ow
 
 def provider_of(parameter: inspect.Parameter) -> Any | None:
     """The dependency that a parameter declares (as uncalled-for's object), in its default or its annotation."""
-    default = parameter.default
+    default, annotation = parameter.default, parameter.annotation
     if isinstance(default, uncalled_for.Dependency):
         return default
-    declared = [default, *getattr(parameter.annotation, "__metadata__", ())]
-    for item in declared:
+    for item in (default, *getattr(annotation, "__metadata__", ())):
         if isinstance(item, fastapi.params.Depends):
-            provider = item.dependency or parameter.annotation
-            return uncalled_for.Depends(adapt(cast("Callable[..., Any]", provider)))
+            itself = annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
+            return uncalled_for.Depends(adapt(item.dependency or itself))
         if isinstance(item, uncalled_for.Provider):
             return item
     return None
 
 
+class Dependencies:
+    """What a function's parameters depend on: resolved when its job runs, closed after it."""
+
+    def __init__(self, signature: inspect.Signature) -> None:
+        """Read a signature whose annotations are resolved."""
+        found = {name: provider_of(parameter) for name, parameter in signature.parameters.items()}
+        self.names = frozenset(name for name, dependency in found.items() if dependency is not None)
+        """The parameters that are supplied."""
+        self.unmet = {name: missing for name in self.names if (missing := _unmet(found[name])) is not None}
+        """Those whose provider needs what only a request has, such as ``request``, and what that is."""
+
+        def stub() -> None: ...
+
+        stub.__signature__ = _declared(signature, found)  # type: ignore[attr-defined]
+        self._stub = stub
+
+    @asynccontextmanager
+    async def resolved(self, given: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Resolve what is not ``given`` by name; it is closed when the block ends. A provider's error is raised."""
+        async with uncalled_for.resolved_dependencies(self._stub, dict(given)) as values:
+            for value in values.values():
+                if isinstance(value, uncalled_for.FailedDependency):
+                    raise value.error
+            yield values
+
+
 @lru_cache(maxsize=1024)
-def adapt(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` with generators as context managers and FastAPI's ``Depends`` as uncalled-for's."""
-    target = function
-    if inspect.isasyncgenfunction(function):
-        target = asynccontextmanager(function)
-    elif inspect.isgeneratorfunction(function):
-        target = contextmanager(function)
-    signature = inspect.signature(function, eval_str=True)
-    found = {name: provider_of(parameter) for name, parameter in signature.parameters.items()}
-    if target is function and not any(found.values()):
-        return function
+def adapt(provider: Callable[..., Any]) -> Callable[..., Any]:
+    """``provider`` as uncalled-for calls it: a generator as a context manager, a plain ``def`` in a worker thread,
+    FastAPI's ``Depends`` as its own.
+    """  # fmt: skip
+    signature = signature_of(provider)
+    found = {name: dependency_of for name, p in signature.parameters.items() if (dependency_of := provider_of(p))}
+    enter = _entered(provider)
+    if enter is provider and not found:
+        return provider
 
-    @wraps(function)
     def adapted(*args: Any, **kwargs: Any) -> Any:
-        return target(*args, **kwargs)
+        return enter(*args, **kwargs)
 
-    # Dependencies become keyword-only defaults: a default may then stand before a parameter without one.
-    parameters = [
-        parameter.replace(default=found[name], kind=inspect.Parameter.KEYWORD_ONLY, annotation=Any)
-        if found[name] is not None
-        else parameter
-        for name, parameter in signature.parameters.items()
-    ]
-    parameters.sort(key=lambda parameter: parameter.kind)
-    adapted.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    adapted.__annotations__ = {}
+    adapted.__signature__ = _declared(signature, found)  # type: ignore[attr-defined]
+    adapted.__qualname__ = getattr(provider, "__qualname__", type(provider).__qualname__)
     return adapted
 
 
-@asynccontextmanager
-async def injected(
-    function: Callable[..., Any], given: Mapping[str, Any] | None = None
-) -> AsyncIterator[dict[str, Any]]:
-    """Resolve the dependencies of ``function`` that are not ``given``; they are closed when the block ends.
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature with its annotations resolved, each by itself: what names nothing known counts as Any.
 
-    A provider's error is raised.
+    A builtin that tells no signature takes anything.
     """
-    async with uncalled_for.resolved_dependencies(adapt(function), dict(given or {})) as resolved:
-        for value in resolved.values():
-            if isinstance(value, uncalled_for.FailedDependency):
-                raise value.error
-        yield resolved
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return _ANYTHING
+    scope = getattr(inspect.unwrap(_body(function)), "__globals__", {})
+    return signature.replace(
+        parameters=[
+            parameter.replace(annotation=_evaluated(parameter.annotation, scope))
+            for parameter in signature.parameters.values()
+        ]
+    )
+
+
+_ANYTHING = inspect.Signature(
+    [
+        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL, annotation=Any),
+        inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD, annotation=Any),
+    ]
+)
+
+
+def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return Any
+    try:
+        return get_type_hints(_Hinted(annotation), globalns=scope, include_extras=True)["it"]
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        return Any if isinstance(annotation, str) else annotation
+
+
+class _Hinted:
+    """An object with one annotation, for ``typing.get_type_hints`` to evaluate."""
+
+    def __init__(self, annotation: Any) -> None:
+        self.__annotations__ = {"it": annotation}
+
+
+def _declared(signature: inspect.Signature, found: Mapping[str, Any]) -> inspect.Signature:
+    """The signature with dependencies as keyword-only defaults: one may stand before a parameter without a default."""
+    parameters = [
+        parameter.replace(default=found[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        if found.get(name) is not None
+        else parameter
+        for name, parameter in signature.parameters.items()
+    ]
+    return signature.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))
+
+
+def _unmet(dependency: Any) -> str | None:
+    """The first parameter, here or below, that nothing supplies."""
+    factory = getattr(dependency, "factory", None)
+    if factory is None:
+        return None
+    bindings = getattr(dependency, "bindings", {})
+    for name, parameter in signature_of(factory).parameters.items():
+        below = provider_of(parameter)
+        if below is not None and name not in bindings:
+            missing = _unmet(below)
+            if missing is not None:
+                return missing
+        elif (
+            name not in bindings
+            and parameter.default is inspect.Parameter.empty
+            and parameter.kind not in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+        ):
+            return name
+    return None
+
+
+def _entered(provider: Callable[..., Any]) -> Callable[..., Any]:
+    """What uncalled-for can call on the event loop and enter or await, in place of ``provider``."""
+    body = _body(provider)
+    if inspect.isasyncgenfunction(body):
+        return asynccontextmanager(provider)
+    if inspect.isgeneratorfunction(body):
+        make = contextmanager(provider)
+        return lambda *args, **kwargs: contextmanager_in_threadpool(make(*args, **kwargs))
+    inner = inspect.unwrap(body)
+    if inspect.isclass(provider) or inspect.iscoroutinefunction(body) or inner is not body:
+        return provider
+
+    async def threaded(*args: Any, **kwargs: Any) -> Any:
+        value = await run_in_threadpool(provider, *args, **kwargs)
+        return await value if inspect.isawaitable(value) else value
+
+    return threaded
+
+
+def _body(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What runs when ``function`` is called: below partials, ``__call__`` of an object, ``__init__`` of a class."""
+    while isinstance(function, partial):
+        function = function.func
+    if inspect.isclass(function):
+        return cast("Callable[..., Any]", function.__init__)
+    if inspect.isroutine(function):
+        return function
+    return cast("Callable[..., Any]", getattr(function, "__call__", function))  # noqa: B004 - the method itself

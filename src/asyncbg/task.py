@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import GenericAlias
-from typing import Any, NotRequired, Required, cast, get_origin, get_type_hints
+from typing import Any, NotRequired, Required, cast, get_origin
 
 import pydantic
 from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypedDict
 
-from asyncbg.context import Progress, provider_of
+from asyncbg.context import Dependencies, Progress, signature_of
 from asyncbg.errors import ArgumentsError, DuplicateTaskError, ErrorItem, UnknownTaskError
 from asyncbg.redact import personal_fields
 from asyncbg.retry import RetryPolicy
@@ -24,7 +24,6 @@ logger = logging.getLogger("asyncbg")
 
 _EXTRA_POSITIONAL = "*"
 _EXTRA_KEYWORD = "**"
-_PLAIN = (str, int, bool, type(None))
 _CONFIG = pydantic.ConfigDict(
     extra="forbid",
     arbitrary_types_allowed=True,
@@ -56,44 +55,52 @@ class Arguments:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         """Read the signature of ``function``."""
-        signature = inspect.signature(function)
-        hints = _hints(function)
+        signature = signature_of(function)
+        self.dependencies = Dependencies(signature)
         self.positional: list[str] = []
-        self.positional_only: list[str] = []
         self.names: set[str] = set()
-        self.injected: list[str] = []
+        self.injected: set[str] = set()
         self.extra_positional = self.extra_keyword = False
-        self.annotations: Mapping[str, Any] = {}
-        fields: dict[str, Any] = {}
-        for name, parameter in signature.parameters.items():
-            annotation: Any = hints.get(name, Any)
-            if _is_injected(parameter.replace(annotation=annotation)):
-                self.injected.append(name)
-                continue
-            match parameter.kind:
-                case inspect.Parameter.VAR_POSITIONAL:
-                    self.extra_positional = True
-                    fields[_EXTRA_POSITIONAL] = NotRequired[GenericAlias(list, (annotation,))]
-                    continue
-                case inspect.Parameter.VAR_KEYWORD:
-                    self.extra_keyword = True
-                    fields[_EXTRA_KEYWORD] = NotRequired[GenericAlias(dict, (str, annotation))]
-                    continue
-                case inspect.Parameter.POSITIONAL_ONLY:
-                    self.positional_only.append(name)
-                case _:
-                    self.names.add(name)
-            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-                self.positional.append(name)
-            required = parameter.default is inspect.Parameter.empty
-            fields[name] = Required[annotation] if required else NotRequired[annotation]
-        self.personal = json.dumps(dict(personal_fields(hints)))
-        self._adapter = _adapter(fields)
+        self._ordered: list[str] = []
+        self._positional_only: list[str] = []
+        self._defaults: dict[str, Any] = {}
+        self._fields: dict[str, Any] = {}
+        for parameter in signature.parameters.values():
+            self._add(parameter)
+        self.personal = json.dumps(dict(personal_fields({p.name: p.annotation for p in signature.parameters.values()})))
+        self._adapter = _adapter(self._fields)
+
+    def _add(self, parameter: inspect.Parameter) -> None:
+        name, kind, annotation = parameter.name, parameter.kind, parameter.annotation
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            self.extra_positional = True
+            self._fields[_EXTRA_POSITIONAL] = NotRequired[GenericAlias(list, (annotation,))]
+            return
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            self.extra_keyword = True
+            self._fields[_EXTRA_KEYWORD] = NotRequired[GenericAlias(dict, (str, annotation))]
+            return
+        is_required = parameter.default is inspect.Parameter.empty
+        if not is_required:
+            self._defaults[name] = parameter.default
+        if kind is not inspect.Parameter.KEYWORD_ONLY:
+            self._ordered.append(name)
+        if kind is inspect.Parameter.POSITIONAL_ONLY:
+            self._positional_only.append(name)
+        if name in self.dependencies.names or isinstance(parameter.default, Progress):
+            self.injected.add(name)
+            return
+        self._fields[name] = Required[annotation] if is_required else NotRequired[annotation]
+        if kind is not inspect.Parameter.KEYWORD_ONLY:
+            self.positional.append(name)
+        if kind is not inspect.Parameter.POSITIONAL_ONLY:
+            self.names.add(name)
 
     def bind(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Match arguments to parameters and validate them. Raises ArgumentsError."""
+        """Match arguments to parameters and validate them. A dependency may be given by name. Raises ArgumentsError."""
         bound = dict(zip(self.positional, args, strict=False))
         extra = args[len(self.positional) :]
+        given: dict[str, Any] = {}
         if extra:
             if not self.extra_positional:
                 raise ArgumentsError(task, [_too_many(len(self.positional), len(args))])
@@ -103,36 +110,37 @@ class Arguments:
                 if name in bound:
                     raise ArgumentsError(task, [_item(name, "given twice", "multiple_argument_values")])
                 bound[name] = value
+            elif name in self.injected:
+                given[name] = value
             elif self.extra_keyword:
                 bound.setdefault(_EXTRA_KEYWORD, {})[name] = value
             else:
                 raise ArgumentsError(
                     task, [_item(name, "the task takes no such argument", "unexpected_keyword_argument")]
                 )
-        return self.validate(task, bound)
+        return self._validate(task, bound, given)
 
     def validate(self, task: str, bound: Mapping[str, Any]) -> dict[str, Any]:
         """Check an object of arguments by name. Raises ArgumentsError, which never shows a value."""
+        return self._validate(task, bound, {})
+
+    def _validate(self, task: str, bound: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        unmet = self.dependencies.unmet
+        if unmet and not unmet.keys() <= given.keys():
+            raise ArgumentsError(task, [_unmet(name, missing) for name, missing in unmet.items() if name not in given])
         try:
-            return cast("dict[str, Any]", self._adapter.validate_python(bound))
+            return {**self._adapter.validate_python(bound), **given}
         except pydantic.ValidationError as error:
             raise ArgumentsError(task, _items(error)) from None
 
     def dump(self, bound: dict[str, Any]) -> str | None:
         """The JSON text that reads back as ``bound``; None where there is none."""
+        if not self.injected.isdisjoint(bound) or any(isinstance(value, Iterator) for value in bound.values()):
+            return None
         try:
-            text = self._adapter.dump_json(bound).decode()
-            if all(type(value) in _PLAIN for value in bound.values()):
-                return text
+            text = self._adapter.dump_json(bound, round_trip=True, by_alias=True, warnings="error").decode()
             return text if self._adapter.validate_json(text) == bound else None
-        except (
-            PydanticSerializationError,
-            pydantic.ValidationError,
-            UnicodeError,
-            ValueError,
-            TypeError,
-            RecursionError,
-        ):
+        except Exception:  # noqa: BLE001 - also what the arguments' own validators, serializers and __eq__ raise
             return None
 
     def load(self, task: str, text: str) -> dict[str, Any]:
@@ -146,10 +154,12 @@ class Arguments:
         """Turn an object of arguments into the positional and keyword arguments of the call."""
         kwargs = dict(bound)
         extra_keyword = kwargs.pop(_EXTRA_KEYWORD, {})
-        extra = kwargs.pop(_EXTRA_POSITIONAL, None)
-        leading = self.positional if extra else self.positional_only
-        args = [kwargs.pop(name) for name in leading if name in kwargs]
-        return [*args, *(extra or ())], {**kwargs, **extra_keyword}
+        extra = kwargs.pop(_EXTRA_POSITIONAL, ())
+        leading = self._ordered if extra else self._positional_only
+        while leading and not extra and leading[-1] not in kwargs:
+            leading = leading[:-1]
+        args = [kwargs.pop(name) if name in kwargs else self._defaults[name] for name in leading]
+        return [*args, *extra], {**kwargs, **extra_keyword}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,27 +271,42 @@ def dump_result(task: str, value: Any) -> str:
         return "null"
 
 
-_arguments: OrderedDict[Any, Arguments] = OrderedDict()
+_arguments: OrderedDict[Any, tuple[Callable[[Any], bool], Arguments]] = OrderedDict()
 
 
 def arguments_of(function: Callable[..., Any]) -> Arguments:
     """The arguments of a function; the last thousand are kept, closures of one definition as one."""
-    key = (getattr(function, "__code__", function), inspect.ismethod(function))
-    try:
-        known = _arguments.get(key)
-    except TypeError:  # a callable object that cannot be hashed
+    code, inner = getattr(function, "__code__", None), inspect.unwrap(function)
+    if code is None or hasattr(function, "__signature__"):
         return Arguments(function)
-    if known is None or _annotations(function) != known.annotations:
-        known = Arguments(function)
-        known.annotations = _annotations(function)
-        _arguments[key] = known
-        if len(_arguments) > 1000:
+    key = (code, getattr(inner, "__code__", None), inspect.ismethod(function))
+    has_same_traits, arguments = _arguments.get(key, (None, None))
+    if arguments is None or has_same_traits is None or not has_same_traits(inner):
+        arguments = Arguments(function)
+        _arguments[key] = (_same_traits_as(inner), arguments)
+        while len(_arguments) > 1000:
             _arguments.popitem(last=False)
-    return known
+    return arguments
 
 
-def _annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
-    return getattr(function, "__annotations__", {})
+def _same_traits_as(function: Callable[..., Any]) -> Callable[[Any], bool]:
+    """Tells whether another function of the same code has the same annotations, and the very same defaults."""
+    annotations, defaults = getattr(function, "__annotations__", {}), _defaults(function)
+
+    def has_same(other: Any) -> bool:
+        others = _defaults(other)
+        return (
+            len(others) == len(defaults)
+            and all(one is another for one, another in zip(defaults, others, strict=True))
+            and getattr(other, "__annotations__", {}) == annotations
+        )
+
+    return has_same
+
+
+def _defaults(function: Any) -> list[Any]:
+    keyword_only = getattr(function, "__kwdefaults__", None) or {}
+    return [*(getattr(function, "__defaults__", None) or ()), *keyword_only, *keyword_only.values()]
 
 
 def _loaded_function(name: str) -> Callable[..., Any] | None:
@@ -291,24 +316,6 @@ def _loaded_function(name: str) -> Callable[..., Any] | None:
         found = getattr(found, part, None)
     same = getattr(found, "__module__", None) == module_name and getattr(found, "__qualname__", None) == qualname
     return found if callable(found) and same else None
-
-
-def _is_injected(parameter: inspect.Parameter) -> bool:
-    return isinstance(parameter.default, Progress) or provider_of(parameter) is not None
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters' annotations; those that name nothing known count as Any."""
-    target = function
-    if not (inspect.isfunction(function) or inspect.ismethod(function) or inspect.isclass(function)):
-        target = getattr(function, "__call__", function)  # noqa: B004 - the method, to read its annotations
-    if inspect.isclass(function):
-        target = function.__init__
-    try:
-        return get_type_hints(target, include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        raw = getattr(target, "__annotations__", {})
-        return {name: hint for name, hint in raw.items() if not isinstance(hint, str)}
 
 
 def _adapter(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
@@ -340,6 +347,10 @@ def _items(error: pydantic.ValidationError) -> list[ErrorItem]:
 
 def _item(name: str, msg: str, error_type: str) -> ErrorItem:
     return {"loc": [name], "msg": msg, "type": error_type}
+
+
+def _unmet(name: str, missing: str) -> ErrorItem:
+    return _item(name, f"its provider needs {missing!r}, which only a request has", "unmet_dependency")
 
 
 def _too_many(most: int, given: int) -> ErrorItem:

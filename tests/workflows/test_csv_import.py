@@ -160,15 +160,24 @@ async def test_a_length_over_the_limit_is_noticed_as_it_comes(door: Service) -> 
     """A body without Content-Length is counted."""
 
     async def body() -> AsyncIterator[bytes]:
-        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="big.csv"\r\n\r\n'
+        yield part('name="file"; filename="big.csv"')
         for _ in range(30):
             yield b"x" * 10_000
-        yield b"\r\n--b--\r\n"
+        yield END
 
     answer = await door.http.post(PATH, content=body(), headers={"content-type": "multipart/form-data; boundary=b"})
 
     assert answer.status_code == 413
     assert door.uploads == []
+
+
+def part(head: str, data: bytes = b"x") -> bytes:
+    """One part of a multipart body whose boundary is ``b``."""
+    return f"--b\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + data + b"\r\n"
+
+
+FORM = "multipart/form-data; boundary=b"
+END = b"--b--\r\n"
 
 
 @at_the_door
@@ -177,32 +186,17 @@ async def test_a_length_over_the_limit_is_noticed_as_it_comes(door: Service) -> 
     [
         ("application/json", b"{}", 415),
         ("text/csv", PEOPLE, 415),
-        ("multipart/form-data", b"--b--", 400),
-        ("multipart/form-data; boundary=", b"--b--", 400),
-        ("multipart/form-data; boundary=b", b"", 400),
-        ("multipart/form-data; boundary=b", b"nonsense", 400),
-        ("multipart/form-data; boundary=b", b"--b\r\nno colon\r\n\r\nx\r\n--b--\r\n", 400),
-        (
-            "multipart/form-data; boundary=b",
-            b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--\r\n',
-            422,
-        ),
-        (
-            "multipart/form-data; boundary=b",
-            b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nx\r\n--b--\r\n',
-            422,
-        ),
-        (
-            "multipart/form-data; boundary=b",
-            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n'
-            b'--b\r\nContent-Disposition: form-data; name="file"; filename="b"\r\n\r\ny\r\n--b--\r\n',
-            422,
-        ),
-        (
-            "multipart/form-data; boundary=b",
-            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nname,city\r\nAda,',
-            400,
-        ),
+        ("multipart/form-data", END, 400),
+        ("multipart/form-data; boundary=", END, 400),
+        (FORM, b"", 400),
+        (FORM, b"nonsense", 400),
+        (FORM, b"--b\r\nno colon\r\n\r\nx\r\n--b--\r\n", 400),
+        (FORM, part('name="file"; filename="a"', b"name,city"), 400),
+        (FORM, part('name="a"') + END, 422),
+        (FORM, part('name="file"') + END, 422),
+        (FORM, part('name="file"; filename=""') + END, 422),
+        (FORM, part('name="other"; filename="a"') + END, 422),
+        (FORM, part('name="file"; filename="a"') + part('name="file"; filename="b"') + END, 422),
     ],
 )
 async def test_what_is_no_upload_is_refused(door: Service, media: str, body: bytes, status: int) -> None:

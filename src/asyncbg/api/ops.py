@@ -117,7 +117,7 @@ def ops_router(engine: Engine) -> APIRouter:
 
 async def _checks(engine: Engine) -> dict[str, Literal["ok", "failed"]]:
     return {
-        "engine": "ok" if engine.is_running else "failed",
+        "engine": "ok" if engine.is_running and not engine.is_paused else "failed",
         "database": "ok" if await _database_works(engine) else "failed",
     }
 

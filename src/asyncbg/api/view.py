@@ -70,8 +70,10 @@ async def jobs_in_view(backend: Backend, wanted: EventFilter) -> tuple[Sequence[
         records = [record for record in found if record is not None and _takes(wanted, record)]
         return records, len(wanted.jobs) <= _JOBS_IN_VIEW
     records = []
-    for task in sorted(wanted.tasks) or [None]:
-        for batch in sorted(wanted.batches) or [None]:
+    tasks: list[str | None] = [*sorted(wanted.tasks)] or [None]
+    batches: list[str | None] = [*sorted(wanted.batches)] or [None]
+    for task in tasks:
+        for batch in batches:
             query = JobQuery(task=task, batch=batch, owner=wanted.owner, limit=_JOBS_IN_VIEW + 1)
             records += await backend.list(query)
             if len(records) > _JOBS_IN_VIEW:

@@ -11,7 +11,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncbg.clock import Clock
-from asyncbg.context import CurrentJob, enter, injected
+from asyncbg.context import CurrentJob, enter
 from asyncbg.errors import ArgumentsError
 from asyncbg.job import Done, Failed, JobError, Lease, Outcome, Retry
 from asyncbg.redact import redact
@@ -52,13 +52,13 @@ class Executor:
             return Done(await self._within(timeout_s, definition, bound, job))
         except ArgumentsError as error:
             return Failed(describe(error))
-        except Exception as error:  # noqa: BLE001 - whatever a task raises is recorded on its job
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a task raises is recorded on its job
             return self._failure(lease, definition.options.retry, error)
 
     async def call(self, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob | None = None) -> str:
         """Call the function with its arguments and dependencies; its result as JSON text."""
-        if definition.arguments.injected:
-            async with injected(definition.function) as supplied:
+        if definition.arguments.dependencies.names:
+            async with definition.arguments.dependencies.resolved(bound) as supplied:
                 return await self._call(definition, {**supplied, **bound}, job)
         return await self._call(definition, bound, job)
 
@@ -83,7 +83,7 @@ class Executor:
                 raise AttemptTimeoutError(f"took longer than {timeout_s:g} s") from None
             raise
 
-    def _failure(self, lease: Lease, policy: RetryPolicy, error: Exception) -> Outcome:
+    def _failure(self, lease: Lease, policy: RetryPolicy, error: BaseException) -> Outcome:
         described = describe(error)
         if lease.attempt >= lease.max_attempts or not is_retryable(error):
             logger.warning("job %s (%s) failed: %s", lease.id, lease.task, described.type)
