@@ -139,7 +139,7 @@ class Task(Generic[P, R]):
 
     def __init__(self, engine: "Engine", definition: TaskDefinition) -> None:
         """Made by ``@bg.task``."""
-        self._engine = engine
+        self.engine = engine
         self.definition = definition
         functools.update_wrapper(self, definition.function)
 
@@ -171,7 +171,7 @@ class Task(Generic[P, R]):
         options = CallOptions(
             delay=delay, at=at, priority=priority, idempotency_key=idempotency_key, tags=tuple(tags), owner=owner
         )
-        return TaskCall(self._engine, self.definition, options)
+        return TaskCall(self.engine, self.definition, options)
 
 
 class TaskCall(Generic[P]):
@@ -179,15 +179,19 @@ class TaskCall(Generic[P]):
 
     def __init__(self, engine: "Engine", definition: TaskDefinition, options: CallOptions) -> None:
         """Made by :meth:`Task.options`."""
-        self._engine = engine
+        self.engine = engine
         self.definition = definition
         self.call_options = options
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Accept a job; returns when it is on disk."""
-        job = self._engine.prepare(self, args, kwargs)
-        await self._engine.accept([job])
+        job = self.engine.prepare(self, args, kwargs)
+        await self.engine.accept([job])
         return job.job
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run it inline, as the task itself does; the options are those of a job."""
+        return await run_inline(self.definition, args, kwargs)
 
 
 @dataclass(slots=True)
@@ -407,8 +411,9 @@ class Engine:
 
         Raises ArgumentsError, OverloadedError, DatabaseError, NotRunningError.
         """
-        prepared = self.prepare(target, args, kwargs)
-        await self.accept([prepared])
+        engine = target.engine if isinstance(target, Task | TaskCall) else self
+        prepared = engine.prepare(target, args, kwargs)
+        await engine.accept([prepared])
         return prepared.job
 
     async def submit(

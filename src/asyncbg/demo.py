@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import os
 import secrets
 import signal
 import socket
@@ -315,7 +316,8 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
-        raise DemoError(f"cannot listen on 127.0.0.1 port {port}: {error.strerror}; choose another --port") from None
+        reason = os.strerror(error.errno or 0).lower()
+        raise DemoError(f"cannot listen on 127.0.0.1 port {port}: {reason}; choose another --port") from None
 
 
 def _settings(directory: Path, mail_port: int, secret: str) -> Settings:

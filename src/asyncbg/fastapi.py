@@ -2,41 +2,49 @@
 
 import asyncio
 import inspect
+import logging
+import math
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, overload
 
 import fastapi
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, HTTPException
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
-from starlette.routing import Mount
 
 from asyncbg.api.events import events_router
 from asyncbg.api.jobs import jobs_router
 from asyncbg.api.ops import ops_router
 from asyncbg.api.sse import Streams
-from asyncbg.background import Engine, Job, Prepared
+from asyncbg.background import Engine, Job, Prepared, Task, TaskCall
 from asyncbg.clock import Clock
-from asyncbg.errors import NotRunningError
+from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError
 from asyncbg.settings import Settings, load_settings
+from asyncbg.task import unwrap_partial
 
 P = ParamSpec("P")
 App = TypeVar("App", bound=Starlette)
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
+logger = logging.getLogger("asyncbg")
 _STATE = "asyncbg"
 
 
 class _Added(BackgroundTask):
     """A task in the container, together with the job it will be."""
 
-    def __init__(self, prepared: Prepared, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        super().__init__(func, *args, **kwargs)
+    def __init__(  # the arguments are the function's own and may have any name, so they are not passed on by name
+        self, engine: Engine, prepared: Prepared, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> None:
+        super().__init__(func)
+        self.args, self.kwargs = tuple(args), kwargs  # type: ignore[assignment]  # Starlette names a ParamSpec
+        self.engine = engine
         self.prepared = prepared
 
 
@@ -53,9 +61,11 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         self.stop_on_failure = False
         """Whether a job that does not succeed cancels those added after it."""
         self._engine = engine
-        self._is_committed = False
+        self._committed: dict[int, BackgroundTask] = {}
+        self._open_loop: asyncio.AbstractEventLoop | None = None
+        self._late: set[asyncio.Task[None]] = set()
 
-    def add_task(self, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Job:  # type: ignore[override]
+    def add_task(self, /, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Job:  # type: ignore[override]
         """Add a job: a task, a task with ``options(…)``, or any function. Its id is known at once.
 
         Raises ArgumentsError where the arguments do not fit the signature.
@@ -63,9 +73,11 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         if self._engine is None:
             super().add_task(func, *args, **kwargs)
             return None  # type: ignore[return-value]  # as Starlette does: outside a request there is no job
-        prepared = self._engine.prepare(func, args, kwargs)
-        self.tasks.append(_Added(prepared, func, *args, **kwargs))
-        return prepared.job
+        added = self._prepare(self._engine, func, args, kwargs)
+        self.tasks.append(added)
+        if self._open_loop is not None:
+            self._open_loop.call_soon_threadsafe(self._commit_late)
+        return added.prepared.job
 
     async def __call__(self) -> None:
         """Run what was added, as Starlette does. In a request the jobs are the engine's: they are committed instead."""
@@ -75,15 +87,57 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
             await self.commit()
 
     async def commit(self) -> None:
-        """Put the jobs on disk. Done once; called for you when the route has returned."""
-        if self._engine is None or self._is_committed or not self.tasks:
+        """Put on disk what was added since the last commit, as one batch. Called for you when the route has returned.
+
+        A WebSocket route that goes on calls it itself. Raises OverloadedError, DatabaseError, NotRunningError.
+        """
+        if self._engine is None:
             return
-        prepared = [
-            task.prepared if isinstance(task, _Added) else self._engine.prepare(task.func, task.args, task.kwargs)
-            for task in self.tasks
-        ]
-        await self._engine.accept(prepared, stop_on_failure=self.stop_on_failure)
-        self._is_committed = True
+        fresh = [task for task in self.tasks if id(task) not in self._committed]
+        batches: dict[Engine, list[Prepared]] = {}
+        for added in self._jobs(self._engine, fresh):
+            batches.setdefault(added.engine, []).append(added.prepared)
+        self._committed.update((id(task), task) for task in fresh)
+        for engine, prepared in batches.items():
+            await engine.accept(prepared, stop_on_failure=self.stop_on_failure)
+
+    def stay_open(self) -> None:
+        """From now on commit at once what is still added: the response is on its way."""
+        self._open_loop = asyncio.get_running_loop()
+
+    def _commit_late(self) -> None:
+        task = asyncio.create_task(self._commit_or_log(), name="asyncbg-late-commit")
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _commit_or_log(self) -> None:
+        try:
+            await self.commit()
+        except AsyncBGError as error:
+            logger.error("jobs added after the response had started are lost: %s", error)
+
+    def _jobs(self, engine: Engine, tasks: Iterable[BackgroundTask]) -> Iterator[_Added]:
+        """The jobs of all tasks, also of those that were put into the list by hand."""
+        used: set[int] = set()
+        for task in tasks:
+            if isinstance(task, StarletteBackgroundTasks):
+                yield from self._jobs(engine, task.tasks)
+            elif isinstance(task, _Added) and id(task) not in used:
+                used.add(id(task))
+                yield task
+            elif type(task) in {BackgroundTask, _Added}:
+                yield self._prepare(engine, task.func, task.args, task.kwargs)
+            else:
+                yield self._prepare(engine, task, (), {})
+
+    def _prepare(
+        self, engine: Engine, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> _Added:
+        """A task is a job of its own engine, any other function one of this application's."""
+        target, args, kwargs = unwrap_partial(func, args, kwargs)
+        if isinstance(target, Task | TaskCall):
+            engine = target.engine
+        return _Added(engine, engine.prepare(target, args, kwargs), func, args, dict(kwargs))
 
 
 def engine_of(connection: HTTPConnection) -> Engine:
@@ -97,19 +151,51 @@ def engine_of(connection: HTTPConnection) -> Engine:
     return engine
 
 
-async def provide(connection: HTTPConnection) -> AsyncIterator[JobBackgroundTasks]:
-    """The dependency behind :data:`BackgroundTasks`: commits what was added unless the route raised."""
-    tasks = JobBackgroundTasks(engine=engine_of(connection))
-    yield tasks
-    await tasks.commit()
+def provider(find: Callable[[HTTPConnection], Engine]) -> Callable[..., Awaitable[JobBackgroundTasks]]:
+    """The dependency that gives a request its :class:`JobBackgroundTasks`, for the engine that ``find`` names.
+
+    Two steps, so that a dependency that ends after the response (``yield``, scope "request") may use it as well.
+    """
+
+    async def committed(connection: HTTPConnection) -> AsyncIterator[JobBackgroundTasks]:
+        tasks = JobBackgroundTasks(engine=find(connection))
+        yield tasks
+        try:
+            await tasks.commit()
+        except AsyncBGError as error:
+            raise _answerable(connection, error) from error
+        tasks.stay_open()
+
+    async def provide(
+        tasks: Annotated[JobBackgroundTasks, Depends(committed, scope="function")],
+    ) -> JobBackgroundTasks:
+        return tasks
+
+    return provide
 
 
-BackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(provide, scope="function")]
+def _answerable(connection: HTTPConnection, error: AsyncBGError) -> Exception:
+    """What to raise: the error where the application has a handler for it, else the HTTP status it means."""
+    handlers, _ = connection.scope.get("starlette.exception_handlers", ({}, {}))
+    if connection.scope["type"] != "http" or any(kind in handlers for kind in type(error).__mro__):
+        return error
+    match error:
+        case OverloadedError():
+            return HTTPException(503, str(error), {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
+        case DatabaseError() | NotRunningError():
+            return HTTPException(503, "no background work can be accepted now", {"Retry-After": "1"})
+        case IdempotencyError():
+            return HTTPException(422, str(error))
+        case _:
+            return error
+
+
+BackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(provider(engine_of))]
 """The drop-in: ``background_tasks: BackgroundTasks`` in a route or a dependency. On disk before the response starts."""
 
 
-RequestBackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(provide, scope="request")]
-"""For a dependency that ends after the response (``yield``, scope "request"): its jobs are committed then."""
+RequestBackgroundTasks: TypeAlias = BackgroundTasks
+"""The same under an earlier name."""
 
 
 class AsyncBG(Engine):
@@ -120,6 +206,8 @@ class AsyncBG(Engine):
         super().__init__(settings or load_settings(**overrides), clock=clock)
         self.streams = Streams(self)
         self._router: APIRouter | None = None
+        self.provide = provider(lambda _: self)
+        """Where an app has several engines: ``Annotated[JobBackgroundTasks, Depends(bg.provide)]``."""
 
     @property
     def router(self) -> APIRouter:
@@ -130,12 +218,6 @@ class AsyncBG(Engine):
             self._router.include_router(jobs_router(self))
             self._router.include_router(events_router(self, self.streams))
         return self._router
-
-    async def provide(self) -> AsyncIterator[JobBackgroundTasks]:
-        """For several engines in one app: ``Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")]``."""
-        tasks = JobBackgroundTasks(engine=self)
-        yield tasks
-        await tasks.commit()
 
     @overload
     def lifespan(self, target: Starlette, /) -> AbstractAsyncContextManager[None]: ...
@@ -182,15 +264,11 @@ class AsyncBG(Engine):
 
 
 def _applications(app: Any) -> list[Starlette]:
-    """The application and those mounted in it, through middleware that wraps them."""
-    while app is not None and not isinstance(app, Starlette):
-        app = getattr(app, "app", None)
-    if app is None:
-        return []
-    found: list[Starlette] = [app]
-    for route in app.routes:
-        if isinstance(route, Mount):
-            found += _applications(route.app)
+    """The application and those mounted in it, also below routers and through middleware that wraps them."""
+    found: list[Starlette] = [app] if isinstance(app, Starlette) else []
+    for below in (getattr(app, "original_router", None), getattr(app, "app", None), *getattr(app, "routes", ())):
+        if below is not None:
+            found += _applications(below)
     return found
 
 

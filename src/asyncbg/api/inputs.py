@@ -28,7 +28,7 @@ def _email(text: str) -> str:
     try:
         return validate_email(text, check_deliverability=False, test_environment=True, strict=True).normalized
     except EmailNotValidError:
-        raise PydanticCustomError("email", "should be an e-mail address of the form name@example.com") from None
+        raise PydanticCustomError("email", "should be a valid e-mail address, one only and without a name") from None
 
 
 def _text(text: str) -> str:

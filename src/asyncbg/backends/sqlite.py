@@ -36,6 +36,7 @@ POISON_AFTER = 3
 
 _PLACEHOLDERS = {width: "(" + ",".join("?" * width) + ")" for width in (6, 10, 22)}
 _LARGEST_CHUNK = 512
+_NO_END = 2**62
 
 # Plain strings: an enum's ``value`` costs a call each time, and a job needs a dozen.
 _QUEUED, _SCHEDULED = JobState.QUEUED.value, JobState.SCHEDULED.value
@@ -212,17 +213,18 @@ class SQLiteBackend:
         now_ms = self.clock.now_ms()
         pairs = json.dumps([(item.lease.n, item.lease.token) for item in items])
         found, any_waiting = tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()
-        live = dict(json.loads(found))
+        live = {(n, token): cancel_reason for n, token, cancel_reason in json.loads(found)}
         values: list[Any] = []
         told: list[tuple[Any, ...]] = []
         ended: list[tuple[str, bool]] = []
         results = []
         for item in items:
             lease = item.lease
-            results.append(lease.n in live)
-            if lease.n not in live:
+            held = (lease.n, lease.token)
+            results.append(held in live)
+            if held not in live:
                 continue
-            row, event_type, data = _verdict(item, live.pop(lease.n), now_ms)
+            row, event_type, data = _verdict(item, live.pop(held), now_ms)
             values += row
             told.append((lease.n, event_type, now_ms, lease, lease.attempt, data))
             if any_waiting and row[3] is not None:
@@ -239,7 +241,7 @@ class SQLiteBackend:
         if stopped:
             self._cancel_open(
                 tx, _json(tx.connection, "find_waiting_of_batches", {"batches": json.dumps(stopped)}),
-                "an earlier job of the batch did not succeed", now_ms,
+                _EARLIER_FAILED, now_ms,
             )  # fmt: skip
         going_on = [batch for batch, stops in ended if not stops]
         if going_on:
@@ -260,7 +262,7 @@ class SQLiteBackend:
         return await self.database.submit(self._report, (lease, progress))  # type: ignore[no-any-return]
 
     def _report(self, tx: Transaction, items: list[tuple[Lease, str]]) -> list[bool]:
-        latest = {lease.n: (lease.n, lease.token, progress) for lease, progress in items}
+        latest = {(lease.n, lease.token): (lease.n, lease.token, progress) for lease, progress in items}
         live = self._live(tx, [lease for lease, _ in items])
         tx.connection.execute(SQL["report_progress"], {"reports": json.dumps(list(latest.values()))})
         return [(lease.n, lease.token) in live for lease, _ in items]
@@ -284,8 +286,8 @@ class SQLiteBackend:
 
     def _live(self, tx: Transaction, leases: list[Lease]) -> set[tuple[int, int]]:
         pairs = json.dumps([(lease.n, lease.token) for lease in leases])
-        found = {n for n, _ in json.loads(tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()[0])}
-        return {(lease.n, lease.token) for lease in leases if lease.n in found}
+        found = json.loads(tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()[0])
+        return {(n, token) for n, token, _ in found}
 
     # Steering
 
@@ -307,6 +309,9 @@ class SQLiteBackend:
             return JobState.RUNNING
         now_ms = self.clock.now_ms()
         self._cancel_open(tx, [record.n], reason, now_ms)
+        if tx.connection.execute(SQL["stops_on_failure"], (record.n,)).fetchone()[0]:
+            waiting = _json(tx.connection, "find_waiting_of_batches", {"batches": json.dumps([record.batch])})
+            self._cancel_open(tx, [n for n in waiting if n > record.n], _EARLIER_FAILED, now_ms)
         self._release_next(tx, [(record.batch, False)], now_ms)
         return JobState.CANCELLED
 
@@ -375,12 +380,15 @@ class SQLiteBackend:
 
     async def purge(self, *, before_ms: int, limit: int) -> int:
         """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events."""
-        return await self.database.submit(self._purge, (before_ms, limit))  # type: ignore[no-any-return]
+        row = await self.database.read(
+            lambda connection: connection.execute(SQL["find_purge_end"], {"before_ms": before_ms}).fetchone()
+        )
+        return await self.database.submit(self._purge, (before_ms, limit, row[0] if row else _NO_END))  # type: ignore[no-any-return]
 
-    def _purge(self, tx: Transaction, items: list[tuple[int, int]]) -> list[int]:
+    def _purge(self, tx: Transaction, items: list[tuple[int, int, int]]) -> list[int]:
         results = []
-        for before_ms, limit in items:
-            ns = _json(tx.connection, "find_purgeable", {"before_ms": before_ms, "limit": limit})
+        for before_ms, limit, end in items:
+            ns = _json(tx.connection, "find_purgeable", {"before_ms": before_ms, "limit": limit, "end": end})
             results.append(len(ns))
             if ns:
                 for name in ("mark_purged", "delete_events", "delete_jobs"):
@@ -479,6 +487,7 @@ class SQLiteBackend:
         return {JobState(state): many for state, many in found.items()}
 
 
+_EARLIER_FAILED = "an earlier job of the batch did not succeed"
 _LOST = ("NotDurableError", "its function lived only in a process that is gone; hand over a module-level function")
 _INTERRUPTED = ("InterruptedError", "its process ended while it ran, and it may run at most once")
 _POISON = ("PoisonError", f"it took its process down {POISON_AFTER} times; mend it, then retry it")
@@ -532,26 +541,20 @@ def _without_earlier(
     """The jobs of a group that are new, and what to answer. Those whose key another job has are that job."""
     fresh: list[NewJob] = []
     ids: list[str] = []
+    ours: dict[tuple[Any, ...], Any] = {}
     for job in jobs:
         earlier_id = job.id
-        for kind, of, key in (("idempotency", job.owner, job.idempotency_key), ("unique", job.task, job.unique_key)):
-            if key is not None and earlier_id == job.id:
-                earlier_id, fingerprint = known.get((kind, of, key), (job.id, job.fingerprint))
-                if kind == "idempotency" and fingerprint != job.fingerprint:
-                    return (), IdempotencyError(key)
+        keys = (("idempotency", job.owner, job.idempotency_key), ("unique", job.task, job.unique_key))
+        for key in keys:
+            if key[2] is not None and earlier_id == job.id:
+                earlier_id, fingerprint = ours.get(key) or known.get(key) or (job.id, job.fingerprint)
+                if key[0] == "idempotency" and fingerprint != job.fingerprint:
+                    return (), IdempotencyError(key[2])
         ids.append(earlier_id)
         if earlier_id == job.id:
             fresh.append(job)
-            known.update(
-                {
-                    (kind, of, key): (job.id, job.fingerprint)
-                    for kind, of, key in (
-                        ("idempotency", job.owner, job.idempotency_key),
-                        ("unique", job.task, job.unique_key),
-                    )
-                    if key is not None
-                }
-            )
+            ours.update({key: (job.id, job.fingerprint) for key in keys if key[2] is not None})
+    known.update(ours)  # not before the whole group is accepted
     created = tuple(found == job.id for found, job in zip(ids, jobs, strict=True))
     return _rechained(fresh, jobs), Enqueued(ids=tuple(ids), created=created)
 

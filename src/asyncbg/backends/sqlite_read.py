@@ -21,6 +21,10 @@ _OF_BATCHES = (
     "e.job IN (SELECT n FROM job, json_each(?) v WHERE job.id = v.value "
     "UNION ALL SELECT n FROM job, json_each(?) v WHERE job.batch = v.value AND job.batch <> job.id)"
 )
+_OF_TYPES = (
+    "EXISTS (SELECT 1 FROM json_each(?) v WHERE e.type = v.value OR (substr(v.value, -1) = '*' "
+    "AND substr(e.type, 1, length(v.value) - 1) = substr(v.value, 1, length(v.value) - 1)))"
+)
 
 
 def find_record(connection: sqlite3.Connection, where: str, *values: Any) -> JobRecord | None:
@@ -92,7 +96,7 @@ def find_events(
             values += [json.dumps(sorted(ids))] * condition.count("?")
     for names, condition in (
         (wanted.tasks, "j.task IN (SELECT value FROM json_each(?))"),
-        (wanted.types, "EXISTS (SELECT 1 FROM json_each(?) v WHERE e.type GLOB v.value)"),
+        (wanted.types, _OF_TYPES),
     ):
         if names:
             parts.append(condition)

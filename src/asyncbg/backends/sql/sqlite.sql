@@ -71,7 +71,7 @@ WHERE n IN (SELECT value FROM json_each(:ns)) AND state = 'queued'
 
 -- name: live_leases
 -- Those of the given [n, token] that still hold, with the reason of a requested cancel; and whether any job waits.
-SELECT json_group_array(json_array(job.n, job.cancel_reason)),
+SELECT json_group_array(json_array(job.n, job.token, job.cancel_reason)),
        EXISTS (SELECT 1 FROM job WHERE state = 'waiting')
 FROM json_each(:pairs) v
 JOIN job ON job.n = v.value->>0
@@ -103,6 +103,9 @@ SELECT json_group_array(n) FROM (
 -- name: find_waiting_of_batches
 SELECT json_group_array(n) FROM job
 WHERE state = 'waiting' AND batch <> id AND batch IN (SELECT value FROM json_each(:batches))
+
+-- name: stops_on_failure
+SELECT stop_on_failure FROM job WHERE n = ?
 
 -- name: cancel_jobs
 UPDATE job SET state = 'cancelled', finished_at = :now_ms, cancel_reason = :reason,
@@ -155,9 +158,13 @@ UPDATE job SET state = 'cancelled', finished_at = :now_ms, token = NULL, lease_u
                error_type = NULL, error_message = NULL
 WHERE n IN (SELECT value FROM json_each(:ns)) AND state = 'running'
 
+-- name: find_purge_end
+-- No job from here on can be old enough: numbers follow the time of creation. Asked on a reader.
+SELECT n FROM job WHERE created_at >= :before_ms ORDER BY n LIMIT 1
+
 -- name: find_purgeable
 SELECT json_group_array(n) FROM (
-    SELECT n FROM job WHERE finished_at < :before_ms ORDER BY n LIMIT :limit
+    SELECT n FROM job WHERE n < :end AND finished_at < :before_ms ORDER BY n LIMIT :limit
 )
 
 -- name: mark_purged
