@@ -74,6 +74,8 @@ class CallOptions:
 
 
 _NO_OPTIONS = CallOptions()
+_QUEUED = (JobState.QUEUED, JobState.QUEUED.value)
+_SCHEDULED = (JobState.SCHEDULED, JobState.SCHEDULED.value)
 
 
 class Job:
@@ -141,6 +143,7 @@ class Task(Generic[P, R]):
         """Made by ``@bg.task``."""
         self.engine = engine
         self.definition = definition
+        self._plain: TaskCall[P] = TaskCall(engine, definition, _NO_OPTIONS)
         functools.update_wrapper(self, definition.function)
 
     @property
@@ -155,7 +158,7 @@ class Task(Generic[P, R]):
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Accept a job; returns when it is on disk."""
-        return await self.options().enqueue(*args, **kwargs)
+        return await self._plain.enqueue(*args, **kwargs)
 
     def options(
         self,
@@ -185,9 +188,11 @@ class TaskCall(Generic[P]):
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Accept a job; returns when it is on disk."""
-        job = self.engine.prepare(self, args, kwargs)
-        await self.engine.accept([job])
-        return job.job
+        definition = self.definition
+        bound = definition.arguments.bind(definition.name, args, kwargs)
+        prepared = self.engine.prepare_bound(definition, bound, self.call_options)
+        await self.engine.accept((prepared,))
+        return prepared.job
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run it inline, as the task itself does; the options are those of a job."""
@@ -435,7 +440,7 @@ class Engine:
             fingerprint=fingerprint,
         )  # fmt: skip
         bound = definition.arguments.validate(name, args)
-        prepared = self._prepare(definition, bound, options)
+        prepared = self.prepare_bound(definition, bound, options)
         await self.accept([prepared])
         return prepared.job
 
@@ -461,20 +466,21 @@ class Engine:
             lasting = handed is not None
             definition = handed or TaskDefinition.of(_display_name(target), target, TaskOptions())
         bound = definition.arguments.bind(definition.name, args, kwargs)
-        return self._prepare(definition, bound, options, lasting=lasting)
+        return self.prepare_bound(definition, bound, options, lasting=lasting)
 
-    def _prepare(
+    def prepare_bound(
         self, definition: TaskDefinition, bound: dict[str, Any], options: CallOptions, *, lasting: bool = True
     ) -> Prepared:
+        """Give a call whose arguments are validated an id; nothing is stored yet."""
         task = definition.options
         text = definition.arguments.dump(bound) if lasting else None
         now_ms = self.clock.now_ms()
-        run_at_ms = options.run_at_ms(now_ms)
+        run_at_ms = now_ms if options is _NO_OPTIONS else options.run_at_ms(now_ms)
         job_id = self.ids.new()
-        state = JobState.SCHEDULED if run_at_ms > now_ms else JobState.QUEUED
+        state, state_text = (_SCHEDULED if run_at_ms > now_ms else _QUEUED)
         new = NewJob(
             job_id, definition.name, task.queue, options.owner, job_id,
-            json.dumps(list(options.tags)) if options.tags else "[]", state.value,
+            json.dumps(list(options.tags)) if options.tags else "[]", state_text,
             task.priority if options.priority is None else options.priority,
             0 if text is None else 1, 1 if task.at_most_once else 0, 0, task.retry.retries,
             text or "{}", definition.arguments.personal, now_ms, run_at_ms,

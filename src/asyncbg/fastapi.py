@@ -222,7 +222,7 @@ class AsyncBG(Engine):
     @overload
     def lifespan(self, target: Starlette, /) -> AbstractAsyncContextManager[None]: ...
     @overload
-    def lifespan(self, target: Lifespan, /) -> Lifespan: ...
+    def lifespan(self, target: Lifespan | Callable[[Any], AsyncIterator[Any]], /) -> Lifespan: ...
     def lifespan(self, target: Any, /) -> Any:
         """The lifespan to give to FastAPI; ``bg.lifespan(other)`` wraps your own, which starts before and ends after.
 
@@ -245,7 +245,7 @@ class AsyncBG(Engine):
     @asynccontextmanager
     async def _serving(self, app: Starlette) -> AsyncIterator[None]:
         """Make this engine known to the application and what is mounted in it; end its streams at SIGTERM."""
-        known = [found for found in _applications(app) if not hasattr(found.state, _STATE)]
+        known = [found for found in dict.fromkeys(_applications(app)) if not hasattr(found.state, _STATE)]
         for found in known:
             setattr(found.state, _STATE, self)
         restore = _chain_signals(self.begin_shutdown)
@@ -255,7 +255,8 @@ class AsyncBG(Engine):
             restore()
             self.begin_shutdown()
             for found in known:
-                delattr(found.state, _STATE)
+                if getattr(found.state, _STATE, None) is self:
+                    delattr(found.state, _STATE)
 
     def begin_shutdown(self) -> None:
         """Claim no more jobs and say goodbye to every stream; the lifespan's end does the rest."""

@@ -10,6 +10,9 @@ _JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0
 _COUNTER_BITS = 12
 _COUNTER_MAX = (1 << _COUNTER_BITS) - 1
 _RANDOM_BYTES = 8192
+_TAIL = 15
+_VARIANTS = "89ab"
+"""The first digit of ``rand_b``: the variant bits 10, then two that count."""
 
 
 class IdGenerator:
@@ -24,8 +27,9 @@ class IdGenerator:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._last_ms = 0
+        self._head = ""
         self._count = 0
-        self._pool = b""
+        self._pool = ""
         self._at = 0
 
     def new(self) -> str:
@@ -33,22 +37,22 @@ class IdGenerator:
         with self._lock:
             now_ms = self._clock.now_ms()
             if now_ms > self._last_ms:
-                self._last_ms, self._count = now_ms, 0
+                self._begin(now_ms)
             elif self._count < _COUNTER_MAX:
                 self._count += 1
             else:
-                self._last_ms, self._count = self._last_ms + 1, 0
-            head = f"{self._last_ms:012x}"
-            count = self._count
-            tail = f"{0x8000_0000_0000_0000 | (self._random() >> 2):016x}"
-        return f"{head[:8]}-{head[8:]}-7{count:03x}-{tail[:4]}-{tail[4:]}"
+                self._begin(self._last_ms + 1)
+            at, self._at = self._at, self._at + _TAIL
+            if self._at > len(self._pool):
+                # One system call serves a thousand ids.
+                self._pool, at, self._at = os.urandom(_RANDOM_BYTES).hex(), 0, _TAIL
+            head, count, pool = self._head, self._count, self._pool
+        return f"{head}{count:03x}-{_VARIANTS[count & 3]}{pool[at : at + 3]}-{pool[at + 3 : at + _TAIL]}"
 
-    def _random(self) -> int:
-        """64 random bits out of a pool, so that one system call serves a thousand ids."""
-        if self._at + 8 > len(self._pool):
-            self._pool, self._at = os.urandom(_RANDOM_BYTES), 0
-        self._at += 8
-        return int.from_bytes(self._pool[self._at - 8 : self._at])
+    def _begin(self, ms: int) -> None:
+        self._last_ms, self._count = ms, 0
+        text = f"{ms:012x}"
+        self._head = f"{text[:8]}-{text[8:]}-7"
 
 
 def is_job_id(text: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import GenericAlias
-from typing import Any, NotRequired, Required, cast, get_origin
+from typing import Any, NotRequired, Required, cast, get_args, get_origin
 
 import pydantic
 from pydantic_core import PydanticSerializationError, to_json
@@ -17,13 +17,16 @@ from typing_extensions import TypedDict
 
 from asyncbg.context import Dependencies, Progress, signature_of
 from asyncbg.errors import ArgumentsError, DuplicateTaskError, ErrorItem, UnknownTaskError
-from asyncbg.redact import personal_fields
+from asyncbg.redact import Personal, personal_fields
 from asyncbg.retry import RetryPolicy
 
 logger = logging.getLogger("asyncbg")
 
 _EXTRA_POSITIONAL = "*"
 _EXTRA_KEYWORD = "**"
+_PLAIN = (str, int, bool)
+"""What always reads back as it was written, so that nothing need be tried."""
+_PLAIN_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _CONFIG = pydantic.ConfigDict(
     extra="forbid",
     arbitrary_types_allowed=True,
@@ -69,6 +72,7 @@ class Arguments:
             self._add(parameter)
         self.personal = json.dumps(dict(personal_fields({p.name: p.annotation for p in signature.parameters.values()})))
         self._adapter = _adapter(self._fields)
+        self._is_plain = all(map(_is_plain, self._fields.values())) and not self.injected
 
     def _add(self, parameter: inspect.Parameter) -> None:
         name, kind, annotation = parameter.name, parameter.kind, parameter.annotation
@@ -137,6 +141,9 @@ class Arguments:
         """The JSON text that reads back as ``bound``; None where there is none."""
         if not self.injected.isdisjoint(bound) or any(isinstance(value, Iterator) for value in bound.values()):
             return None
+        if self._is_plain:
+            text = _PLAIN_JSON.encode(bound)
+            return text if text.isascii() or _is_text(text) else None
         try:
             text = self._adapter.dump_json(bound, round_trip=True, by_alias=True, warnings="error").decode()
             return text if self._adapter.validate_json(text) == bound else None
@@ -336,6 +343,24 @@ def _is_known(name: str, hint: Any) -> bool:
     try:
         _build({name: hint})
     except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError, NameError):
+        return False
+    return True
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether a field (``Required[…]``) is one of the plain types, with no mark on it that changes values."""
+    inner = get_args(hint)[0]
+    marks = getattr(inner, "__metadata__", ())
+    if all(mark is Personal or isinstance(mark, Personal) for mark in marks):
+        inner = get_args(inner)[0] if marks else inner
+    return inner in _PLAIN
+
+
+def _is_text(text: str) -> bool:
+    """Whether ``text`` can be stored: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return False
     return True
 

@@ -5,6 +5,7 @@
 
 import argparse
 import difflib
+import functools
 import os
 import re
 import shlex
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ _RUNNING = re.compile(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
 _REQUEST = re.compile(r'"([A-Z]+) ([^ "]*) HTTP/1\.1" (\d{3})')
 _SERVE = re.compile(r"```sh\n((?:[^`]*\n)?[^`\n]*\basyncbg serve\b[^`]*)```")
 
+_BLANK_END = re.compile(r"[ \t\r]+$", re.MULTILINE)
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _EVENT_ID = re.compile(r"(?<![\w-])[0-9a-f]{8}-\d+(?![\w-])")
 _VARYING = [
@@ -79,10 +81,11 @@ class Transcript:
                 parts.append(line)
             elif line.startswith("$ "):
                 parts.append(Step(line[2:]))
-            elif line.startswith("> ") and isinstance(step := parts[-1], Step) and not step.output:
+            elif not isinstance(step := parts[-1], Step):
+                raise ValueError(f"output before any command: {line!r}")
+            elif line.startswith("> ") and not step.output:
                 step.command += line[2:]
             else:
-                assert isinstance(step := parts[-1], Step), f"output before any command: {line!r}"
                 step.output += line
         return cls(parts)
 
@@ -215,7 +218,7 @@ def _run(steps: Sequence[Step], port: str, place: Path, environment: dict[str, s
                 assert line, f"the shell ended in: {command}"
                 step.output += line
             step.output += line.removesuffix(f"{_END}\n")
-            step.output = step.output.replace("\r", "").replace(f":{port}", f":{_PORT}").strip("\n")
+            step.output = _BLANK_END.sub("", step.output).replace(f":{port}", f":{_PORT}").strip("\n")
             step.output += "\n" if step.output else ""
         shell.stdin.close()
 
@@ -223,12 +226,15 @@ def _run(steps: Sequence[Step], port: str, place: Path, environment: dict[str, s
 def normal(transcript: Transcript) -> str:
     """The commands and outputs without what differs from run to run; ids are numbered as they first appear."""
     text = "".join(f"$ {step.command}{_settled(step.output)}" for step in transcript.steps)
-    for pattern, word in ((_UUID, "job"), (_EVENT_ID, "event")):
-        known: dict[str, str] = {}
-        text = pattern.sub(lambda found, k=known, w=word: k.setdefault(found[0], f"<{w} {len(k) + 1}>"), text)  # type: ignore[misc]
+    text = _numbered(_EVENT_ID, "event", _numbered(_UUID, "job", text))
     for pattern, replacement in _VARYING:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _numbered(pattern: re.Pattern[str], word: str, text: str) -> str:
+    known: dict[str, str] = {}
+    return pattern.sub(lambda found: known.setdefault(found[0], f"<{word} {len(known) + 1}>"), text)
 
 
 def _settled(output: str) -> str:
@@ -251,41 +257,45 @@ def difference(result: Walk) -> str:
     return "\n".join(difflib.unified_diff(written, seen, "written", "seen", lineterm="", n=2))
 
 
-@pytest.fixture(scope="module", params=DOCUMENTS)
-def walked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    """A document that was run, once for all tests."""
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Walk]:
+    """Runs a document, once for all tests."""
     for tool in ("bash", "curl"):
         if shutil.which(tool) is None:
             pytest.skip(f"the transcripts are run with {tool}, which is not installed here")
-    return walk(DOCS / request.param, tmp_path_factory.mktemp("walk"))
+    return functools.cache(lambda name: walk(DOCS / name, tmp_path_factory.mktemp("walk")))
 
 
-def test_what_is_written_is_what_happens(walked: Walk) -> None:
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_what_is_written_is_what_happens(walked: Callable[[str], Walk], name: str) -> None:
     """Every command prints what the document says, but for ids, times and numbers that are chance."""
-    assert walked.written.steps
-    found = difference(walked)
+    result = walked(name)
+    found = difference(result)
+
+    assert result.written.steps
     assert not found, f"{found}\n\nIf that is as it should be: python tests/docs/test_tour.py --write"
 
 
-def test_the_service_stays_well(walked: Walk) -> None:
-    """Nothing the document does makes the service log an error, and it stops cleanly afterwards."""
-    assert walked.exit_code in {None, 0}, walked.log
-    assert "ERROR" not in walked.log
-    assert "Traceback" not in walked.log
+def test_the_service_stays_well(walked: Callable[[str], Walk]) -> None:
+    """Nothing on the tour makes the service log an error, and it stops cleanly afterwards."""
+    result = walked("tour.md")
+
+    assert result.exit_code == 0, result.log
+    assert "ERROR" not in result.log
+    assert "Traceback" not in result.log
 
 
-def test_the_tour_goes_by_every_route(walked: Walk) -> None:
+def test_the_tour_goes_by_every_route(walked: Callable[[str], Walk]) -> None:
     """Each operation of the service, and the two that are not in its OpenAPI document, is answered with a success."""
-    if not walked.log:
-        pytest.skip("this document starts no service")
     app = create_app(Settings(database_url="sqlite:///:memory:"))
     operations = {(method.upper(), path) for path, item in app.openapi()["paths"].items() for method in item}
-    requested = {(m, path.partition("?")[0]) for m, path, status in _REQUEST.findall(walked.log) if status[0] == "2"}
+    answered = [(method, path) for method, path, status in _REQUEST.findall(walked("tour.md").log) if status[0] == "2"]
+    paths = {(method, path.partition("?")[0]) for method, path in answered}
 
     missed = [
         f"{method} {path}"
         for method, path in sorted(operations | {("GET", "/"), ("GET", "/openapi.json")})
-        if not any(method == m and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), p) for m, p in requested)
+        if not any(method == m and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), p) for m, p in paths)
     ]
 
     assert not missed

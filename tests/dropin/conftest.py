@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -111,7 +111,7 @@ def call() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def threads() -> Iterator[Callable[[], set[str]]]:
+def threads() -> Callable[[], set[str]]:
     """The names of the threads that were started since the test began and are still there."""
     before = set(threading.enumerate())
 

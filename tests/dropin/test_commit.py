@@ -80,9 +80,7 @@ async def test_a_plain_def_route_adds_jobs_too(app: FastAPI, bg: AsyncBG, serve:
 
 
 @pytest.mark.parametrize("error", [HTTPException(418), RuntimeError("broken")], ids=["HTTPException", "RuntimeError"])
-async def test_a_route_that_raises_enqueues_nothing(
-    app: FastAPI, serve: Any, stored: Stored, error: Exception
-) -> None:
+async def test_a_route_that_raises_enqueues_nothing(app: FastAPI, serve: Any, stored: Stored, error: Exception) -> None:
     """Neither an HTTPException nor an unforeseen error leaves a job behind."""
 
     @app.post("/")
@@ -114,7 +112,7 @@ async def test_a_request_that_is_not_valid_enqueues_nothing(app: FastAPI, serve:
 async def test_a_dependency_that_fails_before_the_response_enqueues_nothing(
     app: FastAPI, serve: Any, stored: Stored
 ) -> None:
-    """A session that cannot commit after the route (scope "function", declared after the tasks) takes the jobs along."""
+    """A session that cannot commit after the route (scope "function", declared after the tasks) drops the jobs."""
 
     async def session() -> AsyncIterator[str]:
         yield "session"
@@ -182,6 +180,7 @@ async def test_a_response_with_a_task_of_its_own_keeps_both(app: FastAPI, serve:
 
 async def test_fastapi_s_own_class_still_works_beside(app: FastAPI, serve: Any, stored: Stored) -> None:
     """A third-party dependency with FastAPI's BackgroundTasks is not touched."""
+
     def third_party(background_tasks: fastapi.BackgroundTasks) -> None:
         background_tasks.add_task(note, "theirs")
 
@@ -201,7 +200,10 @@ async def test_a_job_added_while_the_body_is_streamed_is_committed_at_once(
     app: FastAPI, bg: AsyncBG, serve: Any, kind: str
 ) -> None:
     """The first commit is over then; what a generator adds later is not lost."""
-    jobs = []
+    jobs, done = [], asyncio.Event()
+
+    async def late() -> None:
+        done.set()
 
     @app.post("/")
     async def route(background_tasks: BackgroundTasks) -> StreamingResponse:
@@ -209,12 +211,12 @@ async def test_a_job_added_while_the_body_is_streamed_is_committed_at_once(
 
         async def body() -> AsyncIterator[str]:
             yield "a"
-            jobs.append(background_tasks.add_task(note, "late"))
+            jobs.append(background_tasks.add_task(late))
             yield "b"
 
         def plain_body() -> Iterator[str]:
             yield "a"
-            jobs.append(background_tasks.add_task(note, "late"))
+            jobs.append(background_tasks.add_task(late))
             yield "b"
 
         return StreamingResponse(body() if kind == "async" else plain_body())
@@ -224,8 +226,8 @@ async def test_a_job_added_while_the_body_is_streamed_is_committed_at_once(
 
     assert answer.text == "ab"
     async with asyncio.timeout(5):
-        while sorted(ran) != ["first", "late"]:
-            await asyncio.sleep(0)
+        await done.wait()
+    await jobs[1].result(timeout=5)
     assert jobs[0].batch != jobs[1].batch
 
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from asyncbg import AsyncBG, BackgroundTasks, Job, JobBackgroundTasks, current_job
+from asyncbg.backends.base import JobQuery
 from asyncbg.errors import ArgumentsError, NotRunningError
 
 ran: list[Any] = []
@@ -133,8 +134,9 @@ def added(app: FastAPI, serve: Any) -> Callable[[Callable[[JobBackgroundTasks], 
 async def test_in_a_request_it_is_fastapi_s_class(added: Any) -> None:
     """Code that asks ``isinstance`` finds FastAPI's and Starlette's class."""
     answer = await added(
-        lambda tasks: isinstance(tasks, fastapi.BackgroundTasks)
-        and isinstance(tasks, starlette.background.BackgroundTasks)
+        lambda tasks: (
+            isinstance(tasks, fastapi.BackgroundTasks) and isinstance(tasks, starlette.background.BackgroundTasks)
+        )
     )
 
     assert answer.json() is True
@@ -208,7 +210,9 @@ async def test_arguments_that_do_not_fit_raise_at_the_call(app: FastAPI, serve: 
     assert stored() == []
 
 
-@pytest.mark.parametrize("default", [None, fastapi.BackgroundTasks(), BackgroundTasks()], ids=["None", "theirs", "ours"])
+@pytest.mark.parametrize(
+    "default", [None, fastapi.BackgroundTasks(), BackgroundTasks()], ids=["None", "theirs", "ours"]
+)
 async def test_a_default_changes_nothing(app: FastAPI, serve: Any, stored: Any, default: Any) -> None:
     """``background_tasks: BackgroundTasks = None``, as much older code has it, is injected all the same."""
 
@@ -248,7 +252,5 @@ async def test_no_job_runs_where_none_is(added: Any) -> None:
 
 async def settled(bg: AsyncBG) -> None:
     """Wait until no job is open."""
-    from asyncbg.backends.base import JobQuery
-
     for record in await bg.backend.list(JobQuery()):
         await Job(bg, record.id, task="", state=record.state, batch="", owner="").result(timeout=5)

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobRecord, JobState, Lease, NewJob, Outcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Enqueued:
+class Enqueued(NamedTuple):
     """What became of one enqueue: for each job its id, and whether it is new (False: the earlier job of its key)."""
 
     ids: tuple[str, ...]

@@ -21,6 +21,7 @@ from asyncbg.task import TaskDefinition, dump_result
 logger = logging.getLogger("asyncbg")
 
 _LONGEST_MESSAGE = 2_000
+_LONGEST_DELAY_S = 30 * 86_400
 
 
 class AttemptTimeoutError(Exception):
@@ -52,7 +53,9 @@ class Executor:
             return Done(await self._within(timeout_s, definition, bound, job))
         except ArgumentsError as error:
             return Failed(describe(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a task raises is recorded on its job
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a task raises is recorded on its job, SystemExit too
             return self._failure(lease, definition.options.retry, error)
 
     async def call(self, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob | None = None) -> str:
@@ -91,6 +94,7 @@ class Executor:
         delay_s = requested_delay_s(error)
         if delay_s is None:
             delay_s = policy.delay_s(lease.attempt, self._rng)
+        delay_s = min(delay_s, _LONGEST_DELAY_S)
         logger.info("job %s (%s) failed and is retried in %.1f s: %s", lease.id, lease.task, delay_s, described.type)
         return Retry(described, self._clock.now_ms() + int(delay_s * 1000))
 
@@ -105,4 +109,9 @@ async def in_thread(
 
 def describe(error: BaseException) -> JobError:
     """An error as it is stored on the job: its class and its redacted message, cut to a bearable length."""
-    return JobError(type=type(error).__name__, message=redact(str(error))[:_LONGEST_MESSAGE])
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error that cannot say what it is
+        text = "its message cannot be read"
+    storable = redact(text).encode("utf-8", "replace").decode()
+    return JobError(type=type(error).__name__, message=storable[:_LONGEST_MESSAGE])

@@ -1,6 +1,7 @@
 """The worker: claims as many jobs as there are free slots, runs each as a task of its own, settles the outcomes."""
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from asyncbg.backends.base import Backend, Settlement
 from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob
 from asyncbg.errors import DatabaseError
-from asyncbg.job import Cancelled, Lease, Outcome, Released
+from asyncbg.job import Cancelled, Failed, JobError, Lease, Outcome, Released
 from asyncbg.runner.executor import Executor
 from asyncbg.runner.progress import ProgressPump
 from asyncbg.settings import RunnerSettings
@@ -19,6 +20,10 @@ logger = logging.getLogger("asyncbg")
 
 _LONGEST_WAIT_S = 1.0
 _SETTLE_PAUSE_S = 0.5
+_LONGEST_CLAIM_S = 10.0
+_FUNCTION_GONE = JobError(
+    type="NotDurableError", message="its function is not kept here any more; hand over a module-level function"
+)
 
 
 class Held(Protocol):
@@ -70,8 +75,8 @@ class Worker:
         self._held = held
         self._clock = clock
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._claimed = asyncio.Event()
+        self._claimed.set()
         self._running: dict[str, _Running] = {}
         self._settling: set[asyncio.Task[None]] = set()
         self._skipped: set[str] = set()
@@ -115,6 +120,13 @@ class Worker:
 
     async def claim(self) -> int | None:
         """Fill the free slots; returns when the next scheduled job is due."""
+        self._claimed.clear()
+        try:
+            return await self._fill()
+        finally:
+            self._claimed.set()
+
+    async def _fill(self) -> int | None:
         next_due_ms: int | None = None
         while not self._stopping:
             free = self._settings.concurrency - len(self._running)
@@ -137,17 +149,20 @@ class Worker:
     async def stop(self) -> None:
         """Claim nothing more, give running jobs the grace period, then cancel and release them."""
         self.pause()
+        with contextlib.suppress(TimeoutError):  # what is being claimed now is given back as soon as it is ours
+            async with asyncio.timeout(_LONGEST_CLAIM_S):
+                await self._claimed.wait()
         if self._running:
             await asyncio.wait(
                 [running.task for running in self._running.values()], timeout=self._settings.shutdown_grace_s
             )
         for running in list(self._running.values()):
             self._stop_one(running, Released("the process shut down"))
-        left = [*self._settling, *(running.task for running in self._running.values())]
-        if left:
+        stuck: set[asyncio.Task[None]] = set()
+        while not stuck and (left := [*self._settling, *(running.task for running in self._running.values())]):
             _, stuck = await asyncio.wait(left, timeout=max(5.0, self._settings.shutdown_grace_s))
-            for task in stuck:
-                logger.error("%s ignored its cancellation at shutdown", task.get_name())
+        for task in stuck:
+            logger.error("%s ignored its cancellation at shutdown", task.get_name())
 
     def cancel(self, job_id: str, reason: str) -> bool:
         """Cancel a job if it runs here."""
@@ -186,10 +201,11 @@ class Worker:
 
     def _start(self, lease: Lease) -> None:
         held = None if lease.durable else self._held.take(lease.id)
-        definition = held[0] if held else self._registry.find(lease.task)
+        definition = held[0] if held else self._registry.find(lease.task) if lease.durable else None
         job = CurrentJob(lease, self._pump, self._clock.now_ms)
-        if definition is None:
-            self._track(asyncio.create_task(self._give_back(lease), name=f"asyncbg-release-{lease.id}"))
+        if definition is None or self._stopping:
+            unrun = self._settle(job, self._unrun(lease))
+            self._track(asyncio.create_task(unrun, name=f"asyncbg-unrun-{lease.id}"))
             return
         task = asyncio.create_task(
             self._run(job, definition, held[1] if held else None), name=f"asyncbg-job-{lease.id}"
@@ -241,12 +257,16 @@ class Worker:
         if not job.lease.durable and not isinstance(outcome, Released):
             self._held.drop(job.id)
 
-    async def _give_back(self, lease: Lease) -> None:
-        """No such task here (yet): leave the job to a process that knows it."""
+    def _unrun(self, lease: Lease) -> Outcome:
+        """What becomes of a claimed job that is not run here."""
+        if self._stopping:
+            return Released("the process shut down")
+        if not lease.durable:
+            return Failed(_FUNCTION_GONE)
         if lease.task not in self._skipped:
             logger.warning("no task %s in this process; its jobs are left to others until it is loaded", lease.task)
             self._skipped.add(lease.task)
-        await self._backend.settle(Settlement(lease, Released("the task is not known here")))
+        return Released("the task is not known here")
 
     def _track(self, task: asyncio.Task[None]) -> None:
         self._settling.add(task)
