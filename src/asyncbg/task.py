@@ -26,7 +26,6 @@ _EXTRA_POSITIONAL = "*"
 _EXTRA_KEYWORD = "**"
 _PLAIN = (str, int, bool)
 """What always reads back as it was written, so that nothing need be tried."""
-_PLAIN_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _CONFIG = pydantic.ConfigDict(
     extra="forbid",
     arbitrary_types_allowed=True,
@@ -141,10 +140,9 @@ class Arguments:
         """The JSON text that reads back as ``bound``; None where there is none."""
         if not self.injected.isdisjoint(bound) or any(isinstance(value, Iterator) for value in bound.values()):
             return None
-        if self._is_plain:
-            text = _PLAIN_JSON.encode(bound)
-            return text if text.isascii() or _is_text(text) else None
         try:
+            if self._is_plain:
+                return to_json(bound).decode()
             text = self._adapter.dump_json(bound, round_trip=True, by_alias=True, warnings="error").decode()
             return text if self._adapter.validate_json(text) == bound else None
         except Exception:  # noqa: BLE001 - also what the arguments' own validators, serializers and __eq__ raise
@@ -263,7 +261,7 @@ def is_async_callable(function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or (
-        callable(function) and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        not inspect.isclass(function) and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
     )
 
 
@@ -354,15 +352,6 @@ def _is_plain(hint: Any) -> bool:
     if all(mark is Personal or isinstance(mark, Personal) for mark in marks):
         inner = get_args(inner)[0] if marks else inner
     return inner in _PLAIN
-
-
-def _is_text(text: str) -> bool:
-    """Whether ``text`` can be stored: a lone surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _items(error: pydantic.ValidationError) -> list[ErrorItem]:

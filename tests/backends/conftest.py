@@ -75,7 +75,7 @@ class Store:
 
     async def settle(self, lease: Lease, outcome: Outcome | None = None, progress: str | None = None) -> bool:
         """End an attempt, with success unless told otherwise."""
-        return await self.backend.settle(Settlement(lease, outcome or Done("null"), progress))
+        return (await self.backend.settle([Settlement(lease, outcome or Done("null"), progress)]))[0]
 
     async def record(self, job_id: str) -> JobRecord:
         """A job that must be there."""

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ import pytest
 
 import asyncbg.errors
 from asyncbg.server import create_app
-from asyncbg.settings import Settings
+from asyncbg.settings import Settings, SmtpSettings
 
 SOURCE = Path(asyncbg.errors.__file__).parents[1]
 DOCS = Path(__file__).parents[2] / "docs"
@@ -257,12 +258,25 @@ def difference(result: Walk) -> str:
     return "\n".join(difflib.unified_diff(written, seen, "written", "seen", lineterm="", n=2))
 
 
+def why_not() -> str:
+    """What is missing here to run the transcripts, or in their way; nothing if all is well."""
+    for tool in ("bash", "curl"):
+        if shutil.which(tool) is None:
+            return f"the transcripts are run with {tool}, which is not installed here"
+    version = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < (7, 84):
+        return f"the transcripts need curl 7.84 or newer; this is {version}"
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", SmtpSettings().port)) == 0:
+            return "the tour shows what happens without a mail server; there is one on this machine"
+    return ""
+
+
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Walk]:
     """Runs a document, once for all tests."""
-    for tool in ("bash", "curl"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"the transcripts are run with {tool}, which is not installed here")
+    if reason := why_not():
+        pytest.skip(reason)
     return functools.cache(lambda name: walk(DOCS / name, tmp_path_factory.mktemp("walk")))
 
 

@@ -90,8 +90,8 @@ class Backend(Protocol):
         """
         ...
 
-    async def settle(self, settlement: Settlement) -> bool:
-        """End an attempt and release the next job of its batch. False: the lease had lapsed and nothing changed."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """End attempts and release the next jobs of their batches. False: that lease had lapsed, nothing changed."""
         ...
 
     async def renew(self, *, lease_s: float) -> Mapping[str, str | None]:

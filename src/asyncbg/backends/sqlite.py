@@ -205,11 +205,15 @@ class SQLiteBackend:
             self._tell(tx, [(lease.n, _JOB_STARTED, now_ms, lease, lease.attempt, None) for lease in leases])
         return Claimed(leases, next_due_ms)
 
-    async def settle(self, settlement: Settlement) -> bool:
-        """End an attempt and release the next job of its batch; False where the lease had lapsed."""
-        return await self.database.submit(self._settle, settlement)  # type: ignore[no-any-return]
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """End attempts and release the next jobs of their batches; False where the lease had lapsed."""
+        return await self.database.submit(self._settle, settlements)  # type: ignore[no-any-return]
 
-    def _settle(self, tx: Transaction, items: list[Settlement]) -> list[bool]:
+    def _settle(self, tx: Transaction, groups: list[Sequence[Settlement]]) -> list[Sequence[bool]]:
+        held = iter(self._settle_all(tx, [item for items in groups for item in items]))
+        return [[next(held) for _ in items] for items in groups]
+
+    def _settle_all(self, tx: Transaction, items: list[Settlement]) -> list[bool]:
         now_ms = self.clock.now_ms()
         pairs = json.dumps([(item.lease.n, item.lease.token) for item in items])
         found, any_waiting = tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()

@@ -78,7 +78,8 @@ class Worker:
         self._claimed = asyncio.Event()
         self._claimed.set()
         self._running: dict[str, _Running] = {}
-        self._settling: set[asyncio.Task[None]] = set()
+        self._ended: list[Settlement] = []
+        self._settler: asyncio.Task[None] | None = None
         self._skipped: set[str] = set()
         self._stopping = False
         self._more = False
@@ -96,7 +97,7 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs and nothing waits to be settled."""
-        return not self._running and not self._settling
+        return not self._running and self._settler is None
 
     def job(self, job_id: str) -> CurrentJob | None:
         """A job that runs here, or None."""
@@ -159,10 +160,14 @@ class Worker:
         for running in list(self._running.values()):
             self._stop_one(running, Released("the process shut down"))
         stuck: set[asyncio.Task[None]] = set()
-        while not stuck and (left := [*self._settling, *(running.task for running in self._running.values())]):
+        while not stuck and (left := self._unsettled()):
             _, stuck = await asyncio.wait(left, timeout=max(5.0, self._settings.shutdown_grace_s))
         for task in stuck:
             logger.error("%s ignored its cancellation at shutdown", task.get_name())
+
+    def _unsettled(self) -> list[asyncio.Task[None]]:
+        tasks = [running.task for running in self._running.values()]
+        return tasks if self._settler is None else [*tasks, self._settler]
 
     def cancel(self, job_id: str, reason: str) -> bool:
         """Cancel a job if it runs here."""
@@ -204,8 +209,7 @@ class Worker:
         definition = held[0] if held else self._registry.find(lease.task) if lease.durable else None
         job = CurrentJob(lease, self._pump, self._clock.now_ms)
         if definition is None or self._stopping:
-            unrun = self._settle(job, self._unrun(lease))
-            self._track(asyncio.create_task(unrun, name=f"asyncbg-unrun-{lease.id}"))
+            self._end(job, self._unrun(lease))
             return
         task = asyncio.create_task(
             self._run(job, definition, held[1] if held else None), name=f"asyncbg-job-{lease.id}"
@@ -217,7 +221,7 @@ class Worker:
 
         def settle_unbegun(_: asyncio.Task[None]) -> None:
             if self._running.pop(running.lease.id, None) is not None:
-                self._track(asyncio.create_task(self._settle(running.job, outcome)))
+                self._end(running.job, outcome)
 
         running.cancel = outcome
         running.task.add_done_callback(settle_unbegun)
@@ -230,32 +234,41 @@ class Worker:
         except asyncio.CancelledError:
             running = self._running[lease.id]
             outcome = running.cancel or Cancelled("the task cancelled itself")
-        running = self._running.pop(lease.id)
-        self._settling.add(running.task)
+        del self._running[lease.id]
         if self._more:
             self._wake.set()
-        try:
-            await self._settle(job, outcome)
-        finally:
-            self._settling.discard(running.task)
+        self._end(job, outcome)
 
-    async def _settle(self, job: CurrentJob, outcome: Outcome) -> None:
-        """Write the outcome; on a database that cannot be used now, try again until it can or we must go."""
-        progress = self._pump.take(job)
-        settlement = Settlement(job.lease, outcome, progress)
+    def _end(self, job: CurrentJob, outcome: Outcome) -> None:
+        """Put an outcome where the next write takes it: all that ended meanwhile is settled by one call."""
+        self._ended.append(Settlement(job.lease, outcome, self._pump.take(job)))
+        if self._settler is None:
+            self._settler = asyncio.create_task(self._settle(), name="asyncbg-settle")
+
+    async def _settle(self) -> None:
+        try:
+            while self._ended:
+                ended, self._ended = self._ended, []
+                await self._write(ended)
+        finally:
+            self._settler = None
+
+    async def _write(self, ended: list[Settlement]) -> None:
+        """Write outcomes; on a database that cannot be used now, try again until it can or we must go."""
         while True:
             try:
-                held = await self._backend.settle(settlement)
+                held = await self._backend.settle(ended)
                 break
             except DatabaseError as error:
-                logger.error("cannot settle job %s: %s", job.id, error)
+                logger.error("cannot settle %d jobs, of them %s: %s", len(ended), ended[0].lease.id, error)
                 if self._stopping:
                     return
                 await asyncio.sleep(_SETTLE_PAUSE_S)
-        if not held:
-            logger.warning("job %s had lost its lease; its outcome is dropped", job.id)
-        if not job.lease.durable and not isinstance(outcome, Released):
-            self._held.drop(job.id)
+        for settlement, is_held in zip(ended, held, strict=True):
+            if not is_held:
+                logger.warning("job %s had lost its lease; its outcome is dropped", settlement.lease.id)
+            if not settlement.lease.durable and not isinstance(settlement.outcome, Released):
+                self._held.drop(settlement.lease.id)
 
     def _unrun(self, lease: Lease) -> Outcome:
         """What becomes of a claimed job that is not run here."""
@@ -267,7 +280,3 @@ class Worker:
             logger.warning("no task %s in this process; its jobs are left to others until it is loaded", lease.task)
             self._skipped.add(lease.task)
         return Released("the task is not known here")
-
-    def _track(self, task: asyncio.Task[None]) -> None:
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
