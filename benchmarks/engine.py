@@ -63,7 +63,7 @@ class BareGroupCommit:
             batch, self.pending = self.pending, []
 
             def write(batch: list[tuple[str, asyncio.Future[None]]] = batch) -> None:
-                raw = self.connection._conn  # noqa: SLF001 - the limit is measured in one hop, as the engine does it
+                raw = self.connection._conn  # the limit is measured in one hop, as the engine does it
                 raw.execute("BEGIN IMMEDIATE")
                 raw.execute(
                     f"INSERT INTO row (text) VALUES {','.join(['(?)'] * len(batch))}",  # noqa: S608 - placeholders
@@ -71,7 +71,7 @@ class BareGroupCommit:
                 )
                 raw.execute("COMMIT")
 
-            await self.connection._execute(write)  # noqa: SLF001
+            await self.connection._execute(write)
             for _, future in batch:
                 future.set_result(None)
         self.task = None
@@ -125,7 +125,7 @@ async def drain(url: str, jobs: int) -> None:
             await asyncio.gather(*(noop.enqueue(number) for number in range(start, min(jobs, start + 500))))
     start_s = time.perf_counter()
     async with bg:
-        while backlog := sum((await bg.backend.counts()).values()):
+        while backlog := sum((await bg.backend.counts()).values()):  # noqa: ASYNC110 - an event would cost the jobs
             await asyncio.sleep(min(0.05, backlog / 100_000))
         say("no-op jobs drained by one process", jobs / (time.perf_counter() - start_s), "jobs/s", f"of {jobs:,}")
 

@@ -477,7 +477,7 @@ class Engine:
         now_ms = self.clock.now_ms()
         run_at_ms = now_ms if options is _NO_OPTIONS else options.run_at_ms(now_ms)
         job_id = self.ids.new()
-        state, state_text = (_SCHEDULED if run_at_ms > now_ms else _QUEUED)
+        state, state_text = _SCHEDULED if run_at_ms > now_ms else _QUEUED
         new = NewJob(
             job_id, definition.name, task.queue, options.owner, job_id,
             json.dumps(list(options.tags)) if options.tags else "[]", state_text,

@@ -22,6 +22,7 @@ OLDEST_SQLITE = (3, 38, 0)
 """The first version with ``->>``."""
 
 _BUSY_TIMEOUT_MS = 5_000
+_THREAD_END_S = 1.0
 _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
@@ -102,6 +103,8 @@ class _Connection:
 
     async def close(self) -> None:
         await self._aio.close()
+        # The thread has told that it closed and is on its last lines; in aiosqlite 0.21 the connection is the thread.
+        getattr(self._aio, "_thread", self._aio).join(_THREAD_END_S)
 
 
 class Database:

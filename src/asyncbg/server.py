@@ -13,6 +13,7 @@ from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, FastAPI
 
 from asyncbg.api.problems import install_problems
+from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.redact import RedactingFilter, use_pseudonym_key
 from asyncbg.services.activity import Activity
@@ -51,11 +52,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Raises SettingsError. Nothing is opened before the application starts.
     """
-    service = _Service.build(settings or load_settings())
+    settings = settings or load_settings()
+    _refuse_unkept_promises(settings)
+    service = _Service.build(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        _redact_logs(service.bg.settings)
+        _redact_logs(settings)
+        _warn_if_open(settings.server.host)
         async with service.outbound, service.bg.lifespan(app):
             await service.open()
             yield
@@ -144,6 +148,20 @@ def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
     except EmailNotValidError:
         return LogNotifier(notices)
     return LogNotifier(notices) if smtp == SmtpSettings() else MailNotifier(mailer, address)
+
+
+def _refuse_unkept_promises(settings: Settings) -> None:
+    """Rather not start than be open where the settings ask for a closed door."""
+    if settings.auth.api_keys or not settings.auth.allow_anonymous:
+        raise SettingsError(
+            "ASYNCBG_AUTH__ALLOW_ANONYMOUS, ASYNCBG_AUTH__API_KEYS: this version has no authentication yet; "
+            "unset both and put a gateway that authenticates before the service"
+        )
+
+
+def _warn_if_open(host: str) -> None:
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        logger.warning("listening on %s without authentication: whoever reaches it can use it", host)
 
 
 def _redact_logs(settings: Settings) -> None:

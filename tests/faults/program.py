@@ -66,7 +66,7 @@ async def enqueue(order: str) -> list[Job]:
     jobs = []
     for _ in range(int(count)):
         if name == "lambda":
-            jobs.append(await engine.enqueue(lambda: work()))
+            jobs.append(await engine.enqueue(lambda word: work(), "x"))
         else:
             jobs.append(await engine.submit(name, {}))
         say("enqueued", jobs[-1].id)
@@ -93,4 +93,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
-    say("threads", *[thread.name for thread in threading.enumerate() if thread is not threading.main_thread()])
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in others:
+        thread.join(2)  # one that is just ending is not one that is left
+    say("threads", *[thread.name for thread in others if thread.is_alive()])

@@ -92,8 +92,8 @@ JSON = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.te
 ODD = st.sampled_from(
     [
         b"\xff", object(), {1, 2}, (1, [2]), {1: 2}, {None: 1}, Decimal("1.0"), Fraction(1, 3), 1j, Path("a"),
-        Colour.RED, Size.LARGE, Odd.PAIR, Point(1, 2), Pair(1, "a"), OrderedDict(a=1), defaultdict(int, a=1), range(3), int, len,
-        "\ud800", 10**5000, math.inf, -0.0, SecretStr("s"), float("nan"), [object()], frozenset({1}), date.max,
+        Colour.RED, Size.LARGE, Odd.PAIR, Point(1, 2), Pair(1, "a"), OrderedDict(a=1), defaultdict(int, a=1), range(3),
+        int, len, "\ud800", 10**5000, math.inf, -0.0, SecretStr("s"), float("nan"), [object()], date.max,
     ]
 )  # fmt: skip
 TYPED: dict[Any, st.SearchStrategy[Any]] = {

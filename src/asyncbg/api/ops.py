@@ -74,7 +74,7 @@ class Ready(Live):
 
 def ops_router(engine: Engine) -> APIRouter:
     """Health, metrics and the first page."""
-    router = APIRouter(route_class=ProblemRoute, tags=["operation"], dependencies=[Depends(not_stored)])
+    router = APIRouter(route_class=ProblemRoute, tags=["operations"], dependencies=[Depends(not_stored)])
     telemetry = Telemetry()
     telemetry.follow(engine.backend)
 

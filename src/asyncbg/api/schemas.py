@@ -28,8 +28,8 @@ async def not_stored(response: Response) -> None:
 class ProgressOut(BaseModel):
     """How far a running job is."""
 
-    current: float = Field(description="done so far, in `unit`")
-    total: float | None = Field(description="of how much; null where nobody knows")
+    current: int | float = Field(description="done so far, in `unit`")
+    total: int | float | None = Field(description="of how much; null where nobody knows")
     message: str = Field(description="a sentence for people")
     unit: str
 

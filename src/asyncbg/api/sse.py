@@ -336,7 +336,7 @@ class EventStream(Response):
         event = Event(
             seq=0,
             type=EventType.PROGRESS,
-            at_ms=self._engine.clock.now_ms(),
+            at_ms=record.finished_at_ms or self._engine.clock.now_ms(),
             job_id=record.id,
             task=record.task,
             batch=record.batch,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from asyncbg.backends.base import Backend, Settlement
@@ -11,7 +11,7 @@ from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob
 from asyncbg.errors import DatabaseError
 from asyncbg.job import Cancelled, Failed, JobError, Lease, Outcome, Released
-from asyncbg.runner.executor import Executor
+from asyncbg.runner.executor import Executor, describe
 from asyncbg.runner.progress import ProgressPump
 from asyncbg.settings import RunnerSettings
 from asyncbg.task import Registry, TaskDefinition
@@ -44,8 +44,9 @@ class _Running:
 
     lease: Lease
     job: CurrentJob
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] = field(init=False)
     cancel: Outcome | None = None
+    is_over: bool = False
 
 
 class Worker:
@@ -75,6 +76,7 @@ class Worker:
         self._held = held
         self._clock = clock
         self._wake = asyncio.Event()
+        self._wake.set()  # what an earlier process left is waiting already
         self._claimed = asyncio.Event()
         self._claimed.set()
         self._running: dict[str, _Running] = {}
@@ -211,33 +213,39 @@ class Worker:
         if definition is None or self._stopping:
             self._end(job, self._unrun(lease))
             return
-        task = asyncio.create_task(
-            self._run(job, definition, held[1] if held else None), name=f"asyncbg-job-{lease.id}"
+        self.lapse({lease.id})  # an attempt that still runs here has lost its lease to this one
+        running = self._running[lease.id] = _Running(lease, job)
+        running.task = asyncio.create_task(
+            self._run(running, definition, held[1] if held else None), name=f"asyncbg-job-{lease.id}"
         )
-        self._running[lease.id] = _Running(lease, job, task)
 
     def _stop_one(self, running: _Running, outcome: Outcome) -> None:
         """Cancel a job's task; one that had not begun never reaches its own settling, so it is settled here."""
 
         def settle_unbegun(_: asyncio.Task[None]) -> None:
-            if self._running.pop(running.lease.id, None) is not None:
+            if not running.is_over:
+                self._leave(running)
                 self._end(running.job, outcome)
 
         running.cancel = outcome
         running.task.add_done_callback(settle_unbegun)
         running.task.cancel()
 
-    async def _run(self, job: CurrentJob, definition: TaskDefinition, bound: dict[str, Any] | None) -> None:
-        lease = job.lease
+    async def _run(self, running: _Running, definition: TaskDefinition, bound: dict[str, Any] | None) -> None:
         try:
-            outcome: Outcome = await self._executor.attempt(job, definition, bound)
+            outcome: Outcome = await self._executor.attempt(running.job, definition, bound)
         except asyncio.CancelledError:
-            running = self._running[lease.id]
             outcome = running.cancel or Cancelled("the task cancelled itself")
-        del self._running[lease.id]
+        self._leave(running)
+        self._end(running.job, outcome)
+
+    def _leave(self, running: _Running) -> None:
+        """Free the slot, unless a later attempt of the same job has it."""
+        running.is_over = True
+        if self._running.get(running.lease.id) is running:
+            del self._running[running.lease.id]
         if self._more:
             self._wake.set()
-        self._end(job, outcome)
 
     def _end(self, job: CurrentJob, outcome: Outcome) -> None:
         """Put an outcome where the next write takes it: all that ended meanwhile is settled by one call."""
@@ -264,6 +272,13 @@ class Worker:
                 if self._stopping:
                     return
                 await asyncio.sleep(_SETTLE_PAUSE_S)
+            except Exception as error:  # noqa: BLE001 - one that cannot be written must not cost the others
+                if len(ended) > 1:
+                    for settlement in ended:
+                        await self._write([settlement])
+                    return
+                logger.error("the outcome of job %s cannot be written: %r", ended[0].lease.id, error)
+                ended = [Settlement(ended[0].lease, Failed(describe(error)))]
         for settlement, is_held in zip(ended, held, strict=True):
             if not is_held:
                 logger.warning("job %s had lost its lease; its outcome is dropped", settlement.lease.id)

@@ -1,0 +1,481 @@
+"""What a task sees while it runs: injected dependencies, its progress, its job."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import fastapi
+import pytest
+import uncalled_for
+from fastapi import Request
+
+from asyncbg.background import Engine, Job
+from asyncbg.context import Dependencies, Depends, Progress, current_job, signature_of
+from asyncbg.errors import ArgumentsError, JobCancelledError, JobFailedError, NotRunningError
+from asyncbg.settings import RunnerSettings, Settings
+
+steps: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_happened() -> None:
+    steps.clear()
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    """A running engine on a real database."""
+    settings = Settings(
+        database_url=f"sqlite:///{tmp_path}/jobs.db", data_dir=tmp_path, runner=RunnerSettings(shutdown_grace_s=1)
+    )
+    async with Engine(settings) as engine:
+        yield engine
+
+
+# Providers of every kind
+
+
+def plain() -> str:
+    """A function."""
+    return "plain"
+
+
+async def coroutine() -> str:
+    """A coroutine function."""
+    return "coroutine"
+
+
+def generator() -> Iterator[str]:
+    """A generator."""
+    steps.append("open")
+    try:
+        yield "generator"
+    finally:
+        steps.append("close")
+
+
+async def async_generator() -> AsyncIterator[str]:
+    """An async generator."""
+    steps.append("open")
+    try:
+        yield "async generator"
+    finally:
+        steps.append("close")
+
+
+@contextmanager
+def context_manager() -> Iterator[str]:
+    """A context manager."""
+    steps.append("open")
+    yield "context manager"
+    steps.append("close")
+
+
+@asynccontextmanager
+async def async_context_manager() -> AsyncIterator[str]:
+    """An async context manager."""
+    steps.append("open")
+    yield "async context manager"
+    steps.append("close")
+
+
+class Service:
+    """A class as a provider, with a dependency of its own."""
+
+    def __init__(self, name: str = fastapi.Depends(plain)) -> None:
+        """Made when the task runs."""
+        self.name = name
+
+    def __str__(self) -> str:
+        """Its name."""
+        return f"service {self.name}"
+
+
+class Factory:
+    """An object as a provider."""
+
+    async def __call__(self) -> str:
+        """Provide."""
+        return "factory"
+
+
+class GeneratorFactory:
+    """An object that provides by a generator."""
+
+    def __call__(self) -> Iterator[str]:
+        """Provide and clean up."""
+        steps.append("open")
+        yield "generator factory"
+        steps.append("close")
+
+
+@lru_cache
+def cached() -> str:
+    """As settings are often provided."""
+    return "cached"
+
+
+PROVIDERS: dict[str, tuple[Callable[..., Any], bool]] = {
+    "plain": (plain, False),
+    "coroutine": (coroutine, False),
+    "generator": (generator, True),
+    "async generator": (async_generator, True),
+    "context manager": (context_manager, True),
+    "async context manager": (async_context_manager, True),
+    "service plain": (Service, False),
+    "factory": (Factory(), False),
+    "generator factory": (GeneratorFactory(), True),
+    "cached": (cached, False),
+    "partial": (partial(lambda word: word, word="partial"), False),
+    "lambda": (lambda: "lambda", False),
+}
+
+
+STYLES = ["ours", "fastapi", "ours annotated", "fastapi annotated", "uncalled-for"]
+OF_OURS_ONLY = {"generator", "async generator", "generator factory", "service plain"}
+"""uncalled-for's own Depends takes context managers, not generators, and only its own dependencies below."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "style"),
+    [(kind, style) for kind in PROVIDERS for style in STYLES if style != "uncalled-for" or kind not in OF_OURS_ONLY],
+)
+async def test_any_provider_serves_in_any_style(kind: str, style: str) -> None:
+    """Functions, generators, context managers, classes and objects; ours and FastAPI's Depends, also in Annotated."""
+    provider, is_closed = PROVIDERS[kind]
+    depends: Any = {"ours": Depends, "fastapi": fastapi.Depends, "uncalled-for": uncalled_for.Depends}[style.split()[0]]
+
+    def default(it: Any = depends(provider)) -> None: ...  # noqa: B008 - a marker
+    def annotated(it: Annotated[Any, depends(provider)]) -> None: ...
+
+    dependencies = Dependencies(signature_of(annotated if "annotated" in style else default))
+    async with dependencies.resolved({}) as values:
+        assert str(values["it"]) == kind
+        assert steps == (["open"] if is_closed else [])
+
+    assert steps == (["open", "close"] if is_closed else [])
+
+
+async def test_a_class_in_annotated_provides_itself() -> None:
+    """FastAPI's short form: ``Annotated[Service, Depends()]``."""
+
+    def function(it: Annotated[Service, fastapi.Depends()]) -> None: ...
+
+    async with Dependencies(signature_of(function)).resolved({}) as values:
+        assert str(values["it"]) == "service plain"
+
+
+async def test_dependencies_are_nested_shared_and_closed_in_reverse() -> None:
+    """One that two others need is made once; the last opened is closed first."""
+
+    async def pool() -> AsyncIterator[str]:
+        steps.append("open pool")
+        yield "pool"
+        steps.append("close pool")
+
+    def session(pool: Annotated[str, fastapi.Depends(pool)]) -> Iterator[str]:
+        steps.append("open session")
+        yield f"session of {pool}"
+        steps.append("close session")
+
+    async def mailer(pool: str = Depends(pool)) -> str:
+        return f"mailer of {pool}"
+
+    def function(session: str = Depends(session), mailer: str = fastapi.Depends(mailer)) -> None: ...
+
+    async with Dependencies(signature_of(function)).resolved({}) as values:
+        assert values == {"session": "session of pool", "mailer": "mailer of pool"}
+
+    assert steps == ["open pool", "open session", "close session", "close pool"]
+
+
+async def test_a_plain_provider_does_not_block_the_event_loop() -> None:
+    """It runs in a worker thread, as FastAPI's do, and so do both halves of a plain generator."""
+    threads: list[int] = []
+
+    def blocking() -> Iterator[str]:
+        threads.append(threading.get_ident())
+        yield "it"
+        threads.append(threading.get_ident())
+
+    def ident() -> int:
+        return threading.get_ident()
+
+    def function(one: int = Depends(ident), two: str = Depends(blocking)) -> None: ...
+
+    async with Dependencies(signature_of(function)).resolved({}) as values:
+        threads.append(values["one"])
+
+    assert len(threads) == 3
+    assert threading.get_ident() not in threads
+
+
+async def test_what_is_given_is_not_resolved() -> None:
+    """A dependency given by name replaces its provider, which is not asked."""
+
+    def function(it: str = Depends(generator)) -> None: ...
+
+    async with Dependencies(signature_of(function)).resolved({"it": "mine"}) as values:
+        assert values["it"] == "mine"
+    assert steps == []
+
+
+async def test_an_error_in_the_task_reaches_the_generators() -> None:
+    """So that a session can roll back; it is raised on."""
+
+    async def session() -> AsyncIterator[str]:
+        try:
+            yield "session"
+        except KeyError:
+            steps.append("rolled back")
+            raise
+
+    def function(it: str = Depends(session)) -> None: ...
+
+    with pytest.raises(KeyError):
+        async with Dependencies(signature_of(function)).resolved({}):
+            raise KeyError("the task failed")
+    assert steps == ["rolled back"]
+
+
+async def test_a_provider_that_needs_a_request_is_told_at_once(engine: Engine) -> None:
+    """Where a task runs there is no request: adding the job raises and names what is missing."""
+
+    def user(request: Request) -> str:
+        return request.headers["x-user"]
+
+    def session(user: str = fastapi.Depends(user)) -> str:
+        return f"session of {user}"
+
+    async def task(session: str = fastapi.Depends(session)) -> str:
+        return session
+
+    with pytest.raises(ArgumentsError, match="session: its provider needs 'request', which only a request has"):
+        await engine.enqueue(task)
+
+    job = await engine.enqueue(task, session="given")
+    assert await job.result(timeout=5) == "given"
+
+
+# In a job
+
+
+async def test_dependencies_live_as_long_as_the_attempt(engine: Engine) -> None:
+    """Opened when the job runs, not when it is added; closed when the task is over, before the job is final."""
+
+    async def task(it: str = Depends(async_generator)) -> str:
+        steps.append("run")
+        return it
+
+    job = await engine.enqueue(task)
+
+    assert await job.result(timeout=5) == "async generator"
+    assert steps == ["open", "run", "close"]
+
+
+async def test_each_attempt_gets_its_own(engine: Engine) -> None:
+    """A retry resolves anew."""
+
+    class NowError(Exception):
+        retry_after_s = 0
+
+    @engine.task(retries=1)
+    async def task(it: Annotated[str, fastapi.Depends(generator)]) -> str:
+        if current_job().attempt == 1:
+            raise NowError
+        return it
+
+    job = await engine.enqueue(task)
+
+    assert await job.result(timeout=5) == "generator"
+    assert steps == ["open", "close"] * 2
+
+
+@pytest.mark.parametrize("style", ["plain", "coroutine", "generator", "at the end"])
+async def test_a_provider_that_raises_fails_the_job(engine: Engine, style: str) -> None:
+    """Its error is the job's, whether it is raised before the task runs or when the provider is closed."""
+
+    def fails() -> str:
+        raise ConnectionError("no database")
+
+    async def fails_later() -> str:
+        raise ConnectionError("no database")
+
+    def fails_at_first() -> Iterator[str]:
+        raise ConnectionError("no database")
+        yield ""
+
+    async def fails_at_the_end() -> AsyncIterator[str]:
+        yield ""
+        raise ConnectionError("no database")
+
+    provider: Callable[..., Any] = {
+        "plain": fails, "coroutine": fails_later, "generator": fails_at_first, "at the end": fails_at_the_end,
+    }[style]  # fmt: skip
+
+    async def task(it: str = Depends(provider)) -> None:
+        steps.append("ran")
+
+    job = await engine.enqueue(task)
+
+    with pytest.raises(JobFailedError, match="ConnectionError: no database"):
+        await job.result(timeout=5)
+    assert steps == (["ran"] if style == "at the end" else [])
+
+
+async def test_a_cancelled_job_closes_what_it_had_open(engine: Engine) -> None:
+    """Also where the task is in the middle of something."""
+    taken = asyncio.Event()
+
+    async def task(one: str = Depends(generator), two: str = Depends(async_generator)) -> None:
+        taken.set()
+        await asyncio.Event().wait()
+
+    job = await engine.enqueue(task)
+    await taken.wait()
+    await job.cancel("no longer wanted")
+
+    with pytest.raises(JobCancelledError, match="no longer wanted"):
+        await job.result(timeout=5)
+    assert steps == ["open", "open", "close", "close"]
+
+
+async def test_a_plain_task_and_a_provider_see_the_job(engine: Engine) -> None:
+    """``current_job()`` works in coroutines, in worker threads, and in providers of either kind."""
+
+    def in_a_provider() -> str:
+        return current_job().id
+
+    async def in_an_async_provider() -> str:
+        return current_job().id
+
+    def task(one: str = Depends(in_a_provider), two: str = Depends(in_an_async_provider)) -> list[str]:
+        return [one, two, current_job().id]
+
+    async def async_task() -> list[str]:
+        return [current_job().id, await asyncio.to_thread(lambda: current_job().id)]
+
+    one, two = await engine.enqueue(task), await engine.enqueue(async_task)
+
+    assert await one.result(timeout=5) == [one.id] * 3
+    assert await two.result(timeout=5) == [two.id] * 2
+
+
+async def test_context_variables_of_a_job_are_its_own(engine: Engine) -> None:
+    """What one job sets, no other sees; what a provider on the event loop sets, its task sees."""
+    word = contextvars.ContextVar("word", default="unset")
+
+    async def provider() -> None:
+        word.set("by the provider")
+
+    async def task(_: None = Depends(provider)) -> str:
+        found = word.get()
+        word.set("by the task")
+        return found
+
+    def plain_task() -> str:
+        found = word.get()
+        word.set("by the thread")
+        return found
+
+    jobs = [await engine.enqueue(each) for each in (task, plain_task, task, plain_task)]
+
+    assert [await job.result(timeout=5) for job in jobs] == ["by the provider", "unset"] * 2
+
+
+async def test_the_job_tells_who_and_what_it_is(engine: Engine) -> None:
+    """Id, task, owner, batch, attempt, tags."""
+
+    @engine.task(name="tell", retries=2)
+    async def tell() -> list[Any]:
+        job = current_job()
+        return [job.id, job.task, job.owner, job.batch, job.attempt, job.max_attempts, list(job.tags)]
+
+    job = await tell.options(tags=["a", "b"], owner="ada").enqueue()
+
+    assert await job.result(timeout=5) == [job.id, "tell", "ada", job.id, 1, 3, ["a", "b"]]
+
+
+async def test_a_task_publishes_events_of_its_own(engine: Engine) -> None:
+    """They are stored, in order, among the engine's; the engine's names are refused."""
+
+    async def task() -> None:
+        await current_job().publish("email.sent", {"parts": 2})
+        await current_job().publish("email.read")
+        for name in ("job.succeeded", "stream.bye", "no spaces please", ""):
+            with pytest.raises(ValueError, match="no name for an event"):
+                await current_job().publish(name)
+
+    job = await engine.enqueue(task)
+    events = [event async for event in job.events()]
+
+    assert [event.type for event in events] == [
+        "job.queued", "job.started", "email.sent", "email.read", "job.succeeded",
+    ]  # fmt: skip
+    assert events[2].data == '{"parts": 2}'
+
+
+def test_outside_a_job_there_is_none() -> None:
+    """The error says where ``current_job()`` works."""
+    with pytest.raises(NotRunningError, match="inside a task"):
+        current_job()
+
+
+async def numbers(count: int) -> AsyncIterator[int]:
+    """Something to go through."""
+    for number in range(count):
+        yield number
+
+
+async def test_progress_outside_a_job_keeps_quiet() -> None:
+    """A task can be called in a unit test, and be awaited inline."""
+    progress = Progress()
+    progress.set(1, total=2)
+    progress.advance()
+    assert [number async for number in progress.track(numbers(3))] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["async", "thread"])
+async def test_progress_keeps_what_is_not_said_again(engine: Engine, kind: str) -> None:
+    """``set`` changes what it is given; the last value is on the job, and one event tells it before the final one."""
+
+    def report(progress: Progress = Progress()) -> None:  # noqa: B008 - a marker
+        progress.set(1, total=10, message="reading", unit="rows")
+        progress.set(2)
+        progress.advance(3)
+        progress.advance()
+
+    async def report_async(progress: Progress = Progress()) -> None:  # noqa: B008 - a marker
+        report(progress)
+
+    reporters: dict[str, Callable[..., Awaitable[None] | None]] = {"async": report_async, "thread": report}
+    job: Job = await engine.enqueue(reporters[kind])
+    events = [event async for event in job.events()]
+
+    last = [event for event in events if event.type == "job.progress"][-1]
+    assert last.data == '{"current": 6, "total": 10, "message": "reading", "unit": "rows"}'
+    record = await engine.get(job.id)
+    assert record.progress is not None
+    assert record.progress.current == 6
+
+
+async def test_track_counts_what_the_loop_is_done_with(engine: Engine) -> None:
+    """An item counts when its turn of the loop is over, so an error leaves the number of those done."""
+
+    async def task(progress: Progress = Progress()) -> None:  # noqa: B008 - a marker
+        async for number in progress.track(numbers(10), total=10):
+            if number == 4:
+                raise LookupError("the fifth is missing")
+
+    job = await engine.enqueue(task)
+    with pytest.raises(JobFailedError):
+        await job.result(timeout=5)
+
+    progress = (await engine.get(job.id)).progress
+    assert progress is not None
+    assert (progress.current, progress.total) == (4, 10)
