@@ -4,11 +4,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from typing import SupportsFloat
 
 from asyncbg.backends.base import Backend
 from asyncbg.context import CurrentJob
 from asyncbg.errors import AsyncBGError, NotRunningError
 from asyncbg.event import Event, EventType
+from asyncbg.job import ProgressValue
 
 logger = logging.getLogger("asyncbg")
 
@@ -43,7 +45,7 @@ class ProgressPump:
             self._announce(job)
         job.changed = True  # nothing is passed on after the end
         job.reported_s = float("inf")
-        return json.dumps(job.progress.as_dict())
+        return _as_json(job.progress)
 
     async def publish(self, job: CurrentJob, event_type: str, data: str) -> None:
         """Store and publish an event of the task's own. Raises NotRunningError where the lease has lapsed."""
@@ -68,7 +70,7 @@ class ProgressPump:
     def _announce(self, job: CurrentJob) -> None:
         if job.progress is not None:
             lease = job.lease
-            text = json.dumps(job.progress.as_dict(), ensure_ascii=False)
+            text = _as_json(job.progress)
             self._publish(
                 Event(0, EventType.PROGRESS.value, job.now_ms(), lease.id, lease.task, lease.batch, lease.owner,
                       lease.attempt, text)
@@ -78,6 +80,17 @@ class ProgressPump:
         if job.progress is None:
             return
         try:
-            await self._backend.report(job.lease, json.dumps(job.progress.as_dict()))
+            await self._backend.report(job.lease, _as_json(job.progress))
         except AsyncBGError as error:
             logger.warning("the progress of job %s is not kept: %s", job.id, error)
+
+
+def _as_json(progress: ProgressValue) -> str:
+    """Progress as JSON text that can be stored and sent, whatever a task gave for a number or a message."""
+    text = json.dumps(progress.as_dict(), ensure_ascii=False, default=_plain)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _plain(value: object) -> float | str:
+    """A number of another kind (Decimal, numpy's) as a float, anything else as text."""
+    return float(value) if isinstance(value, SupportsFloat) else str(value)

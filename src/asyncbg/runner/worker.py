@@ -272,18 +272,24 @@ class Worker:
                 if self._stopping:
                     return
                 await asyncio.sleep(_SETTLE_PAUSE_S)
-            except Exception as error:  # noqa: BLE001 - one that cannot be written must not cost the others
-                if len(ended) > 1:
-                    for settlement in ended:
-                        await self._write([settlement])
-                    return
-                logger.error("the outcome of job %s cannot be written: %r", ended[0].lease.id, error)
-                ended = [Settlement(ended[0].lease, Failed(describe(error)))]
+            except Exception as error:  # noqa: BLE001 - told on the job it belongs to
+                await self._write_apart(ended, error)
+                return
         for settlement, is_held in zip(ended, held, strict=True):
             if not is_held:
                 logger.warning("job %s had lost its lease; its outcome is dropped", settlement.lease.id)
             if not settlement.lease.durable and not isinstance(settlement.outcome, Released):
                 self._held.drop(settlement.lease.id)
+
+    async def _write_apart(self, ended: list[Settlement], error: Exception) -> None:
+        """One outcome that cannot be written costs the others nothing; its own job fails with the reason."""
+        if len(ended) > 1:
+            for settlement in ended:
+                await self._write([settlement])
+            return
+        logger.error("the outcome of job %s cannot be written: %s", ended[0].lease.id, type(error).__name__)
+        if not isinstance(ended[0].outcome, Failed):
+            await self._write([Settlement(ended[0].lease, Failed(describe(error)))])
 
     def _unrun(self, lease: Lease) -> Outcome:
         """What becomes of a claimed job that is not run here."""
