@@ -485,7 +485,8 @@ class Engine:
             0 if text is None else 1, 1 if task.at_most_once else 0, 0, task.retry.retries,
             text or "{}", definition.arguments.personal, now_ms, run_at_ms,
             self.backend.place if text is None else None,
-            options.idempotency_key, options.fingerprint, _unique_key(task.key, bound),
+            options.idempotency_key, options.fingerprint,
+            None if task.key is None else _unique_key(task.key, bound),
         )  # fmt: skip
         job = Job(self, job_id, task=definition.name, state=state, batch=job_id, owner=options.owner)
         return Prepared(new, job, definition, bound)
@@ -723,9 +724,7 @@ def _chain(prepared: Sequence[Prepared], stop_on_failure: bool) -> None:
         one.job.batch, one.job.state = batch, JobState(state)
 
 
-def _unique_key(key: str | Callable[..., str] | None, bound: Mapping[str, Any]) -> str | None:
-    if key is None:
-        return None
+def _unique_key(key: str | Callable[..., str], bound: Mapping[str, Any]) -> str:
     return key.format(**bound) if isinstance(key, str) else str(key(**bound))
 
 

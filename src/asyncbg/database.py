@@ -239,8 +239,8 @@ class Database:
         """One item spoilt the batch: every item alone, so that only the guilty gets the error."""
         alone = sum(len(items) for items, _ in batch.values()) == 1
         if alone or _remedy(error) is not None:
-            ours = isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
-            shown = translate(cast(sqlite3.Error, error)) if ours else error
+            own = (sqlite3.IntegrityError, sqlite3.DataError)  # a broken constraint, a value too long: not the database
+            shown = translate(error) if isinstance(error, sqlite3.Error) and not isinstance(error, own) else error
             for _, futures in batch.values():
                 for future in futures:
                     if not future.done():

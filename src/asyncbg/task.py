@@ -71,6 +71,9 @@ class Arguments:
             self._add(parameter)
         self.personal = json.dumps(dict(personal_fields({p.name: p.annotation for p in signature.parameters.values()})))
         self._adapter = _adapter(self._fields)
+        self._validate_python = self._adapter.validator.validate_python
+        self._validate_json = self._adapter.validator.validate_json
+        self._is_direct = not (self._positional_only or self.extra_positional or self.extra_keyword)
         self._is_plain = all(map(_is_plain, self._fields.values())) and not self.injected
 
     def _add(self, parameter: inspect.Parameter) -> None:
@@ -102,12 +105,11 @@ class Arguments:
     def bind(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Match arguments to parameters and validate them. A dependency may be given by name. Raises ArgumentsError."""
         bound = dict(zip(self.positional, args, strict=False))
-        extra = args[len(self.positional) :]
         given: dict[str, Any] = {}
-        if extra:
+        if len(args) > len(self.positional):
             if not self.extra_positional:
                 raise ArgumentsError(task, [_too_many(len(self.positional), len(args))])
-            bound[_EXTRA_POSITIONAL] = list(extra)
+            bound[_EXTRA_POSITIONAL] = list(args[len(self.positional) :])
         for name, value in kwargs.items():
             if name in self.names:
                 if name in bound:
@@ -132,31 +134,34 @@ class Arguments:
         if unmet and not unmet.keys() <= given.keys():
             raise ArgumentsError(task, [_unmet(name, missing) for name, missing in unmet.items() if name not in given])
         try:
-            return {**self._adapter.validate_python(bound), **given}
+            valid: dict[str, Any] = self._validate_python(bound)
+            return {**valid, **given} if given else valid
         except pydantic.ValidationError as error:
             raise ArgumentsError(task, _items(error)) from None
 
     def dump(self, bound: dict[str, Any]) -> str | None:
         """The JSON text that reads back as ``bound``; None where there is none."""
-        if not self.injected.isdisjoint(bound) or any(isinstance(value, Iterator) for value in bound.values()):
-            return None
         try:
             if self._is_plain:
                 return to_json(bound).decode()
+            if not self.injected.isdisjoint(bound) or any(isinstance(value, Iterator) for value in bound.values()):
+                return None
             text = self._adapter.dump_json(bound, round_trip=True, by_alias=True, warnings="error").decode()
-            return text if self._adapter.validate_json(text) == bound else None
+            return text if self._validate_json(text) == bound else None
         except Exception:  # noqa: BLE001 - also what the arguments' own validators, serializers and __eq__ raise
             return None
 
     def load(self, task: str, text: str) -> dict[str, Any]:
         """Read arguments back. Raises ArgumentsError where the function has changed meanwhile."""
         try:
-            return cast("dict[str, Any]", self._adapter.validate_json(text))
+            return cast("dict[str, Any]", self._validate_json(text))
         except pydantic.ValidationError as error:
             raise ArgumentsError(task, _items(error)) from None
 
     def spread(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Turn an object of arguments into the positional and keyword arguments of the call."""
+        if self._is_direct:
+            return [], dict(bound)
         kwargs = dict(bound)
         extra_keyword = kwargs.pop(_EXTRA_KEYWORD, {})
         extra = kwargs.pop(_EXTRA_POSITIONAL, ())

@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import random
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
@@ -517,6 +518,24 @@ async def test_a_result_without_a_json_form_does_not_fail_the_job(bench: Bench, 
 
     assert record.state == "succeeded"
     json.loads(record.result or "")
+
+
+async def test_an_outcome_that_cannot_be_written_costs_the_others_nothing(bench: Bench) -> None:
+    """Of jobs that end together one has a result too long for the database: it fails, the others are kept."""
+
+    async def give(length: int) -> str:
+        return "x" * length
+
+    limit = (sqlite3.SQLITE_LIMIT_LENGTH, 50_000)
+    await bench.backend.database.read(lambda connection: connection.setlimit(*limit))
+    bench.task(give)
+    ids = [await bench.store.add(task="give", args=json.dumps({"length": length})) for length in (1, 60_000, 2)]
+    await bench.drain()
+    record = await bench.store.record(ids[1])
+
+    assert await bench.store.states(ids) == ["succeeded", "failed", "succeeded"]
+    assert record.error is not None
+    assert record.error.as_dict() == {"type": "DataError", "message": "string or blob too big"}
 
 
 async def test_an_outcome_is_kept_until_the_database_takes_it(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
