@@ -212,6 +212,9 @@ class Dependencies:
     @asynccontextmanager
     async def resolved(self, given: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Resolve what is not ``given`` by name; it is closed when the block ends. A provider's error is raised."""
+        if not self.names:
+            yield {}
+            return
         async with uncalled_for.resolved_dependencies(self._stub, dict(given)) as values:
             for value in values.values():
                 if isinstance(value, uncalled_for.FailedDependency):

@@ -134,10 +134,10 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         self, engine: Engine, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> _Added:
         """A task is a job of its own engine, any other function one of this application's."""
-        target, args, kwargs = unwrap_partial(func, args, kwargs)
+        target, _, _ = unwrap_partial(func, args, kwargs)
         if isinstance(target, Task | TaskCall):
             engine = target.engine
-        return _Added(engine, engine.prepare(target, args, kwargs), func, args, dict(kwargs))
+        return _Added(engine, engine.prepare(func, args, kwargs), func, args, dict(kwargs))
 
 
 def engine_of(connection: HTTPConnection) -> Engine:

@@ -25,7 +25,8 @@ logger = logging.getLogger("asyncbg")
 _EXTRA_POSITIONAL = "*"
 _EXTRA_KEYWORD = "**"
 _PLAIN = (str, int, bool)
-"""What always reads back as it was written, so that nothing need be tried."""
+"""What reads back as it was written, so that nothing need be tried: all but a number of more than 4,300 digits."""
+_LONGEST_NUMBER = 4300
 _CONFIG = pydantic.ConfigDict(
     extra="forbid",
     arbitrary_types_allowed=True,
@@ -135,15 +136,15 @@ class Arguments:
             raise ArgumentsError(task, [_unmet(name, missing) for name, missing in unmet.items() if name not in given])
         try:
             valid: dict[str, Any] = self._validate_python(bound)
-            return {**valid, **given} if given else valid
         except pydantic.ValidationError as error:
             raise ArgumentsError(task, _items(error)) from None
+        return {**valid, **given} if given else valid
 
     def dump(self, bound: dict[str, Any]) -> str | None:
         """The JSON text that reads back as ``bound``; None where there is none."""
         try:
-            if self._is_plain:
-                return to_json(bound).decode()
+            if self._is_plain and len(text := to_json(bound).decode()) < _LONGEST_NUMBER:
+                return text
             if not self.injected.isdisjoint(bound) or any(isinstance(value, Iterator) for value in bound.values()):
                 return None
             text = self._adapter.dump_json(bound, round_trip=True, by_alias=True, warnings="error").decode()

@@ -167,12 +167,13 @@ async def test_in_a_request_tasks_may_be_changed_by_hand(added: Any, bg: AsyncBG
         tasks.tasks.append(BackgroundTask(note, "a"))
         tasks.tasks.append(fastapi.BackgroundTasks([BackgroundTask(plain_note, "b"), BackgroundTask(note, "c")]))
         tasks.tasks.append(Custom(note, "d"))
-        tasks.tasks += tasks.tasks[:1]
+        tasks.add_task(functools.partial(note, "e"), times=2)
+        tasks.tasks += [tasks.tasks[0], tasks.tasks[-1]]
 
     await added(body)
     await settled(bg)
 
-    assert ran == ["a", "b", "c", "custom", "a"]
+    assert ran == ["a", "b", "c", "custom", "ee", "a", "ee"]
 
 
 async def test_in_a_request_calling_it_commits(app: FastAPI, serve: Any, stored: Any) -> None:

@@ -98,7 +98,7 @@ ODD = st.sampled_from(
 )  # fmt: skip
 TYPED: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(st.characters()),
-    int: st.integers(),
+    int: st.integers() | st.just(10**5000),
     float: st.floats(),
     bool: st.booleans(),
     bytes: st.binary(),
