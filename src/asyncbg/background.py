@@ -393,16 +393,17 @@ class Engine:
     async def stop(self) -> None:
         """Claim nothing more, let running jobs end within the grace period, release the rest, close the database."""
         self._is_running = False
-        worker, self._worker = self._worker, None
+        self._is_paused = True
         try:
-            if worker is not None:
-                await worker.stop()
+            if self._worker is not None:
+                await self._worker.stop()  # the heartbeat goes on meanwhile: the leases of running jobs must hold
             if self._pump is not None:
                 await self._pump.close()
             self.bus.drain()
             if self._loops:
                 await self.bus.join_handlers(_HANDLERS_S)
         finally:
+            self._worker = None
             loops, self._loops = self._loops, []
             for loop in loops:
                 loop.cancel()

@@ -4,6 +4,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 class Clock(Protocol):
     """Where the engine reads the time. Both readings are whole milliseconds."""
@@ -46,9 +48,9 @@ class ManualClock:
 
     def advance(self, **delta: float) -> None:
         """Move forward; the keywords are those of ``datetime.timedelta``."""
-        self._now_ms += int(timedelta(**delta).total_seconds() * 1000)
+        self._now_ms += timedelta(**delta) // timedelta(milliseconds=1)
 
 
 def rfc3339(ms: int) -> str:
     """Write milliseconds since the epoch as RFC 3339 UTC: ``2026-11-22T10:15:00.250Z``."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")

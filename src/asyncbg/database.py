@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol, TypeVar, cast
 
 import aiosqlite
@@ -104,7 +105,7 @@ class _Connection:
     async def close(self) -> None:
         await self._aio.close()
         # The thread has told that it closed and is on its last lines; in aiosqlite 0.21 the connection is the thread.
-        getattr(self._aio, "_thread", self._aio).join(_THREAD_END_S)
+        cast(Thread, getattr(self._aio, "_thread", self._aio)).join(_THREAD_END_S)
 
 
 class Database:

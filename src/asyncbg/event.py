@@ -87,7 +87,7 @@ def encode(event: Event, epoch: str) -> bytes:
     """One event as one SSE frame (WHATWG HTML, section 9.2): id if stored, event, one line of JSON data."""
     head = f"id: {epoch}-{event.seq}\n" if event.seq else ""
     body = json.dumps(event.envelope(epoch), ensure_ascii=False, separators=(",", ":"))
-    return f"{head}event: {event.type}\ndata: {body}\n\n".encode()
+    return f"{head}event: {event.type}\ndata: {body}\n\n".encode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,10 +194,6 @@ BackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(provider(engi
 """The drop-in: ``background_tasks: BackgroundTasks`` in a route or a dependency. On disk before the response starts."""
 
 
-RequestBackgroundTasks: TypeAlias = BackgroundTasks
-"""The same under an earlier name."""
-
-
 class AsyncBG(Engine):
     """The engine with its FastAPI side: ``FastAPI(lifespan=bg.lifespan)``, ``app.include_router(bg.router)``."""
 

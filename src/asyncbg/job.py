@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from asyncbg.errors import JobStateError
-
 
 class JobState(StrEnum):
     """Where a job stands. The last three are final."""
@@ -39,12 +37,6 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.CANCELLED: frozenset({JobState.QUEUED}),
 }
 """From each state, the states a job may move to. The database's trigger ``job_moves`` holds the same table."""
-
-
-def check_move(job_id: str, now: JobState, then: JobState) -> None:
-    """Raise JobStateError unless a job may move from ``now`` to ``then``."""
-    if then not in TRANSITIONS[now]:
-        raise JobStateError(job_id, now, f"move to {then}")
 
 
 class NewJob(NamedTuple):

@@ -157,7 +157,7 @@ def register_tasks(bg: AsyncBG, gate: asyncio.Event) -> None:
         pass
 
     @bg.task(name="hold")
-    async def hold(progress: Progress = Progress()) -> None:  # noqa: B008 - how a task asks for it
+    async def hold(progress: Progress = Progress()) -> None:
         progress.set(1, total=2, message="half")
         await gate.wait()
         progress.set(2, total=2, message="whole")

@@ -196,7 +196,7 @@ async def test_the_engines_events_carry_what_is_described(tmp_path: Path) -> Non
     seen: dict[str, list[set[str]]] = {}
     watched = asyncio.Event()
 
-    async def steady(progress: Progress = Progress()) -> None:  # noqa: B008 - a marker
+    async def steady(progress: Progress = Progress()) -> None:
         await watched.wait()
         progress.set(1, total=1)
 

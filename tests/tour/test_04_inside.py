@@ -21,7 +21,7 @@ async def test_a_task_tells_how_far_it_is(bg: AsyncBG) -> None:
     """A parameter ``progress: Progress = Progress()`` is filled in; every watcher of the job sees what it reports."""
 
     @bg.task
-    async def import_rows(progress: Progress = Progress()) -> None:  # noqa: B008 - a marker
+    async def import_rows(progress: Progress = Progress()) -> None:
         async for _row in progress.track(rows(), total=3):
             progress.set(0.5, message="reading")
 

@@ -40,7 +40,7 @@ def plain_with_options(number: int) -> float:
 
 
 @bg.task
-async def inside(mailer: str = Depends(lambda: "mailer"), progress: Progress = Progress()) -> None:  # noqa: B008
+async def inside(mailer: str = Depends(lambda: "mailer"), progress: Progress = Progress()) -> None:
     """A task with what it is supplied with."""
 
 

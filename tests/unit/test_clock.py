@@ -45,7 +45,6 @@ def test_a_manual_clock_takes_the_words_of_timedelta() -> None:
     assert clock.monotonic_ms() == clock.now_ms()
 
 
-@pytest.mark.xfail(reason="advance() cuts off where it should round: see the report", strict=True)
 @given(st.integers(0, 10_000_000))
 @example(1_001)
 def test_a_manual_clock_moves_by_exactly_what_it_is_told(ms: int) -> None:

@@ -444,13 +444,13 @@ async def test_progress_outside_a_job_keeps_quiet() -> None:
 async def test_progress_keeps_what_is_not_said_again(engine: Engine, kind: str) -> None:
     """``set`` changes what it is given; the last value is on the job, and one event tells it before the final one."""
 
-    def report(progress: Progress = Progress()) -> None:  # noqa: B008 - a marker
+    def report(progress: Progress = Progress()) -> None:
         progress.set(1, total=10, message="reading", unit="rows")
         progress.set(2)
         progress.advance(3)
         progress.advance()
 
-    async def report_async(progress: Progress = Progress()) -> None:  # noqa: B008 - a marker
+    async def report_async(progress: Progress = Progress()) -> None:
         report(progress)
 
     reporters: dict[str, Callable[..., Awaitable[None] | None]] = {"async": report_async, "thread": report}
@@ -467,7 +467,7 @@ async def test_progress_keeps_what_is_not_said_again(engine: Engine, kind: str) 
 async def test_track_counts_what_the_loop_is_done_with(engine: Engine) -> None:
     """An item counts when its turn of the loop is over, so an error leaves the number of those done."""
 
-    async def task(progress: Progress = Progress()) -> None:  # noqa: B008 - a marker
+    async def task(progress: Progress = Progress()) -> None:
         async for number in progress.track(numbers(10), total=10):
             if number == 4:
                 raise LookupError("the fifth is missing")

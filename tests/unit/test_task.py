@@ -291,7 +291,7 @@ def test_a_dependency_may_stand_between_positional_arguments() -> None:
 def test_from_outside_no_dependency_can_be_given() -> None:
     """A caller by name never replaces what the task is supplied with; code that hands a task over may."""
 
-    def function(a: int, mailer: str = Depends(lambda: "mailer"), progress: Progress = Progress()) -> None: ...  # noqa: B008
+    def function(a: int, mailer: str = Depends(lambda: "mailer"), progress: Progress = Progress()) -> None: ...
 
     arguments = arguments_of(function)
     for name in ("mailer", "progress"):

@@ -748,7 +748,7 @@ async def test_a_stopped_worker_claims_nothing(bench: Bench) -> None:
 async def test_progress_is_coalesced_and_its_last_value_kept(bench: Bench) -> None:
     """A thousand reports in a moment are a handful of events; the last is told before the end, and kept."""
 
-    async def count(progress: Progress = Progress()) -> None:  # noqa: B008
+    async def count(progress: Progress = Progress()) -> None:
         for n in range(1_001):
             progress.set(n, total=1_000, message=f"row {n}")
             if n % 100 == 0:
@@ -769,7 +769,7 @@ async def test_a_quiet_jobs_last_report_is_passed_on(bench: Bench) -> None:
     """The latest value is told and kept within a period although nothing follows it."""
     gate = Gate()
 
-    async def two_steps(progress: Progress = Progress()) -> None:  # noqa: B008
+    async def two_steps(progress: Progress = Progress()) -> None:
         progress.set(1)
         progress.set(2)
         await gate()
@@ -793,7 +793,7 @@ async def test_a_quiet_jobs_last_report_is_passed_on(bench: Bench) -> None:
 async def test_a_thread_reports_progress(bench: Bench) -> None:
     """``advance`` and ``set`` work outside the event loop."""
 
-    def count(progress: Progress = Progress()) -> None:  # noqa: B008
+    def count(progress: Progress = Progress()) -> None:
         progress.set(0, total=50)
         for _ in range(50):
             progress.advance()
@@ -811,7 +811,7 @@ async def test_a_thread_reports_progress(bench: Bench) -> None:
 async def test_progress_may_be_any_number_and_any_text(bench: Bench, current: Any, message: str) -> None:
     """What JSON has no form for is told as near as it can be, and hurts neither the job nor a stream."""
 
-    async def report(progress: Progress = Progress()) -> None:  # noqa: B008
+    async def report(progress: Progress = Progress()) -> None:
         progress.set(current, message=message)
 
     record = await bench.run(report)
@@ -826,7 +826,7 @@ async def test_progress_may_be_any_number_and_any_text(bench: Bench, current: An
 async def test_a_failed_attempt_keeps_its_progress(bench: Bench) -> None:
     """One sees how far it came."""
 
-    async def half(progress: Progress = Progress()) -> None:  # noqa: B008
+    async def half(progress: Progress = Progress()) -> None:
         progress.set(5, total=10)
         raise ValueError("halfway")
 
@@ -960,7 +960,6 @@ async def test_a_lambda_runs_although_it_cannot_last(engine: Engine, caplog: pyt
     assert len([record for record in caplog.records if "not durable" in record.message]) == 1
 
 
-@pytest.mark.xfail(reason="Engine.stop lets the heartbeat go before the jobs: see the report", strict=True)
 async def test_a_job_that_takes_its_time_at_a_stop_keeps_its_lease() -> None:
     """In the grace period jobs are still ours: the heartbeat goes on, and what they end in is kept."""
     settings = load_settings(database_url="sqlite:///:memory:", runner={"lease_s": 0.2, "shutdown_grace_s": SOON_S})
@@ -982,7 +981,6 @@ async def test_a_job_that_takes_its_time_at_a_stop_keeps_its_lease() -> None:
     assert events == ["job.queued"]
 
 
-@pytest.mark.xfail(reason="Engine._loop_ended takes a stop for a bug: see the report", strict=True)
 async def test_a_stop_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """An engine that starts, works and stops while a job ends has nothing to complain about."""
     gate = Gate()

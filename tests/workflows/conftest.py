@@ -64,7 +64,7 @@ class Service:
     @property
     def uploads(self) -> list[Path]:
         """The uploaded files that are there now, whole or not."""
-        return [path for path in (self.settings.data_dir / "uploads").iterdir() if path.is_file()]
+        return [path for path in (self.settings.data_dir / "uploads").glob("*") if path.is_file()]
 
 
 @dataclass

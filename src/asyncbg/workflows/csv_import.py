@@ -77,7 +77,7 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
         upload: Annotated[str, Personal("secret")],
         file_name: Annotated[str, Personal("file")],
         size: int,
-        progress: Progress = Progress(),  # noqa: B008 - a marker
+        progress: Progress = Progress(),
     ) -> dict[str, int]:
         """Store the upload's rows, tell the owner what came of it, remove the upload."""
         job, file = current_job(), Upload(upload, file_name, size)

@@ -30,7 +30,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound) -> APIRouter:
     async def fetch_external_data(
         user_id: UserNumber,
         data_url: Annotated[UrlText, Personal("url")],
-        progress: Progress = Progress(),  # noqa: B008 - a marker
+        progress: Progress = Progress(),
     ) -> dict[str, int]:
         """Fetch a JSON document and count its items."""
         progress.set(0, total=1, message="fetching")

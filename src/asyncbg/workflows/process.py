@@ -22,12 +22,12 @@ def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSetting
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="slow_task_1")
-    async def slow_task_1(name: Line, progress: Progress = Progress()) -> dict[str, int]:  # noqa: B008 - a marker
+    async def slow_task_1(name: Line, progress: Progress = Progress()) -> dict[str, int]:
         """Two units of slow work."""
         return await _work(workspace, name, progress, steps=2, step_s=settings.step_s)
 
     @bg.task(name="slow_task_2")
-    async def slow_task_2(name: Line, progress: Progress = Progress()) -> dict[str, int]:  # noqa: B008 - a marker
+    async def slow_task_2(name: Line, progress: Progress = Progress()) -> dict[str, int]:
         """Three units of slow work."""
         return await _work(workspace, name, progress, steps=3, step_s=settings.step_s)
 

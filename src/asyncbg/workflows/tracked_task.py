@@ -57,7 +57,7 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
     async def long_running_task(
         task_id: TaskName,
         items_count: ItemsCount,
-        progress: Progress = Progress(),  # noqa: B008 - a marker
+        progress: Progress = Progress(),
     ) -> dict[str, int]:
         """Work through the items, one after the other."""
         progress.set(0, total=items_count, unit="items", message="starting")
