@@ -106,7 +106,9 @@ def main() -> int:
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        uvicorn.run({"ours": ours, "theirs": theirs}[args.serve](), fd=args.fd, log_level="warning")
+        # Not uvicorn's own fd=: it takes the socket for a UNIX one and leaves Nagle's algorithm on.
+        server = uvicorn.Server(uvicorn.Config({"ours": ours, "theirs": theirs}[args.serve](), log_level="warning"))
+        server.run(sockets=[socket.socket(fileno=args.fd)])
         return 0
     rates: dict[str, list[float]] = {"theirs": [], "ours": []}
     for _ in range(args.rounds):

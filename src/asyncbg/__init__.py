@@ -4,7 +4,7 @@ from asyncbg.background import Job, Task
 from asyncbg.context import Depends, Progress, current_job
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.event import Event, EventType
-from asyncbg.fastapi import AsyncBG, BackgroundTasks, JobBackgroundTasks
+from asyncbg.fastapi import AsyncBG, BackgroundTasks, JobBackgroundTasks, RequestBackgroundTasks
 from asyncbg.job import JobState
 from asyncbg.redact import Personal
 from asyncbg.settings import Settings
@@ -22,6 +22,7 @@ __all__ = [
     "JobState",
     "Personal",
     "Progress",
+    "RequestBackgroundTasks",
     "Settings",
     "Task",
     "current_job",

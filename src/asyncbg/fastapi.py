@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, overload
@@ -151,11 +151,8 @@ def engine_of(connection: HTTPConnection) -> Engine:
     return engine
 
 
-def provider(find: Callable[[HTTPConnection], Engine]) -> Callable[..., Awaitable[JobBackgroundTasks]]:
-    """The dependency that gives a request its :class:`JobBackgroundTasks`, for the engine that ``find`` names.
-
-    Two steps, so that a dependency that ends after the response (``yield``, scope "request") may use it as well.
-    """
+def committing(find: Callable[[HTTPConnection], Engine]) -> Callable[..., AsyncIterator[JobBackgroundTasks]]:
+    """The dependency that gives a request its :class:`JobBackgroundTasks`, for the engine that ``find`` names."""
 
     async def committed(connection: HTTPConnection) -> AsyncIterator[JobBackgroundTasks]:
         tasks = JobBackgroundTasks(engine=find(connection))
@@ -166,12 +163,7 @@ def provider(find: Callable[[HTTPConnection], Engine]) -> Callable[..., Awaitabl
             raise _answerable(connection, error) from error
         tasks.stay_open()
 
-    async def provide(
-        tasks: Annotated[JobBackgroundTasks, Depends(committed, scope="function")],
-    ) -> JobBackgroundTasks:
-        return tasks
-
-    return provide
+    return committed
 
 
 def _answerable(connection: HTTPConnection, error: AsyncBGError) -> Exception:
@@ -190,8 +182,17 @@ def _answerable(connection: HTTPConnection, error: AsyncBGError) -> Exception:
             return error
 
 
-BackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(provider(engine_of))]
+BackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(committing(engine_of), scope="function")]
 """The drop-in: ``background_tasks: BackgroundTasks`` in a route or a dependency. On disk before the response starts."""
+
+
+async def _shared(background_tasks: BackgroundTasks) -> JobBackgroundTasks:
+    return background_tasks
+
+
+RequestBackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(_shared)]
+"""The same container for a dependency with ``yield`` that ends after the response: FastAPI lets one of scope "request"
+use no other of scope "function", so this one stands between. What is added after the response is committed at once."""
 
 
 class AsyncBG(Engine):
@@ -202,8 +203,8 @@ class AsyncBG(Engine):
         super().__init__(settings or load_settings(**overrides), clock=clock)
         self.streams = Streams(self)
         self._router: APIRouter | None = None
-        self.provide = provider(lambda _: self)
-        """Where an app has several engines: ``Annotated[JobBackgroundTasks, Depends(bg.provide)]``."""
+        self.provide = committing(lambda _: self)
+        """For several engines in one app: ``Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")]``."""
 
     @property
     def router(self) -> APIRouter:

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asyncbg import AsyncBG, BackgroundTasks, Job
+from asyncbg import AsyncBG, BackgroundTasks, Job, RequestBackgroundTasks
 
 ran: list[str] = []
 jobs: list[Job] = []
@@ -77,12 +77,12 @@ async def test_a_dependency_with_yield_may_add_before_and_after(
     async def after() -> None:
         done.set()
 
-    async def session(background_tasks: BackgroundTasks) -> AsyncIterator[str]:
+    async def session(background_tasks: RequestBackgroundTasks) -> AsyncIterator[str]:
         jobs.append(background_tasks.add_task(note, "before"))
         yield "session"
         jobs.append(background_tasks.add_task(after))
 
-    def plain_session(background_tasks: BackgroundTasks) -> Iterator[str]:
+    def plain_session(background_tasks: RequestBackgroundTasks) -> Iterator[str]:
         jobs.append(background_tasks.add_task(note, "before"))
         yield "session"
         jobs.append(background_tasks.add_task(after))

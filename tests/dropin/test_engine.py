@@ -47,8 +47,8 @@ async def test_two_engines_in_one_app(bg: AsyncBG, other: AsyncBG, serve: Any) -
     @app.post("/")
     async def route(
         plain: BackgroundTasks,
-        ours: Annotated[JobBackgroundTasks, Depends(bg.provide)],
-        theirs: Annotated[JobBackgroundTasks, Depends(other.provide)],
+        ours: Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")],
+        theirs: Annotated[JobBackgroundTasks, Depends(other.provide, scope="function")],
     ) -> None:
         jobs.append(plain.add_task(note, "plain"))
         jobs.append(ours.add_task(note, "ours"))
