@@ -389,8 +389,12 @@ def test_the_statuses_without_a_type_are_all_described() -> None:
     assert set(table("errors.md", "status", "when")) == raised | {"404", "405", "500"}
     assert describe(HTTPException(405)).body("/")["type"] == "about:blank"
     assert describe(ZeroDivisionError("a mistake")).body("/") == {
-        "type": "about:blank", "title": "Internal Server Error", "status": 500, "instance": "/"
-    }  # fmt: skip
+        "type": "about:blank",
+        "title": "Internal Server Error",
+        "status": 500,
+        "detail": "a mistake of the server's; its log tells more",
+        "instance": "/",
+    }
 
 
 def test_the_errors_of_python_are_all_described() -> None:

@@ -78,8 +78,7 @@ class Problem:
             "title": self.title or _phrase(self.status),
             "status": self.status,
         }
-        if self.detail:
-            members["detail"] = self.detail
+        members["detail"] = self.detail or _PLAIN_DETAILS.get(self.status) or members["title"]
         members["instance"] = instance
         if self.errors:
             members["errors"] = self.errors
@@ -220,6 +219,13 @@ def _clean(item: Mapping[str, Any]) -> ErrorItem:
         msg = "Input is not valid"
     loc = [part if isinstance(part, int) else redact(str(part))[:_LONGEST_NAME] for part in item["loc"]]
     return ErrorItem(loc=loc, msg=redact(msg), type=kind)
+
+
+_PLAIN_DETAILS = {
+    404: "there is nothing at this path; /openapi.json lists all there is",
+    405: "this path does not take that method; the Allow header names those it takes",
+    500: "a mistake of the server's; its log tells more",
+}
 
 
 def _http(error: HTTPException) -> Problem:
