@@ -30,6 +30,7 @@ from asyncbg.ids import IdGenerator
 from asyncbg.job import JobRecord, JobState, NewJob
 from asyncbg.retry import RetryPolicy
 from asyncbg.runner.executor import Executor, in_thread
+from asyncbg.runner.heartbeat import Heartbeat
 from asyncbg.runner.progress import ProgressPump
 from asyncbg.runner.upkeep import every
 from asyncbg.runner.worker import Worker
@@ -253,6 +254,7 @@ class Engine:
         self._worker: Worker | None = None
         self._pump: ProgressPump | None = None
         self._loops: list[asyncio.Task[None]] = []
+        self._heartbeat: Heartbeat | None = None
         self._is_running = False
         self._is_paused = False
         self._backlog = 0
@@ -364,11 +366,13 @@ class Engine:
         self._worker = Worker(
             self.backend, self.registry, runner, executor=executor, pump=self._pump, held=self._held, clock=self.clock
         )
+        self._heartbeat = Heartbeat(lambda: self.backend.beat(lease_s=runner.lease_s), period_s=runner.lease_s / 4)
+        self._heartbeat.start()
         loops = {
             "worker": self._worker.run(),
             "handlers": self.bus.run_handlers(),
             "tail": every(_TAIL_S, self._tail, name="following the log"),
-            "heartbeat": every(min(1.0, runner.lease_s / 4), self._renew, name="the heartbeat"),
+            "renewal": every(min(1.0, runner.lease_s / 4), self._renew, name="the renewal of leases"),
             "rescue": every(1.0, self._rescue, name="the rescue of lost jobs"),
             "retention": every(60.0, self._purge, name="the purge of old jobs"),
         }
@@ -404,6 +408,9 @@ class Engine:
                 await self.bus.join_handlers(_HANDLERS_S)
         finally:
             self._worker = None
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
+                self._heartbeat = None
             loops, self._loops = self._loops, []
             for loop in loops:
                 loop.cancel()

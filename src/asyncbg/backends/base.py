@@ -98,6 +98,13 @@ class Backend(Protocol):
         """Prolong the leases of this place. Returns its running jobs: id → reason if a cancel is requested."""
         ...
 
+    def beat(self, *, lease_s: float) -> None:
+        """Tell that this process lives, so that none of its leases lapses for ``lease_s`` seconds.
+
+        Called from a thread of its own: it must not need the event loop, which a task may be blocking.
+        """
+        ...
+
     async def report(self, lease: Lease, progress: str) -> bool:
         """Keep the latest progress (JSON) on the job. False: the lease had lapsed."""
         ...

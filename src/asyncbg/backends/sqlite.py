@@ -197,7 +197,7 @@ class SQLiteBackend:
                 {
                     "ns": json.dumps([lease.n for lease in leases]),
                     "token": token,
-                    "lease_until": now_ms + int(lease_s * 1000),
+                    "lease_until": self.clock.monotonic_ms() + int(lease_s * 1000),
                     "place": self.place,
                     "now_ms": now_ms,
                 },
@@ -256,7 +256,7 @@ class SQLiteBackend:
         return await self.database.submit(self._renew, lease_s)  # type: ignore[no-any-return]
 
     def _renew(self, tx: Transaction, items: list[float]) -> list[Mapping[str, str | None]]:
-        lease_until = self.clock.now_ms() + int(max(items) * 1000)
+        lease_until = self.clock.monotonic_ms() + int(max(items) * 1000)
         tx.connection.execute(SQL["renew_leases"], {"lease_until": lease_until, "place": self.place})
         running = {row[0]: row[2] for row in _json(tx.connection, "running_here", {"place": self.place})}
         return [running] * len(items)
@@ -342,6 +342,10 @@ class SQLiteBackend:
         self._tell_refs(tx, [record.n], EventType.QUEUED, now_ms, {"reason": "retried"})
         return JobState.QUEUED
 
+    def beat(self, *, lease_s: float) -> None:
+        """Tell the other processes that this one lives; needs neither the event loop nor the database."""
+        self._place.beat(self.clock.monotonic_ms() + int(lease_s * 1000))
+
     async def rescue(self) -> int:
         """Take up the jobs of dead places and lapsed leases; returns how many."""
         with self._place.dead() as places:
@@ -350,7 +354,9 @@ class SQLiteBackend:
     def _rescue(self, tx: Transaction, items: list[list[str]]) -> list[int]:
         now_ms = self.clock.now_ms()
         places = json.dumps(sorted({place for item in items for place in item}))
-        lost = _json(tx.connection, "find_lost", {"places": places, "now_ms": now_ms})
+        monotonic_ms = self.clock.monotonic_ms()
+        alive = json.dumps(self._place.alive(monotonic_ms))
+        lost = _json(tx.connection, "find_lost", {"places": places, "monotonic_ms": monotonic_ms, "alive": alive})
         bound = _json(tx.connection, "find_bound", {"places": places})
         fates: dict[tuple[str, str], list[int]] = {}
         ended: list[tuple[str, bool]] = []

@@ -134,9 +134,13 @@ UPDATE job SET lease_until = :lease_until WHERE state = 'running' AND place = :p
 SELECT json_group_array(json_array(id, token, cancel_reason)) FROM job WHERE state = 'running' AND place = :place
 
 -- name: find_lost
--- Running jobs whose place is gone or whose lease has lapsed.
+-- Running jobs whose place is gone, or whose lease has lapsed and whose place has not been heard of either.
 SELECT json_group_array(json_array(n, at_most_once, durable, crashes, attempt, cancel_reason, batch, stop_on_failure))
-FROM job WHERE state = 'running' AND (place IN (SELECT value FROM json_each(:places)) OR lease_until < :now_ms)
+FROM job
+WHERE state = 'running' AND (
+    place IN (SELECT value FROM json_each(:places))
+    OR (lease_until < :monotonic_ms AND place NOT IN (SELECT value FROM json_each(:alive)))
+)
 
 -- name: find_bound
 -- Jobs whose function lived only in a place that is gone.
