@@ -86,6 +86,32 @@ async def test_a_wall_clock_that_jumps_rescues_nothing(tmp_path: Path) -> None:
         await store.close()
 
 
+async def test_a_wall_clock_that_jumps_strands_no_retry_and_no_delay(tmp_path: Path) -> None:
+    """A delay is a span of time and moves along, once whatever number of processes see it; a time of day stays."""
+    clock = ManualClock()
+    stores = [SQLiteBackend(Database(str(tmp_path / "jobs.db")), clock=clock) for _ in range(2)]
+    for store in stores:
+        await store.open()
+    store = stores[0]
+    try:
+        due_ms = clock.now_ms() + 60_000
+        delayed = new_job(clock)._replace(state="scheduled", run_at_ms=due_ms)
+        at_noon = new_job(clock)._replace(state="scheduled", run_at_ms=due_ms, absolute=1)
+        for job in (delayed, at_noon):
+            await store.enqueue([job])
+
+        clock.set_wall(hours=-1)
+        jumps = [await each.follow_clock() for each in stores]
+        again = [await each.follow_clock() for each in stores]
+
+        assert (jumps, again) == ([-3_600_000, 0], [0, 0])
+        found = [await store.get(job.id) for job in (delayed, at_noon)]
+        assert [record.run_at_ms for record in found if record] == [due_ms - 3_600_000, due_ms]
+    finally:
+        for each in stores:
+            await each.close()
+
+
 def test_a_place_counts_as_alive_as_long_as_its_heartbeat_says(tmp_path: Path) -> None:
     """Its neighbours see the deadline it wrote; one of another life of the machine's clock does not count."""
     mine, theirs = Place(tmp_path / "jobs.db"), Place(tmp_path / "jobs.db")

@@ -70,6 +70,17 @@ class Place:
             return 0
         return int(_HEARTBEAT.unpack(text)[0]) if len(text) == _HEARTBEAT.size else 0
 
+    def held(self) -> list[str]:
+        """The places that some process holds now: as many processes run jobs here."""
+        found = []
+        for number in self._numbers():
+            free = self._try(number, create=False)
+            if free is None:
+                found.append(str(number))
+            else:
+                os.close(free)
+        return found
+
     @contextlib.contextmanager
     def dead(self) -> Iterator[list[str]]:
         """The places of processes that are gone; they stay locked for as long as the caller deals with them."""
