@@ -18,7 +18,7 @@ from asyncbg.clock import SystemClock, rfc3339
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
 from asyncbg.event import Event, EventFilter, EventType
 from asyncbg.job import JobRecord, JobState
-from asyncbg.redact import redact
+from asyncbg.redact import redact, redact_json
 from asyncbg.settings import load_settings
 from asyncbg.store import database_file, open_store, processes_at
 from asyncbg.terminal import (
@@ -366,17 +366,7 @@ def _position(cursor: str | None) -> int | None:
 def _shown(record: JobRecord) -> dict[str, Any]:
     """The job as the API shows it, and what looks personal in its result and progress redacted too."""
     shown = JobOut.from_record(record).model_dump(mode="json")
-    return shown | {"result": _redacted(shown["result"]), "progress": _redacted(shown["progress"])}
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, list):
-        return [_redacted(item) for item in value]
-    if isinstance(value, dict):
-        return {redact(name): _redacted(item) for name, item in value.items()}
-    return value
+    return shown | {"result": redact_json(shown["result"]), "progress": redact_json(shown["progress"])}
 
 
 def _row(record: JobRecord) -> Sequence[str]:
@@ -420,7 +410,7 @@ def _say_changed(record: JobRecord, *, as_json: bool = False, remarks: str = "")
 def _say_event(event: Event, epoch: str, *, as_json: bool) -> None:
     """One event on one line."""
     envelope = event.envelope(epoch)
-    data = envelope["data"] = _redacted(envelope["data"])
+    data = envelope["data"] = redact_json(envelope["data"])
     if as_json:
         say_json(envelope, indent=None)
         return
