@@ -152,10 +152,16 @@ async def test_the_limit_can_be_set(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "0.05 s" in warnings(caplog)[0]
 
 
+def watchdogs() -> set[threading.Thread]:
+    """The watchdogs of this process."""
+    return {thread for thread in threading.enumerate() if thread.name == "asyncbg-watchdog"}
+
+
 async def test_zero_turns_it_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Then there is no thread and nothing is told."""
+    before = watchdogs()
     async with Engine(settings(tmp_path, watchdog_s=0)) as engine:
-        assert "asyncbg-watchdog" not in {thread.name for thread in threading.enumerate()}
+        assert watchdogs() == before
         await (await engine.enqueue(hold_the_loop, HELD_S)).result(SOON_S)
 
         assert engine.blockages == {}
@@ -164,10 +170,11 @@ async def test_zero_turns_it_off(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 async def test_its_thread_ends_with_the_engine(tmp_path: Path) -> None:
     """A stopped engine leaves no thread; a started one has one."""
+    before = watchdogs()  # an engine that another test keeps open has one of its own
     async with Engine(settings(tmp_path)):
-        assert [thread.name for thread in threading.enumerate()].count("asyncbg-watchdog") == 1
+        assert len(watchdogs() - before) == 1
 
-    assert "asyncbg-watchdog" not in {thread.name for thread in threading.enumerate()}
+    assert watchdogs() == before
 
 
 _STOPPED = """
