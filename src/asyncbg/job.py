@@ -62,7 +62,6 @@ class NewJob(NamedTuple):
     idempotency_key: str | None = None
     fingerprint: str | None = None
     unique_key: str | None = None
-    absolute: int = 0
 
 
 class Lease(NamedTuple):

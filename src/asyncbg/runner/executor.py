@@ -16,7 +16,6 @@ from asyncbg.errors import ArgumentsError
 from asyncbg.job import Done, Failed, JobError, Lease, Outcome, Retry
 from asyncbg.redact import redact
 from asyncbg.retry import RetryPolicy, is_retryable, requested_delay_s
-from asyncbg.runner.threads import Threads
 from asyncbg.task import TaskDefinition, dump_result
 
 logger = logging.getLogger("asyncbg")
@@ -34,7 +33,7 @@ class Executor:
 
     def __init__(self, *, threads: int, clock: Clock, rng: random.Random) -> None:
         """Bound the worker threads; ``rng`` draws the retry delays."""
-        self._threads = Threads(threads)
+        self._limiter = CapacityLimiter(threads)
         self._clock = clock
         self._rng = rng
 
@@ -48,7 +47,10 @@ class Executor:
         try:
             if bound is None:
                 bound = definition.arguments.load(lease.task, lease.args)
-            return Done(await self.call(definition, bound, job))
+            timeout_s = definition.options.timeout
+            if timeout_s is None:
+                return Done(await self.call(definition, bound, job))
+            return Done(await self._within(timeout_s, definition, bound, job))
         except ArgumentsError as error:
             return Failed(describe(error))
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
@@ -70,14 +72,19 @@ class Executor:
         else:
             if job is not None:
                 job.bind_loop()
-            value = await self._threads.run(lambda: definition.function(*args, **kwargs))
-            value = await value if inspect.isawaitable(value) else value
+            value = await in_thread(definition.function, args, kwargs, self._limiter)
         return dump_result(definition.name, value)
 
-    def timed_out(self, lease: Lease, definition: TaskDefinition) -> Outcome:
-        """What becomes of an attempt whose time is over."""
-        error = AttemptTimeoutError(f"took longer than {definition.options.timeout:g} s")
-        return self._failure(lease, definition.options.retry, error)
+    async def _within(
+        self, timeout_s: float, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob
+    ) -> str:
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                return await self.call(definition, bound, job)
+        except TimeoutError:
+            if deadline.expired():
+                raise AttemptTimeoutError(f"took longer than {timeout_s:g} s") from None
+            raise
 
     def _failure(self, lease: Lease, policy: RetryPolicy, error: BaseException) -> Outcome:
         described = describe(error)

@@ -4,16 +4,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from asyncbg.errors import AsyncBGError, OutageError
+from asyncbg.errors import AsyncBGError
 
 logger = logging.getLogger("asyncbg")
 
 
 async def every(period_s: float, chore: Callable[[], Awaitable[None]], *, name: str) -> None:
-    """Do ``chore`` every ``period_s`` seconds until cancelled; an error is logged once and the chore goes on.
-
-    Of an outage the database itself tells.
-    """
+    """Do ``chore`` every ``period_s`` seconds until cancelled; an error is logged once and the chore goes on."""
     failing = False
     while True:
         await asyncio.sleep(period_s)
@@ -21,6 +18,6 @@ async def every(period_s: float, chore: Callable[[], Awaitable[None]], *, name: 
             await chore()
             failing = False
         except AsyncBGError as error:
-            if not failing and not isinstance(error, OutageError):
+            if not failing:
                 logger.error("%s fails, and is tried again: %s", name, error)
             failing = True
