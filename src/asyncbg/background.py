@@ -7,9 +7,11 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+
+import aiosqlite
 
 from asyncbg.backends.base import Backend, Enqueued
 from asyncbg.backends.sqlite import SQLiteBackend
@@ -22,16 +24,20 @@ from asyncbg.errors import (
     JobNotFoundError,
     JobTimeoutError,
     NotRunningError,
-    OverloadedError,
     SettingsError,
+    TransactionError,
 )
 from asyncbg.event import Event, EventFilter, EventType
 from asyncbg.ids import IdGenerator
 from asyncbg.job import JobRecord, JobState, NewJob
 from asyncbg.retry import RetryPolicy
+from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.executor import Executor, in_thread
+from asyncbg.runner.heartbeat import Heartbeat
 from asyncbg.runner.progress import ProgressPump
+from asyncbg.runner.schedule import SCHEDULE, Cron, Schedules
 from asyncbg.runner.upkeep import every
+from asyncbg.runner.watchdog import BlockageReport, Watchdog
 from asyncbg.runner.worker import Worker
 from asyncbg.settings import Settings, load_settings
 from asyncbg.task import Registry, TaskDefinition, TaskOptions, unwrap_partial
@@ -42,6 +48,8 @@ logger = logging.getLogger("asyncbg")
 
 ANONYMOUS = "anonymous"
 _TAIL_S = 0.1
+_RENEW_S = 0.5  # a cancel by another process is noticed then
+_TICK_S = 0.1
 _PURGE_SLICE = 500
 _PAGE = 200
 _HANDLERS_S = 2.0
@@ -60,6 +68,7 @@ class CallOptions:
     tags: Sequence[str] = ()
     owner: str = ANONYMOUS
     fingerprint: str | None = None
+    connection: aiosqlite.Connection | None = None
 
     def run_at_ms(self, now_ms: int) -> int:
         """When the job is due. Raises ValueError for a time without a zone."""
@@ -169,11 +178,13 @@ class Task(Generic[P, R]):
         idempotency_key: str | None = None,
         tags: Sequence[str] = (),
         owner: str = ANONYMOUS,
+        connection: aiosqlite.Connection | None = None,
     ) -> "TaskCall[P]":
-        """The same task with options for one job."""
+        """The same task with options for one job. ``connection`` has an open transaction for the job to be part of."""
         options = CallOptions(
-            delay=delay, at=at, priority=priority, idempotency_key=idempotency_key, tags=tuple(tags), owner=owner
-        )
+            delay=delay, at=at, priority=priority, idempotency_key=idempotency_key, tags=tuple(tags), owner=owner,
+            connection=connection,
+        )  # fmt: skip
         return TaskCall(self.engine, self.definition, options)
 
 
@@ -191,6 +202,8 @@ class TaskCall(Generic[P]):
         definition = self.definition
         bound = definition.arguments.bind(definition.name, args, kwargs)
         prepared = self.engine.prepare_bound(definition, bound, self.call_options)
+        if self.call_options.connection is not None:
+            return await self.engine.accept_within(self.call_options.connection, prepared)
         await self.engine.accept((prepared,))
         return prepared.job
 
@@ -248,14 +261,20 @@ class Engine:
         self.database = Database(sqlite_path(self.settings.database_url))
         self.backend: Backend = SQLiteBackend(self.database, clock=self.clock)
         self.backend.on_commit = self._committed
+        self.schedules = Schedules(self.backend, self._fire, clock=self.clock)
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._held = _Held()
         self._worker: Worker | None = None
         self._pump: ProgressPump | None = None
         self._loops: list[asyncio.Task[None]] = []
+        self._heartbeat: Heartbeat | None = None
+        self._watchdog: Watchdog | None = None
+        self._blockages: BlockageReport | None = None
         self._is_running = False
         self._is_paused = False
-        self._backlog = 0
+        self._backlog = Backlog(
+            most=self.settings.runner.max_queued, most_per_owner=self.settings.runner.max_queued_per_owner
+        )
         self._tail_behind = False
 
     # Registering
@@ -308,6 +327,14 @@ class Engine:
         decorator = _TaskDecorator(self, name, options)
         return decorator if function is None else decorator(function)
 
+    def schedule(self, expression: str, *, timezone: str | tzinfo = "UTC") -> "_ScheduleDecorator":
+        """Run the decorated task, or function, whenever the cron expression says: ``@bg.schedule("*/5 * * * *")``.
+
+        Once per slot, however many processes run; of the slots missed while none ran, the latest is caught up.
+        ``timezone`` is a name such as ``Europe/Berlin`` or a tzinfo. Raises ScheduleError, ArgumentsError.
+        """
+        return _ScheduleDecorator(self, Cron.parse(expression, timezone))
+
     def on(self, event_type: str, *, task: str | None = None) -> Callable[[Handler], Handler]:
         """Call the decorated function with every such event: ``@bg.on("job.failed", task="send_email")``.
 
@@ -351,6 +378,8 @@ class Engine:
         await self.backend.open()
         try:
             self.bus.start(epoch=self.backend.epoch, last_seq=(await self.backend.position()).last_seq)
+            await self._recount()
+            await self.schedules.start()
             self._start_loops()
         except BaseException:
             await self.stop()
@@ -364,17 +393,31 @@ class Engine:
         self._worker = Worker(
             self.backend, self.registry, runner, executor=executor, pump=self._pump, held=self._held, clock=self.clock
         )
+        self._heartbeat = Heartbeat(lambda: self.backend.beat(lease_s=runner.lease_s), period_s=runner.lease_s / 4)
+        self._heartbeat.start()
+        self._blockages = BlockageReport(self.backend, self._publish_one, clock=self.clock)
+        if runner.watchdog_s:
+            self._watchdog = Watchdog(
+                limit_s=runner.watchdog_s, lease_of=self._worker.lease_of, tell=self._blockages.tell
+            )
+            self._watchdog.start()
         loops = {
             "worker": self._worker.run(),
             "handlers": self.bus.run_handlers(),
+            "schedules": every(_TICK_S, self._fire_schedules, name="the clockwork of the schedules"),
             "tail": every(_TAIL_S, self._tail, name="following the log"),
-            "heartbeat": every(min(1.0, runner.lease_s / 4), self._renew, name="the heartbeat"),
+            "renewal": every(min(_RENEW_S, runner.lease_s / 4), self._renew, name="the renewal of leases"),
             "rescue": every(1.0, self._rescue, name="the rescue of lost jobs"),
-            "retention": every(60.0, self._purge, name="the purge of old jobs"),
+            "retention": every(min(60.0, max(1.0, runner.retention_s / 4)), self._purge, name="the purge of old jobs"),
         }
         self._loops = [asyncio.create_task(loop, name=f"asyncbg-{name}") for name, loop in loops.items()]
         for task in self._loops:
             task.add_done_callback(self._loop_ended)
+
+    @property
+    def blockages(self) -> Mapping[str, int]:
+        """How often the event loop was held for longer than ``runner.watchdog_s``, by task."""
+        return {} if self._watchdog is None else self._watchdog.counts
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         """A loop that ends by itself is a bug of ours: say so, take no more jobs, and let readiness tell."""
@@ -384,8 +427,14 @@ class Engine:
         logger.critical("%s ended: no more jobs are accepted; restart the process", task.get_name(), exc_info=error)
         self._is_running = False
 
+    def hold(self) -> None:
+        """Claim no more jobs from this very moment on. Safe in a signal handler; :meth:`pause` is to follow."""
+        self._is_paused = True
+        if self._worker is not None:
+            self._worker.hold()
+
     def pause(self) -> None:
-        """Claim no more jobs; those that run go on."""
+        """Claim no more jobs; those that run get the grace period, which begins now."""
         self._is_paused = True
         if self._worker is not None:
             self._worker.pause()
@@ -404,6 +453,13 @@ class Engine:
                 await self.bus.join_handlers(_HANDLERS_S)
         finally:
             self._worker = None
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
+                self._heartbeat = None
+            if self._watchdog is not None:
+                self._watchdog.stop()
+            if self._blockages is not None:
+                await self._blockages.close()
             loops, self._loops = self._loops, []
             for loop in loops:
                 loop.cancel()
@@ -415,10 +471,18 @@ class Engine:
     async def enqueue(self, target: "Callable[..., Any] | Task[..., Any]", *args: Any, **kwargs: Any) -> Job:
         """Accept a job for a task or a plain function; returns when it is on disk.
 
-        Raises ArgumentsError, OverloadedError, DatabaseError, NotRunningError.
+        With ``connection=``, an aiosqlite connection to the same database, the job is part of the transaction that is
+        open there: it exists once the caller has committed. Any other value of that name is an argument of the task.
+        Raises ArgumentsError, OverloadedError, DatabaseError, NotRunningError, TransactionError.
         """
         engine = target.engine if isinstance(target, Task | TaskCall) else self
+        connection = engine._take_connection(target, kwargs) if "connection" in kwargs else None
+        if isinstance(target, TaskCall) and target.call_options.connection is not None:
+            connection = connection or target.call_options.connection
+            target = TaskCall(engine, target.definition, replace(target.call_options, connection=None))
         prepared = engine.prepare(target, args, kwargs)
+        if connection is not None:
+            return await engine.accept_within(connection, prepared)
         await engine.accept([prepared])
         return prepared.job
 
@@ -457,17 +521,38 @@ class Engine:
         if isinstance(target, functools.partial):
             target, args, kwargs = unwrap_partial(target, args, kwargs)
         options = target.call_options if isinstance(target, TaskCall) else _NO_OPTIONS
+        if options.connection is not None:
+            raise TransactionError(
+                "a job within a transaction is not added but enqueued: await task.options(connection=…).enqueue(…)"
+            )
         if owner is not None and options.owner == ANONYMOUS:
             options = replace(options, owner=owner)
-        lasting = True
-        if isinstance(target, Task | TaskCall):
-            definition = target.definition
-        else:
-            handed = self.registry.hand_over(target)
-            lasting = handed is not None
-            definition = handed or TaskDefinition.of(_display_name(target), target, TaskOptions())
+        definition, lasting = self._define(target)
         bound = definition.arguments.bind(definition.name, args, kwargs)
         return self.prepare_bound(definition, bound, options, lasting=lasting)
+
+    def _define(self, target: "Callable[..., Any] | Task[..., Any] | TaskCall[Any]") -> tuple[TaskDefinition, bool]:
+        """The task that is meant, and whether it has a lasting name."""
+        if isinstance(target, Task | TaskCall):
+            return target.definition, True
+        handed = self.registry.hand_over(target)
+        return handed or TaskDefinition.of(_display_name(target), target, TaskOptions()), handed is not None
+
+    def _take_connection(self, target: Callable[..., Any], kwargs: dict[str, Any]) -> aiosqlite.Connection | None:
+        """The transaction that ``connection=`` names; another value stays with a task that has such a parameter."""
+        given: object = kwargs["connection"]
+        if not isinstance(given, aiosqlite.Connection):
+            arguments = self._define(unwrap_partial(target, (), {})[0])[0].arguments
+            if "connection" in arguments.names or "connection" in arguments.injected:
+                return None
+            if given is not None:
+                raise TransactionError(
+                    f"connection= takes an aiosqlite connection, not {type(given).__name__}; "
+                    "an argument of that name goes through task.enqueue(connection=…)"
+                )
+            given = None
+        del kwargs["connection"]
+        return given
 
     def prepare_bound(
         self, definition: TaskDefinition, bound: dict[str, Any], options: CallOptions, *, lasting: bool = True
@@ -487,7 +572,7 @@ class Engine:
             text or "{}", definition.arguments.personal, now_ms, run_at_ms,
             self.backend.place if text is None else None,
             options.idempotency_key, options.fingerprint,
-            None if task.key is None else _unique_key(task.key, bound),
+            None if task.key is None else _unique_key(task.key, bound), 0 if options.at is None else 1,
         )  # fmt: skip
         job = Job(self, job_id, task=definition.name, state=state, batch=job_id, owner=options.owner)
         return Prepared(new, job, definition, bound)
@@ -497,11 +582,9 @@ class Engine:
 
         Raises NotRunningError, OverloadedError, IdempotencyError, DatabaseError; nothing is stored then.
         """
-        if not self._is_running:
-            raise NotRunningError(
-                "asyncbg is not running: pass FastAPI(lifespan=bg.lifespan), or use `async with bg:` in a script"
-            )
-        self._check_room(len(prepared))
+        self._require_running()
+        owners = [one.new.owner for one in prepared]
+        self._backlog.admit(owners)
         if len(prepared) > 1:
             _chain(prepared, stop_on_failure)
         for one in prepared:
@@ -512,12 +595,44 @@ class Engine:
         except BaseException:
             for one in prepared:
                 self._held.drop(one.new.id)
+            self._backlog.settle(len(owners), owners)
             raise
+        self._backlog.settle(
+            len(owners), [owner for owner, created in zip(owners, enqueued.created, strict=True) if not created]
+        )
         if not all(enqueued.created):
             for one, job_id, created in zip(prepared, enqueued.ids, enqueued.created, strict=True):
                 if not created:
                     await self._take_earlier(one, job_id)
         return enqueued
+
+    async def accept_within(self, connection: aiosqlite.Connection, prepared: Prepared) -> Job:
+        """Store a prepared job in the transaction that is open on ``connection``; it exists once that is committed.
+
+        Raises TransactionError, NotRunningError, OverloadedError, IdempotencyError, DatabaseError.
+        """
+        self._require_running()
+        new, job = prepared.new, prepared.job
+        if not new.durable:
+            raise TransactionError(
+                f"{new.task} is not durable, and only what is in the database can be rolled back; "
+                "hand over a module-level function and plain arguments"
+            )
+        self._backlog.admit((new.owner,))
+        record = None
+        try:
+            record = await self.backend.enqueue_within(connection, new)
+        finally:
+            is_new = record is not None and record.id == new.id
+            self._backlog.settle(1, () if is_new else (new.owner,))
+        job.id, job.state, job.batch, job.created = record.id, record.state, record.batch, is_new
+        return job
+
+    def _require_running(self) -> None:
+        if not self._is_running:
+            raise NotRunningError(
+                "asyncbg is not running: pass FastAPI(lifespan=bg.lifespan), or use `async with bg:` in a script"
+            )
 
     async def _take_earlier(self, prepared: Prepared, job_id: str) -> None:
         """An idempotency key matched: the handle is the earlier job's."""
@@ -525,12 +640,6 @@ class Engine:
         record = await self.get(job_id)
         job = prepared.job
         job.id, job.state, job.batch, job.created = record.id, record.state, record.batch, False
-
-    def _check_room(self, more: int) -> None:
-        most = self.settings.runner.max_queued
-        if self._backlog + more > most:
-            raise OverloadedError(f"{most} jobs wait already; come back later", retry_after_s=1.0)
-        self._backlog += more
 
     # Steering and looking
 
@@ -620,6 +729,7 @@ class Engine:
             self.bus.publish(events)
         else:
             self._tail_behind = True
+        self._backlog.follow(events)
         self._wake_for(events)
 
     def _wake_for(self, events: Iterable[Event]) -> None:
@@ -653,17 +763,46 @@ class Engine:
             return
         self._worker.recheck_skipped()
         known = self._worker.job_ids
+        if self._worker.is_idle:
+            return
         alive = await self.backend.renew(lease_s=self.settings.runner.lease_s)
         for job_id, reason in alive.items():
             if reason is not None:
                 self._worker.cancel(job_id, reason)
         self._worker.lapse(known - set(alive))
 
+    async def _fire_schedules(self) -> None:
+        if self._is_running:
+            await self.schedules.tick()
+
+    async def _fire(self, schedule: str, task: str, slot_ms: int) -> None:
+        """Store the job of one slot, unless another process was first."""
+        definition = self.registry.get(task)
+        options = CallOptions(idempotency_key=f"{SCHEDULE}/{task}/{slot_ms}", tags=(SCHEDULE,), owner=SCHEDULE)
+        prepared = self.prepare_bound(definition, definition.arguments.bind(task, (), {}), options)
+        self._backlog.admit((SCHEDULE,))
+        stored = False
+        try:
+            stored = await self.backend.fire(schedule, slot_ms, prepared.new)
+        finally:
+            self._backlog.settle(1, () if stored else (SCHEDULE,))
+
     async def _rescue(self) -> None:
+        if await self.backend.follow_clock() and self._worker is not None:
+            logger.warning("the wall clock has jumped: delays and retries move along, leases never depended on it")
+            self._worker.wake()
         if await self.backend.rescue() and self._worker is not None:
             self._worker.wake()
-        counts = await self.backend.counts()
-        self._backlog = sum(many for state, many in counts.items() if state is not JobState.RUNNING)
+        await self._recount()
+
+    async def _recount(self) -> None:
+        mark = self._backlog.mark()
+        if self._backlog.counts_owners:
+            self._backlog.recount(await self.backend.waiting_by_owner(), mark)
+        else:
+            counts = await self.backend.counts()
+            waiting = sum(many for state, many in counts.items() if state is not JobState.RUNNING)
+            self._backlog.recount({"": waiting}, mark)
 
     async def _purge(self) -> None:
         before_ms = self.clock.now_ms() - int(self.settings.runner.retention_s * 1000)
@@ -685,9 +824,31 @@ class _TaskDecorator:
     @overload
     def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any:
-        definition = TaskDefinition.of(self._name or function.__name__, function, self._options)
+        definition = TaskDefinition.of(self._name or function.__name__, _below(function), self._options)
         self._engine.registry.add(definition)
+        if isinstance(function, Task):
+            self._engine.schedules.rename(function.name, definition.name)
         return Task(self._engine, definition)
+
+
+class _ScheduleDecorator:
+    """``@bg.schedule(…)``: registers a plain function as a task first; goes above or below ``@bg.task``."""
+
+    def __init__(self, engine: Engine, cron: Cron) -> None:
+        self._engine = engine
+        self._cron = cron
+
+    @overload
+    def __call__(self, function: Task[P, R]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        task = function if isinstance(function, Task) else self._engine.task(function)
+        task.definition.arguments.bind(task.name, (), {})  # nobody is there to give it any
+        task.engine.schedules.add(task.name, self._cron)
+        return task
 
 
 _WAKING = frozenset({EventType.QUEUED.value, EventType.SCHEDULED.value, EventType.RETRYING.value})
@@ -705,6 +866,11 @@ async def _call(definition: TaskDefinition, bound: Mapping[str, Any]) -> Any:
     if definition.is_async:
         return await definition.function(*args, **kwargs)
     return await in_thread(definition.function, args, kwargs, None)
+
+
+def _below(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a task that is decorated again, as by ``@bg.task`` above ``@bg.schedule``."""
+    return function.definition.function if isinstance(function, Task) else function
 
 
 def sqlite_path(url: str) -> str:

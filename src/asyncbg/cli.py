@@ -10,30 +10,41 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from enum import IntEnum
+import threading
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
-from rich.table import Table
 
-from asyncbg.errors import AsyncBGError, JobFailedError, JobNotFoundError, JobTimeoutError, SettingsError
+from asyncbg.cli_jobs import enqueue, events_app, jobs_app
+from asyncbg.cli_store import backup, doctor, purge
+from asyncbg.errors import (
+    ArgumentsError,
+    AsyncBGError,
+    JobCancelledError,
+    JobFailedError,
+    JobNotFoundError,
+    JobTimeoutError,
+    SettingsError,
+    UnknownTaskError,
+)
 from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
+from asyncbg.signals import end_children_at_second_signal
+from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, remark, say_json, say_table
 
-_UNBROKEN = 10_000  # columns where nobody's terminal has to fold the lines
+__all__ = ["ExitCode", "app", "main", "run"]
 
-
-class ExitCode(IntEnum):
-    """What the shell is told."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    JOB_FAILED = 3
-    NOT_FOUND = 4
-    TIMED_OUT = 124
+_CODES: Mapping[type[AsyncBGError], ExitCode] = {
+    SettingsError: ExitCode.USAGE,
+    UsageError: ExitCode.USAGE,
+    ArgumentsError: ExitCode.USAGE,
+    JobNotFoundError: ExitCode.NOT_FOUND,
+    UnknownTaskError: ExitCode.NOT_FOUND,
+    JobFailedError: ExitCode.JOB_FAILED,
+    JobCancelledError: ExitCode.JOB_FAILED,
+    JobTimeoutError: ExitCode.TIMED_OUT,
+}
 
 
 def _version() -> str:
@@ -44,11 +55,10 @@ def _version() -> str:
         return "unknown"
 
 
-Profile = Annotated[str | None, Parameter(help="Use settings/PROFILE.toml; same as ASYNCBG_PROFILE.")]
-
 app = App(name="asyncbg", version=_version, help="FastAPI's background tasks, kept, visible and streamed.")
 settings_app = App(name="settings", help="What is set, and where it comes from.")
-app.command(settings_app)
+for _part in (jobs_app, enqueue, events_app, settings_app, doctor, purge, backup):
+    app.command(_part)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,16 +72,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _complain(error, ExitCode.USAGE, hint=" (see asyncbg --help)")
-    except SettingsError as error:
-        return _complain(error, ExitCode.USAGE)
-    except JobNotFoundError as error:
-        return _complain(error, ExitCode.NOT_FOUND)
-    except JobFailedError as error:
-        return _complain(error, ExitCode.JOB_FAILED)
-    except JobTimeoutError as error:
-        return _complain(error, ExitCode.TIMED_OUT)
     except AsyncBGError as error:
-        return _complain(error, ExitCode.FAILED)
+        return _complain(error, _CODES.get(type(error), ExitCode.FAILED))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return result if isinstance(result, int) else ExitCode.DONE
@@ -105,7 +110,7 @@ def worker(*, profile: Profile = None) -> int:
     settings = load_settings(**_overrides(profile))
     logging.config.dictConfig(_log_config(settings))
     asyncio.run(run_worker(settings))
-    return ExitCode.DONE
+    return _leave(ExitCode.DONE)
 
 
 @app.command
@@ -124,13 +129,13 @@ def demo(
 def show(
     *,
     sources: Annotated[bool, Parameter(help="Also say where each value comes from.", negative="")] = False,
-    as_json: Annotated[bool, Parameter(name="--json", help="Print JSON.", negative="")] = False,
+    as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
     """Show every setting; secrets are hidden."""
     shown = setting_sources(**_overrides(profile))
     if as_json:
-        print(json.dumps(_as_tree(shown, sources=sources), indent=2))  # noqa: T201 - the command's result
+        say_json(_as_tree(shown, sources=sources))
     else:
         _print_table(shown, sources=sources)
 
@@ -171,6 +176,8 @@ def _serve(settings: Settings, workers: int, reload: bool) -> int:
     """Let uvicorn serve until it is told to stop."""
     import uvicorn
 
+    if workers > 1 or reload:
+        end_children_at_second_signal()
     try:
         uvicorn.run(
             "asyncbg.server:create_app",
@@ -185,7 +192,16 @@ def _serve(settings: Settings, workers: int, reload: bool) -> int:
         )
     except SystemExit as stop:  # uvicorn's code for a failed start is 3, which here means a failed job
         return ExitCode.FAILED if stop.code else ExitCode.DONE
-    return ExitCode.DONE
+    return _leave(ExitCode.DONE)
+
+
+def _leave(code: ExitCode) -> ExitCode:
+    """Do not wait for a thread whose job ignored that it was told to stop: its job was given back."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _log_config(settings: Settings) -> dict[str, Any]:
@@ -216,22 +232,19 @@ def _as_tree(shown: Sequence[SettingSource], *, sources: bool) -> dict[str, Any]
 
 def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
     """One line a setting; a value is JSON, so that text and numbers tell apart."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("setting", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    if sources:
-        table.add_column("source", overflow="fold")
-    for setting in shown:
-        value = json.dumps(setting.value, ensure_ascii=False)
-        table.add_row(setting.variable, value, *([setting.origin] if sources else []))
-    width = None if sys.stdout.isatty() else _UNBROKEN
-    Console(markup=False, highlight=False, width=width).print(table)
+    say_table(
+        ("setting", "value", *(["source"] if sources else [])),
+        (
+            (setting.variable, json.dumps(setting.value, ensure_ascii=False), *([setting.origin] if sources else []))
+            for setting in shown
+        ),
+    )
 
 
 def _complain(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:
     """One line on stderr."""
     line = " ".join(str(error).split()) or type(error).__name__
-    print(f"asyncbg: {line}{hint}", file=sys.stderr)  # noqa: T201 - the command's complaint
+    remark(f"{line}{hint}")
     return code
 
 

@@ -36,18 +36,24 @@ class ManualClock:
 
     def __init__(self, now_ms: int = 1_800_000_000_000) -> None:
         """Start at ``now_ms``, milliseconds since the epoch."""
-        self._now_ms = now_ms
+        self._now_ms = self._monotonic_ms = now_ms
 
     def now_ms(self) -> int:
         """The time it was last moved to."""
         return self._now_ms
 
     def monotonic_ms(self) -> int:
-        """The same reading: this clock never goes back by itself."""
-        return self._now_ms
+        """How far it was moved forward; what ``set_wall`` does is not seen here."""
+        return self._monotonic_ms
 
     def advance(self, **delta: float) -> None:
         """Move forward; the keywords are those of ``datetime.timedelta``."""
+        moved_ms = timedelta(**delta) // timedelta(milliseconds=1)
+        self._now_ms += moved_ms
+        self._monotonic_ms += moved_ms
+
+    def set_wall(self, **delta: float) -> None:
+        """Let the wall clock jump, forward or back, as an operator does who sets it; no time passes."""
         self._now_ms += timedelta(**delta) // timedelta(milliseconds=1)
 
 

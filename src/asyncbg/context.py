@@ -34,10 +34,61 @@ class Reporter(Protocol):
         ...
 
 
+class Cancellation:
+    """Whether an attempt was told to stop: by a cancel, its timeout or a shutdown. True in a condition once it was.
+
+    Safe from any thread: ``while not current_job().cancelled: …``.
+    """
+
+    __slots__ = ("_event", "_is_set", "_was_seen", "reason")
+    _making = threading.Lock()
+
+    def __init__(self) -> None:
+        """Nobody said anything yet."""
+        self.reason = ""
+        """Why, in the words of whoever cancelled."""
+        self._is_set = False
+        self._was_seen = False
+        self._event: threading.Event | None = None
+
+    def __bool__(self) -> bool:
+        """Whether it is time to stop."""
+        if self._is_set:
+            self._was_seen = True
+        return self._is_set
+
+    @property
+    def was_seen(self) -> bool:
+        """Whether the task has looked since it was told."""
+        return self._was_seen
+
+    def raise_if_cancelled(self) -> None:
+        """Raise ``asyncio.CancelledError`` if it is time to stop."""
+        if self:
+            raise asyncio.CancelledError(self.reason)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait in a thread until it is time to stop, at most ``timeout`` seconds; whether it is."""
+        with self._making:
+            event = self._event = self._event or threading.Event()
+        if not self._is_set:
+            event.wait(timeout)
+        return bool(self)
+
+    def set(self, reason: str) -> None:
+        """Tell the task to stop. Called by the runner."""
+        self.reason = reason
+        self._is_set = True
+        with self._making:
+            event = self._event
+        if event is not None:
+            event.set()
+
+
 class CurrentJob:
     """The job that is running here. Get it with :func:`current_job`."""
 
-    __slots__ = ("_lease", "_loop", "_reporter", "_thread", "changed", "now_ms", "progress", "reported_s")
+    __slots__ = ("_lease", "_loop", "_reporter", "_thread", "cancelled", "changed", "now_ms", "progress", "reported_s")
 
     def __init__(self, lease: Lease, reporter: Reporter, now_ms: Callable[[], int]) -> None:
         """Bind a claimed job to the runner that runs it."""
@@ -49,6 +100,8 @@ class CurrentJob:
         self.progress: ProgressValue | None = None
         self.changed = False
         self.reported_s = 0.0
+        self.cancelled = Cancellation()
+        """Whether this attempt was told to stop; for a plain ``def`` to look at, since no thread can be interrupted."""
 
     @property
     def lease(self) -> Lease:

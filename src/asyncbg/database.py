@@ -6,24 +6,31 @@ single transaction, with one hop into the database's thread and as few statement
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol, TypeVar, cast
+from urllib.parse import quote
 
 import aiosqlite
 
-from asyncbg.errors import DatabaseError, NotRunningError
+from asyncbg.errors import DatabaseError, NotRunningError, OutageError
 
 T = TypeVar("T")
+logger = logging.getLogger("asyncbg")
 MEMORY = ":memory:"
 OLDEST_SQLITE = (3, 38, 0)
 """The first version with ``->>``."""
 
 _BUSY_TIMEOUT_MS = 5_000
 _THREAD_END_S = 1.0
+_CHECKED_BYTES = 64 * 1024 * 1024
+"""A file up to this size is read through at the start: damage is told before anything is accepted."""
+_LEAST_BYTES = 256 * 1024
 _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
@@ -65,7 +72,7 @@ class Lane(Protocol):
 
 _REMEDIES = (
     ("SQLITE_FULL", "the disk is full; free some space"),
-    ("SQLITE_BUSY", "another process holds the database; retry, or stop the other writer"),
+    ("SQLITE_BUSY", "another transaction holds the database; end it (or join it: connection=), then retry"),
     ("SQLITE_READONLY", "the database is read-only; check the permissions of the file and its directory"),
     ("SQLITE_CANTOPEN", "the database cannot be opened; check that its directory exists and is writable"),
     ("SQLITE_CORRUPT", "the database is damaged; restore it from a backup"),
@@ -75,16 +82,26 @@ _REMEDIES = (
 """Errors of the database itself, whoever's statement met them, and what to do about each."""
 
 
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_DOUBTFUL = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+"""After these a connection's own idea of the file is not trusted any more."""
+
+
 def translate(error: sqlite3.Error) -> DatabaseError:
     """Say what is the matter with the database and what to do about it."""
     code = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    return DatabaseError(f"{_remedy(error) or error} ({code})")
+    remedy = _remedy(error)
+    return OutageError(f"{remedy} ({code})") if remedy else DatabaseError(f"{error} ({code})")
 
 
 def _remedy(error: Exception) -> str | None:
     """What to do about the database; None where the matter is with one statement."""
     code = getattr(error, "sqlite_errorname", "")
     return next((text for prefix, text in _REMEDIES if code.startswith(prefix)), None)
+
+
+def _is(error: BaseException, kinds: tuple[str, ...]) -> bool:
+    return str(getattr(error, "sqlite_errorname", "")).startswith(kinds)
 
 
 class _Connection:
@@ -115,22 +132,55 @@ class Database:
     before anybody who waits for that commit goes on.
     """
 
-    def __init__(self, path: str, *, readers: int = 2) -> None:
-        """Name the file; nothing is opened yet."""
+    def __init__(self, path: str, *, readers: int = 2, checkpoints: bool = True) -> None:
+        """Name the file; nothing is opened yet.
+
+        ``checkpoints=False`` leaves the write-ahead log to the process whose database it mostly is.
+        """
         self.path = path
         self.after_commit: Callable[[list[Any]], None] = lambda notes: None
         self.commits = 0
         self._reader_count = readers
+        self._writer_pragmas = (*_WRITER_PRAGMAS, *(() if checkpoints else ("PRAGMA wal_autocheckpoint = 0",)))
         self._writer: _Connection | None = None
         self._readers: list[_Connection] = []
         self._pending: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]] = {}
         self._committing: asyncio.Task[None] | None = None
+        self._commit_items = 0
+        self._commit_began = 0.0
+        self._place = path
+        self._file: tuple[int, int] | None = None
+        self._outage_since: float | None = None
+        self._damage: OutageError | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait for their commit, those of the commit on its way included."""
+        return self._commit_items + sum(len(items) for items, _ in self._pending.values())
+
+    def has_room(self) -> bool:
+        """Whether the disk has space for more than a few pages."""
+        if self._file is None:
+            return True
+        try:
+            disk = os.statvfs(os.path.dirname(self._place))  # noqa: PTH120 - a path is a string here
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize >= _LEAST_BYTES
+
+    @property
+    def stalled_s(self) -> float:
+        """How long the commit on its way has taken by now; 0 where none is."""
+        return time.monotonic() - self._commit_began if self._commit_items else 0.0
 
     async def open(self) -> None:
         """Create or open the file and its connections. Raises DatabaseError."""
+        self._damage = self._outage_since = None
         self._check_place()
         try:
-            self._writer = await self._connect(_WRITER_PRAGMAS)
+            await self._check_content()
+            self._remember_file()
+            self._writer = await self._connect(self._writer_pragmas)
             await self._writer.run(lambda connection: connection.execute(_VERSIONS))
             if self.path == MEMORY:
                 self._readers = [self._writer]
@@ -189,12 +239,17 @@ class Database:
         try:
             return await reader.run(fn)
         except sqlite3.Error as error:
-            raise translate(error) from error
+            shown = translate(error)
+            if _is(error, _DAMAGE):
+                self._meet(shown, is_damage=True)
+            raise shown from error
 
     def submit(self, lane: Lane, item: Any) -> asyncio.Future[Any]:
         """Add ``item`` to the next commit; the future gives the lane's result for it. Never blocks."""
         if self._writer is None:
             raise NotRunningError("the database is not open")
+        if self._damage is not None:
+            raise OutageError(str(self._damage))
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         pending = self._pending.get(lane)
         if pending is None:
@@ -202,28 +257,33 @@ class Database:
         pending[0].append(item)
         pending[1].append(future)
         if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_pending(self._writer), name="asyncbg-commit")
+            self._committing = asyncio.create_task(self._commit_pending(), name="asyncbg-commit")
         return future
 
-    async def _commit_pending(self, writer: _Connection) -> None:
+    async def _commit_pending(self) -> None:
         try:
             while self._pending:
                 await asyncio.sleep(0)  # whoever the last commit woke may have something to add
                 batch, self._pending = self._pending, {}
-                await self._commit(writer, batch)
+                self._commit_items = sum(len(items) for items, _ in batch.values())
+                self._commit_began = time.monotonic()
+                await self._commit(batch)
+                self._commit_items = 0
         finally:
             self._committing = None
+            self._commit_items = 0
 
-    async def _commit(
-        self, writer: _Connection, batch: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]]
-    ) -> None:
+    async def _commit(self, batch: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]]) -> None:
         work = [(lane, items) for lane, (items, _) in batch.items()]
+        writer = cast(_Connection, self._writer)
         try:
-            results, notes = await writer.run(lambda connection: _transact(connection, work))
+            results, notes = await writer.run(lambda connection: _transact(connection, work, self._check_file))
         except Exception as error:  # noqa: BLE001 - handed to those who wait
-            await self._commit_failed(writer, batch, error)
+            await self._commit_failed(batch, error)
             return
         self.commits += 1
+        if self._outage_since is not None:
+            self._recover()
         self.after_commit(notes)
         for (_, futures), lane_results in zip(batch.values(), results, strict=True):
             for future, result in zip(futures, lane_results, strict=True):
@@ -235,13 +295,17 @@ class Database:
                     future.set_result(result)
 
     async def _commit_failed(
-        self, writer: _Connection, batch: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]], error: Exception
+        self, batch: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]], error: Exception
     ) -> None:
         """One item spoilt the batch: every item alone, so that only the guilty gets the error."""
         alone = sum(len(items) for items, _ in batch.values()) == 1
-        if alone or _remedy(error) is not None:
-            own = (sqlite3.IntegrityError, sqlite3.DataError)  # a broken constraint, a value too long: not the database
-            shown = translate(error) if isinstance(error, sqlite3.Error) and not isinstance(error, own) else error
+        own = (sqlite3.IntegrityError, sqlite3.DataError)  # a broken constraint, a value too long: not the database
+        shown = translate(error) if isinstance(error, sqlite3.Error) and not isinstance(error, own) else error
+        if isinstance(shown, OutageError):
+            self._meet(shown, is_damage=_is(error, _DAMAGE))
+            if _is(error, _DOUBTFUL):
+                await self._reopen()
+        if alone or isinstance(shown, OutageError):
             for _, futures in batch.values():
                 for future in futures:
                     if not future.done():
@@ -249,7 +313,63 @@ class Database:
             return
         for lane, (items, futures) in batch.items():
             for item, future in zip(items, futures, strict=True):
-                await self._commit(writer, {lane: ([item], [future])})
+                await self._commit({lane: ([item], [future])})
+
+    def _meet(self, error: DatabaseError, *, is_damage: bool) -> None:
+        """Tell an outage once; of a damaged file nothing is taken any more before the next start has checked it."""
+        if is_damage:
+            self._damage = OutageError(str(error))
+        if self._outage_since is None:
+            self._outage_since = time.monotonic()
+            logger.error("the database cannot be used, nothing is accepted until it can: %s", error)
+
+    def _recover(self) -> None:
+        if not self.has_room():
+            return  # what fitted was small: the next one may not
+        since, self._outage_since = self._outage_since, None
+        if since is not None:
+            logger.warning("the database can be used again after %.1f s", time.monotonic() - since)
+
+    async def _reopen(self) -> None:
+        """Give up a connection whose view of the file is in doubt; where no other can be had, it stays for now."""
+        if self._file is None or _identity(self._place) != self._file:
+            return
+        try:
+            fresh = await self._connect(self._writer_pragmas)
+        except sqlite3.Error:
+            return
+        stale, self._writer = self._writer, fresh
+        if stale is not None:
+            with contextlib.suppress(sqlite3.Error):
+                await stale.close()
+
+    def _remember_file(self) -> None:
+        self._place = os.path.abspath(self.path)  # noqa: PTH100 - symbolic links stay what they are
+        self._file = None if self.path == MEMORY else _identity(self._place)
+
+    def _check_file(self) -> None:
+        """What is written into a file that was moved or deleted would be lost with this process."""
+        if self._file is not None and _identity(self._place) != self._file:
+            raise OutageError("the database file was moved or deleted while in use; put it back, or restart")
+
+    def _is_quick_to_check(self) -> bool:
+        file = Path(self.path)
+        return self.path != MEMORY and file.is_file() and 0 < file.stat().st_size <= _CHECKED_BYTES
+
+    async def _check_content(self) -> None:
+        """Refuse a damaged file before it is touched. Raises DatabaseError."""
+        if not self._is_quick_to_check():
+            return
+        verdict = "ok"
+        try:
+            async with aiosqlite.connect(f"file:{quote(self.path)}?mode=ro", uri=True) as connection:
+                for (line,) in await connection.execute_fetchall("PRAGMA quick_check(1)"):
+                    verdict = str(line)
+        except sqlite3.Error as error:
+            if _is(error, _DAMAGE):
+                raise translate(error) from error
+        if verdict != "ok":
+            raise OutageError(f"the database is damaged; restore it from a backup ({' '.join(verdict.split())[:200]})")
 
     async def _connect(self, pragmas: Sequence[str]) -> _Connection:
         connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=256)
@@ -280,8 +400,17 @@ def _each(tx: Transaction, items: list[Callable[[sqlite3.Connection], Any]]) -> 
     return [fn(tx.connection) for fn in items]
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file a path leads to now, or None."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - once a commit: the quickest way
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _transact(
-    connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]]
+    connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]], check: Callable[[], None]
 ) -> tuple[list[Sequence[Any]], list[Any]]:
     """Everything in one transaction; runs in the database's thread."""
     connection.execute("BEGIN IMMEDIATE")
@@ -290,10 +419,12 @@ def _transact(
         results = [lane(tx, items) for lane, items in work]
         for finish in tx.memo.values():
             finish(tx)
+        check()
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
-            connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # the first error tells more; the next one reopens the connection
+                connection.execute("ROLLBACK")
         raise
     return results, tx.notes
 

@@ -6,7 +6,9 @@
     ├── SettingsError            a setting is unknown or malformed
     ├── NotRunningError          the engine is used before it started or after it stopped
     ├── OverloadedError          a bound is reached; come back after ``retry_after_s``
+    │   └── QuotaError           the bound is that of the owner
     ├── DatabaseError            the database cannot be used now
+    │   └── OutageError          it is in trouble itself: locked, full, damaged, gone
     ├── TaskError
     │   ├── UnknownTaskError     no task of that name is registered
     │   ├── DuplicateTaskError   the name is taken by another function
@@ -18,6 +20,7 @@
     │   ├── JobCancelledError    waited for a result; the job was cancelled
     │   └── JobTimeoutError      waited for a result; it did not come in time
     ├── IdempotencyError         the key was used with another body
+    ├── TransactionError         the caller's own transaction cannot carry the job
     └── FinalError               raised inside a task: fail now, do not retry
         └── …                    services derive theirs from it where another try is pointless
 """
@@ -55,8 +58,16 @@ class OverloadedError(AsyncBGError):
         self.retry_after_s = retry_after_s
 
 
+class QuotaError(OverloadedError):
+    """The owner's own bound is reached, whatever room others have left. Nothing was stored."""
+
+
 class DatabaseError(AsyncBGError):
     """The database cannot be used now: locked, full, read-only, corrupt or of a newer version. Nothing was stored."""
+
+
+class OutageError(DatabaseError):
+    """The database itself is in trouble, whoever's statement met it. The log tells it once, not at every failure."""
 
 
 class TaskError(AsyncBGError):
@@ -155,6 +166,10 @@ class IdempotencyError(AsyncBGError):
         """Name the key."""
         super().__init__(f"idempotency key {key!r} was used before with another request; use a new key")
         self.key = key
+
+
+class TransactionError(AsyncBGError, ValueError):
+    """The caller's own transaction cannot carry the job: none is open, another database, a job that is not durable."""
 
 
 class FinalError(AsyncBGError):

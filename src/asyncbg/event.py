@@ -21,6 +21,7 @@ class EventType(StrEnum):
     SUCCEEDED = "job.succeeded"
     FAILED = "job.failed"
     CANCELLED = "job.cancelled"
+    CANCEL_IGNORED = "job.cancel_ignored"
 
 
 EVENT_MEANINGS: Mapping[str, str] = {
@@ -33,6 +34,7 @@ EVENT_MEANINGS: Mapping[str, str] = {
     EventType.SUCCEEDED: "The task returned. Final.",
     EventType.FAILED: "The job failed for good. Final.",
     EventType.CANCELLED: "The job was cancelled. Final.",
+    EventType.CANCEL_IGNORED: "The attempt was told to stop `grace_s` seconds ago, and goes on.",
 }
 
 FINAL_EVENTS = frozenset({EventType.SUCCEEDED, EventType.FAILED, EventType.CANCELLED})

@@ -4,11 +4,8 @@ import asyncio
 import inspect
 import logging
 import math
-import signal
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import FrameType
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, overload
 
 import fastapi
@@ -24,8 +21,9 @@ from asyncbg.api.ops import ops_router
 from asyncbg.api.sse import Streams
 from asyncbg.background import Engine, Job, Prepared, Task, TaskCall
 from asyncbg.clock import Clock
-from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError
+from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError, QuotaError
 from asyncbg.settings import Settings, load_settings
+from asyncbg.signals import chain_signals
 from asyncbg.task import unwrap_partial
 
 P = ParamSpec("P")
@@ -173,7 +171,8 @@ def _answerable(connection: HTTPConnection, error: AsyncBGError) -> Exception:
         return error
     match error:
         case OverloadedError():
-            return HTTPException(503, str(error), {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
+            status = 429 if isinstance(error, QuotaError) else 503
+            return HTTPException(status, str(error), {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
         case DatabaseError() | NotRunningError():
             return HTTPException(503, "no background work can be accepted now", {"Retry-After": "1"})
         case IdempotencyError():
@@ -233,30 +232,37 @@ class AsyncBG(Engine):
     @asynccontextmanager
     async def _lifespan(self, app: Starlette, other: Lifespan | None) -> AsyncIterator[Mapping[str, Any] | None]:
         if other is None:
-            async with self, self._serving(app):
+            async with self._told_to_stop(), self, self._serving(app):
                 yield None
         else:
-            async with other(app) as state, self, self._serving(app):
+            async with other(app) as state, self._told_to_stop(), self, self._serving(app):
                 yield state
 
     @asynccontextmanager
-    async def _serving(self, app: Starlette) -> AsyncIterator[None]:
-        """Make this engine known to the application and what is mounted in it; end its streams at SIGTERM."""
-        known = [found for found in dict.fromkeys(_applications(app)) if not hasattr(found.state, _STATE)]
-        for found in known:
-            setattr(found.state, _STATE, self)
-        restore = _chain_signals(self.begin_shutdown)
+    async def _told_to_stop(self) -> AsyncIterator[None]:
+        """Listen to SIGTERM and SIGINT until all is over: a second one ends the wait for running jobs."""
+        restore = chain_signals(self.hold, self.begin_shutdown)
         try:
             yield
         finally:
             restore()
+
+    @asynccontextmanager
+    async def _serving(self, app: Starlette) -> AsyncIterator[None]:
+        """Make this engine known to the application and what is mounted in it; end its streams when it stops."""
+        known = [found for found in dict.fromkeys(_applications(app)) if not hasattr(found.state, _STATE)]
+        for found in known:
+            setattr(found.state, _STATE, self)
+        try:
+            yield
+        finally:
             self.begin_shutdown()
             for found in known:
                 if getattr(found.state, _STATE, None) is self:
                     delattr(found.state, _STATE)
 
     def begin_shutdown(self) -> None:
-        """Claim no more jobs and say goodbye to every stream; the lifespan's end does the rest."""
+        """Claim no more jobs, begin the grace period, say goodbye to every stream; the lifespan ends the rest."""
         self.pause()
         self.streams.drain()
 
@@ -268,34 +274,3 @@ def _applications(app: Any) -> list[Starlette]:
         if below is not None:
             found += _applications(below)
     return found
-
-
-def _chain_signals(first: Callable[[], None]) -> Callable[[], None]:
-    """Call ``first`` on the event loop when SIGTERM or SIGINT comes, before the server's own handler; returns the undo.
-
-    uvicorn waits for open connections before the lifespan ends, so streams must be told by the signal itself.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    loop = asyncio.get_running_loop()
-    undo: list[tuple[int, Any, Any]] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous = signal.getsignal(number)
-
-        def handle(received: int, frame: FrameType | None, previous: Any = previous) -> None:
-            loop.call_soon_threadsafe(first)
-            if callable(previous):
-                previous(received, frame)
-            elif previous == signal.SIG_DFL:
-                signal.signal(received, signal.SIG_DFL)
-                signal.raise_signal(received)
-
-        signal.signal(number, handle)
-        undo.append((number, handle, previous))
-
-    def restore() -> None:
-        for number, handle, previous in undo:
-            if signal.getsignal(number) is handle:
-                signal.signal(number, previous)
-
-    return restore

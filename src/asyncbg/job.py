@@ -62,6 +62,7 @@ class NewJob(NamedTuple):
     idempotency_key: str | None = None
     fingerprint: str | None = None
     unique_key: str | None = None
+    absolute: int = 0
 
 
 class Lease(NamedTuple):

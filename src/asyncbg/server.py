@@ -1,6 +1,7 @@
 """The standalone service: the only place where concrete parts meet."""
 
 import logging
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ _DESCRIPTION = """\
 Background jobs over HTTP: every accepted request is on disk before its answer leaves, can be watched live
 (`GET /events`, server-sent events), cancelled and retried.
 """
+_FORESEEN = re.compile(r"\ATraceback .*^asyncbg\.[\w.]+Error: ([^\n]*)\s*\Z", re.DOTALL | re.MULTILINE)
 _TAGS = [
     {"name": "workflows", "description": "What this service does: each request is answered with the jobs it became."},
     {"name": "jobs", "description": "Submit, list, watch, cancel and retry jobs."},
@@ -58,6 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        logging.getLogger("uvicorn.error").addFilter(_in_one_line)
         _redact_logs(settings)
         _warn_if_open(settings.server.host)
         async with service.outbound, service.bg.lifespan(app):
@@ -90,7 +93,14 @@ async def run_worker(settings: Settings) -> None:
             logger.info("the worker runs; stop it with SIGTERM or Ctrl-C")
             async for number in signals:
                 logger.info("%s: running jobs get %g s to end", number.name, settings.runner.shutdown_grace_s)
+                for second in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(second, signal.SIG_DFL)  # ends the process at once
                 return
+
+
+def service_engine(settings: Settings) -> AsyncBG:
+    """The engine with the service's tasks in it, not started: to check a submission against. Opens nothing."""
+    return _Service.build(settings).bg
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +182,14 @@ def _redact_logs(settings: Settings) -> None:
         for handler in logging.getLogger(name).handlers:
             if not any(isinstance(known, RedactingFilter) for known in handler.filters):
                 handler.addFilter(RedactingFilter())
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Of a start that fails for a reason we foresee, uvicorn logs the reason instead of the traceback."""
+    foreseen = _FORESEEN.search(record.getMessage()) if record.levelno == logging.ERROR else None
+    if foreseen is not None:
+        record.msg, record.args = f"cannot start: {foreseen[1]}", None
+    return True
 
 
 def _version() -> str:

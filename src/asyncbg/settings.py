@@ -141,8 +141,17 @@ class RunnerSettings(_Section):
     threads: int = Field(default=16, ge=1, le=1_000, description="threads for tasks that are plain functions")
     lease_s: float = Field(default=30.0, gt=0, le=_DAY_S, description="a silent worker loses its job after so long")
     shutdown_grace_s: float = Field(default=10.0, ge=0, le=3_600, description="how long a stop waits for running jobs")
+    cancel_grace_s: float = Field(
+        default=5.0, ge=0, le=3_600, description="how long a job may take to end once it was told to stop"
+    )
     max_queued: int = Field(default=100_000, ge=1, le=1_000_000_000, description="more unfinished jobs are refused")
+    max_queued_per_owner: int | None = Field(
+        default=None, ge=1, le=1_000_000_000, description="more unfinished jobs of one owner are refused"
+    )
     retention_s: float = Field(default=7 * _DAY_S, gt=0, le=3_660 * _DAY_S, description="final jobs are kept so long")
+    watchdog_s: float = Field(
+        default=0.25, ge=0, le=3_600, description="the event loop held for longer is reported; 0 turns the watchdog off"
+    )
 
 
 class StreamSettings(_Section):

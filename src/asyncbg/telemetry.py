@@ -39,6 +39,7 @@ class Telemetry(Collector):
         self._events: Counter[tuple[str, str]] = Counter()
         self._open: Mapping[JobState, int] | None = None
         self._bus: BusStatistics | None = None
+        self._blockages: Mapping[str, int] = {}
 
     def follow(self, backend: Committing) -> None:
         """Count every event that ``backend`` commits from now on, then pass it on."""
@@ -58,9 +59,14 @@ class Telemetry(Collector):
                 if pair != _OTHER:
                     self._events[_OTHER] += self._events.pop(pair)
 
-    def expose(self, open_jobs: Mapping[JobState, int] | None, bus: BusStatistics) -> bytes:
-        """Everything in Prometheus' text format; ``open_jobs`` is None where the database does not answer."""
-        self._open, self._bus = open_jobs, bus
+    def expose(
+        self, open_jobs: Mapping[JobState, int] | None, bus: BusStatistics, blockages: Mapping[str, int] | None = None
+    ) -> bytes:
+        """Everything in Prometheus' text format; ``open_jobs`` is None where the database does not answer.
+
+        ``blockages`` counts by task how often the event loop was held.
+        """
+        self._open, self._bus, self._blockages = open_jobs, bus, blockages or {}
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -73,6 +79,7 @@ class Telemetry(Collector):
             yield _open_family(self._open)
         if self._bus is not None:
             yield from _bus_families(self._bus)
+        yield _blockage_family(self._blockages)
 
     def _event_family(self) -> Metric:
         family = CounterMetricFamily(
@@ -88,6 +95,15 @@ def _open_family(open_jobs: Mapping[JobState, int]) -> Metric:
     for state in JobState:
         if state not in FINAL_STATES:
             family.add_metric([state.value], open_jobs.get(state, 0))
+    return family
+
+
+def _blockage_family(blockages: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(
+        "asyncbg_loop_blocked", "Times that the event loop was held for too long, by what held it.", labels=["task"]
+    )
+    for task, many in sorted(blockages.items()):
+        family.add_metric([task], many)
     return family
 
 

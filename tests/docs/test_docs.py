@@ -38,11 +38,12 @@ from asyncbg.errors import (
     JobStateError,
     NotRunningError,
     OverloadedError,
+    QuotaError,
     UnknownTaskError,
 )
 from asyncbg.event import EVENT_MEANINGS, EventFilter, EventType
 from asyncbg.services.page import BadCursorError
-from asyncbg.settings import Settings, setting_sources
+from asyncbg.settings import RunnerSettings, Settings, setting_sources
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -192,7 +193,7 @@ def test_the_other_events_are_all_described(prefix: tuple[str, ...], pattern: st
 
 async def test_the_engines_events_carry_what_is_described(tmp_path: Path) -> None:
     """Each type, met in real jobs, has the data the table names; an optional one is met with and without."""
-    settings = Settings(database_url=f"sqlite:///{tmp_path / 'events.db'}")
+    settings = Settings(database_url=f"sqlite:///{tmp_path / 'events.db'}", runner=RunnerSettings(cancel_grace_s=0))
     seen: dict[str, list[set[str]]] = {}
     watched = asyncio.Event()
 
@@ -205,6 +206,7 @@ async def test_the_engines_events_carry_what_is_described(tmp_path: Path) -> Non
             await engine.task(name="steady")(steady).enqueue(),
             await engine.task(name="fail", retries=1)(_fail).enqueue(),
             await engine.task(name="late")(_wait).options(delay=3600).enqueue(),
+            await engine.task(name="stubborn", timeout=0.01)(_refuse_to_end).enqueue(),
             *await _batch(engine),
         ]
         async with asyncio.timeout(20):
@@ -246,6 +248,13 @@ async def _fail() -> None:
 
 async def _wait() -> None:
     await asyncio.sleep(3600)
+
+
+async def _refuse_to_end() -> None:
+    try:
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        await asyncio.sleep(0.1)
 
 
 # Settings
@@ -355,6 +364,7 @@ PROBLEMS: Mapping[str, Exception] = {
     "unknown-task": UnknownTaskError("ship", []),
     "job-state": JobStateError("?", "failed", "cancel"),
     "overloaded": OverloadedError("full", retry_after_s=1),
+    "quota": QuotaError("full", retry_after_s=1),
     "database-unavailable": DatabaseError("locked"),
     "not-running": NotRunningError("stopped"),
 }

@@ -206,7 +206,8 @@ async def test_a_start_that_fails_leaves_nothing(
     program = await run("go", database=place(path))
 
     assert await program.ends() == 0
-    assert program.lines[0][:2] == ["refused", "DatabaseError"]
+    assert program.lines[0][0] == "refused"
+    assert program.lines[0][1] in ("DatabaseError", "OutageError")
     assert words in " ".join(program.lines[0])
     assert program.threads_left == []
 
@@ -216,7 +217,8 @@ async def test_a_start_on_a_file_that_may_not_be_written_fails(run: Run, unwrita
     program = await run("go", database=unwritable, privileged=False)
 
     assert await program.ends() == 0
-    assert program.lines[0][:2] == ["refused", "DatabaseError"]
+    assert program.lines[0][0] == "refused"
+    assert program.lines[0][1] in ("DatabaseError", "OutageError")
     assert "read-only" in " ".join(program.lines[0])
     assert program.threads_left == []
 

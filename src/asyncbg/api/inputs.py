@@ -94,7 +94,7 @@ def accepts(form: type[BaseModel] | None = None, *, openapi_extra: dict[str, Any
     accepted = {"description": "The jobs are on disk and will be run", "headers": {"Location": location}}
     return {
         "status_code": 202,
-        "responses": {202: accepted, **problem_docs(400, 413, 415, 422, 503)},
+        "responses": {202: accepted, **problem_docs(400, 413, 415, 422, 429, 503)},
         "openapi_extra": _form_docs(form) if form else openapi_extra,
     }
 

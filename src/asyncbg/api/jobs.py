@@ -144,7 +144,7 @@ def jobs_router(engine: Engine) -> APIRouter:
     """The routes under ``/jobs``."""
     router = APIRouter(route_class=BoundedRoute, tags=["jobs"], dependencies=[Depends(not_stored)])
 
-    @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 422, 503))
+    @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 422, 429, 503))
     async def submit_job(
         submission: Submission,
         caller: Owner,

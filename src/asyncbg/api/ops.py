@@ -16,7 +16,7 @@ from asyncbg.errors import DatabaseError, NotRunningError
 from asyncbg.job import JobState
 from asyncbg.telemetry import CONTENT_TYPE, Telemetry
 
-_PROBE_S = 1.0
+_PROBE_S = 0.8
 _METRICS_EXAMPLE = 'asyncbg_jobs{state="queued"} 3.0\n'
 _STYLE = """
 body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; }
@@ -101,7 +101,7 @@ def ops_router(engine: Engine) -> APIRouter:
     async def show_metrics() -> Response:
         """The numbers of this process in Prometheus' text format."""
         return Response(
-            telemetry.expose(await _open_jobs(engine), engine.bus.statistics()),
+            telemetry.expose(await _open_jobs(engine), engine.bus.statistics(), engine.blockages),
             headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE},
         )
 

@@ -32,6 +32,7 @@ from asyncbg.errors import (
     JobStateError,
     NotRunningError,
     OverloadedError,
+    QuotaError,
     UnknownTaskError,
 )
 from asyncbg.redact import redact
@@ -116,6 +117,9 @@ def describe(error: Exception) -> Problem:  # noqa: C901 - one row for each erro
         case IdempotencyError():
             detail = "this idempotency key was used before with another request; use a new key"
             return Problem(status=422, kind="idempotency-key-reused", title="Idempotency key reused", detail=detail)
+        case QuotaError():
+            too_many = _come_back("quota", "Too many jobs of one owner", str(error), error.retry_after_s)
+            return replace(too_many, status=429)
         case OverloadedError():
             return _come_back("overloaded", "Too much at once", str(error), error.retry_after_s)
         case DatabaseError():

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from asyncbg.clock import rfc3339
 from asyncbg.job import JobRecord, JobState, ProgressValue
-from asyncbg.redact import mask, redact
+from asyncbg.redact import mask, redact_json
 
 EXAMPLE_ID = "019ab3f0-5a1e-7000-8000-3f1c0de5a7b2"
 _CURSOR_MARK = "n"
@@ -249,19 +249,9 @@ def _time(ms: int | None) -> str | None:
 def _masked(args: Mapping[str, Any], personal: Mapping[str, str]) -> dict[str, Any]:
     """The arguments: marked ones as pseudonyms, what looks personal in the others redacted."""
     return {
-        name: mask(value, personal[name]) if name in personal and value is not None else _redacted(value)
+        name: mask(value, personal[name]) if name in personal and value is not None else redact_json(value)
         for name, value in args.items()
     }
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, list):
-        return [_redacted(item) for item in value]
-    if isinstance(value, dict):
-        return {redact(key): _redacted(item) for key, item in value.items()}
-    return value
 
 
 _EXAMPLE = JobRecord(

@@ -1,8 +1,10 @@
 """What a store of jobs and events must do: the protocol that every backend keeps and one suite checks."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+import aiosqlite
 
 from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobRecord, JobState, Lease, NewJob, Outcome
@@ -83,6 +85,21 @@ class Backend(Protocol):
         """Store one batch; returns when it is on disk. Raises OverloadedError, IdempotencyError, DatabaseError."""
         ...
 
+    async def slots(self, names: Collection[str], *, since_ms: int, latest_ms: int) -> Mapping[str, int]:
+        """The last slot fired of each schedule; one that is new, or beyond ``latest_ms``, is set to ``since_ms``."""
+        ...
+
+    async def fire(self, schedule: str, slot_ms: int, job: NewJob) -> bool:
+        """Store the job of a slot and move the schedule on. False: it was fired before, or the job's key is taken."""
+        ...
+
+    async def enqueue_within(self, connection: aiosqlite.Connection, job: NewJob) -> JobRecord:
+        """Store a job in the open transaction of the caller's own connection; the caller commits or rolls back.
+
+        Returns the job, or the earlier one of its key. Raises TransactionError, IdempotencyError, DatabaseError.
+        """
+        ...
+
     async def claim(self, limit: int, *, lease_s: float, skip: Collection[str] = ()) -> Claimed:
         """Promote what is due, then take up to ``limit`` queued jobs, highest priority first, oldest first.
 
@@ -98,12 +115,26 @@ class Backend(Protocol):
         """Prolong the leases of this place. Returns its running jobs: id → reason if a cancel is requested."""
         ...
 
+    def beat(self, *, lease_s: float) -> None:
+        """Tell that this process lives, so that none of its leases lapses for ``lease_s`` seconds.
+
+        Called from a thread of its own: it must not need the event loop, which a task may be blocking.
+        """
+        ...
+
+    async def follow_clock(self) -> int:
+        """Move delays and retries along where the wall clock has jumped; returns by how many milliseconds it did."""
+        ...
+
     async def report(self, lease: Lease, progress: str) -> bool:
         """Keep the latest progress (JSON) on the job. False: the lease had lapsed."""
         ...
 
-    async def record(self, lease: Lease, event_type: str, data: str) -> bool:
-        """Store an event that the task itself publishes. False: the lease had lapsed."""
+    def record(self, lease: Lease, event_type: str, data: str) -> Awaitable[bool]:
+        """Store an event that the task itself publishes. False: the lease had lapsed.
+
+        Calls take effect in their order, whenever they are awaited.
+        """
         ...
 
     async def cancel(self, job_id: str, reason: str) -> JobState:
@@ -149,6 +180,10 @@ class Backend(Protocol):
 
     async def counts(self) -> Mapping[JobState, int]:
         """How many jobs are in each state that is not final."""
+        ...
+
+    async def waiting_by_owner(self) -> Mapping[str, int]:
+        """How many jobs of each owner are neither running nor final."""
         ...
 
     async def probe(self) -> None:

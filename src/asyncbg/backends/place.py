@@ -3,10 +3,13 @@
 import contextlib
 import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 _MOST_PLACES = 1024
+_LONGEST_LEASE_MS = 86_400_000
+_HEARTBEAT = struct.Struct("<q")
 
 
 class Place:
@@ -14,12 +17,17 @@ class Place:
 
     A place that nobody holds belongs to a process that is gone, so its running jobs can be taken up at once, and a
     restarted process finds its own earlier jobs by taking the same place again.
+
+    The file holds the holder's heartbeat: until when (monotonic milliseconds, the same for all processes of a machine)
+    it counts as alive. It tells a process that is merely busy from one that hangs, without writing to the database:
+    on SQLite before 3.51.3 a second connection that commits beside the checkpointing one may damage the log.
     """
 
     def __init__(self, database: Path | None) -> None:
         """Name the database file; None (in memory) has only the one place."""
         self._database = database
         self._held: int | None = None
+        self._alive_until_ms = 0
         self.name = "0"
 
     def take(self) -> None:
@@ -29,7 +37,8 @@ class Place:
         for number in range(_MOST_PLACES):
             held = self._try(number, create=True)
             if held is not None:
-                self._held, self.name = held, str(number)
+                os.ftruncate(held, 0)  # the heartbeat of whoever was here before
+                self._held, self.name, self._alive_until_ms = held, str(number), 0
                 return
         raise OSError(f"all {_MOST_PLACES} places at {self._database} are taken")
 
@@ -38,6 +47,39 @@ class Place:
         held, self._held = self._held, None
         if held is not None:
             os.close(held)
+
+    def beat(self, alive_until_ms: int) -> None:
+        """Count as alive until then. From any thread."""
+        self._alive_until_ms = alive_until_ms
+        held = self._held
+        if held is not None:
+            os.pwrite(held, _HEARTBEAT.pack(alive_until_ms), 0)
+
+    def alive(self, now_ms: int) -> list[str]:
+        """The places that have been heard of recently."""
+        deadlines = {self.name: self._alive_until_ms}
+        for number in self._numbers():
+            deadlines.setdefault(str(number), self._deadline(number))
+        # A deadline far ahead was written before the machine restarted its clock.
+        return sorted(name for name, until_ms in deadlines.items() if now_ms <= until_ms <= now_ms + _LONGEST_LEASE_MS)
+
+    def _deadline(self, number: int) -> int:
+        try:
+            text = Path(f"{self._database}-place{number}").read_bytes()[: _HEARTBEAT.size]
+        except OSError:
+            return 0
+        return int(_HEARTBEAT.unpack(text)[0]) if len(text) == _HEARTBEAT.size else 0
+
+    def held(self) -> list[str]:
+        """The places that some process holds now: as many processes run jobs here."""
+        found = []
+        for number in self._numbers():
+            free = self._try(number, create=False)
+            if free is None:
+                found.append(str(number))
+            else:
+                os.close(free)
+        return found
 
     @contextlib.contextmanager
     def dead(self) -> Iterator[list[str]]:

@@ -3,17 +3,20 @@
 import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never, cast
+
+import aiosqlite
 
 from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement
+from asyncbg.backends.joined import join
 from asyncbg.backends.place import Place
 from asyncbg.backends.sql import load_script, load_statements
 from asyncbg.backends.sqlite_read import conditions, find_events, find_record, find_records
 from asyncbg.clock import Clock, SystemClock
 from asyncbg.database import MEMORY, Database, Transaction
-from asyncbg.errors import IdempotencyError, JobNotFoundError, JobStateError
+from asyncbg.errors import IdempotencyError, JobNotFoundError, JobStateError, OutageError, OverloadedError
 from asyncbg.event import Event, EventFilter, EventType
 from asyncbg.ids import random_token
 from asyncbg.job import (
@@ -30,13 +33,16 @@ from asyncbg.job import (
 )
 
 SQL = load_statements("sqlite.sql")
-MIGRATIONS = (load_script("sqlite_0001.sql"),)
+MIGRATIONS = (load_script("sqlite_0001.sql"), load_script("sqlite_0002.sql"))
 POISON_AFTER = 3
 """A job that took its process down this often is failed instead of run again."""
 
-_PLACEHOLDERS = {width: "(" + ",".join("?" * width) + ")" for width in (6, 10, 22)}
+_PLACEHOLDERS = {width: "(" + ",".join("?" * width) + ")" for width in (6, 10, 23)}
 _LARGEST_CHUNK = 512
+_MOST_WAITING = 10_000
+_STALL_S = 0.5
 _NO_END = 2**62
+_JUMP_MS = 1_000
 
 # Plain strings: an enum's ``value`` costs a call each time, and a job needs a dozen.
 _QUEUED, _SCHEDULED = JobState.QUEUED.value, JobState.SCHEDULED.value
@@ -83,6 +89,7 @@ class SQLiteBackend:
         self.database = database
         self.clock = clock or SystemClock()
         self.epoch = ""
+        self._wall_offset_ms = 0
         self.on_commit: Callable[[Sequence[Event]], None] = lambda events: None
         self._place = Place(None if database.path == MEMORY else Path(database.path))
         database.after_commit = self._after_commit
@@ -97,9 +104,27 @@ class SQLiteBackend:
         await self.database.open()
         try:
             await self.database.migrate("engine", MIGRATIONS)
-            self.epoch = await self.database.write(_start_log)
+            self._wall_offset_ms = self._offset_ms()
+            self.epoch = await self.database.write(self._start_log)
             self._place.take()
             await self.database.submit(self._rescue, [self.place])
+        except BaseException:
+            await self.close()
+            raise
+
+    async def attach(self) -> None:
+        """Open the store beside those who run its jobs: to look, submit and steer, never to run.
+
+        Takes no place and takes up no job; writes only where the tables are not up to date.
+        """
+        await self.database.open()
+        try:
+            epoch = await self.database.read(_current_epoch)
+            if epoch is None:
+                await self.database.migrate("engine", MIGRATIONS)
+                self._wall_offset_ms = self._offset_ms()
+                epoch = await self.database.write(self._start_log)
+            self.epoch = epoch
         except BaseException:
             await self.close()
             raise
@@ -109,6 +134,10 @@ class SQLiteBackend:
         await self.database.close()
         self._place.leave()
 
+    def _start_log(self, connection: sqlite3.Connection) -> str:
+        connection.execute(SQL["start_log"], {"epoch": secrets.token_hex(4), "wall_offset": self._wall_offset_ms})
+        return str(connection.execute(SQL["read_log"]).fetchone()[0])
+
     def _after_commit(self, notes: list[Any]) -> None:
         if notes:
             self.on_commit(notes)
@@ -116,8 +145,21 @@ class SQLiteBackend:
     # Accepting
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
-        """Store one batch; returns when it is on disk."""
+        """Store one batch; returns when it is on disk. Refuses while too much waits for a commit that hangs."""
+        if self.database.waiting >= _MOST_WAITING and self.database.stalled_s > _STALL_S:
+            raise OverloadedError("too much waits for the database; come back later", retry_after_s=1.0)
         return await self.database.submit(self._enqueue, jobs)  # type: ignore[no-any-return]  # a lane's result
+
+    async def enqueue_within(self, connection: aiosqlite.Connection, job: NewJob) -> JobRecord:
+        """Store a job in the open transaction of the caller's own connection; the log's tail tells of its commit."""
+
+        def enqueue(tx: Transaction) -> JobRecord | None:
+            (result,) = self._enqueue(tx, [[job]])
+            if isinstance(result, Exception):
+                raise result
+            return find_record(tx.connection, "id = ?", result.ids[0])
+
+        return cast(JobRecord, await join(connection, self.database.path, enqueue))
 
     def _enqueue(self, tx: Transaction, groups: list[Sequence[NewJob]]) -> list[Enqueued | Exception]:
         known = self._known_keys(tx, groups)
@@ -145,7 +187,7 @@ class SQLiteBackend:
             values.append(n)
             values += job
             values.append(job.retries + 1)
-        _insert_rows(tx, "insert_jobs", 22, values)
+        _insert_rows(tx, "insert_jobs", 23, values)
         tx.connection.execute(SQL["insert_queued_events"], {"shift": shift, "after_n": first_n})
         log.n, log.seq = n, n + shift
         seq = first_n + shift
@@ -172,6 +214,32 @@ class SQLiteBackend:
             known[key] = (job_id, fingerprint)
         return known
 
+    # Scheduling
+
+    async def slots(self, names: Collection[str], *, since_ms: int, latest_ms: int) -> Mapping[str, int]:
+        """The last slot fired of each schedule; one that is new, or beyond ``latest_ms``, is set to ``since_ms``."""
+        values = {"names": json.dumps(list(names)), "since_ms": since_ms, "latest_ms": latest_ms}
+
+        def remember(connection: sqlite3.Connection) -> Mapping[str, int]:
+            connection.execute(SQL["remember_schedules"], values)
+            return _json(connection, "last_slots", values)  # type: ignore[no-any-return]
+
+        return await self.database.write(remember)
+
+    async def fire(self, schedule: str, slot_ms: int, job: NewJob) -> bool:
+        """Store the job of a slot and move the schedule on, unless the slot was fired before."""
+        return await self.database.submit(self._fire, (schedule, slot_ms, job))  # type: ignore[no-any-return]
+
+    def _fire(self, tx: Transaction, items: list[tuple[str, int, NewJob]]) -> list[bool | Exception]:
+        return [self._fire_one(tx, *item) for item in items]
+
+    def _fire_one(self, tx: Transaction, schedule: str, slot_ms: int, job: NewJob) -> bool | Exception:
+        values = {"name": schedule, "slot_ms": slot_ms}
+        if tx.connection.execute(SQL["advance_schedule"], values).rowcount == 0:
+            return False
+        [enqueued] = self._enqueue(tx, [[job]])
+        return enqueued if isinstance(enqueued, Exception) else enqueued.created[0]
+
     # Running
 
     async def claim(self, limit: int, *, lease_s: float, skip: Collection[str] = ()) -> Claimed:
@@ -197,7 +265,7 @@ class SQLiteBackend:
                 {
                     "ns": json.dumps([lease.n for lease in leases]),
                     "token": token,
-                    "lease_until": now_ms + int(lease_s * 1000),
+                    "lease_until": self.clock.monotonic_ms() + int(lease_s * 1000),
                     "place": self.place,
                     "now_ms": now_ms,
                 },
@@ -256,7 +324,7 @@ class SQLiteBackend:
         return await self.database.submit(self._renew, lease_s)  # type: ignore[no-any-return]
 
     def _renew(self, tx: Transaction, items: list[float]) -> list[Mapping[str, str | None]]:
-        lease_until = self.clock.now_ms() + int(max(items) * 1000)
+        lease_until = self.clock.monotonic_ms() + int(max(items) * 1000)
         tx.connection.execute(SQL["renew_leases"], {"lease_until": lease_until, "place": self.place})
         running = {row[0]: row[2] for row in _json(tx.connection, "running_here", {"place": self.place})}
         return [running] * len(items)
@@ -271,9 +339,9 @@ class SQLiteBackend:
         tx.connection.execute(SQL["report_progress"], {"reports": json.dumps(list(latest.values()))})
         return [(lease.n, lease.token) in live for lease, _ in items]
 
-    async def record(self, lease: Lease, event_type: str, data: str) -> bool:
+    def record(self, lease: Lease, event_type: str, data: str) -> Awaitable[bool]:
         """Store an event of the task's own, unless the lease has lapsed."""
-        return await self.database.submit(self._record, (lease, event_type, data))  # type: ignore[no-any-return]
+        return self.database.submit(self._record, (lease, event_type, data))
 
     def _record(self, tx: Transaction, items: list[tuple[Lease, str, str]]) -> list[bool]:
         live = self._live(tx, [lease for lease, _, _ in items])
@@ -342,6 +410,28 @@ class SQLiteBackend:
         self._tell_refs(tx, [record.n], EventType.QUEUED, now_ms, {"reason": "retried"})
         return JobState.QUEUED
 
+    def _offset_ms(self) -> int:
+        return self.clock.now_ms() - self.clock.monotonic_ms()
+
+    async def follow_clock(self) -> int:
+        """Move delays and retries along where the wall clock has jumped; returns by how many milliseconds it did."""
+        if abs(self._offset_ms() - self._wall_offset_ms) < _JUMP_MS:
+            return 0
+        return await self.database.submit(self._follow_clock, None)  # type: ignore[no-any-return]
+
+    def _follow_clock(self, tx: Transaction, items: list[None]) -> list[int]:
+        """One process of all moves them: the others find the jump noted in the log's row already."""
+        self._wall_offset_ms = offset_ms = self._offset_ms()
+        jump_ms = offset_ms - tx.connection.execute(SQL["read_wall_offset"]).fetchone()[0]
+        if abs(jump_ms) >= _JUMP_MS:
+            tx.connection.execute(SQL["shift_delays"], {"jump_ms": jump_ms})
+            tx.connection.execute(SQL["write_wall_offset"], {"wall_offset": offset_ms})
+        return [jump_ms] * len(items)
+
+    def beat(self, *, lease_s: float) -> None:
+        """Tell the other processes that this one lives; needs neither the event loop nor the database."""
+        self._place.beat(self.clock.monotonic_ms() + int(lease_s * 1000))
+
     async def rescue(self) -> int:
         """Take up the jobs of dead places and lapsed leases; returns how many."""
         with self._place.dead() as places:
@@ -350,7 +440,9 @@ class SQLiteBackend:
     def _rescue(self, tx: Transaction, items: list[list[str]]) -> list[int]:
         now_ms = self.clock.now_ms()
         places = json.dumps(sorted({place for item in items for place in item}))
-        lost = _json(tx.connection, "find_lost", {"places": places, "now_ms": now_ms})
+        monotonic_ms = self.clock.monotonic_ms()
+        alive = json.dumps(self._place.alive(monotonic_ms))
+        lost = _json(tx.connection, "find_lost", {"places": places, "monotonic_ms": monotonic_ms, "alive": alive})
         bound = _json(tx.connection, "find_bound", {"places": places})
         fates: dict[tuple[str, str], list[int]] = {}
         ended: list[tuple[str, bool]] = []
@@ -401,6 +493,8 @@ class SQLiteBackend:
 
     async def probe(self) -> None:
         """Prove that a write and a claim work; leaves nothing behind."""
+        if not self.database.has_room():
+            raise OutageError("the disk is full; free some space")
         await self.database.submit(self._probe, None)
 
     def _probe(self, tx: Transaction, items: list[None]) -> list[None]:
@@ -490,6 +584,11 @@ class SQLiteBackend:
         found = await self.database.read(lambda connection: _json(connection, "count_open", {}))
         return {JobState(state): many for state, many in found.items()}
 
+    async def waiting_by_owner(self) -> Mapping[str, int]:
+        """How many jobs of each owner are neither running nor final."""
+        found: Mapping[str, int] = await self.database.read(lambda connection: _json(connection, "count_owners", {}))
+        return found
+
 
 _EARLIER_FAILED = "an earlier job of the batch did not succeed"
 _LOST = ("NotDurableError", "its function lived only in a process that is gone; hand over a module-level function")
@@ -574,9 +673,13 @@ def _rechained(fresh: list[NewJob], jobs: Sequence[NewJob]) -> list[NewJob]:
     ]
 
 
-def _start_log(connection: sqlite3.Connection) -> str:
-    connection.execute(SQL["start_log"], (secrets.token_hex(4),))
-    return str(connection.execute(SQL["read_log"]).fetchone()[0])
+def _current_epoch(connection: sqlite3.Connection) -> str | None:
+    """The name of the database, or None where its tables are not up to date."""
+    version = connection.execute("SELECT version FROM schema_version WHERE component = 'engine'").fetchone()
+    if version is None or version[0] != len(MIGRATIONS):
+        return None
+    log = connection.execute(SQL["read_log"]).fetchone()
+    return None if log is None else str(log[0])
 
 
 def _json(connection: sqlite3.Connection, name: str, values: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from asyncbg.errors import ArgumentsError
 from asyncbg.job import Done, Failed, JobError, Lease, Outcome, Retry
 from asyncbg.redact import redact
 from asyncbg.retry import RetryPolicy, is_retryable, requested_delay_s
+from asyncbg.runner.threads import Threads
 from asyncbg.task import TaskDefinition, dump_result
 
 logger = logging.getLogger("asyncbg")
@@ -33,7 +34,7 @@ class Executor:
 
     def __init__(self, *, threads: int, clock: Clock, rng: random.Random) -> None:
         """Bound the worker threads; ``rng`` draws the retry delays."""
-        self._limiter = CapacityLimiter(threads)
+        self._threads = Threads(threads)
         self._clock = clock
         self._rng = rng
 
@@ -47,10 +48,7 @@ class Executor:
         try:
             if bound is None:
                 bound = definition.arguments.load(lease.task, lease.args)
-            timeout_s = definition.options.timeout
-            if timeout_s is None:
-                return Done(await self.call(definition, bound, job))
-            return Done(await self._within(timeout_s, definition, bound, job))
+            return Done(await self.call(definition, bound, job))
         except ArgumentsError as error:
             return Failed(describe(error))
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
@@ -72,19 +70,14 @@ class Executor:
         else:
             if job is not None:
                 job.bind_loop()
-            value = await in_thread(definition.function, args, kwargs, self._limiter)
+            value = await self._threads.run(lambda: definition.function(*args, **kwargs))
+            value = await value if inspect.isawaitable(value) else value
         return dump_result(definition.name, value)
 
-    async def _within(
-        self, timeout_s: float, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob
-    ) -> str:
-        try:
-            async with asyncio.timeout(timeout_s) as deadline:
-                return await self.call(definition, bound, job)
-        except TimeoutError:
-            if deadline.expired():
-                raise AttemptTimeoutError(f"took longer than {timeout_s:g} s") from None
-            raise
+    def timed_out(self, lease: Lease, definition: TaskDefinition) -> Outcome:
+        """What becomes of an attempt whose time is over."""
+        error = AttemptTimeoutError(f"took longer than {definition.options.timeout:g} s")
+        return self._failure(lease, definition.options.retry, error)
 
     def _failure(self, lease: Lease, policy: RetryPolicy, error: BaseException) -> Outcome:
         described = describe(error)

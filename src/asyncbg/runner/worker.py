@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from asyncbg.backends.base import Backend, Settlement
 from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob
-from asyncbg.errors import DatabaseError
-from asyncbg.job import Cancelled, Failed, JobError, Lease, Outcome, Released
+from asyncbg.errors import AsyncBGError, DatabaseError, OutageError
+from asyncbg.event import EventType
+from asyncbg.job import Cancelled, Done, Failed, JobError, Lease, Outcome, Released, Retry
 from asyncbg.runner.executor import Executor, describe
 from asyncbg.runner.progress import ProgressPump
 from asyncbg.settings import RunnerSettings
@@ -18,9 +21,11 @@ from asyncbg.task import Registry, TaskDefinition
 
 logger = logging.getLogger("asyncbg")
 
+_TASK_NAME = "asyncbg-job-"
 _LONGEST_WAIT_S = 1.0
 _SETTLE_PAUSE_S = 0.5
 _LONGEST_CLAIM_S = 10.0
+_LONGEST_SETTLE_S = 10.0
 _FUNCTION_GONE = JobError(
     type="NotDurableError", message="its function is not kept here any more; hand over a module-level function"
 )
@@ -40,13 +45,30 @@ class Held(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A job in a slot: its asyncio task, and why it was told to stop if it was."""
+    """A job in a slot: its asyncio task, and what it ends in if it was told to stop."""
 
     lease: Lease
     job: CurrentJob
+    definition: TaskDefinition
     task: asyncio.Task[None] = field(init=False)
+    timer: asyncio.TimerHandle | None = None
     cancel: Outcome | None = None
+    is_reported: bool = False
     is_over: bool = False
+
+    @property
+    def is_abandoned_when_late(self) -> bool:
+        """Whether it is a thread whose time is over: it keeps its thread, but its job does not wait for it."""
+        return not self.definition.is_async and isinstance(self.cancel, Retry | Failed)
+
+    def outcome(self, ended_in: Outcome) -> Outcome:
+        """What the attempt counts as. Told to stop, it has succeeded only where it returned in spite of it."""
+        if self.cancel is None:
+            return ended_in
+        if not isinstance(ended_in, Done) or self.is_abandoned_when_late:
+            return self.cancel
+        obeyed = not self.definition.is_async and self.job.cancelled.was_seen
+        return self.cancel if obeyed else ended_in
 
 
 class Worker:
@@ -83,7 +105,9 @@ class Worker:
         self._ended: list[Settlement] = []
         self._settler: asyncio.Task[None] | None = None
         self._skipped: set[str] = set()
+        self._reports: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._deadline: asyncio.TimerHandle | None = None
         self._more = False
 
     @property
@@ -106,6 +130,11 @@ class Worker:
         running = self._running.get(job_id)
         return running.job if running else None
 
+    def lease_of(self, asyncio_task: str) -> Lease | None:
+        """The job that the asyncio task of this name runs, or None."""
+        running = self._running.get(asyncio_task.removeprefix(_TASK_NAME))
+        return running.lease if running else None
+
     def wake(self) -> None:
         """There may be work: look at once."""
         self._wake.set()
@@ -118,7 +147,8 @@ class Worker:
             try:
                 next_due_ms = await self.claim()
             except DatabaseError as error:
-                logger.error("cannot claim jobs: %s", error)
+                if not isinstance(error, OutageError):  # that one is told by the database
+                    logger.error("cannot claim jobs: %s", error)
                 await asyncio.sleep(_SETTLE_PAUSE_S)
 
     async def claim(self) -> int | None:
@@ -144,10 +174,16 @@ class Worker:
                 break
         return next_due_ms
 
-    def pause(self) -> None:
-        """Claim nothing more; what runs goes on."""
+    def hold(self) -> None:
+        """Claim nothing more from this very moment on. Safe in a signal handler."""
         self._stopping = True
+
+    def pause(self) -> None:
+        """Claim nothing more; what runs goes on for the grace period, which begins now."""
+        self.hold()
         self._wake.set()
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().call_later(self._settings.shutdown_grace_s, self._release)
 
     async def stop(self) -> None:
         """Claim nothing more, give running jobs the grace period, then cancel and release them."""
@@ -155,21 +191,34 @@ class Worker:
         with contextlib.suppress(TimeoutError):  # what is being claimed now is given back as soon as it is ours
             async with asyncio.timeout(_LONGEST_CLAIM_S):
                 await self._claimed.wait()
+        if self._running and self._deadline is not None:
+            grace_s = max(0.0, self._deadline.when() - asyncio.get_running_loop().time())
+            await asyncio.wait([running.task for running in self._running.values()], timeout=grace_s)
+        self._release()
         if self._running:
-            await asyncio.wait(
-                [running.task for running in self._running.values()], timeout=self._settings.shutdown_grace_s
-            )
-        for running in list(self._running.values()):
-            self._stop_one(running, Released("the process shut down"))
-        stuck: set[asyncio.Task[None]] = set()
-        while not stuck and (left := self._unsettled()):
-            _, stuck = await asyncio.wait(left, timeout=max(5.0, self._settings.shutdown_grace_s))
-        for task in stuck:
-            logger.error("%s ignored its cancellation at shutdown", task.get_name())
+            tasks = [running.task for running in self._running.values()]
+            await asyncio.wait(tasks, timeout=self._settings.cancel_grace_s)
+        await self._give_up()
+        if self._settler is not None:
+            await asyncio.wait([self._settler], timeout=_LONGEST_SETTLE_S)
 
-    def _unsettled(self) -> list[asyncio.Task[None]]:
-        tasks = [running.task for running in self._running.values()]
-        return tasks if self._settler is None else [*tasks, self._settler]
+    def _release(self) -> None:
+        """The grace period is over: tell what still runs to stop, to be run again."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for running in list(self._running.values()):
+            if running.cancel is None:
+                self._stop_one(running, Released("the process shut down"))
+
+    async def _give_up(self) -> None:
+        """Settle the jobs that did not stop: the process ends, and they with it."""
+        late = list(self._running.values())
+        for running in late:
+            self._report(running)
+        if self._reports:
+            await asyncio.wait(self._reports, timeout=_LONGEST_SETTLE_S)
+        for running in late:
+            self._abandon(running)
 
     def cancel(self, job_id: str, reason: str) -> bool:
         """Cancel a job if it runs here."""
@@ -214,13 +263,11 @@ class Worker:
             self._end(job, self._unrun(lease))
             return
         self.lapse({lease.id})  # an attempt that still runs here has lost its lease to this one
-        running = self._running[lease.id] = _Running(lease, job)
-        running.task = asyncio.create_task(
-            self._run(running, definition, held[1] if held else None), name=f"asyncbg-job-{lease.id}"
-        )
+        running = self._running[lease.id] = _Running(lease, job, definition)
+        running.task = asyncio.create_task(self._run(running, held[1] if held else None), name=_TASK_NAME + lease.id)
 
     def _stop_one(self, running: _Running, outcome: Outcome) -> None:
-        """Cancel a job's task; one that had not begun never reaches its own settling, so it is settled here."""
+        """Cancel a job's task, once; one that had not begun never reaches its own settling, so it is settled here."""
 
         def settle_unbegun(_: asyncio.Task[None]) -> None:
             if not running.is_over:
@@ -228,20 +275,67 @@ class Worker:
                 self._end(running.job, outcome)
 
         running.cancel = outcome
+        running.job.cancelled.set(_reason(outcome))
         running.task.add_done_callback(settle_unbegun)
         running.task.cancel()
+        self._set_timer(running, self._settings.cancel_grace_s, self._report)
 
-    async def _run(self, running: _Running, definition: TaskDefinition, bound: dict[str, Any] | None) -> None:
+    def _set_timer(self, running: _Running, delay_s: float, then: Callable[[_Running], None]) -> None:
+        """A job has one timer: for its timeout first, for the end of its finalisers once it was told to stop."""
+        if running.timer is not None:
+            running.timer.cancel()
+        running.timer = asyncio.get_running_loop().call_later(delay_s, then, running)
+
+    def _time_out(self, running: _Running) -> None:
+        if running.cancel is None:
+            self._stop_one(running, self._executor.timed_out(running.lease, running.definition))
+
+    def _report(self, running: _Running) -> None:
+        """Tell that a job has not ended in the time it had after it was told to stop."""
+        if running.is_over or running.is_reported or running.cancel is None:
+            return
+        running.is_reported = True
+        logger.warning(
+            "job %s (%s) was told to stop %g s ago (%s) and goes on; it keeps its slot until it ends: "
+            "let a coroutine end on CancelledError, let a function look at current_job().cancelled",
+            running.lease.id, running.lease.task, self._settings.cancel_grace_s, running.job.cancelled.reason,
+        )  # fmt: skip
+        report = asyncio.create_task(self._tell(running), name=f"asyncbg-report-{running.lease.id}")
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)
+
+    async def _tell(self, running: _Running) -> None:
+        data = {"reason": running.job.cancelled.reason, "grace_s": self._settings.cancel_grace_s}
         try:
-            outcome: Outcome = await self._executor.attempt(running.job, definition, bound)
+            await self._backend.record(running.lease, EventType.CANCEL_IGNORED.value, json.dumps(data))
+        except AsyncBGError as error:
+            logger.warning("that job %s goes on is not recorded: %s", running.lease.id, error)
+        if running.is_abandoned_when_late:
+            self._abandon(running)
+
+    def _abandon(self, running: _Running) -> None:
+        """Settle a job that still goes on; what it ends in later counts for nothing."""
+        if not running.is_over and running.cancel is not None:
+            self._leave(running)
+            self._end(running.job, running.cancel)
+
+    async def _run(self, running: _Running, bound: dict[str, Any] | None) -> None:
+        timeout_s = running.definition.options.timeout
+        if timeout_s is not None:
+            self._set_timer(running, timeout_s, self._time_out)
+        try:
+            outcome: Outcome = await self._executor.attempt(running.job, running.definition, bound)
         except asyncio.CancelledError:
-            outcome = running.cancel or Cancelled("the task cancelled itself")
-        self._leave(running)
-        self._end(running.job, outcome)
+            outcome = Cancelled("the task cancelled itself")
+        if not running.is_over:
+            self._leave(running)
+            self._end(running.job, running.outcome(outcome))
 
     def _leave(self, running: _Running) -> None:
         """Free the slot, unless a later attempt of the same job has it."""
         running.is_over = True
+        if running.timer is not None:
+            running.timer.cancel()
         if self._running.get(running.lease.id) is running:
             del self._running[running.lease.id]
         if self._more:
@@ -268,7 +362,8 @@ class Worker:
                 held = await self._backend.settle(ended)
                 break
             except DatabaseError as error:
-                logger.error("cannot settle %d jobs, of them %s: %s", len(ended), ended[0].lease.id, error)
+                if not isinstance(error, OutageError) or self._stopping:
+                    logger.error("cannot settle %d jobs, of them %s: %s", len(ended), ended[0].lease.id, error)
                 if self._stopping:
                     return
                 await asyncio.sleep(_SETTLE_PAUSE_S)
@@ -301,3 +396,16 @@ class Worker:
             logger.warning("no task %s in this process; its jobs are left to others until it is loaded", lease.task)
             self._skipped.add(lease.task)
         return Released("the task is not known here")
+
+
+def _reason(outcome: Outcome) -> str:
+    """Why a job is told to stop, in words."""
+    match outcome:
+        case Cancelled(reason) | Released(reason):
+            return reason
+        case Failed(error) | Retry(error, _):
+            return error.message
+        case Done():
+            return ""
+        case _:
+            assert_never(outcome)

@@ -5,7 +5,18 @@
 SELECT epoch, seq, n, purged FROM log
 
 -- name: start_log
-INSERT OR IGNORE INTO log VALUES (1, ?, 0, 0, 0)
+INSERT INTO log VALUES (1, :epoch, 0, 0, 0, :wall_offset)
+ON CONFLICT (one) DO UPDATE SET wall_offset = excluded.wall_offset
+
+-- name: read_wall_offset
+SELECT wall_offset FROM log
+
+-- name: write_wall_offset
+UPDATE log SET wall_offset = :wall_offset
+
+-- name: shift_delays
+-- Delays and retries are spans of time, so they move with the wall clock; a time of day (at=) stays.
+UPDATE job SET run_at = max(1, run_at + :jump_ms) WHERE state IN ('scheduled', 'waiting') AND absolute = 0
 
 -- name: write_log
 UPDATE log SET seq = ?, n = ?
@@ -13,7 +24,7 @@ UPDATE log SET seq = ?, n = ?
 -- name: insert_jobs
 INSERT INTO job (n, id, task, queue, owner, batch, tags, state, priority, durable, at_most_once, stop_on_failure,
                  retries, args, personal, created_at, run_at, place, idempotency_key, fingerprint, unique_key,
-                 max_attempts)
+                 absolute, max_attempts)
 VALUES {rows}
 
 -- name: insert_queued_events
@@ -37,6 +48,20 @@ SELECT json_group_array(json_array(kind, at, id, fingerprint)) FROM (
     JOIN job ON job.task = v.value->>2 AND job.unique_key = v.value->>3
     WHERE job.unique_key IS NOT NULL AND job.finished_at IS NULL
 )
+
+-- name: remember_schedules
+-- A schedule that is new begins now. One that is ahead of the latest slot there can be was fired by a clock that went
+-- wrong: it begins now too.
+INSERT INTO schedule (name, slot) SELECT value, :since_ms FROM json_each(:names) WHERE true
+ON CONFLICT (name) DO UPDATE SET slot = excluded.slot WHERE slot > :latest_ms
+
+-- name: last_slots
+SELECT json_group_object(name, slot) FROM schedule WHERE name IN (SELECT value FROM json_each(:names))
+
+-- name: advance_schedule
+-- Changes a row for the first process that comes to this slot, and for no other.
+INSERT INTO schedule (name, slot) VALUES (:name, :slot_ms)
+ON CONFLICT (name) DO UPDATE SET slot = excluded.slot WHERE slot < excluded.slot
 
 -- name: find_due
 SELECT json_group_array(n) FROM (
@@ -81,7 +106,8 @@ WHERE job.state = 'running' AND job.token = v.value->>1
 WITH ended (n, state, run_at, finished_at, result, error_type, error_message, progress, attempt, cancel_reason) AS (
     VALUES {rows}
 )
-UPDATE job SET state = ended.state, run_at = coalesce(ended.run_at, job.run_at), finished_at = ended.finished_at,
+UPDATE job SET state = ended.state, run_at = coalesce(ended.run_at, job.run_at),
+               absolute = CASE WHEN ended.run_at IS NULL THEN absolute ELSE 0 END, finished_at = ended.finished_at,
                result = ended.result, error_type = ended.error_type, error_message = ended.error_message,
                progress = coalesce(ended.progress, job.progress), attempt = ended.attempt,
                cancel_reason = ended.cancel_reason, token = NULL, lease_until = NULL
@@ -134,9 +160,13 @@ UPDATE job SET lease_until = :lease_until WHERE state = 'running' AND place = :p
 SELECT json_group_array(json_array(id, token, cancel_reason)) FROM job WHERE state = 'running' AND place = :place
 
 -- name: find_lost
--- Running jobs whose place is gone or whose lease has lapsed.
+-- Running jobs whose place is gone, or whose lease has lapsed and whose place has not been heard of either.
 SELECT json_group_array(json_array(n, at_most_once, durable, crashes, attempt, cancel_reason, batch, stop_on_failure))
-FROM job WHERE state = 'running' AND (place IN (SELECT value FROM json_each(:places)) OR lease_until < :now_ms)
+FROM job
+WHERE state = 'running' AND (
+    place IN (SELECT value FROM json_each(:places))
+    OR (lease_until < :monotonic_ms AND place NOT IN (SELECT value FROM json_each(:alive)))
+)
 
 -- name: find_bound
 -- Jobs whose function lived only in a place that is gone.
@@ -183,4 +213,14 @@ SELECT json_group_object(state, many) FROM (
     UNION ALL SELECT 'scheduled', count(*) FROM job WHERE state = 'scheduled'
     UNION ALL SELECT 'waiting', count(*) FROM job WHERE state = 'waiting'
     UNION ALL SELECT 'running', count(*) FROM job WHERE state = 'running'
+)
+
+-- name: count_owners
+-- One branch a state: each has its own index, which holds the jobs of that state only.
+SELECT json_group_object(owner, many) FROM (
+    SELECT owner, count(*) AS many FROM (
+        SELECT owner FROM job WHERE state = 'queued'
+        UNION ALL SELECT owner FROM job WHERE state = 'scheduled'
+        UNION ALL SELECT owner FROM job WHERE state = 'waiting'
+    ) GROUP BY owner
 )

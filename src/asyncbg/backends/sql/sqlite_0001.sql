@@ -7,7 +7,8 @@ CREATE TABLE log (
     epoch  TEXT    NOT NULL,
     seq    INTEGER NOT NULL,
     n      INTEGER NOT NULL,
-    purged INTEGER NOT NULL  -- the highest number of an event that was purged
+    purged INTEGER NOT NULL, -- the highest number of an event that was purged
+    wall_offset INTEGER NOT NULL -- wall-clock time less monotonic time, in ms, when last looked at
 );
 
 CREATE TABLE job (
@@ -32,6 +33,7 @@ CREATE TABLE job (
     idempotency_key TEXT,
     fingerprint     TEXT,
     unique_key      TEXT,
+    absolute        INTEGER NOT NULL DEFAULT 0 CHECK (absolute IN (0, 1)), -- whether run_at names a time of day (at=)
     attempt         INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
     max_attempts    INTEGER NOT NULL DEFAULT 1,
     crashes         INTEGER NOT NULL DEFAULT 0,
