@@ -183,7 +183,8 @@ class Transport:
 
 def _was_never_sent(error: AsyncBGError) -> bool:
     """Whether the connection itself could not be made."""
-    return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    refused = aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+    return isinstance(error, UnreachableError) and isinstance(error.__cause__, refused)
 
 
 def _understood(text: str, read: Callable[[Any], T], url: str) -> T:
