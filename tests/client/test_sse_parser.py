@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbg.client.error import StreamError
@@ -51,6 +51,7 @@ PIECES = [
 streams = st.lists(st.sampled_from(PIECES), max_size=60).map(b"".join)
 
 
+@settings(deadline=None)
 @given(stream=streams, cuts=st.lists(st.integers(0, 300), max_size=20))
 def test_any_chunking_gives_what_the_standard_says(stream: bytes, cuts: list[int]) -> None:
     """However the bytes are cut, frames, id and retry are those of the standard's steps over the whole."""
@@ -62,6 +63,7 @@ def test_any_chunking_gives_what_the_standard_says(stream: bytes, cuts: list[int
     assert (frames, parser.last_event_id, parser.retry_ms) == by_the_book(stream)
 
 
+@settings(deadline=None)
 @given(stream=streams)
 def test_byte_by_byte_is_no_different(stream: bytes) -> None:
     """The finest chunking of all."""
