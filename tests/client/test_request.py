@@ -144,10 +144,20 @@ async def test_too_long_a_wait_is_left_to_the_caller(connect: Connect, pauses: P
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("", None), ("soon", None), ("-1", None), ("1.5", None), ("0", 0), ("Thu, 01 Jan 1970 00:00:10 GMT", 10)],
+    [
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+        ("Thu, 999999999999999999999 Jan 1970 00:00:10 GMT", None),
+        ("0", 0),
+        ("9" * 400, 86_400),
+        ("Thu, 01 Jan 1970 00:00:10 GMT", 10),
+        ("Fri, 01 Jan 9999 00:00:00 GMT", 86_400),
+    ],
 )
 def test_a_bogus_retry_after_is_none(value: str, seconds: float | None) -> None:
-    """Only seconds and dates count; a date that has passed means now."""
+    """Only seconds and dates count; a date that has passed means now, and nothing means more than a day."""
     assert read_retry_after(value, 0) == seconds
     assert read_retry_after("Thu, 01 Jan 1970 00:00:10 GMT", 60_000) == 0
 
@@ -322,8 +332,10 @@ async def test_waiting_gives_up_where_asked_to(connect: Connect) -> None:
     async with running_peer(NOTHING) as peer:
         with pytest.raises(UnreachableError):
             await (await connect(peer.url, give_up_after_s=5)).wait("j1", timeout=60)
-        with pytest.raises(JobTimeoutError):
+        with pytest.raises(JobTimeoutError) as caught:
             await (await connect(peer.url)).wait("j1", timeout=60)
+
+    assert isinstance(caught.value.__cause__, UnreachableError)
 
 
 async def test_the_result_of_a_failed_job_is_its_error(connect: Connect) -> None:
@@ -388,6 +400,14 @@ def test_a_key_that_is_none_is_refused(key: str) -> None:
         with pytest.raises(ValueError, match="api_key") as caught:
             Client("http://host", api_key=given)
         assert "s3" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["timeout_s", "idle_s", "give_up_after_s", "max_frame_bytes"])
+@pytest.mark.parametrize("bound", [0, -1, float("nan")])
+def test_a_bound_that_is_none_is_refused(name: str, bound: Any) -> None:
+    """A stream that may be silent for no time at all would be opened again and again."""
+    with pytest.raises(ValueError, match=name):
+        Client("http://host", **{name: bound})
 
 
 @pytest.mark.parametrize("job_id", ["", ".", ".."])

@@ -196,6 +196,16 @@ async def test_the_pauses_grow_while_nobody_answers(connect: Connect, pauses: Pa
     assert pauses.seen == [2, 3, 5, 9, 17, 31, 31, 2]
 
 
+async def test_an_outage_is_warned_of_once(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """Reconnects belong to everyday life; one that does not come about is worth a line in the log."""
+    async with running_peer(*[answer(502)] * 7, stream(*frames(STORY))) as peer:
+        await collect((await connect(peer.url)).watch("j1"))
+
+    (record,) = [record for record in caplog.records if record.name.startswith("asyncbg.client")]
+    assert record.levelname == "WARNING"
+    assert "an event stream is resumed in 5.0 s: 502" in record.getMessage()
+
+
 async def test_a_server_that_only_says_hello_is_not_pestered(connect: Connect, pauses: Pauses) -> None:
     """Connections that end at once without an event count as failures."""
     async with running_peer(*[stream(b"retry: 0\nid: e-1\n\n")] * 4, NO_CONTENT) as peer:

@@ -74,6 +74,9 @@ class Client:
         again. ``give_up_after_s`` bounds how long streams and ``wait`` go on trying while the service is away; by
         default they never give up. ``clock``, ``rng`` and ``sleep`` are for tests.
         """
+        _check_bounds(
+            timeout_s=timeout_s, idle_s=idle_s, give_up_after_s=give_up_after_s, max_frame_bytes=max_frame_bytes
+        )
         self._transport = Transport(
             base_url,
             api_key=api_key,
@@ -141,6 +144,7 @@ class Client:
         until_ms = None if timeout is None else clock.monotonic_ms() + timeout * 1000
         left_s = POLL_S if timeout is None else timeout
         while True:
+            trouble = None
             poll_s, asked_ms = max(min(left_s, POLL_S), 0), clock.monotonic_ms()
             try:
                 job = await self._show(job_id, wait_s=poll_s, retries=0)
@@ -153,11 +157,11 @@ class Client:
             except AsyncBGError as error:
                 if not is_transient(error):
                     raise
-                delay_s = outage.next_delay_s(error)
+                delay_s, trouble = outage.next_delay_s(error), error
             if timeout is not None and until_ms is not None:
                 left_s = (until_ms - clock.monotonic_ms()) / 1000
                 if left_s <= 0:
-                    raise JobTimeoutError(job_id, timeout)
+                    raise JobTimeoutError(job_id, timeout) from trouble
                 delay_s = min(delay_s, left_s)
             await self._transport.sleep(delay_s)
 
@@ -279,6 +283,12 @@ class Client:
 
     def _outage(self) -> Outage:
         return Outage(clock=self._transport.clock, rng=self._transport.rng, give_up_after_s=self._give_up_after_s)
+
+
+def _check_bounds(**bounds: float | None) -> None:
+    for name, bound in bounds.items():
+        if bound is not None and not bound > 0:
+            raise ValueError(f"{name} should be more than 0, not {bound!r}")
 
 
 def _path(job_id: str) -> str:

@@ -34,6 +34,7 @@ from asyncbg.errors import (
 _KIND = "urn:problem-type:asyncbg:"
 _COME_BACK: Final = frozenset({408, 425, 429})
 _SERVER_ERROR: Final = 500
+_DAY_S: Final = 86_400.0
 
 
 class ClientError(AsyncBGError):
@@ -138,14 +139,15 @@ def error_of(status: int, headers: Mapping[str, str], text: str, *, about: About
 
 
 def read_retry_after(value: str, now_ms: int) -> float | None:
-    """Seconds to wait, out of a Retry-After header (RFC 9110, 10.2.3), which may be a date; None if it is neither."""
+    """Seconds to wait, a day at most, out of a Retry-After header (RFC 9110, 10.2.3), which may be a date, or None."""
     if value.isascii() and value.isdecimal():
-        return float(value)
+        return min(float(value), _DAY_S)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now_ms / 1000)
+    seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now_ms / 1000
+    return min(max(seconds, 0.0), _DAY_S)
 
 
 def _problem(text: str) -> dict[str, Any]:

@@ -20,21 +20,21 @@ class Outage:
         self._rng = rng
         self._give_up_after_s = give_up_after_s
         self._began_ms: int | None = None
-        self._failures = 0
+        self.failures = 0
 
     def end(self) -> None:
         """The service was heard."""
-        self._began_ms, self._failures = None, 0
+        self._began_ms, self.failures = None, 0
 
     def next_delay_s(self, error: AsyncBGError, *, at_least_s: float = 0) -> float:
         """How long to wait after ``error``: what the service asked for, and a growing random time on top.
 
         Raises ``error`` where the outage would take longer than allowed.
         """
-        self._failures += 1
+        self.failures += 1
         least_s = max(at_least_s, requested_delay_s(error) or 0)
         policy = RetryPolicy(base_s=max(at_least_s, BASE_S), cap_s=max(at_least_s, CAP_S))
-        delay_s = least_s + policy.delay_s(self._failures, self._rng)
+        delay_s = least_s + policy.delay_s(self.failures, self._rng)
         now_ms = self._clock.monotonic_ms()
         if self._began_ms is None:
             self._began_ms = now_ms

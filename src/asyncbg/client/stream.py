@@ -20,7 +20,11 @@ MEDIA_TYPE: Final = "text/event-stream"
 RETRY_S: Final = 1.0
 """The pause before a reconnect until the service names one."""
 FINAL_IDLE_S: Final = 5.0
+"""A stream that is silent for so long after a final event is asked about: a server ends it at once."""
 STABLE_S: Final = 5.0
+"""A connection that lived so long was a success, also where nothing happened."""
+WARN_AT: Final = 3
+"""The failure in a row that is worth a warning, once an outage."""
 
 
 class EventStream:
@@ -133,7 +137,8 @@ class EventStream:
         if isinstance(error, UnreachableError):
             error.last_event_id = self._parser.last_event_id or None
         delay_s = self._outage.next_delay_s(error, at_least_s=self._retry_s)
-        _log.info("an event stream is resumed in %.1f s: %s", delay_s, error)
+        level = logging.WARNING if self._outage.failures == WARN_AT else logging.INFO
+        _log.log(level, "an event stream is resumed in %.1f s: %s", delay_s, error)
         await self._transport.sleep(delay_s)
 
     def _hang_up(self) -> None:

@@ -58,9 +58,12 @@ class Transport:
         self._retry = retry
 
     def open(self) -> None:
-        """Open a session, unless one was given. Its connections are not limited: every stream holds one."""
+        """Open a session, unless one was given. Its connections are not limited: every stream holds one.
+
+        An idle one is closed before uvicorn would (5 s), so that no request goes out on one that is being closed.
+        """
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
             self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
 
     async def close(self) -> None:
