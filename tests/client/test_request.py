@@ -318,6 +318,13 @@ async def test_waiting_ends_in_time(connect: Connect, pauses: Pauses) -> None:
     assert sum(pauses.seen) == 2.5
 
 
+async def test_waiting_ends_in_time_where_nobody_answers(connect: Connect) -> None:
+    """A service that took the question and went silent holds nobody much longer than asked for."""
+    async with running_peer(Answer(b"", hold=True)) as peer:
+        with pytest.raises(JobTimeoutError):
+            await (await connect(peer.url, timeout_s=3_600)).wait("j1", timeout=0.01)
+
+
 async def test_waiting_outlasts_a_restart(connect: Connect, pauses: Pauses) -> None:
     """A service that is away, however it says so, is waited for as the job is."""
     away = [NOTHING] * 20 + [answer(502), answer(503, headers={"Retry-After": "30"})]
@@ -384,7 +391,19 @@ async def test_no_more_is_asked_for_than_wanted(connect: Connect, limit: int, si
 
 @pytest.mark.parametrize(
     "base_url",
-    ["", "localhost:8000", "ftp://host", "http://", "http://host?x=1", "http://host/#x", "http://ada:pw@host"],
+    [
+        "",
+        "localhost:8000",
+        "ftp://ada:pw@host",
+        "http://",
+        "http://[::1",
+        "http://host:many",
+        "http://host:99999",
+        "http://host?x=1",
+        "http://host/#x",
+        "http://ada:pw@host",
+        "http://pw@host",
+    ],
 )
 def test_an_address_that_is_none_is_refused(base_url: str) -> None:
     """The error says what one looks like, and tells no password."""

@@ -1,28 +1,25 @@
 """The client: one method for each thing the service does with jobs, and two for its event streams."""
 
 import asyncio
-import json
 import random
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote
 
 import aiohttp
 from pydantic import SecretStr
 
 from asyncbg.client.error import About, is_transient
-from asyncbg.client.outage import Outage
+from asyncbg.client.outage import Deadline, Outage
 from asyncbg.client.remote import AcceptedJob, JobPage, RemoteEvent, RemoteJob
 from asyncbg.client.sse_parser import MAX_FRAME_BYTES
 from asyncbg.client.stream import EventStream
-from asyncbg.client.transport import Params, Sleep, Transport
+from asyncbg.client.transport import Call, Sleep, Transport
+from asyncbg.client.wire import Params, Words, check_bounds, checked_idempotency_key, job_path, json_body, query
 from asyncbg.clock import Clock, SystemClock
 from asyncbg.errors import (
-    ArgumentsError,
     AsyncBGError,
-    ErrorItem,
     JobCancelledError,
     JobFailedError,
     JobTimeoutError,
@@ -30,11 +27,10 @@ from asyncbg.errors import (
 from asyncbg.job import JobState
 from asyncbg.retry import RetryPolicy
 
-Words = str | Sequence[str] | None
-
 RETRY: Final = RetryPolicy(retries=6, base_s=0.25, cap_s=10.0)
 POLL_S: Final = 20.0
 EARLY_S: Final = 1.0
+SLACK_S: Final = 1.0
 PAGE: Final = 100
 
 
@@ -74,7 +70,7 @@ class Client:
         again. ``give_up_after_s`` bounds how long streams and ``wait`` go on trying while the service is away; by
         default they never give up. ``clock``, ``rng`` and ``sleep`` are for tests.
         """
-        _check_bounds(
+        check_bounds(
             timeout_s=timeout_s, idle_s=idle_s, give_up_after_s=give_up_after_s, max_frame_bytes=max_frame_bytes
         )
         self._transport = Transport(
@@ -121,49 +117,42 @@ class Client:
         if isinstance(tags, str):
             raise TypeError("tags should be a sequence of words, not one string")
         body = {"task": task, "args": dict(args or {}), "tags": list(tags), "delay_s": delay_s, "priority": priority}
-        key = _checked_idempotency_key(idempotency_key or str(uuid.uuid4()))
-        return await self._transport.request(
-            "POST",
-            "/jobs",
-            AcceptedJob.from_json,
-            about=About(task=task, key=key),
-            body=_as_json(task, {name: value for name, value in body.items() if value is not None}),
+        key = checked_idempotency_key(idempotency_key or str(uuid.uuid4()))
+        call = Call(
+            method="POST",
+            path="/jobs",
             headers={"Idempotency-Key": key},
+            body=json_body(task, {name: value for name, value in body.items() if value is not None}),
+            about=About(task=task, key=key),
         )
+        return await self._transport.request(call, AcceptedJob.from_json)
 
     async def get(self, job_id: str) -> RemoteJob:
         """The job as it is now. Raises JobNotFoundError."""
-        return await self._show(job_id)
+        call = Call(path=job_path(job_id), about=About(job_id=job_id))
+        return await self._transport.request(call, RemoteJob.from_json)
 
     async def wait(self, job_id: str, timeout: float | None = None) -> RemoteJob:
         """The job when it is final. Goes on waiting while the service is away, as after a deploy.
 
         Raises JobTimeoutError after ``timeout`` seconds, JobNotFoundError.
         """
-        outage, clock = self._outage(), self._transport.clock
-        until_ms = None if timeout is None else clock.monotonic_ms() + timeout * 1000
-        left_s = POLL_S if timeout is None else timeout
+        outage, deadline = self._outage(), Deadline(self._transport.clock, timeout)
         while True:
             trouble = None
-            poll_s, asked_ms = max(min(left_s, POLL_S), 0), clock.monotonic_ms()
             try:
-                job = await self._show(job_id, wait_s=poll_s, retries=0)
+                job, delay_s = await self._poll(job_id, deadline.left_s())
                 if job.is_final:
                     return job
                 outage.end()
-                # A service that stops answers early: do not ask it again and again.
-                is_early = clock.monotonic_ms() - asked_ms < poll_s * 500
-                delay_s = self._transport.rng.uniform(0, EARLY_S) if is_early else 0
             except AsyncBGError as error:
                 if not is_transient(error):
                     raise
                 delay_s, trouble = outage.next_delay_s(error), error
-            if timeout is not None and until_ms is not None:
-                left_s = (until_ms - clock.monotonic_ms()) / 1000
-                if left_s <= 0:
-                    raise JobTimeoutError(job_id, timeout) from trouble
-                delay_s = min(delay_s, left_s)
-            await self._transport.sleep(delay_s)
+            left_s = deadline.left_s()
+            if timeout is not None and left_s <= 0:
+                raise JobTimeoutError(job_id, timeout) from trouble
+            await self._transport.sleep(min(delay_s, left_s))
 
     async def result(self, job_id: str, timeout: float | None = None) -> Any:
         """What the task returned, when it has. Raises JobFailedError, JobCancelledError, and as ``wait`` does."""
@@ -195,8 +184,8 @@ class Client:
         cursor: str | None = None,
     ) -> JobPage:
         """One page of at most ``limit`` (1 to 200) jobs, newest first; ``cursor`` is the ``next`` of the one before."""
-        params = _params(state=state, task=task, tag=tag, batch=batch, owner=owner, limit=str(limit), cursor=cursor)
-        return await self._transport.request("GET", "/jobs", JobPage.from_json, about=About(), params=params)
+        params = query(state=state, task=task, tag=tag, batch=batch, owner=owner, limit=str(limit), cursor=cursor)
+        return await self._transport.request(Call(path="/jobs", params=params), JobPage.from_json)
 
     async def list(
         self,
@@ -226,7 +215,7 @@ class Client:
         or where the service has nothing more to tell (204); a ``stream.reset`` is told as an event. Raises
         JobNotFoundError, ApiError, StreamError, and UnreachableError after ``give_up_after_s``.
         """
-        return self._stream(f"{_path(job_id)}/events", (), job_id, last_event_id)
+        return self._stream(f"{job_path(job_id)}/events", (), job_id, last_event_id)
 
     def events(
         self,
@@ -242,7 +231,7 @@ class Client:
 
         ``type`` is exact or a prefix: ``job.failed``, ``job.*``. Raises as ``watch`` does.
         """
-        params = _params(job=job, task=task, batch=batch, type=type, owner=owner)
+        params = query(job=job, task=task, batch=batch, type=type, owner=owner)
         return self._stream("/events", params, None, last_event_id)
 
     def _stream(
@@ -259,65 +248,33 @@ class Client:
             max_frame_bytes=self._max_frame_bytes,
         ).events()
 
-    async def _show(self, job_id: str, *, wait_s: float = 0, retries: int | None = None) -> RemoteJob:
-        return await self._transport.request(
-            "GET",
-            _path(job_id),
-            RemoteJob.from_json,
+    async def _poll(self, job_id: str, left_s: float) -> tuple[RemoteJob, float]:
+        """The job when it is final or the poll is over, and how long to leave the service alone then.
+
+        A service that stops answers early: it is not to be asked again and again.
+        """
+        clock, poll_s = self._transport.clock, min(left_s, POLL_S)
+        call = Call(
+            path=job_path(job_id),
+            params=query(wait=f"{poll_s:.3f}"),
             about=About(job_id=job_id),
-            params=_params(wait=f"{wait_s:.3f}" if wait_s else None),
-            extra_s=wait_s,
-            retries=retries,
+            timeout_s=poll_s + min(self._transport.timeout_s, max(left_s - poll_s, SLACK_S)),
         )
+        asked_ms = clock.monotonic_ms()
+        job = await self._transport.request(call, RemoteJob.from_json, retries=0)
+        is_early = clock.monotonic_ms() - asked_ms < poll_s * 500
+        return job, self._transport.rng.uniform(0, EARLY_S) if is_early else 0.0
 
     async def _change(self, job_id: str, action: str, body: Mapping[str, Any] | None = None) -> RemoteJob:
         """Not repeated where it may have been carried out: the second one would be refused for what the first did."""
-        return await self._transport.request(
-            "POST",
-            f"{_path(job_id)}/{action}",
-            RemoteJob.from_json,
-            about=About(job_id=job_id, action=action),
+        call = Call(
+            method="POST",
+            path=f"{job_path(job_id)}/{action}",
             body=body,
-            repeatable=False,
+            about=About(job_id=job_id, action=action),
+            is_repeatable=False,
         )
+        return await self._transport.request(call, RemoteJob.from_json)
 
     def _outage(self) -> Outage:
         return Outage(clock=self._transport.clock, rng=self._transport.rng, give_up_after_s=self._give_up_after_s)
-
-
-def _check_bounds(**bounds: float | None) -> None:
-    for name, bound in bounds.items():
-        if bound is not None and not bound > 0:
-            raise ValueError(f"{name} should be more than 0, not {bound!r}")
-
-
-def _path(job_id: str) -> str:
-    """The path of a job. Raises ValueError for what cannot be an id."""
-    if not job_id.strip("."):
-        raise ValueError(f"job_id should be the id of a job, not {job_id!r}")
-    return f"/jobs/{quote(job_id, safe='')}"
-
-
-def _params(**given: Words) -> Params:
-    """A query: what is None is left out, a sequence is given one by one."""
-    return [
-        (name, word)
-        for name, words in given.items()
-        if words is not None
-        for word in ([words] if isinstance(words, str) else words)
-    ]
-
-
-def _as_json(task: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The body, if it has a JSON form. Raises ArgumentsError, without the values."""
-    try:
-        json.dumps(body, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentsError(task, [ErrorItem(loc=["args"], msg=f"no JSON form: {error}", type="json")]) from error
-    return body
-
-
-def _checked_idempotency_key(key: str) -> str:
-    if not (key.isascii() and key.isprintable() and len(key) <= 255):
-        raise ValueError("idempotency_key should be 1 to 255 printable ASCII characters")
-    return key

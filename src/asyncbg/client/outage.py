@@ -1,5 +1,6 @@
 """How long to wait before the next try while the service is away, and when to give up."""
 
+import math
 import random
 from typing import Final
 
@@ -44,3 +45,16 @@ class Outage:
         ):
             raise error
         return delay_s
+
+
+class Deadline:
+    """A time that comes ``timeout_s`` after now, or never."""
+
+    def __init__(self, clock: Clock, timeout_s: float | None) -> None:
+        """Begin to count."""
+        self._clock = clock
+        self._at_ms = math.inf if timeout_s is None else clock.monotonic_ms() + timeout_s * 1000
+
+    def left_s(self) -> float:
+        """Seconds until then; 0 when it has come, infinite where it never does."""
+        return max(self._at_ms - self._clock.monotonic_ms(), 0) / 1000

@@ -11,7 +11,8 @@ from asyncbg.client.error import About, StreamError, UnreachableError, is_transi
 from asyncbg.client.outage import Outage
 from asyncbg.client.remote import BYE, RemoteEvent
 from asyncbg.client.sse_parser import SSEParser
-from asyncbg.client.transport import Params, Transport
+from asyncbg.client.transport import Call, Transport
+from asyncbg.client.wire import Params
 from asyncbg.errors import AsyncBGError
 
 _log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ class EventStream:
         if cursor:
             headers["Last-Event-ID"] = cursor
         about = About(job_id=self._job_id or "")
-        self._response = response = await self._transport.open_stream(self._path, self._params, headers, about)
+        call = Call(path=self._path, params=self._params, headers=headers, about=about)
+        self._response = response = await self._transport.open_stream(call)
         self._connected_ms = self._transport.clock.monotonic_ms()
         if response.status == 204:
             if self._job_id is None:

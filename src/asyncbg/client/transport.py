@@ -3,10 +3,10 @@
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 from pydantic import SecretStr
@@ -21,16 +21,31 @@ from asyncbg.client.error import (
     is_refusal,
     is_transient,
 )
+from asyncbg.client.wire import Params, checked_key, checked_url
 from asyncbg.clock import Clock
 from asyncbg.errors import AsyncBGError
 from asyncbg.retry import RetryPolicy, requested_delay_s
 
 T = TypeVar("T")
-Params = Sequence[tuple[str, str]]
 Sleep = Callable[[float], Awaitable[None]]
 
 LONGEST_RETRY_AFTER_S: Final = 60.0
 _OK = range(200, 300)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request to make. ``path`` is below the base URL, and encoded; ``timeout_s`` a bound of its own."""
+
+    method: str = "GET"
+    path: str
+    params: Params = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+    about: About = field(default_factory=About)
+    timeout_s: float | None = None
+    is_repeatable: bool = True
+    """Whether it may be carried out twice."""
 
 
 class Transport:
@@ -49,12 +64,12 @@ class Transport:
         sleep: Sleep,
     ) -> None:
         """Nothing is opened yet. Raises ValueError where the address or the key cannot be one."""
-        self.base_url = _checked_url(base_url)
+        self.base_url = checked_url(base_url)
         self.clock, self.rng, self.sleep = clock, rng, sleep
-        self._key = _checked_key(api_key)
+        self._key = checked_key(api_key)
         self._session = session
         self._is_ours = session is None
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._retry = retry
 
     def open(self) -> None:
@@ -71,49 +86,34 @@ class Transport:
         if self._is_ours and self._session is not None:
             await self._session.close()
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        read: Callable[[Any], T],
-        *,
-        about: About,
-        params: Params = (),
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        extra_s: float = 0,
-        repeatable: bool = True,
-        retries: int | None = None,
-    ) -> T:
+    async def request(self, call: Call, read: Callable[[Any], T], *, retries: int | None = None) -> T:
         """Make a request and ``read`` its JSON answer.
 
         It is made again after a failure that may pass: as often as the policy says, no sooner than the service asks
-        (Retry-After). One that is not ``repeatable`` only where it was surely not carried out. ``extra_s`` is how much
-        longer than others it may take. Raises what the answer stands for, or UnreachableError.
+        (Retry-After); one that is not repeatable only where it was surely not carried out. Raises what the answer
+        stands for, or UnreachableError.
         """
         most = self._retry.retries if retries is None else retries
         attempt = 0
         while True:
             attempt += 1
             try:
-                text = await self._once(method, path, params, body, headers, about, self._timeout_s + extra_s)
+                text = await self._answer(call)
             except AsyncBGError as error:
                 asked_s = requested_delay_s(error) or 0
-                may_repeat = (repeatable and is_transient(error)) or is_refusal(error) or _was_never_sent(error)
+                may_repeat = (call.is_repeatable and is_transient(error)) or is_refusal(error) or _was_never_sent(error)
                 if attempt > most or not may_repeat or asked_s > LONGEST_RETRY_AFTER_S:
                     raise
                 await self.sleep(max(asked_s, self._retry.delay_s(attempt, self.rng)))
             else:
-                return _understood(text, read, self.base_url + path)
+                return _understood(text, read, self.base_url + call.path)
 
-    async def open_stream(
-        self, path: str, params: Params, headers: Mapping[str, str], about: About
-    ) -> aiohttp.ClientResponse:
+    async def open_stream(self, call: Call) -> aiohttp.ClientResponse:
         """The response of a stream, unread: its status is 200 or 204. Once; raises as ``request`` does."""
-        response = await self._send("GET", path, params, None, headers, self._timeout_s)
+        response = await self._send(call)
         if response.status in {200, 204}:
             return response
-        raise await self._refused(response, path, about)
+        raise await self._refused(call, response)
 
     @contextmanager
     def reaching(self, path: str) -> Iterator[None]:
@@ -127,61 +127,42 @@ class Transport:
             reason = "it took too long" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
             raise UnreachableError(url, reason) from error
 
-    async def _once(
-        self,
-        method: str,
-        path: str,
-        params: Params,
-        body: Mapping[str, Any] | None,
-        headers: Mapping[str, str] | None,
-        about: About,
-        timeout_s: float,
-    ) -> str:
-        response = await self._send(method, path, params, body, headers or {}, timeout_s)
+    async def _answer(self, call: Call) -> str:
+        response = await self._send(call)
         if response.status not in _OK:
-            raise await self._refused(response, path, about)
-        return await self._text(response, path)
+            raise await self._refused(call, response)
+        return await self._text(call, response)
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        params: Params,
-        body: Mapping[str, Any] | None,
-        headers: Mapping[str, str],
-        timeout_s: float,
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, call: Call) -> aiohttp.ClientResponse:
         """Send a request and wait for the head of its answer. A redirect is not followed: it may lead the key away."""
         if self._session is None or self._session.closed:
             raise ClientError("the client is not open; use it inside `async with Client(...) as client:`")
-        url = URL(self.base_url + path, encoded=True).with_query(params or None)
-        sent = {"Accept": "application/json", **headers}
+        headers, data = {"Accept": "application/json", **call.headers}, None
         if self._key is not None:
-            sent["Authorization"] = f"Bearer {self._key.get_secret_value()}"
-        data = None
-        if body is not None:
-            data, sent["Content-Type"] = json.dumps(body, allow_nan=False).encode(), "application/json"
-        with self.reaching(path):
-            async with asyncio.timeout(timeout_s):
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        if call.body is not None:
+            headers["Content-Type"], data = "application/json", json.dumps(call.body, allow_nan=False).encode()
+        with self.reaching(call.path):
+            async with asyncio.timeout(self.timeout_s if call.timeout_s is None else call.timeout_s):
                 return await self._session.request(
-                    method,
-                    url,
+                    call.method,
+                    URL(self.base_url + call.path, encoded=True).with_query(call.params or None),
                     data=data,
-                    headers=sent,
+                    headers=headers,
                     allow_redirects=False,
                     raise_for_status=False,
                     timeout=aiohttp.ClientTimeout(total=None),
                 )
 
-    async def _text(self, response: aiohttp.ClientResponse, path: str) -> str:
+    async def _text(self, call: Call, response: aiohttp.ClientResponse) -> str:
         """The body of an answer; the connection goes back to the pool."""
-        with self.reaching(path):
-            async with asyncio.timeout(self._timeout_s), response:
+        with self.reaching(call.path):
+            async with asyncio.timeout(self.timeout_s), response:
                 return (await response.read()).decode("utf-8", "replace")
 
-    async def _refused(self, response: aiohttp.ClientResponse, path: str, about: About) -> AsyncBGError:
-        text = await self._text(response, path)
-        return error_of(response.status, response.headers, text, about=about, now_ms=self.clock.now_ms())
+    async def _refused(self, call: Call, response: aiohttp.ClientResponse) -> AsyncBGError:
+        text = await self._text(call, response)
+        return error_of(response.status, response.headers, text, about=call.about, now_ms=self.clock.now_ms())
 
 
 def _was_never_sent(error: AsyncBGError) -> bool:
@@ -196,23 +177,3 @@ def _understood(text: str, read: Callable[[Any], T], url: str) -> T:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         detail = f"what {url} answered is not what asyncbg answers; is base_url where its routes are, of this version?"
         raise ApiError(200, "Not understood", detail) from error
-
-
-def _checked_url(base_url: str) -> str:
-    """The address without its last slash."""
-    parts = urlsplit(base_url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"base_url should be like http://host:8000 or https://host/prefix, not {base_url!r}")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("base_url should hold no user name or password; give a key as api_key=")
-    return base_url.rstrip("/")
-
-
-def _checked_key(api_key: SecretStr | str | None) -> SecretStr | None:
-    """The key, hidden from every repr. Raises ValueError, without the key, for one no header can carry."""
-    if api_key is None:
-        return None
-    text = api_key if isinstance(api_key, str) else api_key.get_secret_value()
-    if not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("api_key should be printable ASCII without blanks; was a line break read with it?")
-    return SecretStr(text)
