@@ -113,7 +113,7 @@ async def test_the_tries_are_bounded_and_their_pauses_grow(connect: Connect, pau
     """After the last one the error says where nobody answered, and why."""
     async with running_peer(NOTHING) as peer:
         client = await connect(peer.url, retry=RetryPolicy(retries=3, base_s=0.5, cap_s=1.5))
-        with pytest.raises(UnreachableError, match=re.escape(f"no answer from {peer.url}/jobs: ")):
+        with pytest.raises(UnreachableError, match=re.escape(f"no whole answer from {peer.url}/jobs: ")):
             await client.submit("work")
 
     assert len(peer.requests) == 4

@@ -73,7 +73,7 @@ class UnreachableError(ClientError, ConnectionError):
 
     def __init__(self, url: str, reason: str, *, last_event_id: str | None = None) -> None:
         """Name the address and what happened."""
-        super().__init__(f"no answer from {url}: {reason}")
+        super().__init__(f"no whole answer from {url}: {reason}")
         self.url = url
         self.reason = reason
         self.last_event_id = last_event_id
