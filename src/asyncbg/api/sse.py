@@ -409,7 +409,8 @@ class EventStream(Response):
 
     def _bye(self) -> bytes:
         retry_ms = self._streams.bye_retry_ms()
-        data = {"reason": "shutdown" if self._is_stopping() else "age", "retry_ms": retry_ms}
+        is_old = asyncio.get_running_loop().time() >= self._ends_at
+        data = {"reason": "age" if is_old and not self._streams.is_draining else "shutdown", "retry_ms": retry_ms}
         return self._notice("stream.bye", data, f"retry: {retry_ms}\n")
 
     async def _tell_reset(self, reason: str) -> None:
