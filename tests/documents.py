@@ -56,7 +56,7 @@ def frames(text: str) -> list[dict[str, Any]]:
     """The frames of a stream that have data, each by its fields (WHATWG HTML, section 9.2.6)."""
     found = []
     for block in text.split("\n\n"):
-        named = dict(match.groups() for line in block.split("\n") if (match := _FIELD.fullmatch(line)))
+        named = {match[1]: match[2] for match in map(_FIELD.fullmatch, block.split("\n")) if match}
         if "data" in named:
             found.append({**named, **({"retry": int(named["retry"])} if "retry" in named else {})})
     return found

@@ -34,9 +34,9 @@ class ProgressData(BaseModel):
 class JobStanding(BaseModel):
     """How a job stands."""
 
-    id: str = Field(examples=[_ID])
+    id: str = Field(description="the id of the job", examples=[_ID])
     task: str = Field(description="the name of its task", examples=["send_email"])
-    state: JobState = Field(examples=["running"])
+    state: JobState = Field(description="where it stands", examples=["running"])
     batch: str = Field(description="the id of the first job of its request", examples=[_ID])
     owner: str = Field(description="who submitted it", examples=["anonymous"])
     attempt: int = Field(description="attempts begun", examples=[1])
@@ -136,7 +136,7 @@ class LoopBlocked(EventModel):
     event_storage = Storage.OF_JOBS
 
     task: str = Field(description="the task whose job held it, or the coroutine", examples=["resize"])
-    line: str = Field(description="where", examples=["shop/images.py:12 in resize"])
+    line: str = Field(description="where: file, line and function", examples=["shop/images.py:12 in resize"])
     seconds: float = Field(ge=0, description="how long", examples=[1.204])
 
 

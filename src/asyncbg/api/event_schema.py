@@ -172,7 +172,8 @@ def _object(title: str, meaning: str, properties: dict[str, Any], example: dict[
 
 
 def _id(storage: Storage) -> dict[str, Any]:
-    stored = {"type": "string", "pattern": _ID, "description": "`<epoch>-<seq>`: the epoch names the database"}
+    meaning = "`<epoch>-<seq>`: the epoch names the database, `seq` counts all its events in the order of their commits"
+    stored = {"type": "string", "pattern": _ID, "description": meaning}
     match storage:
         case Storage.ALL:
             return stored
