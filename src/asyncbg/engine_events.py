@@ -36,13 +36,15 @@ class JobStanding(BaseModel):
 
     id: str = Field(description="the id of the job", examples=[_ID])
     task: str = Field(description="the name of its task", examples=["send_email"])
-    state: JobState = Field(description="where it stands", examples=["running"])
+    state: JobState = Field(description="where it stands", examples=["scheduled"])
     batch: str = Field(description="the id of the first job of its request", examples=[_ID])
     owner: str = Field(description="who submitted it", examples=["anonymous"])
     attempt: int = Field(description="attempts begun", examples=[1])
     max_attempts: int = Field(description="attempts allowed", examples=[4])
-    progress: ProgressData | None = Field(description="the latest it reported, if any", examples=[None])
-    error: ErrorData | None = Field(description="of its last attempt, if that failed", examples=[None])
+    progress: ProgressData | None = Field(
+        description="the latest it reported; null if it never did", examples=[example_of(ProgressData)]
+    )
+    error: ErrorData | None = Field(description="of its last attempt, if that failed", examples=[example_of(ErrorData)])
 
 
 class _EngineEvent(EventModel):

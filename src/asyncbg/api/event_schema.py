@@ -52,11 +52,13 @@ class EventSchemas:
     def frame(self, *, refer_to: str = "") -> dict[str, Any]:
         """One frame of a stream as OpenAPI describes it: the ``itemSchema`` of ``text/event-stream``.
 
-        With ``refer_to``, the payloads are referred to below that place: ``#/components/schemas/``.
+        With ``refer_to``, the payloads are referred to below that place: ``#/components/schemas/``. Otherwise they
+        stand in it without their examples, whose nulls FastAPI would drop.
         """
 
         def content(name: str) -> dict[str, Any]:
-            schema = {"$ref": refer_to + name} if refer_to else self.payloads[name]
+            whole = {key: value for key, value in self.payloads[name].items() if key != "examples"}
+            schema = {"$ref": refer_to + name} if refer_to else whole
             return {"contentMediaType": "application/json", "contentSchema": schema}
 
         known = [_frame_of(model, content(model.__name__)) for model in self.vocabulary]
