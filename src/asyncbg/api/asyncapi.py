@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from asyncbg.api.event_schema import OTHER, EventSchemas
 from asyncbg.api.problems import ProblemRoute, get_and_head
 from asyncbg.api.schemas import prefix_of
-from asyncbg.event_model import EventModel, Publisher, Storage, meaning_of
+from asyncbg.event_model import EventModel, Publisher, Storage
 
 PATH: Final = "/asyncapi.json"
 
@@ -55,8 +55,7 @@ def asyncapi_router(schemas: EventSchemas) -> APIRouter:
 
 def asyncapi_document(schemas: EventSchemas, *, prefix: str, title: str, version: str) -> dict[str, Any]:
     """The document of an application of that title and version, whose streams are below the path ``prefix``."""
-    messages = {model.__name__: _message(schemas, model) for model in schemas.vocabulary}
-    messages[OTHER] = _other_message(schemas)
+    messages = {model.__name__: _known(schemas, model) for model in schemas.vocabulary} | {OTHER: _other(schemas)}
     return {
         "asyncapi": _VERSION,
         "info": {"title": f"{title}: events", "version": version, "description": _DESCRIPTION},
@@ -95,29 +94,31 @@ def _operation(channel: str, summary: str, query: dict[str, Any]) -> dict[str, A
     }
 
 
-def _message(schemas: EventSchemas, model: type[EventModel]) -> dict[str, Any]:
-    example = schemas.payloads[model.__name__]["examples"][0]
-    return {
-        "name": model.event_type,
-        "title": model.__name__,
-        "summary": meaning_of(model).partition("\n\n")[0],
-        "tags": [{"name": model.event_publisher.value}],
-        "headers": _headers({"const": model.event_type}, _required(model)),
-        "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
-        "examples": [{"name": model.__name__, "payload": example}],
-    }
+def _known(schemas: EventSchemas, model: type[EventModel]) -> dict[str, Any]:
+    """A type that has a class."""
+    required = ["event", "id"] if model.event_storage is Storage.ALL else ["event"]
+    event = {"const": model.event_type}
+    return _message(schemas, model.__name__, model.event_type, model.event_publisher, _headers(event, required))
 
 
-def _other_message(schemas: EventSchemas) -> dict[str, Any]:
-    payload = schemas.payloads[OTHER]
+def _other(schemas: EventSchemas) -> dict[str, Any]:
+    """Whatever else a task publishes."""
+    event = {"not": {"enum": schemas.vocabulary.names}}
+    return _message(schemas, OTHER, OTHER, Publisher.TASK, _headers(event, ["event", "id"]))
+
+
+def _message(
+    schemas: EventSchemas, title: str, name: str, publisher: Publisher, headers: dict[str, Any]
+) -> dict[str, Any]:
+    payload = schemas.payloads[title]
     return {
-        "name": OTHER,
-        "title": OTHER,
-        "summary": payload["description"],
-        "tags": [{"name": Publisher.TASK.value}],
-        "headers": _headers({"not": {"enum": schemas.vocabulary.names}}, ["id"]),
-        "payload": {"$ref": f"#/components/schemas/{OTHER}"},
-        "examples": [{"name": OTHER, "payload": payload["examples"][0]}],
+        "name": name,
+        "title": title,
+        "summary": payload["description"].partition("\n\n")[0],
+        "tags": [{"name": publisher.value}],
+        "headers": headers,
+        "payload": {"$ref": f"#/components/schemas/{title}"},
+        "examples": [{"name": title, "payload": payload["examples"][0]}],
     }
 
 
@@ -125,17 +126,13 @@ def _headers(event: dict[str, Any], required: list[str]) -> dict[str, Any]:
     """The fields of the frame beside ``data``."""
     return {
         "type": "object",
-        "required": ["event", *required],
+        "required": required,
         "properties": {
             "event": {"type": "string", **event},
             "id": {"type": "string", "description": "a cursor"},
             "retry": {"type": "integer", "description": "milliseconds before the next reconnect"},
         },
     }
-
-
-def _required(model: type[EventModel]) -> list[str]:
-    return ["id"] if model.event_storage is Storage.ALL else []
 
 
 def _refer(place: str, names: dict[str, Any]) -> dict[str, Any]:

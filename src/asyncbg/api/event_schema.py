@@ -41,7 +41,9 @@ class EventSchemas:
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Make them when they are asked for."""
+        """Make them when they are asked for. Raises ValueError where a class has the name of the open one."""
+        if any(model.__name__ == OTHER for model in vocabulary):
+            raise ValueError(f"the documents call what has no class {OTHER}; give your class another name")
         self.vocabulary = vocabulary
 
     @cached_property
