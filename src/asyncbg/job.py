@@ -98,7 +98,7 @@ class ProgressValue:
     unit: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form of the contract. JSON has neither NaN nor infinity: they are no number of steps, nor a total."""
+        """The JSON form of the contract, which knows neither NaN nor infinity."""
         current, total = _finite(self.current, 0), _finite(self.total, None)
         return {"current": current, "total": total, "message": self.message, "unit": self.unit}
 
