@@ -151,6 +151,11 @@ class Disk:
                 _set(self._safe_names, name, changes[-1])
             self._unsafe_names.clear()
 
+    def seen(self) -> Files:
+        """What every process sees as long as the power stays."""
+        calm = Weather(kept=1.0, torn=0.0, garbage=0.0, resized=1.0)
+        return {name: _left_of(file, calm, random.Random(0)) for name, file in self._files.items()}
+
     def cut(self, rng: random.Random) -> Files:
         """What is left after a cut now."""
         weather = Weather.draw(rng)

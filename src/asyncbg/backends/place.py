@@ -70,6 +70,10 @@ class Place:
             return 0
         return int(_HEARTBEAT.unpack(text)[0]) if len(text) == _HEARTBEAT.size else 0
 
+    def known(self) -> list[str]:
+        """The places that have a file, and this one. Any other is gone: a power cut took it, or a backup had none."""
+        return sorted({self.name, *map(str, self._numbers())})
+
     def held(self) -> list[str]:
         """The places that some process holds now: as many processes run jobs here."""
         found = []
