@@ -27,8 +27,8 @@ _numbers = count()
 Log = list[object]
 """What happened to the disk and what the store said of it, in order."""
 
-Rows = dict[tuple[str, object], int]
-"""Every row of the store: (table, key) → hash of the row."""
+Rows = frozenset[int]
+"""Every row of the store, by the hash of its table and its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,12 @@ class Reads(Protocol):
 def read_rows(connection: Reads) -> Rows:
     """Every row of the store, as this connection sees it."""
     found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()}
-    return {
-        (table, row[0]): hash(row)
+    return frozenset(
+        hash((table, *row))
         for table in _TABLES
         if table in found
         for row in connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - names of ours
-    }
+    )
 
 
 class _WatchedFile(apsw.VFSFile):

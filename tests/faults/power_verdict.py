@@ -22,6 +22,7 @@ from tests.faults.verdict import STATE_AFTER, Story, read_stories
 
 _URGENT = 2**30
 _BOOTED_MS = 1_000
+_NOTHING: Rows = frozenset()
 
 
 @dataclass(slots=True)
@@ -39,9 +40,9 @@ class Verdict:
 class Expected:
     """Follows a recording up to any point: what a cut there must leave."""
 
-    def __init__(self, rows: Rows | None = None, ids: Iterable[str] = ()) -> None:
+    def __init__(self, rows: Rows = _NOTHING, ids: Iterable[str] = ()) -> None:
         """Begin with a store that holds these rows, the jobs among them being ``ids``."""
-        self.commits: list[Rows] = [rows or {}]
+        self.commits: list[Rows] = [rows]
         self.acknowledged = 0
         self.asked = set(ids)
         self.promised: dict[str, list[JobState]] = defaultdict(list)
@@ -78,7 +79,7 @@ def judge_file(path: Path, expected: Expected) -> Verdict:
         verdict.corrupt, verdict.lost, verdict.jobs_lost = True, len(safe), len(promised)
         verdict.wrong.append(f"the file is damaged: {error}")
         return verdict
-    verdict.lost = 0 if rows in expected.commits[expected.acknowledged :] else len(safe.items() - rows.items())
+    verdict.lost = 0 if rows in expected.commits[expected.acknowledged :] else len(safe - rows)
     verdict.jobs_lost = len(promised - stories.keys())
     verdict.wrong += _wrong_commit(rows, expected)
     verdict.wrong += _broken_promises(stories, expected)
@@ -129,11 +130,11 @@ def read_all(path: Path) -> tuple[Rows, dict[str, Story], int, int]:
         if found != ["ok"]:
             raise sqlite3.DatabaseError(found[0])
         rows = read_rows(connection)
-        if ("log", 1) not in rows:
-            return rows, {}, 0, 0
-        (purged,) = connection.execute("SELECT purged FROM log").fetchone()
+        log = connection.execute("SELECT purged FROM log").fetchone() if rows else None
+    if log is None:
+        return rows, {}, 0, 0
     stories, last_seq = read_stories(path)
-    return rows, stories, last_seq, purged
+    return rows, stories, last_seq, log[0]
 
 
 def _wrong_commit(rows: Rows, expected: Expected) -> list[str]:
