@@ -127,7 +127,7 @@ async def judge(files: Files, expected: Expected, now_ms: int, rng: random.Rando
         if not verdict.corrupt:
             stale = {f"{DATABASE}-shm": rng.randbytes(32_768)} if rng.random() < 0.5 else {}
             place = lay(Path(name, "store"), {**files, **stale})
-            verdict.wrong += await judge_store(place / DATABASE, now_ms)
+            verdict.wrong += await judge_store(place / DATABASE, expected, now_ms)
     return verdict
 
 

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,14 +82,13 @@ def judge_file(path: Path, expected: Expected) -> Verdict:
     verdict.lost = 0 if rows in expected.commits[expected.acknowledged :] else len(safe - rows)
     verdict.jobs_lost = len(promised - stories.keys())
     verdict.wrong += _wrong_commit(rows, expected)
-    verdict.wrong += _broken_promises(stories, expected)
-    verdict.wrong += _wrong_events(stories, expected, last_seq, purged)
+    verdict.wrong += _wrong_stories(stories, expected, last_seq, purged)
     verdict.wrong += [f"{job} was never asked for" for job in stories.keys() - expected.asked]
     return verdict
 
 
-async def judge_store(path: Path, now_ms: int) -> list[str]:
-    """Start the store on the file an hour after, on a machine that has just booted: what it cannot do."""
+async def judge_store(path: Path, expected: Expected, now_ms: int) -> list[str]:
+    """Start the store on the file an hour after, on a machine that has just booted: what is lost then, or does not work."""
     clock = ManualClock(_BOOTED_MS)
     clock.set_wall(milliseconds=now_ms + 3_600_000 - _BOOTED_MS)
     backend = SQLiteBackend(Database(str(path)), clock=clock)
@@ -102,7 +101,7 @@ async def judge_store(path: Path, now_ms: int) -> list[str]:
         _, stories, last_seq, purged = read_all(path)
     except (AsyncBGError, sqlite3.Error) as error:
         return [f"the store does not work: {error}"]
-    return [*wrong, *_torn(stories), *_gaps(stories, last_seq, purged)]
+    return [*wrong, *_wrong_stories(stories, expected, last_seq, purged)]
 
 
 async def _use(backend: SQLiteBackend, clock: ManualClock) -> list[str]:
@@ -147,6 +146,16 @@ def _wrong_commit(rows: Rows, expected: Expected) -> list[str]:
     return ["the rows are those of no commit"]
 
 
+def _wrong_stories(stories: dict[str, Story], expected: Expected, last_seq: int, purged: int) -> Iterator[str]:
+    """Each job got to what was promised, published events mean what they meant, and replayed they give the states."""
+    yield from _broken_promises(stories, expected)
+    yield from _changed_events(stories, expected)
+    yield from (wrong for story in stories.values() if (wrong := story.replay()))
+    stored = sorted(event.seq for story in stories.values() for event in story.events if event.seq > purged)
+    if stored != list(range(purged + 1, last_seq + 1)):
+        yield f"of the events {purged + 1} to {last_seq} some are missing"
+
+
 def _broken_promises(stories: dict[str, Story], expected: Expected) -> Iterator[str]:
     """Each job is in the state it was acknowledged to be in, or in one that came after it."""
     for job, states in expected.promised.items():
@@ -158,23 +167,11 @@ def _broken_promises(stories: dict[str, Story], expected: Expected) -> Iterator[
         yield from (f"{job} was {state}, and never got there" for state in states if state not in reached)
 
 
-def _wrong_events(stories: dict[str, Story], expected: Expected, last_seq: int, purged: int) -> Iterator[str]:
-    """Published events mean what they meant, no number is missing, and replayed they give the states."""
+def _changed_events(stories: dict[str, Story], expected: Expected) -> Iterator[str]:
+    """What was published under a number, and is not there, or is something else."""
     stored = {event.seq: (job, event.type, event.data) for job, story in stories.items() for event in story.events}
     for event in expected.told:
         if event.job_id in stories or event.job_id not in expected.may_be_gone:
             meant = (event.job_id, event.type, json.loads(event.data or "{}"))
             if stored.get(event.seq) != meant:
                 yield f"event {event.seq} was {meant}, and is {stored.get(event.seq)}"
-    yield from _torn(stories)
-    yield from _gaps(stories, last_seq, purged)
-
-
-def _torn(stories: dict[str, Story]) -> Sequence[str]:
-    return [wrong for story in stories.values() if (wrong := story.replay())]
-
-
-def _gaps(stories: dict[str, Story], last_seq: int, purged: int) -> Sequence[str]:
-    """All numbers are there from the first that no purge has touched to the last that was given out."""
-    stored = sorted(event.seq for story in stories.values() for event in story.events if event.seq > purged)
-    return [] if stored == list(range(purged + 1, last_seq + 1)) else [f"events {purged + 1} to {last_seq} have gaps"]

@@ -66,16 +66,16 @@ async def test_the_shim_sees_every_write(tmp_path: Path) -> None:
 
 async def test_power_cuts_lose_nothing() -> None:
     """Nothing acknowledged is lost or torn wherever the power went, and the store goes on from what is left."""
-    report = await cut_again_and_again(40, seed=random.SystemRandom().getrandbits(32), rounds=30)
+    report = await cut_again_and_again(24, seed=random.SystemRandom().getrandbits(32), rounds=30)
 
     assert report.broken == []
-    assert (report.total.images, report.total.rows_lost, report.total.corrupt) == (40, 0, 0)
+    assert (report.total.images, report.total.rows_lost, report.total.corrupt) == (24, 0, 0)
     assert report.total.jobs > 0
 
 
 async def test_without_a_sync_the_loss_is_found() -> None:
     """The proof can fail: a store that does not sync loses what it acknowledged, and each loss is told."""
-    report = await cut_again_and_again(30, seed=1, rounds=30, synchronous="OFF")
+    report = await cut_again_and_again(16, seed=1, rounds=30, synchronous="OFF")
 
     assert report.total.images_with_loss > 0
     assert any("acknowledged commits are lost" in line for line in report.broken)
