@@ -88,7 +88,7 @@ def judge_file(path: Path, expected: Expected) -> Verdict:
 
 
 async def judge_store(path: Path, expected: Expected, now_ms: int) -> list[str]:
-    """Start the store on the file an hour after, on a machine that has just booted: what is lost then, or does not work."""
+    """Start the store on the file an hour after, on a machine that has just booted: what is lost or does not work."""
     clock = ManualClock(_BOOTED_MS)
     clock.set_wall(milliseconds=now_ms + 3_600_000 - _BOOTED_MS)
     backend = SQLiteBackend(Database(str(path)), clock=clock)
