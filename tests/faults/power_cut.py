@@ -97,6 +97,7 @@ async def cut_again_and_again(
         last = await _cut(recording, min(IMAGES_OF_ONE_RECORDING, images - first), rng, report, keep)
         files = last if report.recordings % 2 else {}
         now_ms = recording.now_ms
+        print(f"{report.total.images} images", flush=True)  # noqa: T201 - a long run tells how far it is
     return report
 
 
@@ -186,9 +187,7 @@ def main() -> int:
     chosen = parser.parse_args()
     seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
     started_s = time.monotonic()
-    report = asyncio.run(
-        cut_again_and_again(chosen.images, seed, synchronous=chosen.synchronous, rounds=150, keep=chosen.keep)
-    )
+    report = asyncio.run(cut_again_and_again(chosen.images, seed, synchronous=chosen.synchronous, keep=chosen.keep))
     lines = [*report.lines(), *report.broken[:20]]
     about = f"synchronous {chosen.synchronous}, {report.recordings} recordings, seed {seed}"
     print(f"{about}, {time.monotonic() - started_s:.0f} s", *lines, sep="\n")  # noqa: T201 - the report
