@@ -3,26 +3,39 @@
 import importlib.metadata
 import json
 import os
+import re
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import aiohttp
 import anyio
 import anyio.to_thread
+from aiohttp.abc import AbstractResolver
+from pydantic import SecretStr
 from yarl import URL
 
 from asyncbg.clock import Clock
-from asyncbg.errors import AsyncBGError, FinalError, NotRunningError
+from asyncbg.errors import AsyncBGError, FinalError, NotRunningError, SettingsError
 from asyncbg.services.egress import BadUrlError, EgressPolicy, EgressRefusedError
 from asyncbg.settings import OutboundSettings
-from asyncbg.signing import ID_HEADER, TIMESTAMP_HEADER, WebhookSigner, check_message_id
+from asyncbg.signing import (
+    ID_HEADER,
+    TIMESTAMP_HEADER,
+    SigningError,
+    WebhookSigner,
+    check_message_id,
+    split_secrets,
+)
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _RETRYABLE_4XX = frozenset({408, 429})
 _CHUNK_BYTES = 65_536
 _PARSE_IN_LOOP_BYTES = 65_536
@@ -60,7 +73,11 @@ class WebhookError(OutboundError):
 
 
 class WebhookRejectedError(WebhookError, FinalError):
-    """The receiver does not take this message: a redirect or another 4xx (410: it asked for no more)."""
+    """The receiver does not take this message: a redirect or another 4xx."""
+
+
+class WebhookGoneError(WebhookRejectedError):
+    """The receiver answered 410: it wants no more of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +100,30 @@ class Delivered:
 class Outbound:
     """One client session for all requests; use it as an async context manager.
 
-    Nothing of the environment is used (no proxy, no .netrc), no cookie is kept, every address is checked when its
-    socket is made, and ``timeout_s`` bounds a request as a whole, redirects and body included. Several webhook
-    secrets, separated by blanks, sign every message (rotation).
+    No proxy and no login of the environment is used, no cookie is kept, every address is checked when its socket is
+    made, and ``timeout_s`` bounds a request as a whole, redirects and body included. A connection that is kept alive
+    was checked when it was made, and each request on it has its URL checked. Several webhook secrets all sign every
+    message, so that a receiver may hold either while they rotate.
     """
 
-    def __init__(self, settings: OutboundSettings, *, clock: Clock) -> None:
-        """Take the section; raises SettingsError and SigningError for what is malformed in it."""
+    def __init__(self, settings: OutboundSettings, *, clock: Clock, resolver: AbstractResolver | None = None) -> None:
+        """Take the section, and the system's resolver unless given another; raises SettingsError for a bad value."""
         self._settings = settings
         self._clock = clock
+        self._resolver = resolver
         self._policy = EgressPolicy(settings.allow_hosts, settings.allow_private)
-        secret = settings.webhook_secret
-        self._signer = WebhookSigner(secret.get_secret_value().split()) if secret else None
+        self._signer = _signer(settings.webhook_secret)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         """Open the session."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(socket_factory=self._policy.socket_factory),
+            connector=aiohttp.TCPConnector(
+                socket_factory=self._policy.socket_factory,
+                resolver=self._resolver,
+                use_dns_cache=False,  # a new connection goes where the name leads now
+                ssl=_trust(),
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": "gzip, deflate"},
             timeout=aiohttp.ClientTimeout(total=None),  # the deadline is ours, over all hops
@@ -179,15 +202,14 @@ class Outbound:
             _raise(cause, url, error)
 
     def _next_hop(self, answer: aiohttp.ClientResponse) -> URL:
-        """Where a redirect leads, checked like the first URL."""
+        """Where a redirect leads, checked like the first URL; never from https to http."""
         location = answer.headers.get("Location", "")
         if not location:
             raise FetchRejectedError(f"{answer.url.origin()} redirects to nowhere", status=answer.status)
-        try:
-            joined = str(answer.url.join(URL(location)))
-        except ValueError:
-            raise BadUrlError(f"{answer.url.origin()} redirects to a malformed URL") from None
-        return self._policy.check_url(joined)
+        target = self._policy.check_url(_absolute(answer.url, location))
+        if answer.url.scheme == "https" and target.scheme != "https":
+            raise FetchRejectedError(f"{answer.url.origin()} redirects from https to http", status=answer.status)
+        return target
 
     async def _read(self, answer: aiohttp.ClientResponse) -> Fetched:
         """The body as JSON, with decoded bytes counted as they come."""
@@ -211,6 +233,8 @@ class Outbound:
         status = answer.status
         if 200 <= status < 300:
             return
+        if status == HTTPStatus.GONE and final is WebhookRejectedError:
+            raise WebhookGoneError(f"{answer.url.origin()} answered 410: it wants no more of these", status=status)
         kind = error if status >= 500 or status in _RETRYABLE_4XX else final
         retry_after_s = self._retry_after_s(answer.headers.get("Retry-After", ""))
         raise kind(f"{answer.url.origin()} answered {status}", status=status, retry_after_s=retry_after_s)
@@ -224,6 +248,35 @@ class Outbound:
         except (ValueError, OverflowError):
             return None
         return min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)
+
+
+def _trust() -> ssl.SSLContext:
+    """The system's authorities; nothing is spoken but HTTP/1.1."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _signer(secret: SecretStr | None) -> WebhookSigner | None:
+    """A signer with all the secrets of the setting; None where there is none."""
+    if secret is None:
+        return None
+    try:
+        return WebhookSigner(split_secrets(secret.get_secret_value()))
+    except SigningError as error:
+        raise SettingsError(f"ASYNCBG_OUTBOUND__WEBHOOK_SECRET: {error}; correct it") from None
+
+
+def _absolute(base: URL, location: str) -> str:
+    """A Location as a whole URL. One that names a host stays as it is written: parsing it would mend what is wrong."""
+    if location.startswith("//"):
+        return f"{base.scheme}:{location}"
+    if _HAS_SCHEME.match(location):
+        return location
+    try:
+        return str(base.join(URL(location)))
+    except ValueError:
+        raise BadUrlError(f"{base.origin()} redirects to a malformed URL") from None
 
 
 @contextmanager
