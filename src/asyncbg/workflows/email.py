@@ -32,6 +32,9 @@ class EmailSent(EventModel):
         description="its Message-ID, made from the job's id",
         examples=["<01a205a8-7c81-7000-a84f-7e8968cdc313@asyncbg>"],
     )
+    refused: list[int] = Field(
+        default=[], description="the reply code of each recipient it refused while it took the message for others"
+    )
 
 
 def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
@@ -47,8 +50,8 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
         """Hand a message to the SMTP server; its Message-ID is the job's, so that a repeat can be recognised."""
         job = current_job()
         message_id = f"<{job.id}@asyncbg>"
-        await mailer.send(to=to_email, subject=subject, body=body, message_id=message_id)
-        await job.publish(EmailSent(message_id=message_id))
+        sent = await mailer.send(to=to_email, subject=subject, body=body, message_id=message_id)
+        await job.publish(EmailSent(message_id=message_id, refused=list(sent.refused)))
         return {"message_id": message_id}
 
     @router.post("/send-email/", name="send_email", **accepts(EmailForm))
