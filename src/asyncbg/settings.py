@@ -210,6 +210,9 @@ class UploadSettings(_Section):
 
     max_bytes: int = Field(default=256 * _MIB, ge=1, le=1024 * 1024 * _MIB)
     max_rows: int = Field(default=5_000_000, ge=1, le=1_000_000_000)
+    min_free_bytes: int = Field(
+        default=64 * _MIB, ge=0, le=1024 * 1024 * _MIB, description="an upload leaves so much of the disk free"
+    )
 
 
 class ApiKey(_Section):

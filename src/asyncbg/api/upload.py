@@ -24,8 +24,9 @@ class FilePart:
     def __init__(self, request: Request, *, max_bytes: int) -> None:
         """Look at the headers: 413 for an announced length over the limit, 415 for another media type."""
         length = request.headers.get("content-length", "")
+        self.announced_bytes = int(length) if length.isdecimal() and len(length) < 20 else 0
         self._left = max_bytes + OVERHEAD_BYTES
-        if length.isdecimal() and int(length) > self._left:
+        if self.announced_bytes > self._left:
             raise too_large(max_bytes)
         self._max_bytes = max_bytes
         self._stream = request.stream()

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import EmailAddress, Line, LongText, accepts, query_or_body
-from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.inputs import MAX_TEXT_BODY_BYTES, EmailAddress, Line, LongText, accepts, query_or_body
+from asyncbg.api.problems import limited_to
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import current_job
 from asyncbg.event_model import EventModel
@@ -39,7 +39,7 @@ class EmailSent(EventModel):
 
 def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
     """``POST /send-email/`` and its task ``send_email``."""
-    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+    router = APIRouter(route_class=limited_to(MAX_TEXT_BODY_BYTES), tags=["workflows"])
 
     @bg.task(name="send_email", retries=3, timeout=300)
     async def send_email(
