@@ -112,7 +112,6 @@ class Onlooker:
         self.engine = _engine(directory)
         for name in PERCENT:
             self.engine.task(name=name)(_never)
-        self.most_at_once = 0
         self.lapsed: set[str] = set()
 
     async def watch(self, runs: int, rng: random.Random) -> None:
@@ -127,11 +126,9 @@ class Onlooker:
                     await asyncio.sleep(LOOK_S)
 
     def _look(self, connection: sqlite3.Connection) -> None:
-        """See which jobs run, and which of them only the heartbeat of their process keeps."""
-        running = connection.execute("SELECT id, lease_until FROM job WHERE state = 'running'").fetchall()
-        now_ms = self.engine.clock.monotonic_ms()
-        self.most_at_once = max(self.most_at_once, len(running))
-        self.lapsed |= {job_id for job_id, until_ms in running if until_ms < now_ms}
+        """See which running jobs only the heartbeat of their process keeps."""
+        lapsed = "SELECT id FROM job WHERE state = 'running' AND lease_until < ?"
+        self.lapsed |= {row[0] for row in connection.execute(lapsed, (self.engine.clock.monotonic_ms(),))}
 
 
 def _engine(directory: Path) -> Engine:
@@ -162,7 +159,7 @@ def judge(directory: Path, onlooker: Onlooker) -> tuple[dict[str, float], list[s
     kinds = Counter(story.task for story in stories)
     figures = {
         "jobs": len(stories),
-        "most_at_once": onlooker.most_at_once,
+        "slots": 2 * CONCURRENCY,
         "shortest_run_s": round(min(lasted.values(), default=0.0), 3),
         "longest_run_s": round(max(lasted.values(), default=0.0), 3),
         "blocking": kinds["block"],

@@ -430,7 +430,7 @@ class SQLiteBackend:
 
     def beat(self, *, lease_s: float) -> None:
         """Tell the other processes that this one lives; needs neither the event loop nor the database."""
-        self._place.beat(self.clock.monotonic_ms() + int(lease_s * 1000))
+        self._place.beat(self.clock.monotonic_ms(), lease_ms=int(lease_s * 1000))
 
     async def rescue(self) -> int:
         """Take up the jobs of dead places and lapsed leases; returns how many."""
