@@ -15,6 +15,7 @@ from starlette.background import BackgroundTask
 from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
 
+from asyncbg.api.assets import assets_router
 from asyncbg.api.events import events_router
 from asyncbg.api.jobs import jobs_router
 from asyncbg.api.ops import ops_router
@@ -213,6 +214,7 @@ class AsyncBG(Engine):
             self._router.include_router(ops_router(self))
             self._router.include_router(jobs_router(self))
             self._router.include_router(events_router(self, self.streams))
+            self._router.include_router(assets_router())
         return self._router
 
     @overload
