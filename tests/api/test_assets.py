@@ -84,6 +84,18 @@ def test_every_option_and_method_is_typed() -> None:
     assert not [name for name in methods - inner if not re.search(rf"^  {name}\(", types, re.MULTILINE)]
 
 
+def test_every_option_is_described() -> None:
+    """The table of options in docs/javascript.md has those of the types, and no other."""
+    types = (STATIC / "asyncbg.d.ts").read_text("utf-8")
+    interface = types[types.index("interface Options {") :]
+    declared = re.findall(r"^  (\w+)\?:", interface[: interface.index("\n}")], re.MULTILINE)
+    document = (Path(__file__).parents[2] / "docs" / "javascript.md").read_text("utf-8")
+    table = document[document.index("## Options of") : document.index("A ticket is good once")]
+    first_cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+
+    assert sorted(re.findall(r"\w+", " ".join(first_cells))) == sorted(declared)
+
+
 def test_the_module_runs_under_the_strictest_policy() -> None:
     """It makes no code from text, touches no page and writes nothing to the console."""
     module = (STATIC / "asyncbg.js").read_text("utf-8")

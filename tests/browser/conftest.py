@@ -13,7 +13,7 @@ import pytest_asyncio
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, async_playwright
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asyncbg import AsyncBG, Progress, current_job
@@ -168,7 +168,7 @@ class Site:
             return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _CSP})
 
         logged = RequestLog(app, self.requests, lambda request: self.refuses_streams and request.is_stream)
-        return await self._server.enter_async_context(_serving(logged, self.bg))
+        return await self._server.enter_async_context(serving(logged, self.bg))
 
     async def stop(self) -> None:
         """End this life of the server."""
@@ -220,7 +220,8 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def _serving(app: ASGIApp, bg: AsyncBG) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, bg: AsyncBG) -> AsyncIterator[int]:
+    """Run ``app`` on a real server; gives its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=5))
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -243,7 +244,9 @@ class Tab:
         """Listen to ``page``."""
         self.page = page
         self.noise: list[str] = []
-        """What came up on the console."""
+        """What came up on the console, errors too."""
+        self.errors: list[str] = []
+        """What was raised and not caught."""
         self.seen: list[dict[str, Any]] = []
         self._site = site
         self._told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -251,7 +254,7 @@ class Tab:
     async def open(self, path: str = "/") -> "Tab":
         """Load the page."""
         self.page.on("console", self._note)
-        self.page.on("pageerror", lambda error: self.noise.append(str(error)))
+        self.page.on("pageerror", self._note_error)
         await self.page.expose_binding("tell", lambda _, item: self._told.put_nowait(item))
         await self.page.goto(self._site.url + path)
         return self
@@ -294,6 +297,10 @@ class Tab:
         # The browser itself writes there what the network answered; scripts keep quiet.
         if not message.text.startswith("Failed to load resource"):
             self.noise.append(message.text)
+
+    def _note_error(self, error: Error) -> None:
+        self.noise.append(str(error))
+        self.errors.append(str(error))
 
 
 OpenSite = Callable[..., Awaitable[Site]]

@@ -200,22 +200,25 @@ async def test_where_streams_are_refused_a_watch_polls(open_site: OpenSite, open
 
 
 async def test_streams_are_tried_again(open_site: OpenSite, open_tab: OpenTab) -> None:
-    """When they are served again the watch goes on with the stored events, from the first."""
+    """When they are served again each watch goes on with the stored events, from the first."""
     site = await open_site()
     site.refuses_streams = True
-    job_id = await site.submit()
+    jobs = {name: await site.submit(name) for name in "ab"}
     tab = await open_tab(site)
-    await tab.watch(job_id)
-    site.order(4)
-    await tab.progress(4)
+    for name, job_id in jobs.items():
+        await tab.watch(job_id)
+        site.order(4, name=name)
+        await tab.progress(4)
 
     site.refuses_streams = False
-    await tab.until("job.started")
-    site.order(None)
-    done = await tab.until("done")
+    for name in jobs:
+        await tab.until("job.started")
+        site.order(None, name=name)
+    for _ in jobs:
+        assert "polled" not in (await tab.until("done"))["event"]
 
-    assert "polled" not in done["event"]
-    assert tab.stored(job_id) == await site.log(job_id)
+    for job_id in jobs.values():
+        assert tab.stored(job_id) == await site.log(job_id)
 
 
 async def test_without_an_event_source_a_watch_polls(open_site: OpenSite, open_tab: OpenTab) -> None:

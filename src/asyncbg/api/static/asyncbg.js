@@ -7,9 +7,8 @@
 // stream begins after a watch's cursor (another tab has taken over, a reset, a long sleep), the watch asks again.
 
 /** @typedef {import("./asyncbg.js").Options} Options */
-/** @typedef {import("./asyncbg.js").JobEvent} JobEvent */
-/** @typedef {import("./asyncbg.js").Job} Job */
 /** @typedef {import("./asyncbg.js").WatchOptions} WatchOptions */
+/** @typedef {{body?: object, headers?: Record<string, string>, signal?: AbortSignal}} Request */
 
 /** An EventSource hands over only the types it is asked for; `types` adds those of your own tasks. */
 const TYPES = [
@@ -104,7 +103,10 @@ export class AsyncBG {
     return this.#http.json("POST", `${pathOf(jobId)}/retry`, { signal });
   }
 
-  /** A page of jobs, newest first; `next` is the `cursor` of the page after, null on the last one. */
+  /**
+   * A page of jobs, newest first; `next` is the `cursor` of the page after, null on the last one.
+   * @param {import("./asyncbg.js").ListOptions} [options]
+   */
   async list({ signal, ...filter } = {}) {
     const given = Object.entries(filter).filter(([, value]) => value !== undefined && value !== null);
     const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
@@ -149,7 +151,8 @@ class Watch {
   #end = new AbortController();
   #settle;
 
-  constructor(jobId, { onEvent, onProgress, onFinal, onReset, onError, lastEventId = null }, http, hub) {
+  /** @param {string} jobId @param {WatchOptions} options @param {Http} http @param {Hub} hub */
+  constructor(jobId, { onEvent, onProgress, onFinal, onReset, onError, lastEventId }, http, hub) {
     this.jobId = jobId;
     this.done = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
     this.done.catch(() => {}); // it is for those who ask
@@ -158,7 +161,7 @@ class Watch {
     this.#queue = Object.values(this.#on).some(Boolean) ? null : []; // for callbacks alone nothing is kept
     this.#http = http;
     this.#hub = hub;
-    this.#cursor = lastEventId;
+    this.#cursor = lastEventId ?? null;
   }
 
   get ended() {
@@ -203,7 +206,7 @@ class Watch {
       if (isMine) this.#buffer.push(event);
     } else if (this.#isLive) {
       if (isMine) this.#deliver(event);
-      if (position && !covers(this.#cursor, position)) this.#cursor = position;
+      this.#cursor = furthest(this.#cursor, position);
     }
   }
 
@@ -244,7 +247,7 @@ class Watch {
       const frames = await this.#stored();
       if (this.ended.aborted) return;
       if (frames) this.#deliverStored(frames);
-      if (from && !covers(this.#cursor, from)) this.#cursor = from;
+      this.#cursor = furthest(this.#cursor, from);
       this.#readSince = stream;
       if (!frames || frames.some(({ event }) => isFinal(standingIn(event, this.jobId)))) {
         this.#buffer = null; // its end lies before the cursor: the job itself tells what it was
@@ -296,7 +299,7 @@ class Watch {
     const { id: subject, task, batch, owner, attempt } = job;
     const time = job.finished_at ?? new Date().toISOString();
     const common = { id: null, time, subject, task, batch, owner, attempt, polled: true };
-    if (job.progress && !isSame(job.progress, this.#progress?.data))
+    if (job.progress && JSON.stringify(job.progress) !== JSON.stringify(this.#progress?.data))
       this.#emit({ ...common, type: "job.progress", data: job.progress });
     if (!isFinal(job) || this.ended.aborted) return;
     const event = { ...common, type: `job.${job.state}`, data: job.error ? { error: job.error } : {} };
@@ -469,7 +472,7 @@ class Hub {
     const { jobs, types } = this.#wanted();
     if (!jobs.every((job) => this.#jobs.has(job))) return this.#openSoon(GATHER_MS);
     this.#listen(types);
-    if (this.#stream) this.#tellOpened();
+    if (this.#stream) this.#tell({ kind: "opened", stream: this.#stream, from: this.#cursor, jobs });
   }
 
   #wanted() {
@@ -525,11 +528,7 @@ class Hub {
     this.#isDown = false;
     this.#failures = 0;
     this.#stream = newId();
-    this.#tellOpened();
-  }
-
-  #tellOpened() {
-    this.#tell({ kind: "opened", stream: this.#stream, from: this.#cursor, jobs: [...this.#jobs] });
+    this.#serve();
   }
 
   #told(event, position) {
@@ -565,8 +564,9 @@ class Http {
     this.#settings = settings;
   }
 
-  async json(method, path, { body, headers, signal } = {}) {
-    return (await this.#request(method, path, { body, headers, signal })).json();
+  /** @param {string} method @param {string} path @param {Request} [request] */
+  async json(method, path, request = {}) {
+    return (await this.#request(method, path, request)).json();
   }
 
   /** The frames of a job's log after `cursor`; null where that has seen its end. Rejects rather than give a part. */
@@ -586,6 +586,7 @@ class Http {
     return hasTickets ? (await this.json("POST", "stream-tickets", { body: { path } })).ticket : null;
   }
 
+  /** @param {string} method @param {string} path @param {Request} request */
   async #request(method, path, { body, headers, signal }) {
     const { baseUrl, apiKey, credentials, fetch } = this.#settings;
     const all = { ...this.#settings.headers, ...headers };
@@ -643,6 +644,11 @@ function covers(cursor, position) {
   return isSameLog && Number(cursor.slice(at + 1)) >= Number(position.slice(wanted + 1));
 }
 
+/** The later of two positions of one log; of two logs the cursor, which only a reset moves to another. */
+function furthest(cursor, position) {
+  return !cursor || (position && covers(position, cursor)) ? position || cursor : cursor;
+}
+
 /** The frames that carry an event (WHATWG HTML, section 9.2, as this service writes it: one line of data). */
 function framesOf(text) {
   const fields = (block) => Object.fromEntries(block.split("\n").map((line) => line.split(/: ?(.*)/s, 2)));
@@ -659,26 +665,19 @@ function standingIn(event, jobId) {
   return event.type === "stream.reset" ? event.data.jobs.find(({ id }) => id === jobId) : undefined;
 }
 
-function isSame(one, other) {
-  return ["current", "total", "message", "unit"].every((name) => one?.[name] === other?.[name]);
-}
-
 /** Twice as long each time, with jitter: who was thrown out together does not come back together. */
 function backoff(ms, tries) {
   return Math.min(ms * 2 ** tries, LONGEST_PAUSE_MS) * (0.5 + Math.random() / 2);
 }
 
-function pause(ms, signal) {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve();
-    const end = () => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", end);
-      resolve();
-    };
-    const timer = setTimeout(end, ms);
-    signal.addEventListener("abort", end);
+async function pause(ms, signal) {
+  if (signal.aborted) return;
+  const over = new AbortController(); // takes the listener away
+  await new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms, undefined);
+    signal.addEventListener("abort", () => resolve(clearTimeout(timer)), { signal: over.signal });
   });
+  over.abort();
 }
 
 function newId() {
