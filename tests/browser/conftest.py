@@ -83,7 +83,6 @@ class Proxy:
     def __init__(self, port: int) -> None:
         """Lead to ``port``."""
         self.port = port
-        self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -108,7 +107,6 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self.connections += 1
         self._writers.add(writer)
         try:
             upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self.port)

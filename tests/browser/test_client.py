@@ -87,6 +87,25 @@ async def test_a_cut_connection_is_resumed(open_site: OpenSite, open_tab: OpenTa
     assert tab.stored(job_id) == await site.log(job_id)
 
 
+async def test_a_new_network_gets_a_new_connection(open_site: OpenSite, open_tab: OpenTab) -> None:
+    """When the browser is online again it does not wait for the old connection, which may be dead without knowing."""
+    site = await open_site()
+    job_id = await site.submit()
+    tab = await open_tab(site)
+    await tab.watch(job_id, "{types: ['thing.done']}")
+    site.order("one")
+    told = await tab.until("thing.done")
+
+    await tab.page.context.set_offline(True)
+    await tab.page.context.set_offline(False)
+    await until(lambda: len(site.streams) > 1, lambda: site.streams)
+    site.order("two", None)
+    await tab.until("done")
+
+    assert f"last_event_id={told['id']}" in site.streams[-1].query
+    assert tab.stored(job_id) == await site.log(job_id)
+
+
 async def test_a_restarted_server_is_found_again(open_site: OpenSite, open_tab: OpenTab) -> None:
     """The watch goes on with what the new server makes of the job: it starts it again."""
     site = await open_site()
@@ -211,8 +230,9 @@ async def test_streams_are_tried_again(open_site: OpenSite, open_tab: OpenTab) -
         await tab.progress(4)
 
     site.refuses_streams = False
-    for name in jobs:
+    for _ in jobs:
         await tab.until("job.started")
+    for name in jobs:
         site.order(None, name=name)
     for _ in jobs:
         assert "polled" not in (await tab.until("done"))["event"]

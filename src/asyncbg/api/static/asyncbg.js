@@ -425,6 +425,8 @@ class Hub {
     this.#isLeader = true;
     this.#channel?.postMessage({ kind: "who" });
     this.#openSoon(GATHER_MS);
+    // A connection that died in a sleep or with another network may not know it.
+    globalThis.addEventListener?.("online", () => this.#openSoon(GATHER_MS), { signal: this.#candidacy.signal });
     return new Promise((resolve) => signal?.addEventListener("abort", resolve));
   }
 
