@@ -93,13 +93,15 @@ async def test_a_new_network_gets_a_new_connection(open_site: OpenSite, open_tab
     job_id = await site.submit()
     tab = await open_tab(site)
     await tab.watch(job_id, "{types: ['thing.done']}")
-    site.order("one")
+    site.order("by the log")
+    await tab.until("thing.done")
+    site.order("by the stream")
     told = await tab.until("thing.done")
 
     await tab.page.context.set_offline(True)
     await tab.page.context.set_offline(False)
     await until(lambda: len(site.streams) > 1, lambda: site.streams)
-    site.order("two", None)
+    site.order("by the other stream", None)
     await tab.until("done")
 
     assert f"last_event_id={told['id']}" in site.streams[-1].query
