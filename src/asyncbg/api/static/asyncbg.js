@@ -460,12 +460,12 @@ class Hub {
       this.#wants.set(tab, { jobs, types });
       this.#serve();
     }
+    if (kind === "told") this.#cursor = position || this.#cursor;
     for (const followed of [...this.#watches]) {
       if (kind === "opened" && jobs.includes(followed.jobId)) followed.opened(stream, from);
       if (kind === "told") followed.heard(event, position);
       if (kind === "down") followed.lost();
     }
-    if (kind === "told") this.#cursor = position || this.#cursor;
   }
 
   /** Let the stream be as the tabs want it. It is not closed for one job less. */
