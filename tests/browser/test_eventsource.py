@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.browser.conftest import OpenSite, OpenTab, Site, Tab, until
+from tests.browser.conftest import OpenSite, OpenTab
+from tests.browser.site import Site
+from tests.browser.tab import Tab, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

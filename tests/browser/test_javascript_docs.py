@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Route
 
-from tests.browser.conftest import OpenSite, OpenTab, Site
+from tests.browser.conftest import OpenSite, OpenTab
+from tests.browser.site import Site
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

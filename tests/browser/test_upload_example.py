@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, expect
 
-from tests.browser.conftest import TIMEOUT_S, serving
+from tests.browser.site import serving
+from tests.browser.tab import TIMEOUT_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
