@@ -395,8 +395,11 @@ class Database:
         if verdict != "ok":
             raise OutageError(f"the database is damaged; restore it from a backup ({' '.join(verdict.split())[:200]})")
 
+    def _dial(self) -> aiosqlite.Connection:
+        return aiosqlite.connect(self.path, isolation_level=None, cached_statements=256)
+
     async def _connect(self, pragmas: Sequence[str]) -> _Connection:
-        connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=256)
+        connection = await self._dial()
         wrapped = _Connection(connection)
         try:
             for pragma in pragmas:

@@ -87,6 +87,10 @@ class Place:
         except OSError:
             return b""
 
+    def known(self) -> list[str]:
+        """The places that have a file, and this one. Any other is gone: a power cut took it, or a backup had none."""
+        return sorted({self.name, *map(str, self._numbers())})
+
     def held(self) -> list[str]:
         """The places that some process holds now: as many processes run jobs here."""
         found = []

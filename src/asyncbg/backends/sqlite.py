@@ -448,8 +448,10 @@ class SQLiteBackend:
         places = json.dumps(sorted({place for item in items for place in item}))
         monotonic_ms = self.clock.monotonic_ms()
         alive = json.dumps(self._place.alive(monotonic_ms))
-        lost = _json(tx.connection, "find_lost", {"places": places, "monotonic_ms": monotonic_ms, "alive": alive})
-        bound = _json(tx.connection, "find_bound", {"places": places})
+        known = json.dumps(self._place.known())  # read here: whoever commits before this transaction has its file
+        gone = {"places": places, "known": known}
+        lost = _json(tx.connection, "find_lost", {**gone, "monotonic_ms": monotonic_ms, "alive": alive})
+        bound = _json(tx.connection, "find_bound", gone)
         fates: dict[tuple[str, str], list[int]] = {}
         ended: list[tuple[str, bool]] = []
         for n, at_most_once, durable, crashes, _, cancel_reason, batch, stops in lost:

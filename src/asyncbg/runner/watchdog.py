@@ -16,13 +16,14 @@ from typing import Any
 
 from asyncbg.backends.base import Backend
 from asyncbg.clock import Clock
+from asyncbg.engine_events import LoopBlocked
 from asyncbg.errors import AsyncBGError
 from asyncbg.event import Event
 from asyncbg.job import Lease
 
 logger = logging.getLogger("asyncbg")
 
-LOOP_BLOCKED = "loop.blocked"
+LOOP_BLOCKED = LoopBlocked.event_type
 """The event's type: engine-made, though it is none of the job's own states."""
 
 _TICKS_PER_LIMIT = 8

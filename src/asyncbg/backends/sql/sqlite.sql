@@ -165,13 +165,16 @@ SELECT json_group_array(json_array(n, at_most_once, durable, crashes, attempt, c
 FROM job
 WHERE state = 'running' AND (
     place IN (SELECT value FROM json_each(:places))
+    OR place NOT IN (SELECT value FROM json_each(:known))
     OR (lease_until < :monotonic_ms AND place NOT IN (SELECT value FROM json_each(:alive)))
 )
 
 -- name: find_bound
 -- Jobs whose function lived only in a place that is gone.
 SELECT json_group_array(json_array(n, attempt, batch, stop_on_failure)) FROM job
-WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND place IN (SELECT value FROM json_each(:places))
+WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND (
+    place IN (SELECT value FROM json_each(:places)) OR place NOT IN (SELECT value FROM json_each(:known))
+)
 
 -- name: requeue_lost
 UPDATE job SET state = 'queued', crashes = crashes + 1, max_attempts = max_attempts + 1, token = NULL,
