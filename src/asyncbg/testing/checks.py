@@ -180,7 +180,9 @@ async def disconnect(endpoint: Endpoint, sample: Sample) -> None:
     if sample.is_released is None:
         skip("only to be seen where the application runs in this process")
     if not sample.is_released:
-        fail("the application went on for 5 s after its client had left; listen to http.disconnect")
+        fail(
+            f"the application went on for {endpoint.timeout_s:g} s after its client had left; listen to http.disconnect"
+        )
 
 
 def _directives(sample: Sample) -> set[str]:

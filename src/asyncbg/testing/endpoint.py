@@ -99,7 +99,7 @@ def in_process(app: ASGIApp, timeout_s: float) -> Opener:
     """Open streams of an application in this process."""
 
     def open_one(path: str, *, method: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[EventReader]:
-        return stream(app, path, method=method, headers=headers, timeout_s=timeout_s)
+        return stream(app, path, method=method, headers=headers, timeout_s=timeout_s, release_s=timeout_s)
 
     return open_one
 

@@ -1,34 +1,30 @@
 """The pytest plugin: fixtures named ``bg…``. Installed with the package; ``-p no:asyncbg`` leaves it out.
 
-Nothing of a fixture is imported or started before a test asks for it. The fixtures are asynchronous: run them with
-pytest-asyncio or with anyio's plugin.
+Nothing is opened before a test asks for it. The fixtures are asynchronous: run the tests with pytest-asyncio, in
+either of its modes, or with anyio's plugin.
 """
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
+
+from asyncbg.clock import ManualClock
+from asyncbg.testing.engine import ManualBG
+from asyncbg.testing.peers import SmtpSink, WebPeer
+from asyncbg.testing.server import LiveServer, serve
 
 try:  # its own decorator works in both of its modes
     from pytest_asyncio import fixture as async_fixture
 except ModuleNotFoundError:
     async_fixture = pytest.fixture  # type: ignore[assignment]  # anyio's plugin takes a plain one
 
-if TYPE_CHECKING:  # a run that uses no fixture of ours pays for none of their imports
-    from fastapi import FastAPI
-
-    from asyncbg.clock import ManualClock
-    from asyncbg.testing.engine import ManualBG
-    from asyncbg.testing.peers import SmtpSink, WebPeer
-    from asyncbg.testing.server import LiveServer
-
 
 @pytest.fixture
-def bg_clock() -> "ManualClock":
+def bg_clock() -> ManualClock:
     """The clock that ``bg`` goes by; it stands still until it is moved: ``bg_clock.advance(minutes=5)``."""
-    from asyncbg.clock import ManualClock
-
     return ManualClock()
 
 
@@ -43,38 +39,30 @@ def bg_settings(tmp_path: Path) -> dict[str, Any]:
 
 
 @async_fixture
-async def bg(bg_settings: dict[str, Any], bg_clock: "ManualClock") -> "AsyncIterator[ManualBG]":
+async def bg(bg_settings: dict[str, Any], bg_clock: ManualClock) -> AsyncIterator[ManualBG]:
     """A running AsyncBG on a file of its own: jobs are accepted, and run when the test awaits ``bg.drain()``."""
-    from asyncbg.testing.engine import ManualBG
-
     async with ManualBG(clock=bg_clock, **bg_settings) as engine:
         yield engine
 
 
 @pytest.fixture
-def bg_app(bg: "ManualBG") -> "FastAPI":
+def bg_app(bg: ManualBG) -> FastAPI:
     """The application that ``bg_live`` serves: the routes of ``bg`` under ``/bg``. Override it with your own."""
-    from fastapi import FastAPI
-
     app = FastAPI(lifespan=bg.lifespan)
     app.include_router(bg.router, prefix="/bg")
     return app
 
 
 @async_fixture
-async def bg_live(bg_app: "FastAPI") -> "AsyncIterator[LiveServer]":
+async def bg_live(bg_app: FastAPI) -> AsyncIterator[LiveServer]:
     """``bg_app`` on a real server at a free port: ``bg_live.url``."""
-    from asyncbg.testing.server import serve
-
     async with serve(bg_app) as server:
         yield server
 
 
 @async_fixture
-async def bg_smtp() -> "AsyncIterator[SmtpSink]":
+async def bg_smtp() -> AsyncIterator[SmtpSink]:
     """A mail server at a free port: ``bg_smtp.port``, ``bg_smtp.messages``. Needs aiosmtpd."""
-    from asyncbg.testing.peers import SmtpSink
-
     try:
         async with SmtpSink().running() as sink:
             yield sink
@@ -85,9 +73,7 @@ async def bg_smtp() -> "AsyncIterator[SmtpSink]":
 
 
 @async_fixture
-async def bg_web() -> "AsyncIterator[WebPeer]":
+async def bg_web() -> AsyncIterator[WebPeer]:
     """A web server at a free port that answers as it is told: ``bg_web.url``, ``.answers``, ``.requests``."""
-    from asyncbg.testing.peers import WebPeer
-
     async with WebPeer().running() as peer:
         yield peer

@@ -92,8 +92,11 @@ async def stream(
     headers: Mapping[str, str] | None = None,
     last_event_id: str | None = None,
     timeout_s: float = _TIMEOUT_S,
+    release_s: float = _RELEASE_S,
 ) -> AsyncIterator[EventReader]:
     """Open a stream of an application in this process; leaving the block is the client's disconnect.
+
+    An application that then goes on for ``release_s`` is cancelled, and ``is_released`` is False.
 
     ``path`` may have a query. The application must have started: by the fixture ``bg_live``, by
     ``async with started(app)``, or, where it needs no lifespan, not at all. Raises what the application raises, and
@@ -102,7 +105,7 @@ async def stream(
     sent = {"accept": "text/event-stream", "host": "test"} | {k.lower(): v for k, v in (headers or {}).items()}
     if last_event_id is not None:
         sent["last-event-id"] = last_event_id
-    exchange = _Exchange(app, _scope(method, path, sent))
+    exchange = _Exchange(app, _scope(method, path, sent), release_s)
     try:
         async with asyncio.timeout(timeout_s):
             reader = await exchange.start()
@@ -125,9 +128,10 @@ class _Answer:
 class _Exchange:
     """One request and its response. What is sent waits until it is read, as on a socket."""
 
-    def __init__(self, app: ASGIApp, scope: Mapping[str, Any]) -> None:
+    def __init__(self, app: ASGIApp, scope: Mapping[str, Any], release_s: float) -> None:
         self._app = app
         self._scope = scope
+        self._release_s = release_s
         self._answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._chunks: asyncio.Queue[bytes] = asyncio.Queue(_MOST_CHUNKS)
         self._gone = asyncio.Event()
@@ -146,10 +150,10 @@ class _Exchange:
         self._gone.set()
         while not self._chunks.empty():
             self._chunks.get_nowait()
-        _, pending = await asyncio.wait([self._task], timeout=_RELEASE_S)
+        _, pending = await asyncio.wait([self._task], timeout=self._release_s)
         if pending:
             self._task.cancel()
-            await asyncio.wait([self._task], timeout=_RELEASE_S)
+            await asyncio.wait([self._task], timeout=self._release_s)
         if self._task.done() and not self._task.cancelled():
             self._task.exception()  # looked at: whoever calls check() is told
         return not pending
@@ -197,8 +201,10 @@ class _Exchange:
                 await self._put(b"")
 
     async def _put(self, chunk: bytes) -> None:
-        """As uvicorn: what is sent to a client that has left goes nowhere, without an error."""
-        if not self._gone.is_set():
+        """As uvicorn: what is sent to a client that has left goes nowhere, without an error. But it takes its turn."""
+        if self._gone.is_set():
+            await asyncio.sleep(0)
+        else:
             await self._chunks.put(chunk)
 
 
