@@ -83,7 +83,7 @@ class ManualBG(AsyncBG):
             raise TimeoutError(await self._going_on(worker, timeout_s)) from None
 
     async def begin(self) -> None:
-        """Let all that is ready begin, without waiting for its end: ``drain`` goes on from here."""
+        """Claim what is ready and let it run beside the test, which waits for a sign of the task's own; then drain."""
         worker = self._running_worker()
         await self._catch_up()
         await worker.claim()

@@ -34,7 +34,7 @@ def bg_settings(tmp_path: Path) -> dict[str, Any]:
     return {
         "database_url": f"sqlite:///{tmp_path}/asyncbg.db",
         "data_dir": tmp_path / "asyncbg-data",
-        "runner": {"shutdown_grace_s": 1, "watchdog_s": 0},
+        "runner": {"shutdown_grace_s": 0, "watchdog_s": 0},
     }
 
 
