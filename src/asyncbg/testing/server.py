@@ -52,9 +52,9 @@ async def serve(app: ASGIApp, **config: Any) -> AsyncIterator[LiveServer]:
     ``config`` goes to ``uvicorn.Config``. The engine of the application says goodbye to its streams first, so that
     the server has nothing to wait for. Raises AppFailedError where the application does not start.
     """
-    options: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 2, "ws": "none"} | config
-    server = _Server(uvicorn.Config(app, **options))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    plain: dict[str, Any] = {"log_level": "warning", "log_config": None, "timeout_graceful_shutdown": 2, "ws": "none"}
+    server = _Server(uvicorn.Config(app, **plain | config))
+    with _listener() as listener:
         task = asyncio.create_task(server.serve(sockets=[listener]), name="asyncbg-testing-server")
         try:
             async with asyncio.timeout(_START_S):
@@ -68,6 +68,15 @@ async def serve(app: ASGIApp, **config: Any) -> AsyncIterator[LiveServer]:
                 engine.begin_shutdown()
             server.should_exit = True
             await task
+
+
+def _listener() -> socket.socket:
+    """Listens before the server runs, so that no client comes too early."""
+    # asyncio sets TCP_NODELAY only where the protocol is named
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1_024)
+    return listener
 
 
 @asynccontextmanager
