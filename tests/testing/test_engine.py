@@ -1,6 +1,7 @@
 """The engine that is driven by hand: what drain does and does not, crashes, hanging workers, the clock."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,46 @@ async def test_a_crash_stores_nothing_of_what_the_dying_job_says(bg: ManualBG) -
 
     assert ran == ["cancelled"]
     assert (await bg.get(job.id)).state is JobState.QUEUED
+
+
+async def test_a_crash_leaves_workers_that_hang_elsewhere(bg: ManualBG, bg_clock: ManualClock) -> None:
+    """What another worker holds is taken up when its lease has lapsed, not because this one was gone."""
+    job = await bg.enqueue(greet, "Ada")
+    await bg.vanish(job)
+
+    await bg.crash()
+    await bg.start()
+    await bg.drain()
+    assert (await job.refresh()).state is JobState.RUNNING
+
+    bg_clock.advance(minutes=5)
+    await bg.drain()
+    assert (await job.refresh()).state is JobState.SUCCEEDED
+
+
+async def test_a_crash_does_not_wait_for_threads(bg: ManualBG) -> None:
+    """A plain function goes on in its thread, and what it returns then counts for nothing."""
+    is_there, may_end = threading.Event(), threading.Event()
+
+    @bg.task
+    def stuck() -> str:
+        ran.append("attempt")
+        is_there.set()
+        if len(ran) == 1:
+            may_end.wait(20)
+            return "of the crashed life"
+        return "of the next life"
+
+    job = await stuck.enqueue()
+    await bg.begin()
+    await asyncio.to_thread(is_there.wait, 20)
+
+    await bg.crash()
+    await bg.start()
+    may_end.set()
+    await bg.drain()
+
+    assert await job.result() == "of the next life"
 
 
 async def test_a_drain_ends_with_a_crash(bg: ManualBG) -> None:

@@ -69,6 +69,22 @@ async def test_query_and_headers_arrive() -> None:
             await events.next()
 
 
+async def test_a_wait_says_what_it_waited_for() -> None:
+    """The error of ``next`` names the event; a path without a slash is refused."""
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with stream(silent, "/") as events:
+        with pytest.raises(TimeoutError, match=r"nothing of job\.queued within"):
+            await events.next("job.queued", timeout_s=0.01)
+    with pytest.raises(ValueError, match="slash"):
+        async with stream(silent, "events"):
+            pass
+
+
 async def all_of(path: str) -> list[str]:
     """What a stream has to say."""
     async with stream(app, path) as events:

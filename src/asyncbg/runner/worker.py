@@ -198,7 +198,10 @@ class Worker:
             woken.cancel()
 
     def vanish(self) -> "list[asyncio.Task[None]]":
-        """Be gone as a killed process is: what runs is dropped and settled by nobody. Returns its ending tasks."""
+        """Be gone as a killed process is: what runs is dropped and settled by nobody.
+
+        Returns the asyncio tasks of the coroutines among it, which are ending.
+        """
         self.hold()
         self._wake.set()
         dropped = list(self._running.values())
@@ -207,7 +210,7 @@ class Worker:
             running.job.cancelled.set("the worker is gone")
             running.task.cancel()
         self._ended.clear()
-        return [running.task for running in dropped]
+        return [running.task for running in dropped if running.definition.is_async]
 
     def hold(self) -> None:
         """Claim nothing more from this very moment on. Safe in a signal handler."""

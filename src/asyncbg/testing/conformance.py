@@ -34,8 +34,8 @@ async def sse_conformance(
     every request, for a login. ``timeout_s`` is how long anything may take to arrive. The lifespan of an application
     is run around the checks unless ``lifespan`` is False.
 
-    A check never raises: ``report.raise_for_failures()`` does. Raises AppFailedError where the application does not
-    start, aiohttp's ClientError where nobody answers at the URL.
+    A check never raises: ``report.raise_for_failures()`` does. What ``make_event`` raises goes through. Raises
+    AppFailedError where the application does not start, aiohttp's ClientError where nobody answers at the URL.
     """
     if not path.startswith("/") or (ended is not None and not ended.startswith("/")):
         raise ValueError("a path begins with a slash: path='/events'")

@@ -100,7 +100,7 @@ class ManualBG(AsyncBG):
         await self.backend.close()
         if dropped:
             await asyncio.wait(dropped, timeout=self.settings.runner.cancel_grace_s)
-        await self.stop()
+        await super().stop()  # workers that hang elsewhere go on hanging
 
     async def vanish(self, job: Job) -> None:
         """Let another worker on the same file claim ``job`` and hang: its lease lapses when the clock has moved on.
@@ -110,7 +110,7 @@ class ManualBG(AsyncBG):
         self._running_worker()
         if self.database.path == MEMORY:
             raise NotRunningError("nobody else can come to a database in memory; give bg a file")
-        other = SQLiteBackend(Database(self.database.path), clock=self.clock)
+        other = SQLiteBackend(Database(self.database.path, checkpoints=False), clock=self.clock)
         await other.open()
         self._hung.append(other)
         lease_s = self.settings.runner.lease_s

@@ -76,11 +76,17 @@ class EventReader:
 
     async def next(self, event: str = "", *, timeout_s: float = _TIMEOUT_S) -> Frame:
         """The next event, or the next one of that type. Raises TimeoutError, EOFError at the end of the stream."""
-        async with asyncio.timeout(timeout_s):
-            async for frame in self:
-                if not event or frame.event == event:
-                    return frame
-        raise EOFError(f"the stream has ended without {event or 'another event'}")
+        wanted = event or "another event"
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                async for frame in self:
+                    if not event or frame.event == event:
+                        return frame
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"the stream told nothing of {wanted} within {timeout_s:g} s") from None
+        raise EOFError(f"the stream has ended without {wanted}")
 
 
 @asynccontextmanager
@@ -102,6 +108,8 @@ async def stream(
     ``async with started(app)``, or, where it needs no lifespan, not at all. Raises what the application raises, and
     TimeoutError where it does not answer within ``timeout_s``.
     """
+    if not path.startswith("/"):
+        raise ValueError(f"{path!r} is no path of the application: it begins with a slash, as in '/events?type=job.*'")
     sent = {"accept": "text/event-stream", "host": "test"} | {k.lower(): v for k, v in (headers or {}).items()}
     if last_event_id is not None:
         sent["last-event-id"] = last_event_id
