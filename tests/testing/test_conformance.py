@@ -99,6 +99,16 @@ async def test_a_wrong_endpoint_fails_the_checks_that_say_so(what: str) -> None:
     assert {result.name for result in report.failed} == expected, "\n".join(map(str, report.failed))
 
 
+async def test_a_finding_says_what_was_told_wrong() -> None:
+    """The ids that were expected and those that came, and the difference in words."""
+    endpoint = right(replay_from=lambda cursor: cursor - 1)
+
+    report = await sse_conformance(endpoint, make_event=endpoint.make, timeout_s=PATIENCE_S)
+
+    assert "tells 'e-6' in the place of 'e-9'" in report["resume"].detail
+    assert "expected the ids ['e-7', 'e-8', 'e-9'], got ['e-6', 'e-7', 'e-8']" in report["resume"].detail
+
+
 async def test_an_endpoint_that_goes_on_without_its_client_fails() -> None:
     """What ignores the disconnect is cancelled after a while, and the check says so."""
     endpoint = right(is_deaf=True)
