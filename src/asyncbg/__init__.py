@@ -4,6 +4,7 @@ from asyncbg.background import Job, Task
 from asyncbg.context import Depends, Progress, current_job
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.event import Event, EventType
+from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks, JobBackgroundTasks, RequestBackgroundTasks
 from asyncbg.job import JobState
 from asyncbg.redact import Personal
@@ -15,6 +16,7 @@ __all__ = [
     "BackgroundTasks",
     "Depends",
     "Event",
+    "EventModel",
     "EventType",
     "FinalError",
     "Job",

@@ -24,6 +24,7 @@ from asyncbg.errors import (
     JobNotFoundError,
     JobTimeoutError,
     NotRunningError,
+    OverloadedError,
     SettingsError,
     TransactionError,
 )
@@ -398,8 +399,9 @@ class Engine:
         self._blockages = BlockageReport(self.backend, self._publish_one, clock=self.clock)
         if runner.watchdog_s:
             self._watchdog = Watchdog(
-                limit_s=runner.watchdog_s, lease_of=self._worker.lease_of, tell=self._blockages.tell
-            )
+                limit_s=runner.watchdog_s, lease_of=self._worker.lease_of, tell=self._blockages.tell,
+                note=self.backend.note,
+            )  # fmt: skip
             self._watchdog.start()
         loops = self._chores(self._worker)
         self._loops = [asyncio.create_task(loop, name=f"asyncbg-{name}") for name, loop in loops.items()]
@@ -588,8 +590,7 @@ class Engine:
         Raises NotRunningError, OverloadedError, IdempotencyError, DatabaseError; nothing is stored then.
         """
         self._require_running()
-        owners = [one.new.owner for one in prepared]
-        self._backlog.admit(owners)
+        owners = await self._admit(prepared)
         if len(prepared) > 1:
             _chain(prepared, stop_on_failure)
         for one in prepared:
@@ -603,13 +604,30 @@ class Engine:
             self._backlog.settle(len(owners), owners)
             raise
         self._backlog.settle(
-            len(owners), [owner for owner, created in zip(owners, enqueued.created, strict=True) if not created]
+            len(owners), [owner for owner, created in zip(owners, enqueued.created, strict=False) if not created]
         )
         if not all(enqueued.created):
-            for one, job_id, created in zip(prepared, enqueued.ids, enqueued.created, strict=True):
-                if not created:
-                    await self._take_earlier(one, job_id)
+            await self._take_earlier(prepared, enqueued)
         return enqueued
+
+    async def _admit(self, prepared: Sequence[Prepared]) -> Sequence[str]:
+        """Make room; returns for whom. A repeat of what was accepted before takes none. Raises OverloadedError."""
+        owners = [one.new.owner for one in prepared]
+        try:
+            self._backlog.admit(owners)
+        except OverloadedError:
+            if not await self._are_known(prepared):
+                raise
+            return ()
+        return owners
+
+    async def _are_known(self, prepared: Sequence[Prepared]) -> bool:
+        """Whether each was accepted before, under its idempotency key."""
+        for one in prepared:
+            key = one.new.idempotency_key
+            if key is None or await self.backend.find_by_key(one.new.owner, key) is None:
+                return False
+        return True
 
     async def accept_within(self, connection: aiosqlite.Connection, prepared: Prepared) -> Job:
         """Store a prepared job in the transaction that is open on ``connection``; it exists once that is committed.
@@ -639,12 +657,14 @@ class Engine:
                 "asyncbg is not running: pass FastAPI(lifespan=bg.lifespan), or use `async with bg:` in a script"
             )
 
-    async def _take_earlier(self, prepared: Prepared, job_id: str) -> None:
-        """An idempotency key matched: the handle is the earlier job's."""
-        self._held.drop(prepared.new.id)
-        record = await self.get(job_id)
-        job = prepared.job
-        job.id, job.state, job.batch, job.created = record.id, record.state, record.batch, False
+    async def _take_earlier(self, prepared: Sequence[Prepared], enqueued: Enqueued) -> None:
+        """Where an idempotency key matched, the handle is the earlier job's."""
+        for one, job_id, created in zip(prepared, *enqueued, strict=True):
+            if not created:
+                self._held.drop(one.new.id)
+                record = await self.get(job_id)
+                job = one.job
+                job.id, job.state, job.batch, job.created = record.id, record.state, record.batch, False
 
     # Steering and looking
 

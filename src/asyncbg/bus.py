@@ -9,10 +9,11 @@
 
 import asyncio
 import inspect
+import itertools
 import logging
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -61,6 +62,28 @@ class Published:
         return self._wire
 
 
+class Chunk:
+    """What goes to the subscribers of one filter at once: stored events of one commit in order, or one progress.
+
+    It is made once for all of them, and so is the join of its frames.
+    """
+
+    __slots__ = ("_wire", "is_progress", "last_seq", "published")
+
+    def __init__(self, published: list[Published]) -> None:
+        """Carry ``published``, at least one."""
+        self.published = published
+        self.last_seq = published[-1].event.seq
+        self.is_progress = not self.last_seq
+        self._wire: bytes | None = None
+
+    def wire(self, epoch: str) -> bytes:
+        """All of it as SSE frames."""
+        if self._wire is None:
+            self._wire = b"".join([one.wire(epoch) for one in self.published])
+        return self._wire
+
+
 class _Wake:
     """One reader waits here; ``set`` wakes it. A future and a timer cost less than a task for ``asyncio.wait_for``."""
 
@@ -99,16 +122,16 @@ class Subscription:
         self._bus = bus
         self._group = group
         self._limit = limit
-        self._buffer: list[Published] = []
+        self._buffer: list[Chunk] = []
         self._latest: dict[str, int] = {}
         self._stored = 0
         self._wake = _Wake()
 
     def take(self) -> list[Event]:
         """All that is pending, in order."""
-        return [published.event for published in self.take_published()]
+        return [one.event for chunk in self.take_chunks() for one in chunk.published]
 
-    def take_published(self) -> list[Published]:
+    def take_chunks(self) -> list[Chunk]:
         """All that is pending, in order, with the frames that subscribers share."""
         pending, self._buffer = self._buffer, []
         self._stored = 0
@@ -118,12 +141,12 @@ class Subscription:
 
     def reset(self) -> None:
         """Start collecting again after ``lagging``."""
-        self.take_published()
+        self.take_chunks()
         self.lagging = False
 
     def drop_progress(self) -> None:
         """Forget the progress that is pending: the reader knows better by now."""
-        self._buffer = [published for published in self._buffer if published.event.seq]
+        self._buffer = [chunk for chunk in self._buffer if not chunk.is_progress]
         self._latest.clear()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
@@ -151,40 +174,37 @@ class Subscription:
         """Close."""
         self.close()
 
-    def push(self, chunk: list[Published], has_progress: bool) -> int:
-        """Called by the bus: collect ``chunk``; returns how many events of it were dropped."""
+    def push(self, chunk: Chunk) -> int:
+        """Called by the bus: collect ``chunk``; returns how many events were dropped for it."""
         if self.lagging:
-            return len(chunk)
-        if has_progress or self._latest:
-            dropped = self._push_each(chunk)
-        else:
-            self._buffer += chunk
-            self._stored += len(chunk)
-            dropped = 0
-        if self._stored > self._limit:
-            dropped = len(self._buffer)
-            self.take_published()
-            self.lagging = True
+            return len(chunk.published)
+        dropped = self._push_progress(chunk) if chunk.is_progress else self._push_stored(chunk)
         self._wake.set()
         return dropped
 
-    def _push_each(self, chunk: list[Published]) -> int:
-        """Progress takes the place of the job's progress before it, unless the job's own events lie between."""
-        dropped = 0
-        for published in chunk:
-            event = published.event
-            if event.seq:
-                self._latest.pop(event.job_id, None)
-                self._stored += 1
-                self._buffer.append(published)
-            elif (at := self._latest.get(event.job_id)) is not None:
-                self._buffer[at] = published
-            elif len(self._buffer) - self._stored < self._limit:
-                self._latest[event.job_id] = len(self._buffer)
-                self._buffer.append(published)
-            else:
-                dropped += 1
+    def _push_stored(self, chunk: Chunk) -> int:
+        if self._latest:
+            for one in chunk.published:
+                self._latest.pop(one.event.job_id, None)
+        self._buffer.append(chunk)
+        self._stored += len(chunk.published)
+        if self._stored <= self._limit:
+            return 0
+        dropped = sum(len(pending.published) for pending in self.take_chunks())
+        self.lagging = True
         return dropped
+
+    def _push_progress(self, chunk: Chunk) -> int:
+        """Progress takes the place of the job's progress before it, unless the job's own events lie between."""
+        job_id = chunk.published[0].event.job_id
+        if (at := self._latest.get(job_id)) is not None:
+            self._buffer[at] = chunk
+        elif len(self._latest) < self._limit:
+            self._latest[job_id] = len(self._buffer)
+            self._buffer.append(chunk)
+        else:
+            return 1
+        return 0
 
 
 class _Group:
@@ -300,6 +320,8 @@ class EventBus:
         """The position of the log up to which everything was published."""
         self.life = 0
         """How often the engine was started."""
+        self.turns = 0
+        """How often something was published, whatever number of events at once."""
         self._buffer = buffer
         self._groups: dict[EventFilter, _Group] = {}
         self._index: dict[str, list[_Group]] = {}
@@ -324,6 +346,7 @@ class EventBus:
         if not events:
             return
         self._published += len(events)
+        self.turns += 1
         last_seq = events[-1].seq or max(event.seq for event in events)
         if last_seq > self.last_seq:
             self.last_seq = last_seq
@@ -442,14 +465,14 @@ class EventBus:
         )
 
     def _hand_over(self, group: _Group) -> None:
-        chunk, group.pending = group.pending, []
-        has_progress = any(not published.event.seq for published in chunk)
-        for subscription in group.members:
-            was_lagging = subscription.lagging
-            dropped = subscription.push(chunk, has_progress)
-            self._delivered += len(chunk) - min(dropped, len(chunk))
-            self._dropped += dropped
-            self._lagged += subscription.lagging and not was_lagging
+        pending, group.pending = group.pending, []
+        for chunk in _chunks(pending):
+            for subscription in group.members:
+                was_lagging = subscription.lagging
+                dropped = subscription.push(chunk)
+                self._delivered += len(chunk.published) - min(dropped, len(chunk.published))
+                self._dropped += dropped
+                self._lagged += subscription.lagging and not was_lagging
 
     def _tell_handlers(self, events: Sequence[Event]) -> None:
         if not self._handlers:
@@ -492,3 +515,12 @@ class EventBus:
 
     def _note_consumers(self) -> None:
         self._has_consumers = bool(self._groups or self._handlers or self._waiters)
+
+
+def _chunks(pending: list[Published]) -> Iterator[Chunk]:
+    """Runs of stored events, and each progress by itself."""
+    for is_stored, run in itertools.groupby(pending, lambda published: published.event.seq > 0):
+        if is_stored:
+            yield Chunk(list(run))
+        else:
+            yield from (Chunk([progress]) for progress in run)

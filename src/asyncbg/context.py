@@ -16,6 +16,7 @@ import uncalled_for
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
 from asyncbg.errors import NotRunningError
+from asyncbg.event_model import RESERVED_PREFIXES, EventModel
 from asyncbg.job import Lease, ProgressValue
 
 T = TypeVar("T")
@@ -143,15 +144,21 @@ class CurrentJob:
         """The tags the job was submitted with."""
         return tuple(json.loads(self._lease.tags))
 
-    async def publish(self, event_type: str, data: Mapping[str, Any] | None = None) -> None:
-        """Store an event of the task's own, such as ``email.sent``, and publish it once it is on disk.
+    async def publish(self, event: str | EventModel, data: Mapping[str, Any] | None = None) -> None:
+        """Store an event of the task's own and publish it once it is on disk: a class' instance, or a name and data.
 
         ``data`` must have a JSON form and should hold no personal data: streams and logs carry it as it is.
-        Names beginning with ``job.`` or ``stream.`` are the engine's: ValueError.
+        Names beginning with ``job.``, ``stream.`` or ``loop.`` are the engine's: ValueError.
         """
-        if event_type.startswith(("job.", "stream.")) or not event_type.replace(".", "").replace("_", "").isalnum():
-            raise ValueError(f"{event_type!r} is no name for an event of a task; use noun.verb, such as email.sent")
-        await self._reporter.publish(self, event_type, json.dumps(dict(data or {})))
+        if not isinstance(event, EventModel):
+            name, told = event, dict(data or {})
+        elif data is None:
+            name, told = event.event_type, event.model_dump(mode="json")
+        else:
+            raise TypeError(f"{type(event).__name__} holds its data itself; give none beside it")
+        if name.startswith(RESERVED_PREFIXES) or not name.replace(".", "").replace("_", "").isalnum():
+            raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
+        await self._reporter.publish(self, name, json.dumps(told))
 
     def report(self, progress: ProgressValue) -> None:
         """Set the progress. Cheap, never blocks, safe from the task's worker thread."""

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import aiosqlite
 
 from asyncbg.errors import DatabaseError, NotRunningError, OutageError
+from asyncbg.log_limit import LogLimit
 
 T = TypeVar("T")
 logger = logging.getLogger("asyncbg")
@@ -35,7 +36,7 @@ _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA secure_delete = ON",
-    "PRAGMA wal_autocheckpoint = 8000",
+    "PRAGMA wal_autocheckpoint = 2000",
     "PRAGMA journal_size_limit = 67108864",
     "PRAGMA cache_size = -16000",
     "PRAGMA temp_store = MEMORY",
@@ -142,6 +143,9 @@ class Database:
         self.commits = 0
         self._reader_count = readers
         self._writer_pragmas = (*_WRITER_PRAGMAS, *(() if checkpoints else ("PRAGMA wal_autocheckpoint = 0",)))
+        self._log_limit = LogLimit(
+            None if path == MEMORY else path, checkpoints=checkpoints, busy_timeout_ms=_BUSY_TIMEOUT_MS
+        )
         self._writer: _Connection | None = None
         self._readers: list[_Connection] = []
         self._pending: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]] = {}
@@ -277,7 +281,7 @@ class Database:
         work = [(lane, items) for lane, (items, _) in batch.items()]
         writer = cast(_Connection, self._writer)
         try:
-            results, notes = await writer.run(lambda connection: _transact(connection, work, self._check_file))
+            results, notes = await writer.run(lambda connection: self._transact(connection, work))
         except Exception as error:  # noqa: BLE001 - handed to those who wait
             await self._commit_failed(batch, error)
             return
@@ -293,6 +297,26 @@ class Database:
                     future.set_exception(result)
                 else:
                     future.set_result(result)
+
+    def _transact(
+        self, connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]]
+    ) -> tuple[list[Sequence[Any]], list[Any]]:
+        """Everything in one transaction; runs in the database's thread."""
+        self._log_limit.check(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            tx = Transaction(connection)
+            results = [lane(tx, items) for lane, items in work]
+            for finish in tx.memo.values():
+                finish(tx)
+            self._check_file()
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):  # the first error tells more; the next one reopens it
+                    connection.execute("ROLLBACK")
+            raise
+        return results, tx.notes
 
     async def _commit_failed(
         self, batch: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]], error: Exception
@@ -371,8 +395,11 @@ class Database:
         if verdict != "ok":
             raise OutageError(f"the database is damaged; restore it from a backup ({' '.join(verdict.split())[:200]})")
 
+    def _dial(self) -> aiosqlite.Connection:
+        return aiosqlite.connect(self.path, isolation_level=None, cached_statements=256)
+
     async def _connect(self, pragmas: Sequence[str]) -> _Connection:
-        connection = await aiosqlite.connect(self.path, isolation_level=None, cached_statements=256)
+        connection = await self._dial()
         wrapped = _Connection(connection)
         try:
             for pragma in pragmas:
@@ -407,26 +434,6 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _transact(
-    connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]], check: Callable[[], None]
-) -> tuple[list[Sequence[Any]], list[Any]]:
-    """Everything in one transaction; runs in the database's thread."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        tx = Transaction(connection)
-        results = [lane(tx, items) for lane, items in work]
-        for finish in tx.memo.values():
-            finish(tx)
-        check()
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):  # the first error tells more; the next one reopens the connection
-                connection.execute("ROLLBACK")
-        raise
-    return results, tx.notes
 
 
 def _statements(script: str) -> list[str]:

@@ -18,6 +18,7 @@ from asyncbg.backends.sqlite import MIGRATIONS
 from asyncbg.clock import Clock, SystemClock, rfc3339
 from asyncbg.database import OLDEST_SQLITE
 from asyncbg.errors import SettingsError
+from asyncbg.log_limit import MOST_BYTES, WANTED_BYTES
 from asyncbg.settings import Settings, SmtpSettings, load_settings
 from asyncbg.store import database_file
 
@@ -82,7 +83,8 @@ async def diagnose(overrides: Mapping[str, Any] | None = None, *, clock: Clock |
     except SettingsError as error:
         remedy = "correct it as it says; `asyncbg settings show --sources` tells where each comes from"
         return [fail("settings", str(error), remedy), check_sqlite(sqlite3.sqlite_version_info), check_clock(clock)]
-    held = Place(path).held()
+    place = Place(path)
+    held = place.held()
     return [
         well("settings", f"profile {settings.profile} loads"),
         check_sqlite(sqlite3.sqlite_version_info, processes=len(held)),
@@ -90,7 +92,9 @@ async def diagnose(overrides: Mapping[str, Any] | None = None, *, clock: Clock |
         check_database_access(path),
         check_data_dir_access(settings.data_dir),
         check_disk(path),
+        check_log(path),
         *check_content(path, held, clock),
+        check_loops(place.notes()),
         await check_smtp(settings.smtp),
     ]
 
@@ -197,6 +201,44 @@ def check_data_dir_access(data_dir: Path) -> Finding:
     if data_dir.stat().st_mode & 0o022:
         return warn(check, f"other users may write to {data_dir}", f"chmod 700 {data_dir}")
     return well(check, f"{data_dir} is writable by its owner alone")
+
+
+def check_log(path: Path) -> Finding:
+    """Whether a reader keeps the write-ahead log from being emptied."""
+    log = Path(f"{path}-wal")
+    size = log.stat().st_size if log.exists() else 0
+    finding = f"{size // _MIB} MiB of {MOST_BYTES // _MIB}"
+    if size <= WANTED_BYTES:
+        return well("log", finding)
+    who = ", ".join(map(str, processes_with(path))) or "unknown"
+    finding = f"{finding}: a reader stays in one transaction; the database is open in the processes {who}"
+    return fail("log", finding, "end the one of them that reads on: a forgotten shell, a long backup or report")
+
+
+def processes_with(path: Path) -> list[int]:
+    """The processes that have the file open, as far as /proc tells us (proc(5))."""
+    target = str(path.resolve())
+    found: set[int] = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == target:  # noqa: PTH115 - a string is all that is asked for
+                found.add(int(link.parts[2]))
+    return sorted(found)
+
+
+def check_loops(notes: Mapping[str, str]) -> Finding:
+    """Whether something has held the event loop of a process that runs now."""
+    held: list[str] = []
+    for name, text in sorted(notes.items()):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            held += [
+                f"{one['task']} at {one['line']} ({one['times']} times, process {name})"
+                for one in json.loads(text or "[]")
+            ]
+    if held:
+        remedy = "await there, or make it a plain def, which runs in a thread"
+        return warn("event loop", f"held by {'; '.join(held)}", remedy)
+    return well("event loop", "nothing has held it" if notes else "no process runs jobs here")
 
 
 # What is stored

@@ -1,7 +1,6 @@
 """What an event is: a fact about a job, its filter and its wire form (CloudEvents 1.0 names in one SSE frame)."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -10,7 +9,10 @@ from asyncbg.clock import rfc3339
 
 
 class EventType(StrEnum):
-    """The engine's own events. A task may publish others under its own ``noun.verb`` names."""
+    """The engine's own events of a job. A task may publish others under its own ``noun.verb`` names.
+
+    ``engine_events.py`` has a class for each: when it happens, and what its data is.
+    """
 
     WAITING = "job.waiting"
     SCHEDULED = "job.scheduled"
@@ -23,19 +25,6 @@ class EventType(StrEnum):
     CANCELLED = "job.cancelled"
     CANCEL_IGNORED = "job.cancel_ignored"
 
-
-EVENT_MEANINGS: Mapping[str, str] = {
-    EventType.WAITING: "The job was accepted; an earlier job of its batch is not final yet.",
-    EventType.SCHEDULED: "The job was accepted and is due later.",
-    EventType.QUEUED: "The job is ready to run: accepted, due now, its turn in the batch, retried by hand or rescued.",
-    EventType.STARTED: "An attempt began.",
-    EventType.PROGRESS: "The task reported progress. Not stored: the latest value is kept on the job.",
-    EventType.RETRYING: "The attempt failed and another is due after `delay_s` seconds.",
-    EventType.SUCCEEDED: "The task returned. Final.",
-    EventType.FAILED: "The job failed for good. Final.",
-    EventType.CANCELLED: "The job was cancelled. Final.",
-    EventType.CANCEL_IGNORED: "The attempt was told to stop `grace_s` seconds ago, and goes on.",
-}
 
 FINAL_EVENTS = frozenset({EventType.SUCCEEDED, EventType.FAILED, EventType.CANCELLED})
 

@@ -15,13 +15,17 @@ from starlette.background import BackgroundTask
 from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
 
+from asyncbg.api.asyncapi import asyncapi_router
+from asyncbg.api.event_schema import EventSchemas
 from asyncbg.api.events import events_router
 from asyncbg.api.jobs import jobs_router
 from asyncbg.api.ops import ops_router
 from asyncbg.api.sse import Streams
 from asyncbg.background import Engine, Job, Prepared, Task, TaskCall
 from asyncbg.clock import Clock
+from asyncbg.engine_events import ENGINE_EVENTS
 from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError, QuotaError
+from asyncbg.event_model import EventModel, Vocabulary
 from asyncbg.settings import Settings, load_settings
 from asyncbg.signals import chain_signals
 from asyncbg.task import unwrap_partial
@@ -197,10 +201,21 @@ use no other of scope "function", so this one stands between. What is added afte
 class AsyncBG(Engine):
     """The engine with its FastAPI side: ``FastAPI(lifespan=bg.lifespan)``, ``app.include_router(bg.router)``."""
 
-    def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None, **overrides: Any) -> None:
-        """Read the settings from ``ASYNCBG_*`` unless given; keywords override single ones: ``database_url=…``."""
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        clock: Clock | None = None,
+        events: Iterable[type[EventModel]] = (),
+        **overrides: Any,
+    ) -> None:
+        """Read the settings from ``ASYNCBG_*`` unless given; keywords override single ones: ``database_url=…``.
+
+        ``events`` are the classes of what your tasks publish: OpenAPI and AsyncAPI describe them beside the engine's.
+        """
         super().__init__(settings or load_settings(**overrides), clock=clock)
         self.streams = Streams(self)
+        self.event_schemas = EventSchemas(Vocabulary.of([*ENGINE_EVENTS, *events]))
         self._router: APIRouter | None = None
         self.provide = committing(lambda _: self)
         """For several engines in one app: ``Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")]``."""
@@ -212,7 +227,8 @@ class AsyncBG(Engine):
             self._router = APIRouter()
             self._router.include_router(ops_router(self))
             self._router.include_router(jobs_router(self))
-            self._router.include_router(events_router(self, self.streams))
+            self._router.include_router(events_router(self, self.streams, self.event_schemas))
+            self._router.include_router(asyncapi_router(self.event_schemas))
         return self._router
 
     @overload

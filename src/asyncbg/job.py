@@ -1,5 +1,6 @@
 """What a job is: its record, its states and the one table of moves between them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -97,8 +98,13 @@ class ProgressValue:
     unit: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form of the contract."""
-        return {"current": self.current, "total": self.total, "message": self.message, "unit": self.unit}
+        """The JSON form of the contract, which knows neither NaN nor infinity."""
+        current, total = _finite(self.current, 0), _finite(self.total, None)
+        return {"current": current, "total": total, "message": self.message, "unit": self.unit}
+
+
+def _finite(value: float | None, otherwise: float | None) -> float | None:
+    return otherwise if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import anyio
 from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, FastAPI
 
+from asyncbg.api.event_schema import share_event_schemas
 from asyncbg.api.problems import install_problems
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
@@ -25,9 +26,9 @@ from asyncbg.services.outbound import Outbound
 from asyncbg.services.workspace import Workspace
 from asyncbg.settings import Settings, SmtpSettings, load_settings
 from asyncbg.workflows.activity import activity_workflow
-from asyncbg.workflows.csv_import import csv_import_workflow
-from asyncbg.workflows.email import email_workflow
-from asyncbg.workflows.external_fetch import external_fetch_workflow
+from asyncbg.workflows.csv_import import CsvFailed, CsvImported, csv_import_workflow
+from asyncbg.workflows.email import EmailSent, email_workflow
+from asyncbg.workflows.external_fetch import WebhookDelivered, external_fetch_workflow
 from asyncbg.workflows.injected import LogNotifier, MailNotifier, Notifier, injected_workflow
 from asyncbg.workflows.notification import notification_workflow
 from asyncbg.workflows.process import process_workflow
@@ -47,6 +48,9 @@ _TAGS = [
     {"name": "events", "description": "What happens, as server-sent events."},
     {"name": "operations", "description": "Health, metrics, start page."},
 ]
+
+
+_EVENTS = (EmailSent, CsvImported, CsvFailed, WebhookDelivered)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -80,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(service.bg.router)
     for router in service.routers:
         app.include_router(router)
+    share_event_schemas(app, service.bg.event_schemas)
     return app
 
 
@@ -118,7 +123,7 @@ class _Service:
         """Make all parts and give each what it needs. Opens nothing."""
         if settings.privacy.pseudonym_key:
             use_pseudonym_key(settings.privacy.pseudonym_key.get_secret_value().encode())
-        bg = AsyncBG(settings)
+        bg = AsyncBG(settings, events=_EVENTS)
         clock, data_dir = bg.clock, settings.data_dir
         outbound = Outbound(settings.outbound, clock=clock)
         mailer = Mailer(settings.smtp, clock=clock)

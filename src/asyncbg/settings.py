@@ -159,6 +159,7 @@ class StreamSettings(_Section):
 
     heartbeat_s: float = Field(default=15.0, gt=0, le=3_600, description="an idle stream gets a comment this often")
     retry_ms: int = Field(default=2_000, ge=1, le=600_000, description="a client reconnects after so long")
+    max_age_s: float = Field(default=3_600.0, gt=0, le=_DAY_S, description="then a client is told to come back")
     progress_per_s: float = Field(default=10.0, gt=0, le=1_000, description="for one job and stream, at most")
     buffer: int = Field(default=1_000, ge=1, le=1_000_000, description="events held for a slow subscriber")
     max_subscribers: int = Field(default=5_000, ge=1, le=1_000_000, description="streams open at once in a process")

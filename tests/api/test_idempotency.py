@@ -78,6 +78,26 @@ def job_of(answer: httpx.Response) -> str:
     return str(job["id"])
 
 
+async def test_a_full_queue_still_knows_what_it_accepted(path: Path) -> None:
+    """A repeat takes no room: it gets the job of the first request, while everything new is refused."""
+    bg = AsyncBG(load_settings(database_url=f"sqlite:///{path}", runner={"shutdown_grace_s": 0, "max_queued": 1}))
+    bg.task(name="charge")(charge)
+    app = FastAPI(lifespan=bg.lifespan)
+    app.include_router(bg.router)
+    async with serving(app) as http:
+        await http.get("/health/live")
+        bg.pause()
+        first = await http.post("/jobs", json=BODY, headers={"Idempotency-Key": "k-1"})
+        again = await http.post("/jobs", json=BODY, headers={"Idempotency-Key": "k-1"})
+        other = await http.post(
+            "/jobs", json={"task": "charge", "args": {"order": "2"}}, headers={"Idempotency-Key": "k-1"}
+        )
+        fresh = await http.post("/jobs", json=BODY, headers={"Idempotency-Key": "k-2"})
+
+    assert (first.status_code, again.status_code, other.status_code, fresh.status_code) == (202, 202, 422, 503)
+    assert first.json()["jobs"][0]["id"] == again.json()["jobs"][0]["id"]
+
+
 async def test_fifty_posts_at_once_under_one_key_are_one_job(http: httpx.AsyncClient, path: Path) -> None:
     """All are answered with the same job, which runs once."""
     answers = await asyncio.gather(*(post(http, "k") for _ in range(50)))

@@ -133,7 +133,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             settings = Settings(
                 database_url=f"sqlite:///{tmp_path}/asyncbg.db",
                 stream=StreamSettings(**stream),
-                runner=RunnerSettings(shutdown_grace_s=0),
+                runner=RunnerSettings(shutdown_grace_s=0, watchdog_s=0),  # the tests share the loop and may hold it
             )
             bg = AsyncBG(settings)
             gate = asyncio.Event()
@@ -540,6 +540,24 @@ async def test_draining_says_goodbye_on_every_stream(serve: Serve) -> None:
     assert {end[0].event for end in [*ends, late]} == {"stream.bye"}
     assert len(retries) > 5
     assert all(1000 <= int(retry) <= 2000 for retry in retries)
+
+
+async def test_an_old_stream_is_told_to_come_back(serve: Serve) -> None:
+    """After its time a stream ends cleanly with stream.bye; the client goes on from its cursor and misses nothing."""
+    service = await serve(max_age_s=0.2)
+    job_id = await service.held()
+    async with service.stream(f"/jobs/{job_id}/events") as reader:
+        frames = await reader.rest()
+    stored = [frame for frame in frames if frame.id]
+    service.gate.set()
+    await service.bg.wait(job_id, TIMEOUT_S)
+    async with service.stream(f"/jobs/{job_id}/events", cursor=stored[-1].id) as reader:
+        after = await reader.rest()
+
+    assert [frame.event for frame in stored] == ["job.queued", "job.started"]
+    assert (frames[-1].event, frames[-1].data["reason"]) == ("stream.bye", "age")
+    assert after[-1].event == "job.succeeded"
+    assert not {frame.id for frame in stored} & {frame.id for frame in after if frame.id}
 
 
 async def test_a_client_that_takes_nothing_is_closed(tmp_path: Path) -> None:

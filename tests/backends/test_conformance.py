@@ -905,6 +905,23 @@ async def test_old_final_jobs_are_purged_with_their_events(store: Store) -> None
     assert {event.job_id for event in await store.log()} == {old_open, young.id}
 
 
+async def test_a_job_with_many_events_is_purged_whole(store: Store) -> None:
+    """However many a job has, none is left, those of its neighbour stay, and the log says how far it is gone."""
+    lease = await store.start()
+    for _ in range(3):
+        await asyncio.gather(*(store.backend.record(lease, "page.read", "{}") for _ in range(500)))
+    await store.settle(lease)
+    last_seq = (await store.backend.position()).last_seq
+    store.clock.advance(days=1)
+    before_ms = store.clock.now_ms()
+    young = await store.start()
+    await store.settle(young)
+
+    assert await store.backend.purge(before_ms=before_ms, limit=10) == 1
+    assert {event.job_id for event in await store.log()} == {young.id}
+    assert (await store.backend.position()).first_seq == last_seq + 1
+
+
 async def test_a_purge_deletes_no_more_than_its_limit(store: Store) -> None:
     """The rest is for the next call."""
     for _ in range(5):

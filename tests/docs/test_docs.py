@@ -1,11 +1,10 @@
-"""What docs/*.md say of events, settings and errors is what the code does; snippets run, links lead somewhere.
+"""What docs/*.md say of settings and errors is what the code does; snippets run, links lead somewhere.
 
 ``python tests/docs/test_docs.py --write`` brings the table of settings up to date; meanings written by hand stay.
 """
 
 import argparse
 import ast
-import asyncio
 import importlib.util
 import inspect
 import json
@@ -25,9 +24,7 @@ from starlette.exceptions import HTTPException
 
 import asyncbg.errors
 from asyncbg.api.problems import describe
-from asyncbg.background import Engine, Job
 from asyncbg.cli import ExitCode
-from asyncbg.context import Progress
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -41,9 +38,8 @@ from asyncbg.errors import (
     QuotaError,
     UnknownTaskError,
 )
-from asyncbg.event import EVENT_MEANINGS, EventFilter, EventType
 from asyncbg.services.page import BadCursorError
-from asyncbg.settings import RunnerSettings, Settings, setting_sources
+from asyncbg.settings import Settings, setting_sources
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -118,143 +114,6 @@ def test_every_link_leads_to_a_file(name: str) -> None:
     targets = {target.partition("#")[0] for target in _LINK.findall(prose) if "://" not in target}
 
     assert [target for target in targets if target and not (DOCS / target).exists()] == []
-
-
-# Events
-
-
-def published(path: Path, method: str) -> dict[str, set[str]]:
-    """Event types and the names of their data, out of the calls ``….method("type", data)`` in a module."""
-    found: dict[str, set[str]] = {}
-    for function in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            for call in ast.walk(function):
-                match call:
-                    case ast.Call(func=ast.Attribute(attr=attr), args=[ast.Constant(str(kind)), data, *_]):
-                        if attr == method:
-                            found.setdefault(kind, set()).update(_keys(data, function))
-    return found
-
-
-def _keys(data: ast.expr, function: ast.AST) -> set[str]:
-    """The keys of a dict literal, with those of variables that are unpacked into it."""
-    match data:
-        case ast.Dict(keys=keys, values=values):
-            return {
-                name
-                for key, value in zip(keys, values, strict=True)
-                for name in ([str(ast.literal_eval(key))] if key is not None else _keys(value, function))
-            }
-        case ast.Name(id=name):
-            for node in ast.walk(function):
-                match node:
-                    case ast.Assign(targets=[ast.Name(id=target)], value=value) if target == name:
-                        return _keys(value, function)
-    raise AssertionError(f"cannot tell what data holds: {ast.unparse(data)}")
-
-
-def event_table() -> dict[str, list[str]]:
-    """The three tables of events as one."""
-    return table("events.md", "type", "meaning", "data")
-
-
-def data_of(row: list[str]) -> set[str]:
-    """The names in the last cell of an event's row."""
-    return set(_CODE.findall(row[-1]))
-
-
-def test_the_engines_events_are_all_described() -> None:
-    """The table has each type with the meaning the code gives it."""
-    described = {kind: row[0] for kind, row in event_table().items() if kind.startswith("job.")}
-
-    assert described == {str(kind): meaning for kind, meaning in EVENT_MEANINGS.items()}
-    assert set(described) == {str(kind) for kind in EventType}
-
-
-@pytest.mark.parametrize(
-    ("prefix", "pattern", "method"),
-    [(("job.", "stream."), "workflows/*.py", "publish"), (("",), "api/sse.py", "_notice")],
-)
-def test_the_other_events_are_all_described(prefix: tuple[str, ...], pattern: str, method: str) -> None:
-    """The tables have what the service's tasks publish, what a stream says of itself, and the data of each."""
-    told: dict[str, set[str]] = {}
-    for path in SOURCE.glob(pattern):
-        told |= published(path, method)
-    described = {
-        kind: data_of(row)
-        for kind, row in event_table().items()
-        if not kind.startswith("job.") and kind.startswith("stream.") is (method == "_notice")
-    }
-
-    assert told
-    assert not any(kind.startswith(prefix) for kind in told) or method == "_notice"
-    assert described == told
-
-
-async def test_the_engines_events_carry_what_is_described(tmp_path: Path) -> None:
-    """Each type, met in real jobs, has the data the table names; an optional one is met with and without."""
-    settings = Settings(database_url=f"sqlite:///{tmp_path / 'events.db'}", runner=RunnerSettings(cancel_grace_s=0))
-    seen: dict[str, list[set[str]]] = {}
-    watched = asyncio.Event()
-
-    async def steady(progress: Progress = Progress()) -> None:
-        await watched.wait()
-        progress.set(1, total=1)
-
-    async with Engine(settings) as engine:
-        jobs = [
-            await engine.task(name="steady")(steady).enqueue(),
-            await engine.task(name="fail", retries=1)(_fail).enqueue(),
-            await engine.task(name="late")(_wait).options(delay=3600).enqueue(),
-            await engine.task(name="stubborn", timeout=0.01)(_refuse_to_end).enqueue(),
-            *await _batch(engine),
-        ]
-        async with asyncio.timeout(20):
-            async for event in jobs[0].events():
-                watched.set()
-                seen.setdefault(event.type, []).append(set(event.payload()))
-        await jobs[2].cancel()
-        for job in jobs:
-            await engine.wait(job.id, 20)
-        await jobs[0].retry()
-        await engine.wait(jobs[0].id, 20)
-        events, _ = await engine.backend.events(after_seq=0, wanted=EventFilter(), limit=1000)
-    for event in events:
-        seen.setdefault(event.type, []).append(set(event.payload()))
-
-    assert set(seen) == set(EVENT_MEANINGS)
-    for kind, data in seen.items():
-        row = event_table()[kind]
-        assert data_of(row) in data, kind
-        assert all(found == data_of(row) or ("(when" in row[-1] and not found) for found in data), kind
-
-
-async def _batch(engine: Engine) -> list[Job]:
-    """Two jobs of one request: the second waits for the first."""
-    prepared = [engine.prepare(_nothing, (), {}), engine.prepare(_nothing, (), {})]
-    await engine.accept(prepared)
-    return [one.job for one in prepared]
-
-
-async def _nothing() -> None:
-    """Be done at once."""
-
-
-async def _fail() -> None:
-    error = ConnectionError("nobody answers")
-    error.retry_after_s = 0.01  # type: ignore[attr-defined]
-    raise error
-
-
-async def _wait() -> None:
-    await asyncio.sleep(3600)
-
-
-async def _refuse_to_end() -> None:
-    try:
-        await asyncio.sleep(3600)
-    except asyncio.CancelledError:
-        await asyncio.sleep(0.1)
 
 
 # Settings

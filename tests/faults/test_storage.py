@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 import asyncbg.errors
 from asyncbg import AsyncBG
+from asyncbg.doctor import Status, diagnose
 from asyncbg.settings import load_settings
 from tests.faults.serving import serving
 
@@ -96,6 +97,29 @@ def path(tmp_path: Path) -> Path:
 
 
 # Locked
+
+
+async def test_a_reader_that_never_ends_does_not_fill_the_disk(path: Path) -> None:
+    """While somebody stays in a transaction the log grows to a bound; then nothing is accepted until it is over."""
+    async with served(engine_at(path)) as http:
+        await post(http)
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM job").fetchone()
+            answers: list[httpx.Response] = []
+            while not answers or answers[-1].status_code == 202:
+                answers += await asyncio.gather(*(post(http, BIG * 20) for _ in range(10)))
+            kept = accepted(answers)
+
+            assert (await readiness(http))[0] == 503
+            assert os.path.getsize(f"{path}-wal") < 64_000_000  # noqa: ASYNC240, PTH202
+            found = {one.check: one for one in await diagnose({"database_url": f"sqlite:///{path}"})}["log"]
+            assert found.status is Status.FAILED
+            assert str(os.getpid()) in found.finding
+        await ready_again(http)
+        kept |= accepted([await post(http)])
+
+    assert kept <= stored(path)
 
 
 async def test_a_locked_database_refuses_and_recovers(path: Path, caplog: pytest.LogCaptureFixture) -> None:

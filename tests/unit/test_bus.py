@@ -80,7 +80,7 @@ async def test_an_event_is_encoded_once_for_all() -> None:
     with bus.subscribe(ALL) as one, bus.subscribe(EventFilter(jobs=frozenset({"j1"}))) as other:
         bus.publish([stored(1)])
 
-        assert one.take_published()[0].wire(bus.epoch) is other.take_published()[0].wire(bus.epoch)
+        assert one.take_chunks()[0].wire(bus.epoch) is other.take_chunks()[0].wire(bus.epoch)
 
 
 async def test_a_full_subscription_lags_and_holds_nothing() -> None:

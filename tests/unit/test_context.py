@@ -5,6 +5,8 @@ import contextvars
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import date
+from decimal import Decimal
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ from fastapi import Request
 from asyncbg.background import Engine, Job
 from asyncbg.context import Dependencies, Depends, Progress, current_job, signature_of
 from asyncbg.errors import ArgumentsError, JobCancelledError, JobFailedError, NotRunningError
+from asyncbg.event_model import EventModel
 from asyncbg.settings import RunnerSettings, Settings
 
 steps: list[str] = []
@@ -407,7 +410,7 @@ async def test_a_task_publishes_events_of_its_own(engine: Engine) -> None:
     async def task() -> None:
         await current_job().publish("email.sent", {"parts": 2})
         await current_job().publish("email.read")
-        for name in ("job.succeeded", "stream.bye", "no spaces please", ""):
+        for name in ("job.succeeded", "stream.bye", "loop.blocked", "no spaces please", ""):
             with pytest.raises(ValueError, match="no name for an event"):
                 await current_job().publish(name)
 
@@ -418,6 +421,46 @@ async def test_a_task_publishes_events_of_its_own(engine: Engine) -> None:
         "job.queued", "job.started", "email.sent", "email.read", "job.succeeded",
     ]  # fmt: skip
     assert events[2].data == '{"parts": 2}'
+
+
+class ParcelWeighed(EventModel):
+    """It was put on the scales."""
+
+    event_type = "parcel.weighed"
+
+    kg: Decimal
+    on: date
+
+
+async def test_a_task_publishes_instances_of_a_class(engine: Engine) -> None:
+    """The class gives the type, the instance the data in its JSON form; nothing may stand beside it."""
+    event = ParcelWeighed(kg=Decimal("1.50"), on=date(2026, 11, 22))
+
+    async def task() -> None:
+        await current_job().publish(event)
+        with pytest.raises(TypeError, match="ParcelWeighed holds its data itself; give none beside it"):
+            await current_job().publish(event, {"kg": 2})
+
+    job = await engine.enqueue(task)
+    [told] = [told async for told in job.events() if not told.type.startswith("job.")]
+    await job.result(timeout=20)
+
+    assert told.type == "parcel.weighed"
+    assert told.payload() == {"kg": "1.50", "on": "2026-11-22"}
+
+
+async def test_a_class_without_a_type_is_not_published(engine: Engine) -> None:
+    """What was forgotten is said when it is used."""
+
+    class Unnamed(EventModel):
+        """It happened."""
+
+    async def task() -> None:
+        await current_job().publish(Unnamed())
+
+    job = await engine.enqueue(task)
+    with pytest.raises(JobFailedError, match="no name for an event of a task; use noun"):
+        await job.result(timeout=20)
 
 
 def test_outside_a_job_there_is_none() -> None:

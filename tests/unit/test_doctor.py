@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,21 @@ def test_the_command_exits_1_where_something_is_broken(
     assert told["ok"] is False
     assert told["checks"][0]["check"] == "settings"
     assert "ASYNCBG_SERVER__PROT" in told["checks"][0]["finding"]
+
+
+async def hold_the_loop() -> None:
+    """A task that sleeps the wrong way."""
+    time.sleep(0.4)  # noqa: ASYNC251 - the very thing
+
+
+async def test_what_holds_an_event_loop_is_named(overrides: Mapping[str, Any]) -> None:
+    """The doctor tells of the task and the line that held the loop of a process that runs."""
+    async with Engine(Settings(**overrides)) as engine:
+        assert (await examined(overrides))["event loop"].status is Status.OK
+        await (await engine.task(hold_the_loop).enqueue()).result(20)
+        found = (await examined(overrides))["event loop"]
+
+    assert found.status is Status.WARNING
+    assert "hold_the_loop" in found.finding
+    assert Path(__file__).name in found.finding
+    assert (await examined(overrides))["event loop"].finding == "no process runs jobs here"

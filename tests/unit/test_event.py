@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.event import EVENT_MEANINGS, FINAL_EVENTS, Event, EventFilter, EventType, encode, event_id
+from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, encode, event_id
 from asyncbg.job import FINAL_STATES, JobState
 
 AT_MS = 1_795_342_500_250
@@ -80,11 +80,6 @@ def test_text_that_has_no_utf_8_form_is_sent_as_near_as_it_can_be() -> None:
 def test_an_event_id_is_fit_for_an_event_source() -> None:
     """``<epoch>-<seq>``."""
     assert event_id("e5", 12) == "e5-12"
-
-
-def test_every_type_says_what_it_means() -> None:
-    """No event of the engine is undocumented."""
-    assert set(EVENT_MEANINGS) == {kind.value for kind in EventType}
 
 
 def test_every_state_has_the_event_of_its_name_or_its_own_word() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -93,6 +94,15 @@ def test_values_have_the_json_form_of_the_contract() -> None:
 
     assert progress.as_dict() == {"current": 1, "total": 2, "message": "half", "unit": "rows"}
     assert BOOM.as_dict() == {"type": "BoomError", "message": "it went off"}
+
+
+def test_progress_is_always_json() -> None:
+    """What is no number to JSON is no progress: a reader in a browser would stumble over NaN."""
+    progress = ProgressValue(current=float("nan"), total=float("inf"))
+
+    assert json.loads(json.dumps(progress.as_dict(), allow_nan=False)) == {
+        "current": 0, "total": None, "message": "", "unit": "",
+    }  # fmt: skip
 
 
 # Random walks

@@ -10,46 +10,18 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Requ
 from pydantic import BaseModel, Field
 
 from asyncbg.api.auth import ANONYMOUS, Owner, owner_of
+from asyncbg.api.event_schema import EventSchemas
 from asyncbg.api.inputs import refuse_input
 from asyncbg.api.problems import ProblemRoute, problem_docs
 from asyncbg.api.sse import MEDIA_TYPE, Streams, accepts_gzip
 from asyncbg.api.tickets import LIFETIME_S, Tickets
 from asyncbg.background import Engine
 from asyncbg.clock import rfc3339
-from asyncbg.event import EVENT_MEANINGS, EventFilter
+from asyncbg.event import EventFilter
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.?\*)?|\*")
 _STREAM_PATH = re.compile(r"(/[^?#]*)?/(events|jobs/[^/?#]+/events)")
 
-_ENVELOPE: Final = {
-    "type": "object",
-    "required": ["id", "type", "time", "subject", "data"],
-    "properties": {
-        "id": {"type": ["string", "null"], "description": "`<epoch>-<seq>`; null for progress, which is not stored"},
-        "type": {"type": "string", "examples": list(EVENT_MEANINGS)},
-        "time": {"type": "string", "format": "date-time"},
-        "subject": {"type": ["string", "null"], "description": "the id of the job"},
-        "task": {"type": "string"},
-        "batch": {"type": "string"},
-        "owner": {"type": "string"},
-        "attempt": {"type": "integer"},
-        "data": {"type": "object"},
-    },
-}
-_FRAME: Final = {
-    "type": "object",
-    "required": ["event", "data"],
-    "properties": {
-        "event": {"type": "string", "examples": [*EVENT_MEANINGS, "stream.reset", "stream.bye"]},
-        "id": {"type": "string", "description": "a cursor; stored events carry one"},
-        "retry": {"type": "integer", "minimum": 0},
-        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": _ENVELOPE},
-    },
-}
-_STREAM_DOCS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "Events as they happen", "content": {MEDIA_TYPE: {"itemSchema": _FRAME}}},
-    **problem_docs(401, 422, 503),
-}
 _ENDED_DOCS: Final[dict[int | str, dict[str, Any]]] = {
     204: {"description": "The cursor has seen the job's final event: do not reconnect"}
 }
@@ -85,9 +57,10 @@ class _Start:
     gzip: bool
 
 
-def events_router(engine: Engine, streams: Streams, tickets: Tickets | None = None) -> APIRouter:
-    """The routes ``/jobs/{id}/events``, ``/events`` and ``/stream-tickets`` over ``engine``."""
+def events_router(engine: Engine, streams: Streams, schemas: EventSchemas, tickets: Tickets | None = None) -> APIRouter:
+    """The routes ``/jobs/{id}/events``, ``/events`` and ``/stream-tickets`` over ``engine``; ``schemas`` are told."""
     router = APIRouter(tags=["events"], route_class=ProblemRoute)
+    stream_docs = _stream_docs(schemas)
     issued = tickets or Tickets(engine.clock)
     StreamOwner = Annotated[str, Depends(_stream_owner(issued))]  # noqa: N806 - a type
 
@@ -96,7 +69,7 @@ def events_router(engine: Engine, streams: Streams, tickets: Tickets | None = No
         "/jobs/{job_id}/events",
         summary="Stream one job's events",
         response_class=Response,
-        responses={**_STREAM_DOCS, **_ENDED_DOCS, **problem_docs(404)},
+        responses={**stream_docs, **_ENDED_DOCS, **problem_docs(404)},
     )
     async def stream_job(
         job_id: Annotated[str, Path(description="the id of the job")], owner: StreamOwner, start: Start
@@ -108,7 +81,7 @@ def events_router(engine: Engine, streams: Streams, tickets: Tickets | None = No
         )
 
     @router.head("/events", include_in_schema=False)
-    @router.get("/events", summary="Stream events", response_class=Response, responses=_STREAM_DOCS)
+    @router.get("/events", summary="Stream events", response_class=Response, responses=stream_docs)
     async def stream_all(wanted: Wanted, caller: StreamOwner, start: Start) -> Response:
         """Server-Sent Events of all jobs the caller may see, from now on or from a cursor."""
         return await streams.open(
@@ -127,6 +100,11 @@ def events_router(engine: Engine, streams: Streams, tickets: Tickets | None = No
         return TicketAnswer(ticket=token, path=path, url=url, expires_at=rfc3339(ticket.expires_at_ms))
 
     return router
+
+
+def _stream_docs(schemas: EventSchemas) -> dict[int | str, dict[str, Any]]:
+    content = {MEDIA_TYPE: {"itemSchema": schemas.frame()}}
+    return {200: {"description": "Events as they happen", "content": content}, **problem_docs(401, 422, 503)}
 
 
 def _stream_owner(tickets: Tickets) -> Callable[..., Awaitable[str]]:

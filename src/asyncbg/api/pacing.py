@@ -26,6 +26,16 @@ class ProgressPacer:
         self.note(job_id, now)
         return True
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether any progress waits for its turn."""
+        return bool(self._held)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job has had a turn lately, so that there is nothing to send nor to forget."""
+        return not self._sent_at
+
     def release(self, job_id: str) -> Published | None:
         """What is held of a job whose attempt ended: to be sent now, whatever the pace."""
         return self._held.pop(job_id, None)

@@ -113,7 +113,8 @@ def describe(error: Exception) -> Problem:  # noqa: C901 - one row for each erro
             extra = {"known": error.known}
             return Problem(status=404, kind="unknown-task", title="No such task", detail=detail, extra=extra)
         case JobStateError():
-            return Problem(status=409, kind="job-state", title="The job's state forbids it", detail=str(error))
+            title = "The job's state forbids it"
+            return Problem(status=409, kind="job-state", title=title, detail=str(error), extra={"state": error.state})
         case IdempotencyError():
             detail = "this idempotency key was used before with another request; use a new key"
             return Problem(status=422, kind="idempotency-key-reused", title="Idempotency key reused", detail=detail)

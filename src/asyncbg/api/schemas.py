@@ -175,16 +175,16 @@ def job_url(prefix: str, job_id: str) -> str:
     return f"{prefix}/jobs/{job_id}"
 
 
-def prefix_of(request: Request) -> str:
+def prefix_of(request: Request, route: str = "/jobs") -> str:
     """The path below which the library's routes are, as a client sees it: ``/bg``, or nothing at the root.
 
-    Works in a route of the library that is named after its own path: what stands before that is the prefix, wherever
+    Works in a route of the library whose path begins with ``route``: what stands before that is the prefix, wherever
     and however the router was mounted, and behind a proxy that strips its ``root_path``.
     """
     path, root_path = str(request.scope["path"]), str(request.scope.get("root_path", "")).rstrip("/")
     if root_path and path != root_path and not path.startswith(f"{root_path}/"):
         path = root_path + path
-    return path.rpartition("/jobs")[0]
+    return path.rpartition(route)[0]
 
 
 def cursor_after(record: JobRecord) -> str:

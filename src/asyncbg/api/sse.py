@@ -7,11 +7,12 @@ it subscribed, go on live. A stream that overflows its buffer goes back to the l
 import asyncio
 import json
 import logging
+import math
 import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,10 +21,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from asyncbg.api.auth import ANONYMOUS
+from asyncbg.api.gathering import Gathering
 from asyncbg.api.pacing import ProgressPacer
 from asyncbg.api.view import View, has_ended, jobs_in_view, standing, start_of
 from asyncbg.background import Engine
-from asyncbg.bus import Published, Subscription
+from asyncbg.bus import Chunk, Published, Subscription
 from asyncbg.clock import rfc3339
 from asyncbg.errors import DatabaseError, JobNotFoundError, OverloadedError
 from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, encode, event_id
@@ -35,8 +37,7 @@ MEDIA_TYPE: Final = "text/event-stream"
 SEND_TIMEOUT_S: Final = 30.0
 BYE_TIMEOUT_S: Final = 0.8
 RETRY_AFTER_S: Final = 5.0
-SEND_COST_S: Final = 100e-6
-GATHER_S: Final = 0.02
+_LONGEST_SWEEP_S = 1.0
 _PAGE = 500
 _ENDS_ATTEMPT = FINAL_EVENTS | {EventType.RETRYING}
 
@@ -67,6 +68,9 @@ class Streams:
         self._open_of: Counter[str] = Counter()
         self._empty = asyncio.Event()
         self._opened = self._refused = self._stalled = 0
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._sweep_s = min(_LONGEST_SWEEP_S, self.settings.heartbeat_s / 10, send_timeout_s / 10)
+        self.gathering = Gathering(streams=lambda: len(self._open), turns=lambda: engine.bus.turns)
 
     async def open(
         self,
@@ -127,11 +131,6 @@ class Streams:
             self._empty.clear()
             await self._empty.wait()
 
-    @property
-    def gather_s(self) -> float:
-        """The pause of a stream after a send: the more streams share the loop, the more events go in one send."""
-        return min(len(self._open) * SEND_COST_S, GATHER_S)
-
     def statistics(self) -> StreamStatistics:
         """How many streams there are and were."""
         return StreamStatistics(open=len(self._open), opened=self._opened, refused=self._refused, stalled=self._stalled)
@@ -142,6 +141,8 @@ class Streams:
         self._open.add(stream)
         self._open_of[stream.view.owner] += 1
         self._opened += 1
+        if self._sweeping is None:
+            self._sweep()
 
     def remove(self, stream: "EventStream") -> None:
         """Count a stream that ended."""
@@ -157,8 +158,12 @@ class Streams:
         self._stalled += 1
         _log.warning("an event stream was closed: its client took nothing for %g s", self.send_timeout_s)
 
+    def age_s(self) -> float:
+        """How old a new stream may become: up to a tenth less than the setting, so that not all end at once."""
+        return self.settings.max_age_s * self._rng.uniform(0.9, 1)
+
     def bye_retry_ms(self) -> int:
-        """When a client should come back after a shutdown: spread over one more retry interval."""
+        """When a client should come back after a goodbye: spread over one more retry interval."""
         return int(self.settings.retry_ms * self._rng.uniform(1, 2))
 
     def _check_room(self, owner: str) -> None:
@@ -178,6 +183,13 @@ class Streams:
         if owner is not None and record.owner != owner:
             raise JobNotFoundError(job_id)
         return record
+
+    def _sweep(self) -> None:
+        """One timer for the deadlines of all streams: each looks at its own."""
+        loop = asyncio.get_running_loop()
+        self._sweeping = loop.call_later(self._sweep_s, self._sweep) if self._open else None
+        for stream in list(self._open):
+            stream.look_at_time(loop.time())
 
     def _cut(self) -> None:
         for stream in self._open if self.is_draining else ():
@@ -199,7 +211,8 @@ class EventStream(Response):
         self._engine = streams.engine
         self._epoch = self._engine.backend.epoch
         self._cursor = self._told = view.after_seq
-        self._is_over = False
+        self._is_over = self._is_stalled = False
+        self._sent_at = self._ends_at = self._sending_since = math.inf
         self._pacer = ProgressPacer(streams.settings.progress_per_s)
         self._gzip = _compressor() if view.gzip else None
         self._subscription: Subscription | None = None
@@ -214,6 +227,7 @@ class EventStream(Response):
             await send(start)
             await send({"type": "http.response.body", "body": b""})
             return
+        self._ends_at = asyncio.get_running_loop().time() + self._streams.age_s()
         self._streams.add(self)
         try:
             await send(start)
@@ -224,6 +238,16 @@ class EventStream(Response):
                 task_group.cancel_scope.cancel()
         finally:
             self._streams.remove(self)
+            if self._is_stalled:
+                self._streams.note_stall()
+
+    def look_at_time(self, now: float) -> None:
+        """End a send that its client does not take; wake the stream when a heartbeat or its own end is due."""
+        if now - self._sending_since >= self._streams.send_timeout_s:
+            self._is_stalled = True
+            self.cut()
+        elif now >= min(self._sent_at + self._streams.settings.heartbeat_s, self._ends_at):
+            self.wake()
 
     def wake(self) -> None:
         """Make the stream look at the state of things."""
@@ -249,11 +273,9 @@ class EventStream(Response):
                     await self._go_on(self._subscription)
             else:
                 await self._open()
-            if not self._is_over and self._is_stopping():
+            if not self._is_over and (self.view.follow or self._is_stopping()):
                 await self._put(self._bye())
             await self._put(b"", more=False)
-        except TimeoutError:
-            self._streams.note_stall()
         except (OSError, DatabaseError) as error:
             # The client comes back with its cursor, and then misses nothing.
             _log.info("an event stream ended early: %s", type(error).__name__)
@@ -270,28 +292,26 @@ class EventStream(Response):
         await self._catch_up(max(self.view.log_seq, published_seq))
 
     async def _go_on(self, subscription: Subscription) -> None:
-        """Live, until the job is over or the process stops. All that is pending goes in one send."""
+        """Live, until the job is over, the stream is old or the process stops. All that is pending goes in one send."""
         loop, heartbeat_s = asyncio.get_running_loop(), self._streams.settings.heartbeat_s
-        sent_at = loop.time()
-        while not self._is_over and not self._is_stopping():
+        while not self._is_over and not self._is_stopping() and (now := loop.time()) < self._ends_at:
             if subscription.lagging:
                 subscription.reset()
                 await self._come_back()
-            elif chunk := self._collect(subscription.take_published(), loop.time()):
+            elif chunk := self._collect(subscription.take_chunks(), now):
                 await self._put(chunk)
-                await self._gather()
-            elif (idle_s := sent_at + heartbeat_s - loop.time()) <= 0:
+                await self._gather(loop.time())
+            elif now >= self._sent_at + heartbeat_s:
                 await self._put(self._heartbeat())
-            else:
+            else:  # a heartbeat and the end are told by ``look_at_time``
                 due_at = self._pacer.next_due()
-                await subscription.wait(idle_s if due_at is None else min(idle_s, max(due_at - loop.time(), 0)))
-                continue
-            sent_at = loop.time()
+                await subscription.wait(None if due_at is None else max(due_at - now, 0))
 
-    async def _gather(self) -> None:
-        """Let a burst come together before the next send; the first event of it was not held up, nor is the last."""
-        if not self._is_over:
-            await asyncio.sleep(self._streams.gather_s)
+    async def _gather(self, now: float) -> None:
+        """Under load let more come together before the next send; nothing is held up at the end."""
+        pause_s = 0.0 if self._is_over else self._streams.gathering.pause_s(now)
+        if pause_s:
+            await asyncio.sleep(pause_s)
 
     async def _come_back(self) -> None:
         """After an overflow: on from the log, unless even that goes on later than where this stream is."""
@@ -350,22 +370,35 @@ class EventStream(Response):
         )
         return encode(event, self._epoch)
 
-    def _collect(self, pending: list[Published], now: float) -> bytes:
+    def _collect(self, pending: list[Chunk], now: float) -> bytes:
         """The frames to send now: stored events always and once, progress at its pace and before the end it led to."""
         frames: list[bytes] = []
-        for published in pending:
+        for chunk in pending:
+            first = chunk.published[0]
+            if chunk.is_progress:
+                if self._pacer.admit(first, now):
+                    frames.append(first.wire(self._epoch))
+            elif first.event.seq > self._cursor and not self._pacer.is_holding:
+                frames.append(chunk.wire(self._epoch))
+                self._note_sent(chunk.published[-1].event)
+            else:
+                frames += self._collect_each(chunk.published)
+        if not self._pacer.is_idle:
+            frames += [held.wire(self._epoch) for held in self._pacer.due(now)]
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _collect_each(self, stored: list[Published]) -> Iterator[bytes]:
+        for published in stored:
             event = published.event
-            if not event.seq:
-                if self._pacer.admit(published, now):
-                    frames.append(published.wire(self._epoch))
-            elif event.seq > self._cursor:
+            if event.seq > self._cursor:
                 if event.type in _ENDS_ATTEMPT and (held := self._pacer.release(event.job_id)) is not None:
-                    frames.append(held.wire(self._epoch))
-                frames.append(published.wire(self._epoch))
-                self._cursor = self._told = event.seq
-                self._is_over = self.view.job_id is not None and event.is_final
-        frames += [held.wire(self._epoch) for held in self._pacer.due(now)]
-        return b"".join(frames)
+                    yield held.wire(self._epoch)
+                yield published.wire(self._epoch)
+                self._note_sent(event)
+
+    def _note_sent(self, event: Event) -> None:
+        self._cursor = self._told = event.seq
+        self._is_over = self.view.job_id is not None and event.type in FINAL_EVENTS
 
     def _is_stopping(self) -> bool:
         return self._streams.is_draining or (self._subscription is not None and self._subscription.closing)
@@ -380,7 +413,9 @@ class EventStream(Response):
 
     def _bye(self) -> bytes:
         retry_ms = self._streams.bye_retry_ms()
-        return self._notice("stream.bye", {"reason": "shutdown", "retry_ms": retry_ms}, f"retry: {retry_ms}\n")
+        is_old = asyncio.get_running_loop().time() >= self._ends_at
+        data = {"reason": "age" if is_old and not self._streams.is_draining else "shutdown", "retry_ms": retry_ms}
+        return self._notice("stream.bye", data, f"retry: {retry_ms}\n")
 
     async def _tell_reset(self, reason: str) -> None:
         """Say that events may be missing, and how the jobs in view stand now."""
@@ -407,13 +442,14 @@ class EventStream(Response):
         return event_id(self._epoch, self._cursor).encode()
 
     async def _put(self, chunk: bytes, *, more: bool = True) -> None:
-        """Send ``chunk``, compressed and flushed. Raises TimeoutError when the client takes nothing."""
+        """Send ``chunk``, compressed and flushed. It is ended from outside when the client takes nothing."""
         if more and not chunk:
             return
         if self._gzip is not None:
             chunk = self._gzip.compress(chunk) + self._gzip.flush(zlib.Z_SYNC_FLUSH if more else zlib.Z_FINISH)
-        async with asyncio.timeout(self._streams.send_timeout_s):
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+        self._sending_since = asyncio.get_running_loop().time()
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+        self._sent_at, self._sending_since = self._sending_since, math.inf
 
 
 def accepts_gzip(header: str) -> bool:

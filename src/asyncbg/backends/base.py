@@ -122,6 +122,10 @@ class Backend(Protocol):
         """
         ...
 
+    def note(self, text: str) -> None:
+        """Leave word, up to 4 kB, for whoever looks from outside (``asyncbg doctor``). From any thread."""
+        ...
+
     async def follow_clock(self) -> int:
         """Move delays and retries along where the wall clock has jumped; returns by how many milliseconds it did."""
         ...

@@ -4,12 +4,13 @@ import contextlib
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _MOST_PLACES = 1024
 _LONGEST_LEASE_MS = 86_400_000
 _HEARTBEAT = struct.Struct("<q")
+_NOTE_BYTES = 4_088
 
 
 class Place:
@@ -20,7 +21,8 @@ class Place:
 
     The file holds the holder's heartbeat: until when (monotonic milliseconds, the same for all processes of a machine)
     it counts as alive. It tells a process that is merely busy from one that hangs, without writing to the database:
-    on SQLite before 3.51.3 a second connection that commits beside the checkpointing one may damage the log.
+    on SQLite before 3.51.3 a second connection that commits beside the checkpointing one may damage the log. A note
+    may stand behind it, for whoever looks at the process from outside.
     """
 
     def __init__(self, database: Path | None) -> None:
@@ -55,6 +57,18 @@ class Place:
         if held is not None:
             os.pwrite(held, _HEARTBEAT.pack(alive_until_ms), 0)
 
+    def note(self, text: str) -> None:
+        """Leave a note for whoever looks at this process from outside. From any thread."""
+        held = self._held
+        if held is not None:
+            os.pwrite(held, text.encode().ljust(_NOTE_BYTES)[:_NOTE_BYTES], _HEARTBEAT.size)
+
+    def notes(self) -> Mapping[str, str]:
+        """What the processes that hold a place now have noted there."""
+        return {
+            name: self._content(int(name))[_HEARTBEAT.size :].decode("utf-8", "replace").strip() for name in self.held()
+        }
+
     def alive(self, now_ms: int) -> list[str]:
         """The places that have been heard of recently."""
         deadlines = {self.name: self._alive_until_ms}
@@ -64,11 +78,18 @@ class Place:
         return sorted(name for name, until_ms in deadlines.items() if now_ms <= until_ms <= now_ms + _LONGEST_LEASE_MS)
 
     def _deadline(self, number: int) -> int:
-        try:
-            text = Path(f"{self._database}-place{number}").read_bytes()[: _HEARTBEAT.size]
-        except OSError:
-            return 0
+        text = self._content(number)[: _HEARTBEAT.size]
         return int(_HEARTBEAT.unpack(text)[0]) if len(text) == _HEARTBEAT.size else 0
+
+    def _content(self, number: int) -> bytes:
+        try:
+            return Path(f"{self._database}-place{number}").read_bytes()
+        except OSError:
+            return b""
+
+    def known(self) -> list[str]:
+        """The places that have a file, and this one. Any other is gone: a power cut took it, or a backup had none."""
+        return sorted({self.name, *map(str, self._numbers())})
 
     def held(self) -> list[str]:
         """The places that some process holds now: as many processes run jobs here."""

@@ -33,7 +33,7 @@ from asyncbg.job import (
 )
 
 SQL = load_statements("sqlite.sql")
-MIGRATIONS = (load_script("sqlite_0001.sql"), load_script("sqlite_0002.sql"))
+MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3))
 POISON_AFTER = 3
 """A job that took its process down this often is failed instead of run again."""
 
@@ -43,6 +43,8 @@ _MOST_WAITING = 10_000
 _STALL_S = 0.5
 _NO_END = 2**62
 _JUMP_MS = 1_000
+_PURGED_JOBS, _PURGED_EVENTS = 100, 500
+"""Rows of one slice of a purge: a few milliseconds of the writer."""
 
 # Plain strings: an enum's ``value`` costs a call each time, and a job needs a dozen.
 _QUEUED, _SCHEDULED = JobState.QUEUED.value, JobState.SCHEDULED.value
@@ -432,6 +434,10 @@ class SQLiteBackend:
         """Tell the other processes that this one lives; needs neither the event loop nor the database."""
         self._place.beat(self.clock.monotonic_ms() + int(lease_s * 1000))
 
+    def note(self, text: str) -> None:
+        """Leave word in this process's place, for whoever looks from outside."""
+        self._place.note(text)
+
     async def rescue(self) -> int:
         """Take up the jobs of dead places and lapsed leases; returns how many."""
         with self._place.dead() as places:
@@ -442,8 +448,10 @@ class SQLiteBackend:
         places = json.dumps(sorted({place for item in items for place in item}))
         monotonic_ms = self.clock.monotonic_ms()
         alive = json.dumps(self._place.alive(monotonic_ms))
-        lost = _json(tx.connection, "find_lost", {"places": places, "monotonic_ms": monotonic_ms, "alive": alive})
-        bound = _json(tx.connection, "find_bound", {"places": places})
+        known = json.dumps(self._place.known())  # read here: whoever commits before this transaction has its file
+        gone = {"places": places, "known": known}
+        lost = _json(tx.connection, "find_lost", {**gone, "monotonic_ms": monotonic_ms, "alive": alive})
+        bound = _json(tx.connection, "find_bound", gone)
         fates: dict[tuple[str, str], list[int]] = {}
         ended: list[tuple[str, bool]] = []
         for n, at_most_once, durable, crashes, _, cancel_reason, batch, stops in lost:
@@ -475,21 +483,29 @@ class SQLiteBackend:
                 self._tell_refs(tx, ns, EventType.FAILED, now_ms, {"error": {"type": error_type, "message": message}})
 
     async def purge(self, *, before_ms: int, limit: int) -> int:
-        """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events."""
-        row = await self.database.read(
-            lambda connection: connection.execute(SQL["find_purge_end"], {"before_ms": before_ms}).fetchone()
-        )
-        return await self.database.submit(self._purge, (before_ms, limit, row[0] if row else _NO_END))  # type: ignore[no-any-return]
+        """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events, in slices of rows."""
+        found = await self.database.read(lambda connection: _find_purgeable(connection, before_ms, limit))
+        purged, is_done = 0, False
+        while not is_done:
+            slice_, found = found[:_PURGED_JOBS], found[_PURGED_JOBS:]
+            many, is_clean = await self.database.submit(self._purge, (before_ms, slice_))
+            purged += many
+            is_done = is_clean and not found
+        return purged
 
-    def _purge(self, tx: Transaction, items: list[tuple[int, int, int]]) -> list[int]:
-        results = []
-        for before_ms, limit, end in items:
-            ns = _json(tx.connection, "find_purgeable", {"before_ms": before_ms, "limit": limit, "end": end})
-            results.append(len(ns))
-            if ns:
-                for name in ("mark_purged", "delete_events", "delete_jobs"):
-                    tx.connection.execute(SQL[name], {"ns": json.dumps(ns)})
-        return results
+    def _purge(self, tx: Transaction, items: list[tuple[int, list[int]]]) -> list[tuple[int, bool]]:
+        """One slice each: how many jobs went, and whether all events of purged jobs did."""
+        return [self._purge_slice(tx, *item) for item in items]
+
+    def _purge_slice(self, tx: Transaction, before_ms: int, found: list[int]) -> tuple[int, bool]:
+        ns = _json(tx.connection, "still_purgeable", {"ns": json.dumps(found), "before_ms": before_ms})
+        if ns:
+            for name in ("mark_purged", "delete_jobs", "remember_purged"):
+                tx.connection.execute(SQL[name], {"ns": json.dumps(ns)})
+        deleted = tx.connection.execute(SQL["delete_events"], {"limit": _PURGED_EVENTS}).rowcount
+        if deleted:
+            tx.connection.execute(SQL["forget_purged"])
+        return len(ns), deleted < _PURGED_EVENTS
 
     async def probe(self) -> None:
         """Prove that a write and a claim work; leaves nothing behind."""
@@ -671,6 +687,13 @@ def _rechained(fresh: list[NewJob], jobs: Sequence[NewJob]) -> list[NewJob]:
     return [
         job._replace(batch=first.id, state=state.value if job is first else JobState.WAITING.value) for job in fresh
     ]
+
+
+def _find_purgeable(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[int]:
+    """The oldest jobs that may go."""
+    row = connection.execute(SQL["find_purge_end"], {"before_ms": before_ms}).fetchone()
+    values = {"before_ms": before_ms, "limit": limit, "end": row[0] if row else _NO_END}
+    return _json(connection, "find_purgeable", values)  # type: ignore[no-any-return]
 
 
 def _current_epoch(connection: sqlite3.Connection) -> str | None:

@@ -16,17 +16,19 @@ from typing import Any
 
 from asyncbg.backends.base import Backend
 from asyncbg.clock import Clock
+from asyncbg.engine_events import LoopBlocked
 from asyncbg.errors import AsyncBGError
 from asyncbg.event import Event
 from asyncbg.job import Lease
 
 logger = logging.getLogger("asyncbg")
 
-LOOP_BLOCKED = "loop.blocked"
+LOOP_BLOCKED = LoopBlocked.event_type
 """The event's type: engine-made, though it is none of the job's own states."""
 
 _TICKS_PER_LIMIT = 8
 _MOST_TASKS = 1000
+_MOST_NOTED, _LONGEST_NAME = 8, 200
 _OTHER = "other"
 _OWN = "asyncbg"
 _INSTALLED = ("site-packages", "dist-packages")
@@ -62,14 +64,24 @@ class Watchdog:
     """
 
     def __init__(
-        self, *, limit_s: float, lease_of: Callable[[str], Lease | None], tell: Callable[[Blockage], None]
+        self,
+        *,
+        limit_s: float,
+        lease_of: Callable[[str], Lease | None],
+        tell: Callable[[Blockage], None],
+        note: Callable[[str], None],
     ) -> None:
-        """``lease_of`` gives the job that the asyncio task of a name runs, or None; it is called in the thread."""
+        """``lease_of`` gives the job that the asyncio task of a name runs, or None.
+
+        ``note`` takes what was counted, as JSON, while the loop is still held. Both are called in the thread.
+        """
         self._limit_s = limit_s
         self._tick_s = limit_s / _TICKS_PER_LIMIT
         self._lease_of = lease_of
         self._tell = tell
+        self._note = note
         self._counts: Counter[str] = Counter()
+        self._lines: dict[str, str] = {}
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -140,10 +152,22 @@ class Watchdog:
         )  # fmt: skip
         name = blockage.task if blockage.task in self._counts or len(self._counts) < _MOST_TASKS else _OTHER
         self._counts[name] += 1
+        self._lines[name] = blockage.line
+        self._leave_word()
         try:
             loop.call_soon_threadsafe(self._released, blockage, due)
         except RuntimeError:
             logger.debug("the loop was closed while it was held")
+
+    def _leave_word(self) -> None:
+        worst = [
+            {"task": name[:_LONGEST_NAME], "times": many, "line": self._lines[name][-_LONGEST_NAME:]}
+            for name, many in self._counts.most_common(_MOST_NOTED)
+        ]
+        try:
+            self._note(json.dumps(worst))
+        except OSError as error:
+            logger.debug("what held the loop cannot be noted: %s", error)
 
     def _describe(self, holder: "asyncio.Task[Any] | None", found: FrameType) -> Blockage:
         if holder is None:

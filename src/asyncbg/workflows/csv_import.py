@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from asyncbg.api.inputs import Cursor, UserId, UserNumber, accepts
 from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
@@ -14,6 +14,7 @@ from asyncbg.api.upload import FilePart, too_large
 from asyncbg.clock import rfc3339
 from asyncbg.context import Progress, current_job
 from asyncbg.event import Event, EventType
+from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.retry import is_retryable
@@ -67,6 +68,27 @@ class ImportPage(BaseModel):
     next: str | None
 
 
+class CsvImported(EventModel):
+    """The file was read to its end."""
+
+    event_type = "csv.imported"
+
+    user_id: int = Field(description="whose file it was", examples=[42])
+    rows_stored: int = Field(ge=0, description="rows that are in the database now", examples=[1280])
+    rows_rejected: int = Field(
+        ge=0, description="rows that were not taken; `GET /user/{user_id}/imports` says why", examples=[3]
+    )
+
+
+class CsvFailed(EventModel):
+    """The file was given up; the rows before the error stay."""
+
+    event_type = "csv.failed"
+
+    user_id: int = Field(description="whose file it was", examples=[42])
+    error: str = Field(description="the class of the exception, by its name", examples=["CsvError"])
+
+
 def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, settings: UploadSettings) -> APIRouter:
     """``POST /upload-csv/{user_id}``, ``GET /user/{user_id}/imports`` and the task ``process_csv``."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
@@ -91,12 +113,12 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
             if job.attempt >= job.max_attempts or not is_retryable(error):
                 await imports.fail(job.id, reason=str(error))
                 await imports.discard(file)
-                await job.publish("csv.failed", {"user_id": user_id, "error": type(error).__name__})
+                await job.publish(CsvFailed(user_id=user_id, error=type(error).__name__))
                 await notices.append(f"user {user_id}", f"{file_name}: import failed: {error}")
             raise
         counts = {"rows_stored": done.rows_stored, "rows_rejected": done.rows_rejected}
         await imports.discard(file)
-        await job.publish("csv.imported", {"user_id": user_id, **counts})
+        await job.publish(CsvImported(user_id=user_id, **counts))
         await notices.append(
             f"user {user_id}", f"{file_name}: {done.rows_stored} rows imported, {done.rows_rejected} rejected"
         )

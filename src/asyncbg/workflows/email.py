@@ -9,6 +9,7 @@ from asyncbg.api.inputs import EmailAddress, Line, LongText, accepts, query_or_b
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import current_job
+from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.mailer import Mailer
@@ -20,6 +21,17 @@ class EmailForm(BaseModel):
     to_email: Annotated[EmailAddress, Field(examples=["ada@example.com"])]
     subject: Annotated[Line, Field(examples=["Welcome"])]
     body: Annotated[LongText, Field(examples=["Good to see you."])]
+
+
+class EmailSent(EventModel):
+    """The mail server took the message."""
+
+    event_type = "email.sent"
+
+    message_id: str = Field(
+        description="its Message-ID, made from the job's id",
+        examples=["<01a205a8-7c81-7000-a84f-7e8968cdc313@asyncbg>"],
+    )
 
 
 def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
@@ -36,7 +48,7 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
         job = current_job()
         message_id = f"<{job.id}@asyncbg>"
         await mailer.send(to=to_email, subject=subject, body=body, message_id=message_id)
-        await job.publish("email.sent", {"message_id": message_id})
+        await job.publish(EmailSent(message_id=message_id))
         return {"message_id": message_id}
 
     @router.post("/send-email/", name="send_email", **accepts(EmailForm))

@@ -9,6 +9,7 @@ from asyncbg.api.inputs import UrlText, UserId, UserNumber, accepts, query_or_bo
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import Progress, current_job
+from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.egress import BadUrlError, EgressRefusedError
@@ -20,6 +21,15 @@ class FetchForm(BaseModel):
 
     data_url: Annotated[UrlText, Field(examples=["https://example.com/items.json"])]
     webhook_url: Annotated[UrlText, Field(examples=["https://example.com/hooks/fetched"])]
+
+
+class WebhookDelivered(EventModel):
+    """The receiver answered with a 2xx."""
+
+    event_type = "webhook.delivered"
+
+    status: int = Field(ge=200, le=299, description="the status it answered with", examples=[204])
+    duration_s: float = Field(ge=0, description="seconds that took", examples=[0.042])
 
 
 def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound) -> APIRouter:
@@ -45,7 +55,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound) -> APIRouter:
         job = current_job()
         payload = {"user_id": user_id, "action": "external_fetch_triggered"}
         delivered = await outbound.deliver_webhook(webhook_url, payload, message_id=job.id)
-        await job.publish("webhook.delivered", {"status": delivered.status, "duration_s": delivered.duration_s})
+        await job.publish(WebhookDelivered(status=delivered.status, duration_s=delivered.duration_s))
         return {"status": delivered.status}
 
     @router.post("/trigger-external-fetch/{user_id}", name="trigger_external_fetch", **accepts(FetchForm))

@@ -165,13 +165,16 @@ SELECT json_group_array(json_array(n, at_most_once, durable, crashes, attempt, c
 FROM job
 WHERE state = 'running' AND (
     place IN (SELECT value FROM json_each(:places))
+    OR place NOT IN (SELECT value FROM json_each(:known))
     OR (lease_until < :monotonic_ms AND place NOT IN (SELECT value FROM json_each(:alive)))
 )
 
 -- name: find_bound
 -- Jobs whose function lived only in a place that is gone.
 SELECT json_group_array(json_array(n, attempt, batch, stop_on_failure)) FROM job
-WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND place IN (SELECT value FROM json_each(:places))
+WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND (
+    place IN (SELECT value FROM json_each(:places)) OR place NOT IN (SELECT value FROM json_each(:known))
+)
 
 -- name: requeue_lost
 UPDATE job SET state = 'queued', crashes = crashes + 1, max_attempts = max_attempts + 1, token = NULL,
@@ -197,15 +200,28 @@ SELECT json_group_array(n) FROM (
     SELECT n FROM job WHERE n < :end AND finished_at < :before_ms ORDER BY n LIMIT :limit
 )
 
--- name: mark_purged
-UPDATE log SET purged = max(purged, coalesce(
-    (SELECT max(seq) FROM event WHERE job IN (SELECT value FROM json_each(:ns))), 0))
+-- name: still_purgeable
+-- A job may have been retried since a reader found it.
+SELECT json_group_array(n) FROM job WHERE n IN (SELECT value FROM json_each(:ns)) AND finished_at < :before_ms
 
--- name: delete_events
-DELETE FROM event WHERE job IN (SELECT value FROM json_each(:ns))
+-- name: mark_purged
+-- The last event of each job by its index alone, however many there are.
+UPDATE log SET purged = max(purged, coalesce(
+    (SELECT max((SELECT max(seq) FROM event WHERE job = value)) FROM json_each(:ns)), 0))
 
 -- name: delete_jobs
 DELETE FROM job WHERE n IN (SELECT value FROM json_each(:ns))
+
+-- name: remember_purged
+INSERT INTO purged_job SELECT value FROM json_each(:ns) WHERE true
+
+-- name: delete_events
+DELETE FROM event WHERE seq IN (
+    SELECT seq FROM purged_job JOIN event ON event.job = purged_job.n ORDER BY purged_job.n LIMIT :limit
+)
+
+-- name: forget_purged
+DELETE FROM purged_job WHERE NOT EXISTS (SELECT 1 FROM event WHERE event.job = purged_job.n)
 
 -- name: count_open
 SELECT json_group_object(state, many) FROM (

@@ -1,0 +1,17 @@
+"""A client of the service: submit jobs, wait for them, follow their events to the end, whatever the network does."""
+
+from asyncbg.client.client import Client
+from asyncbg.client.error import ApiError, ClientError, StreamError, UnreachableError
+from asyncbg.client.remote import AcceptedJob, JobPage, RemoteEvent, RemoteJob
+
+__all__ = [
+    "AcceptedJob",
+    "ApiError",
+    "Client",
+    "ClientError",
+    "JobPage",
+    "RemoteEvent",
+    "RemoteJob",
+    "StreamError",
+    "UnreachableError",
+]
