@@ -46,15 +46,16 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve(app: ASGIApp, **config: Any) -> AsyncIterator[LiveServer]:
-    """Serve ``app`` with uvicorn on a free port of this machine, in this process, until the block ends.
+async def serve(app: ASGIApp, *, port: int = 0, **config: Any) -> AsyncIterator[LiveServer]:
+    """Serve ``app`` with uvicorn on this machine, in this process, until the block ends; 0 is a free port.
 
     ``config`` goes to ``uvicorn.Config``. The engine of the application says goodbye to its streams first, so that
-    the server has nothing to wait for. Raises AppFailedError where the application does not start.
+    the server has nothing to wait for. Raises AppFailedError where the application does not start, OSError
+    where the port is taken.
     """
     plain: dict[str, Any] = {"log_level": "warning", "log_config": None, "timeout_graceful_shutdown": 2, "ws": "none"}
     server = _Server(uvicorn.Config(app, **plain | config))
-    with _listener() as listener:
+    with _listener(port) as listener:
         task = asyncio.create_task(server.serve(sockets=[listener]), name="asyncbg-testing-server")
         try:
             async with asyncio.timeout(_START_S):
@@ -70,11 +71,12 @@ async def serve(app: ASGIApp, **config: Any) -> AsyncIterator[LiveServer]:
             await task
 
 
-def _listener() -> socket.socket:
+def _listener(port: int) -> socket.socket:
     """Listens before the server runs, so that no client comes too early."""
     # asyncio sets TCP_NODELAY only where the protocol is named
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     listener.listen(1_024)
     return listener
 
