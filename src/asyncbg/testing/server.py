@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
+        except SystemExit:  # how uvicorn ends a process whose application does not start
+            self.should_exit = True
         finally:
             self.tried.set()
 
@@ -57,9 +60,9 @@ async def serve(app: ASGIApp, *, port: int = 0, **config: Any) -> AsyncIterator[
     server = _Server(uvicorn.Config(app, **plain | config))
     with _listener(port) as listener:
         task = asyncio.create_task(server.serve(sockets=[listener]), name="asyncbg-testing-server")
+        tried = asyncio.create_task(server.tried.wait())
         try:
-            async with asyncio.timeout(_START_S):
-                await server.tried.wait()
+            await asyncio.wait([tried, task], timeout=_START_S, return_when=asyncio.FIRST_COMPLETED)
             if not server.started:
                 raise AppFailedError("the application did not start; the log of uvicorn.error has the reason")
             yield LiveServer(f"http://127.0.0.1:{listener.getsockname()[1]}", app)
@@ -68,6 +71,7 @@ async def serve(app: ASGIApp, *, port: int = 0, **config: Any) -> AsyncIterator[
             if isinstance(engine, AsyncBG):
                 engine.begin_shutdown()
             server.should_exit = True
+            tried.cancel()
             await task
 
 
@@ -75,9 +79,13 @@ def _listener(port: int) -> socket.socket:
     """Listens before the server runs, so that no client comes too early."""
     # asyncio sets TCP_NODELAY only where the protocol is named
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen(1_024)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(1_024)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -90,8 +98,10 @@ async def started(app: ASGIApp) -> AsyncIterator[ASGIApp]:
     life = _Life(app)
     try:
         await life.ask("startup")
-        yield app
-        await life.ask("shutdown")
+        try:
+            yield app
+        finally:
+            await life.ask("shutdown")
     finally:
         await life.end()
 
@@ -101,21 +111,29 @@ class _Life:
 
     def __init__(self, app: ASGIApp) -> None:
         self._asked: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(2)
-        self._told: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(2)
+        self._told: deque[Mapping[str, Any]] = deque()
+        self._has_told = asyncio.Event()
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-        self._task = asyncio.ensure_future(app(scope, self._asked.get, self._told.put))
+        self._task = asyncio.ensure_future(app(scope, self._asked.get, self._tell))
 
     async def ask(self, what: str) -> None:
         """Start or stop; an application that raises at once has no lifespan."""
-        self._asked.put_nowait({"type": f"lifespan.{what}"})
-        told = asyncio.ensure_future(self._told.get())
-        await asyncio.wait([told, self._task], return_when=asyncio.FIRST_COMPLETED)
-        if not told.done():
-            told.cancel()
+        if self._task.done():
             return
-        answer = told.result()
+        self._asked.put_nowait({"type": f"lifespan.{what}"})
+        answered = asyncio.create_task(self._has_told.wait())
+        await asyncio.wait([answered, self._task], return_when=asyncio.FIRST_COMPLETED)
+        answered.cancel()
+        self._has_told.clear()
+        if not self._told:
+            return
+        answer = self._told.popleft()
         if answer["type"] == f"lifespan.{what}.failed":
             raise AppFailedError(f"the {what} of the application failed:\n{answer.get('message', '')}")
+
+    async def _tell(self, message: Mapping[str, Any]) -> None:
+        self._told.append(message)
+        self._has_told.set()
 
     async def end(self) -> None:
         """Wait for the application's last lines; what it raises was told already."""
