@@ -432,7 +432,7 @@ class SQLiteBackend:
 
     def beat(self, *, lease_s: float) -> None:
         """Tell the other processes that this one lives; needs neither the event loop nor the database."""
-        self._place.beat(self.clock.monotonic_ms() + int(lease_s * 1000))
+        self._place.beat(self.clock.monotonic_ms(), lease_ms=int(lease_s * 1000))
 
     def note(self, text: str) -> None:
         """Leave word in this process's place, for whoever looks from outside."""
