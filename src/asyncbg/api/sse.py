@@ -121,6 +121,10 @@ class Streams:
                 stream.wake()
             asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._cut)
 
+    def reopen(self) -> None:
+        """Take streams again after :meth:`drain`: one application has ended, and the engine goes on."""
+        self._drained_life = -1
+
     async def join(self) -> None:
         """Wait until no stream is open."""
         while self._open:
@@ -188,7 +192,7 @@ class Streams:
             stream.look_at_time(loop.time())
 
     def _cut(self) -> None:
-        for stream in self._open:
+        for stream in self._open if self.is_draining else ():
             stream.cut()
 
 
