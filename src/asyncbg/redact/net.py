@@ -1,0 +1,83 @@
+"""The pattern net: what looks personal or secret in free text is replaced, whatever wrote it."""
+
+import re
+from typing import Any
+
+from asyncbg.redact.credentials import hide_credentials
+from asyncbg.redact.people import AT_HINTS, Span, find_accounts, find_cards, hide_addresses
+from asyncbg.redact.phone import HINTS as PHONE_HINTS
+from asyncbg.redact.phone import find_named_phones, find_phones
+from asyncbg.redact.pseudonym import SECRET
+
+# Digits of other scripts, dashes and spaces of other widths become plain ones, each one character, so places stay.
+_ZEROS = (
+    *(0x0660, 0x06F0, 0x07C0, 0x0966, 0x09E6, 0x0A66, 0x0AE6, 0x0B66, 0x0BE6, 0x0C66, 0x0CE6, 0x0D66, 0x0E50, 0x0ED0),
+    *(0x0F20, 0x1040, 0x17E0, 0x1810, 0xFF10, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6),
+)
+_PLAIN = (
+    {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
+    | dict.fromkeys(range(0x2010, 0x2016), "-")
+    | dict.fromkeys((0x2212, 0xFE63, 0xFF0D, 0x00AD), "-")
+    | dict.fromkeys((0x00A0, 0x202F, 0x205F, 0x3000, *range(0x2000, 0x200C), 0x2060, 0xFEFF), " ")
+    | {0xFF0B: "+", 0xFF08: "(", 0xFF09: ")", 0xFF0E: "."}
+)
+_MANY_DIGITS = re.compile(r"\d(?:[^\n]*?\d){6}")
+_MOST_PASSES = 4
+
+
+def redact(text: str) -> str:
+    """``text`` with what looks personal or secret replaced; clean text comes back as it is, twice is the same as once.
+
+    It takes time linear in the length of the text, whatever the text, and raises for none.
+    """
+    for _ in range(_MOST_PASSES):
+        clean = _hide_numbers(_hide_addresses(hide_credentials(text)))
+        if clean == text:
+            return text
+        text = clean  # what was beside it may stand out now
+    return text if _hide_numbers(_hide_addresses(hide_credentials(text))) == text else SECRET
+
+
+def redact_json(value: Any) -> Any:
+    """A JSON value with every text in it, keys too, put through :func:`redact`."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [redact_json(item) for item in value]
+    if isinstance(value, dict):
+        return {redact(name): redact_json(item) for name, item in value.items()}
+    return value
+
+
+def _hide_addresses(text: str) -> str:
+    for hint in AT_HINTS:
+        if hint in text:
+            return hide_addresses(text)
+    return hide_addresses(text) if "at)" in text or "at]" in text else text
+
+
+def _hide_numbers(text: str) -> str:
+    """Accounts, cards and phone numbers, found in plain digits and cut out of the text as it is."""
+    plain = text if text.isascii() else text.translate(_PLAIN)
+    if not _MANY_DIGITS.search(plain):
+        return text
+    spans = find_accounts(plain) + find_cards(plain) + _find_named_phones(plain) + find_phones(plain)
+    return _cut(text, spans) if spans else text
+
+
+def _find_named_phones(plain: str) -> list[Span]:
+    lower = plain.lower()
+    for hint in PHONE_HINTS:
+        if hint in lower:
+            return find_named_phones(plain)
+    return []
+
+
+def _cut(text: str, spans: list[Span]) -> str:
+    """The text with every span replaced by its stand-in; of two that overlap the one that starts first, then the longer."""
+    pieces, done = [], 0
+    for start, end, stand_in in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if start >= done:
+            pieces += text[done:start], stand_in
+            done = end
+    return "".join([*pieces, text[done:]])

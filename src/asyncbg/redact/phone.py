@@ -1,0 +1,139 @@
+"""What phone numbers look like in text: international ones by their country, national ones by their shape or by the word before."""
+
+import re
+
+from asyncbg.redact.pseudonym import pseudonym
+
+# ITU-T E.164: calling codes with the digits that may follow each; others of the list get 6 to 12.
+_KNOWN = {
+    code: (int(least), int(most))
+    for code, least, most in (
+        item.split(":")
+        for item in """1:10:10 7:10:10 20:8:10 27:9:9 30:10:10 31:9:9 32:8:9 33:9:9 34:9:9 36:8:9 39:6:11 40:9:9 41:9:9
+        43:6:12 44:9:10 45:8:8 46:7:10 47:8:8 48:9:9 49:6:12 51:8:9 52:10:11 53:6:8 54:10:11 55:10:11 56:9:9 57:8:10
+        58:10:10 60:8:10 61:9:9 62:7:12 63:8:10 64:8:10 65:8:8 66:8:9 81:9:10 82:8:11 84:9:10 86:8:12 90:10:10 91:10:10
+        92:9:10 93:9:9 94:9:9 95:7:10 98:10:10""".split()
+    )
+}
+_THREE = re.compile(r"21[12368]|2[2-6]\d|29[0178]|35\d|37\d|38[0-35-79]|42[0134]|50\d|59\d|67\d|68\d|69[0-2]|800|808|85[0-6]|870|88\d|96\d|97[0-9]|99[2-68]")
+
+_GAP = r"(?:[ .\-/]|\ [\-/]\ )"
+_SHAPED = re.compile(
+    rf"""
+    [+(0-9%]
+    (?: (?<=\+)(?<![^\W_]\+)(?<!\+\+)[1-9](?:[ ()./\-]{{0,3}}+\d){{6,14}}+              # +49 (0)30 123456
+      | (?<=%)2[Bb][1-9](?:(?:[ ()./+\-]|%20){{0,3}}+\d){{6,14}}+                       # %2B4930123456
+      | (?<=\()(?<![^\W_]\()
+        (?: \+[1-9]\d{{0,2}}\)(?:[ ()./\-]{{0,3}}+\d){{6,13}}+                          # (+49) 30 123456
+          | [1-9]\d\d\)\ ?-?\ ?\d{{3}}[ .\-]?\d{{4}}                                    # (555) 123-4567
+          | 0\d{{1,4}}\)(?:\ ?[\-/]\ ?|\ )?\d{{3,8}}(?:[ \-]\d{{2,5}}){{0,3}}            # (030) 123456
+          | [1-9]\d\)\ ?9?\ ?\d{{4}}[ \-]\d{{4}}                                         # (11) 91234-5678
+          | [1-9]\d\d\)\ ?\d{{3}}[ \-]\d\d[ \-]\d\d )                                  # (495) 123-45-67
+      | (?<=[0-9])(?<![\w./\#+\-,].)(?<!\d[: ].(?=\d\d\b))(?<![A-Z0-9]{{4}}[ ].)
+        (?: (?<=0)0[1-9](?:{_GAP}?\(?\d\)?){{7,13}}                                      # 0049 30 123456
+          | (?<=0)[1-9]\d{{0,4}}(?:{_GAP}\d{{2,8}}){{1,5}}                               # 030 1234567
+          | (?<=1)[ .\-]?\(?[2-9]\d\d\)?[ .\-]?\d{{3}}[ .\-]\d{{4}}                     # 1-800-555-0199
+          | (?<=[1-9])\d\d(?P<gap>[ .\-])\d{{3}}(?:(?P=gap)|-)\d{{4}}                   # 555-123-4567
+          | (?<=1)[3-9]\d-\d{{4}}-\d{{4}}                                               # 138-0013-8000
+          | (?<=[1-9])\d\ 9\d{{4}}-\d{{4}}                                             # 11 91234-5678
+          | (?<=8)[ \-]\(?\d{{3}}\)?[ \-]\d{{3}}[ \-]\d\d[ \-]\d\d                   # 8 (495) 123-45-67
+          | (?<=5)55[\-. ]01\d\d )                                                     # 555-0123
+    )(?!\d)""",
+    re.VERBOSE,
+)
+HINTS = (
+    *("phone", "tel", "mob", "cell", "handy", "fax", "sms", "whats", "msisdn", "rufn", "call", "dial", "celul", "gsm", "fon"),
+    *("móvil", "tél", "тел", "电话", "電話", "手机", "手機", "携帯", "전화", "contact"),
+)
+_NAMED = re.compile(
+    r"""
+    (?: (?P<strong>(?:tele|cell|smart)?phone|telefoon|tel[eé]fono?|téléphone|telefax|tel|tél|mobile|mobil|mobiel|m[oó]vil
+          |cellular|celular|handy|fax|whatsapp|msisdn|rufnummer|fone|gsm|телефон|тел|电话|電話|手机|手機|携帯|전화)
+      | (?P<weak>cell|call(?:ed|er|ing|back)?|dial(?:ed|led|ling)?|sms|contact) )
+    (?:[ _-]?(?:numbers?|nummer|número|numero|num|no|nr|n°|e164|to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)\b){0,3}+
+    (?:[^\w+(\n/]|%3[aAdD]){0,8}+(?:(?<=\W)[bu](?=['"]))?+["']?
+    (?P<number>(?:\+|%2B)?\(?\d(?:(?:[ ()./\-]|%20){0,3}\d){6,14}+)(?!\d)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_DATE = re.compile(r"(?:\d{1,2}([/. -])\d{1,2}\1(?:\d{4}|\d\d)|(?:19|20)\d\d([/. -])\d\d\2\d\d)(?!\1?\d)")
+_GOES_ON = re.compile(
+    r"[^\W_]|[.\-/:]\d|\ ?(?:ns|[mµu]?s|sec(?:onds?)?|bytes|[kKMGT]i?[Bb]|%(?![23][0-9A-F])|px|rows|items|lines|records|requests|times)(?!\w)"
+)
+_EXTENSION = re.compile(r"(?:,? ?(?:ext\.?|x|extension|poste|durchwahl|dw)[ :]?\d{1,6}|#\d{1,5})(?!\w)", re.IGNORECASE)
+_OTHER_NUMBER = re.compile(
+    r"(?:id|order|invoice|ref(?:erence)?|req(?:uest)?|sku|part|serial|case|ticket|tracking|batch|job|isbn|version|build|"
+    r"bestellung|rechnung|commande|facture|pedido|item|article|account|model|transaction|trace|range|bytes|lines|rows|offset)"
+    r"\W{0,3}(?:no\.?|number|nr\.?|id|\#)?\W{0,3}$",
+    re.IGNORECASE,
+)
+_WAYS_IN = re.compile(r"\+|00|%2[Bb]")
+
+Span = tuple[int, int, str]
+
+
+def find_named_phones(text: str) -> list[Span]:
+    """Where a number stands that the word before calls a phone number."""
+    spans = []
+    for match in _NAMED.finditer(text):
+        start, end = match.span("number")
+        number = match["number"]
+        is_bare = number.isdigit() and number[0] != "0"
+        if _DATE.match(number) or (is_bare and match["weak"]):
+            continue
+        if end := _whole(text, end):
+            spans.append(_span(text, start, end))
+    return spans
+
+
+def find_phones(text: str) -> list[Span]:
+    """Where a number stands that is written as phone numbers are."""
+    spans = []
+    for match in _SHAPED.finditer(text):
+        start = match.start()
+        end = _whole(text, start + _length(match))
+        if end > start and not _is_another_number(text, start):
+            spans.append(_span(text, start, end))
+    return spans
+
+
+def _length(match: re.Match[str]) -> int:
+    """How much of what looks like a phone number is one; minus its place where it is none."""
+    seen = match[0]
+    way_in = _WAYS_IN.match(seen.lstrip("("))
+    if way_in:
+        return _international_length(seen) or -match.start()
+    if seen[0] == "0" and (_DATE.match(seen) or not 9 <= sum(c.isdigit() for c in seen) <= 12):
+        return -match.start()
+    return len(seen)
+
+
+def _international_length(number: str) -> int:
+    """The length of a number that starts with a calling code, without what follows it; 0 where no country has it."""
+    plain = number.replace("(0)", "...").replace("%20", "   ").replace("%2B", "+..").replace("%2b", "+..")
+    places = [place for place, char in enumerate(plain) if char.isdigit()]
+    digits = "".join(plain[place] for place in places)
+    if "+" not in plain:
+        digits, places = digits[2:], places[2:]
+    code = next((code for code in (digits[:1], digits[:2]) if code in _KNOWN), "") or (digits[:3] if _THREE.match(digits) else "")
+    least, most = _KNOWN.get(code, (6, 12))
+    while code and len(digits) - len(code) > most:
+        kept = max((n for n in range(1, len(places)) if places[n] - places[n - 1] > 1), default=0)
+        digits, places = digits[:kept], places[:kept]
+    return places[-1] + 1 if code and len(digits) - len(code) >= least else 0
+
+
+def _whole(text: str, end: int) -> int:
+    """Where the number ends with its extension; 0 where it goes on as something else."""
+    extension = _EXTENSION.match(text, end)
+    if extension:
+        return extension.end()
+    return 0 if _GOES_ON.match(text, end) else end
+
+
+def _is_another_number(text: str, start: int) -> bool:
+    """``order 555-123-4567`` is no phone number; ``+`` and parentheses leave no doubt."""
+    return text[start] not in "+(%" and _OTHER_NUMBER.search(text[max(0, start - 24) : start]) is not None
+
+
+def _span(text: str, start: int, end: int) -> Span:
+    return start, end, pseudonym(text[start:end], kind="phone")
