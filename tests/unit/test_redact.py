@@ -36,10 +36,12 @@ def test_an_empty_pseudonym_key_is_refused() -> None:
         use_pseudonym_key(b"")
 
 
-@pytest.mark.parametrize("kind", ["secret", "password", "token", "card"])
-def test_secrets_get_no_pseudonym(kind: str) -> None:
-    """Nothing at all is told of a secret."""
-    assert mask("hunter2", kind) == "[secret]"
+@pytest.mark.parametrize(
+    ("kind", "shown"), [("secret", "[secret]"), ("password", "[secret]"), ("token", "[secret]"), ("card", "[card]")]
+)
+def test_secrets_and_cards_get_no_pseudonym(kind: str, shown: str) -> None:
+    """Nothing at all is told of a secret or a card number."""
+    assert mask("hunter2", kind) == shown
 
 
 def test_the_marker_works_as_a_class_and_as_an_instance() -> None:

@@ -22,6 +22,8 @@ _PLAIN = (
     | {0xFF0B: "+", 0xFF08: "(", 0xFF09: ")", 0xFF0E: "."}
 )
 _MANY_DIGITS = re.compile(r"\d(?:[^\n]*?\d){6}")
+_STAND_IN = re.compile(r"(\[(?:secret|card|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
+_MARKS = "\0\1\2\3\4\5\6\7"  # one of them stands for a stand-in while the rest is looked at
 _MOST_PASSES = 4
 
 
@@ -31,11 +33,34 @@ def redact(text: str) -> str:
     It takes time linear in the length of the text, whatever the text, and raises for none.
     """
     for _ in range(_MOST_PASSES):
-        clean = _hide_numbers(_hide_addresses(hide_credentials(text)))
+        clean = _pass_over(text)
         if clean == text:
             return text
         text = clean  # what was beside it may stand out now
-    return text if _hide_numbers(_hide_addresses(hide_credentials(text))) == text else SECRET
+    return text if _pass_over(text) == text else SECRET
+
+
+def _pass_over(text: str) -> str:
+    """The text redacted once; stand-ins of an earlier time stay what they are."""
+    if "[" not in text:
+        return _hide(text)
+    parts = _STAND_IN.split(text)
+    if len(parts) == 1:
+        return _hide(text)
+    mark = next((mark for mark in _MARKS if mark not in text), _MARKS[0])
+    bare = mark.join(parts[::2])
+    clean = _hide(bare)
+    if clean == bare:
+        return text
+    kept = clean.split(mark)
+    if len(kept) != len(parts[::2]):  # one stood in the middle of what is hidden now
+        return _hide(text)
+    parts[::2] = kept
+    return "".join(parts)
+
+
+def _hide(text: str) -> str:
+    return _hide_numbers(_hide_addresses(hide_credentials(text)))
 
 
 def redact_json(value: Any) -> Any:
@@ -69,7 +94,7 @@ def _find_named_phones(plain: str) -> list[Span]:
     lower = plain.lower()
     for hint in PHONE_HINTS:
         if hint in lower:
-            return find_named_phones(plain)
+            return find_named_phones(plain, lower) if len(lower) == len(plain) else find_named_phones(plain, plain)
     return []
 
 

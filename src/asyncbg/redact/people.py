@@ -35,7 +35,7 @@ _SPELT = re.compile(
     r"(?<![\w.+-])([\w.+-]++\s?[\[({]\s?(?:at|ät|@)\s?[])}]\s?[\w-]++(?:(?:\s?[\[({]\s?(?:dot|punkt)\s?[])}]\s?|\.)[\w-]++)++)",
     re.IGNORECASE,
 )
-_TOOLS = frozenset({"git", "hg", "svn"})
+_TOOLS = ("git@", "hg@", "svn@")
 
 _CARD = re.compile(
     r"""[2-6](?<![^\W_].)(?<!\d[.,-].)
@@ -60,10 +60,9 @@ _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 _BARCODE = re.compile(r"(?:ean|gtin|isbn|barcode|upc)\W{0,3}(?:13)?\W{0,3}$", re.IGNORECASE)
 
 _ACCOUNT = re.compile(r"\d(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)\d(?=[ ._\-]{0,2}[A-Za-z0-9]{4})")
-_BODY = re.compile(r"(?:[ ._\-]?[A-Za-z0-9])*+")
 # ISO 13616: how long an IBAN is in each country of the registry.
-_LENGTHS = {
-    country: int(length)
+_SHAPES = {
+    country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:[ ._\-]?[A-Za-z0-9]){{{int(length) - 4}}}(?![A-Za-z0-9])")
     for length, countries in (
         item.split(":")
         for item in """15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
@@ -78,16 +77,22 @@ _NUMERIC = {ord(c): str(int(c, 36)) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 def hide_addresses(text: str) -> str:
     """``text`` with e-mail addresses as pseudonyms, also quoted, percent-encoded, HTML-escaped and spelt out."""
-    return _SPELT.sub(lambda match: pseudonym(match[0], kind="email"), _ADDRESS.sub(_hide_address, text))
+    text = _ADDRESS.sub(_hide_address, text)
+    if "at)" in text or "at]" in text:
+        text = _SPELT.sub(lambda match: pseudonym(match[0], kind="email"), text)
+    return text
 
 
 def _hide_address(match: re.Match[str]) -> str:
-    address = match["address"]
-    local = address.partition("@")[0].lower()
-    before = match.string[max(0, match.start() - 16) : match.start()].lower()
-    if local in _TOOLS or (local.isdigit() is False and "message-id" in before and any(c.isdigit() for c in local)):
+    lead, address = match.groups()
+    if address.startswith(_TOOLS) or (address[0].isdigit() and _is_message_id(match)):
         return match[0]
-    return match["lead"] + pseudonym(address, kind="email")
+    return f"{lead}{pseudonym(address, kind='email')}"
+
+
+def _is_message_id(match: re.Match[str]) -> bool:
+    """``Message-ID: <20261122.17@mail.example.com>`` names a message, not a person."""
+    return "message-id" in match.string[max(0, match.start() - 16) : match.start()].lower()
 
 
 Span = tuple[int, int, str]
@@ -99,36 +104,16 @@ def find_accounts(text: str) -> list[Span]:
     done = 0
     for match in _ACCOUNT.finditer(text):
         start = match.start() - 2
-        length = _LENGTHS.get(text[start : start + 2].upper())
-        if length is None or start < done:
-            continue
-        end = _end_of(text, start, length)
-        if end and _is_one_modulo_97(text[start:end]):
-            spans.append((start, end, pseudonym(text[start:end], kind="iban")))
-            done = end
+        shape = _SHAPES.get(text[start : start + 2].upper())
+        seen = shape.match(text, start) if shape and start >= done else None
+        if seen and _is_one_modulo_97(seen[0]):
+            done = seen.end()
+            spans.append((start, done, pseudonym(seen[0], kind="iban")))
     return spans
 
 
-def _end_of(text: str, start: int, length: int) -> int:
-    """Where ``length`` letters and digits, grouped or not, end; 0 where they do not end as a word."""
-    glued = text[start : start + length]
-    if not (glued.isalnum() and len(glued) == length):
-        body = _BODY.match(text, start, start + 2 * length)
-        seen = body[0] if body else ""
-        count = 0
-        for index, char in enumerate(seen):
-            count += char.isalnum()
-            if count == length:
-                glued = seen[: index + 1]
-                break
-        else:
-            return 0
-    end = start + len(glued)
-    return 0 if text[end : end + 1].isalnum() else end
-
-
 def _is_one_modulo_97(text: str) -> bool:
-    iban = re.sub(r"[\W_]", "", text).upper()
+    iban = (text if text.isalnum() else re.sub(r"[\W_]", "", text)).upper()
     return int((iban[4:] + iban[:4]).translate(_NUMERIC)) % 97 == 1
 
 

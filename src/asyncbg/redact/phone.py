@@ -29,8 +29,9 @@ _SHAPED = re.compile(
           | 0\d{{1,4}}\)(?:\ ?[\-/]\ ?|\ )?\d{{3,8}}(?:[ \-]\d{{2,5}}){{0,3}}            # (030) 123456
           | [1-9]\d\)\ ?9?\ ?\d{{4}}[ \-]\d{{4}}                                         # (11) 91234-5678
           | [1-9]\d\d\)\ ?\d{{3}}[ \-]\d\d[ \-]\d\d )                                  # (495) 123-45-67
-      | (?<=[0-9])(?<![\w./\#+\-,].)(?<!\d[: ].(?=\d\d\b))(?<![A-Z0-9]{{4}}[ ].)
-        (?: (?<=0)0[1-9](?:{_GAP}?\(?\d\)?){{7,13}}                                      # 0049 30 123456
+      | (?<=[0-9])(?<![\w./\#+\-,].)
+        (?: (?P<groups>\d{{3}}(?:\ [0-9A-Z]{{4}}){{2,}}+(?:\ [0-9A-Z]{{1,4}}\b)?)             # the rest of what an IBAN looks like
+          | (?<=0)0[1-9](?:{_GAP}?\(?\d\)?){{7,13}}                                      # 0049 30 123456
           | (?<=0)[1-9]\d{{0,4}}(?:{_GAP}\d{{2,8}}){{1,5}}                               # 030 1234567
           | (?<=1)[ .\-]?\(?[2-9]\d\d\)?[ .\-]?\d{{3}}[ .\-]\d{{4}}                     # 1-800-555-0199
           | (?<=[1-9])\d\d(?P<gap>[ .\-])\d{{3}}(?:(?P=gap)|-)\d{{4}}                   # 555-123-4567
@@ -45,17 +46,22 @@ HINTS = (
     *("phone", "tel", "mob", "cell", "handy", "fax", "sms", "whats", "msisdn", "rufn", "call", "dial", "celul", "gsm", "fon"),
     *("móvil", "tél", "тел", "电话", "電話", "手机", "手機", "携帯", "전화", "contact"),
 )
-_NAMED = re.compile(
+_WORD = re.compile(
+    r"""c(?:ell(?:phone|ular)?|elular|ontact|all(?:ed|er|ing|back)?)|d(?:ial(?:ed|led|ling)?)|f(?:ax|one)|g(?:sm)|h(?:andy)
+    |m(?:obil(?:e|iel)?|óvil|ovil|sisdn)|p(?:hone)|r(?:ufnummer)|s(?:ms)|t(?:el(?:e(?:foon|f[oó]no?|fax|phone))?|él(?:éphone)?)
+    |w(?:hatsapp)|т(?:ел(?:ефон)?)|电(?:话)|電(?:話)|手(?:机|機)|携(?:帯)|전(?:화)""",
+    re.VERBOSE,
+)
+_WEAK = ("cell", "call", "dial", "sms", "contact")
+_NUMBER = re.compile(
     r"""
-    (?: (?P<strong>(?:tele|cell|smart)?phone|telefoon|tel[eé]fono?|téléphone|telefax|tel|tél|mobile|mobil|mobiel|m[oó]vil
-          |cellular|celular|handy|fax|whatsapp|msisdn|rufnummer|fone|gsm|телефон|тел|电话|電話|手机|手機|携帯|전화)
-      | (?P<weak>cell|call(?:ed|er|ing|back)?|dial(?:ed|led|ling)?|sms|contact) )
-    (?:[ _-]?(?:numbers?|nummer|número|numero|num|no|nr|n°|e164|to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)\b){0,3}+
+    (?:[ _-]?(?:numbers?|nummer|número|numero|num|no|nr|n°|e164|to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)(?![a-z])){0,3}+
     (?:[^\w+(\n/]|%3[aAdD]){0,8}+(?:(?<=\W)[bu](?=['"]))?+["']?
     (?P<number>(?:\+|%2B)?\(?\d(?:(?:[ ()./\-]|%20){0,3}\d){6,14}+)(?!\d)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _DATE = re.compile(r"(?:\d{1,2}([/. -])\d{1,2}\1(?:\d{4}|\d\d)|(?:19|20)\d\d([/. -])\d\d\2\d\d)(?!\1?\d)")
+_OTHERWISE = re.compile(rf"{_DATE.pattern}|\d{{5}}-\d{{4}}$")  # a date; a North American postal code
 _GOES_ON = re.compile(
     r"[^\W_]|[.\-/:]\d|\ ?(?:ns|[mµu]?s|sec(?:onds?)?|bytes|[kKMGT]i?[Bb]|%(?![23][0-9A-F])|px|rows|items|lines|records|requests|times)(?!\w)"
 )
@@ -66,21 +72,21 @@ _OTHER_NUMBER = re.compile(
     r"\W{0,3}(?:no\.?|number|nr\.?|id|\#)?\W{0,3}$",
     re.IGNORECASE,
 )
-_WAYS_IN = re.compile(r"\+|00|%2[Bb]")
 
 Span = tuple[int, int, str]
 
 
-def find_named_phones(text: str) -> list[Span]:
-    """Where a number stands that the word before calls a phone number."""
+def find_named_phones(text: str, lower: str) -> list[Span]:
+    """Where a number stands that the word before calls a phone number; ``lower`` is the same text in lower case."""
     spans = []
-    for match in _NAMED.finditer(text):
+    for word in _WORD.finditer(lower):
+        match = _NUMBER.match(text, word.end())
+        if match is None:
+            continue
         start, end = match.span("number")
         number = match["number"]
-        is_bare = number.isdigit() and number[0] != "0"
-        if _DATE.match(number) or (is_bare and match["weak"]):
-            continue
-        if end := _whole(text, end):
+        is_vague = number.isdigit() and number[0] != "0" and word[0].startswith(_WEAK)
+        if not is_vague and not _DATE.match(number) and (end := _whole(text, end)):
             spans.append(_span(text, start, end))
     return spans
 
@@ -99,27 +105,29 @@ def find_phones(text: str) -> list[Span]:
 def _length(match: re.Match[str]) -> int:
     """How much of what looks like a phone number is one; minus its place where it is none."""
     seen = match[0]
-    way_in = _WAYS_IN.match(seen.lstrip("("))
-    if way_in:
+    if match["groups"]:
+        return -match.start()
+    if seen[0] in "+%" or seen.startswith(("00", "(+")):
         return _international_length(seen) or -match.start()
-    if seen[0] == "0" and (_DATE.match(seen) or not 9 <= sum(c.isdigit() for c in seen) <= 12):
+    if seen[0] == "0" and (_OTHERWISE.match(seen) or not 9 <= sum(map(str.isdigit, seen)) <= 12):
         return -match.start()
     return len(seen)
 
 
 def _international_length(number: str) -> int:
     """The length of a number that starts with a calling code, without what follows it; 0 where no country has it."""
-    plain = number.replace("(0)", "...").replace("%20", "   ").replace("%2B", "+..").replace("%2b", "+..")
-    places = [place for place, char in enumerate(plain) if char.isdigit()]
-    digits = "".join(plain[place] for place in places)
-    if "+" not in plain:
-        digits, places = digits[2:], places[2:]
-    code = next((code for code in (digits[:1], digits[:2]) if code in _KNOWN), "") or (digits[:3] if _THREE.match(digits) else "")
-    least, most = _KNOWN.get(code, (6, 12))
-    while code and len(digits) - len(code) > most:
-        kept = max((n for n in range(1, len(places)) if places[n] - places[n - 1] > 1), default=0)
-        digits, places = digits[:kept], places[:kept]
-    return places[-1] + 1 if code and len(digits) - len(code) >= least else 0
+    digits = re.sub(r"\D", "", number if number.isdigit() else re.sub(r"\(0\)|%20|%2[Bb]", " ", number))
+    if digits.startswith("00"):
+        digits = digits[2:]
+    code = digits[:1] if digits[0] in "17" else digits[:2]
+    if code not in _KNOWN and not _THREE.match(digits):
+        return 0
+    least, most = _KNOWN.get(code, (7, 13))
+    count = len(digits) - len(code)
+    if count <= most:
+        return len(number) if count >= least else 0
+    shorter = re.sub(r"[^\d]+\d+$", "", number)
+    return _international_length(shorter) if shorter != number else 0
 
 
 def _whole(text: str, end: int) -> int:

@@ -1,0 +1,216 @@
+"""Secrets known by their name: ``password=…``, ``"token": "…"``, ``Authorization: …``, ``DB_PASSWORD=…``, ``--secret …``.
+
+A name is searched for in lower case, which is cheap; only behind a name the costly question is asked what stands there.
+"""
+
+import re
+from collections.abc import Iterator
+
+from asyncbg.redact.pseudonym import SECRET
+
+HINTS = (
+    *("pass", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot de", "mot_de", "secret", "token", "credential"),
+    *("cookie", "key", "auth", "sess", "sid", "otp", "pin", "cvv", "cvc", "sig", "ticket", "identified by", "ssn", "jwt"),
+)  # parts of the names below
+# Each alternative starts with a letter of its own, so that most characters are passed over at once.
+_NAME = re.compile(
+    r"""
+      a(?:uth(?:orization)?(?![a-z]))
+    | c(?:redentials?(?![a-z]) | ookie(?![a-z]) | vv2?(?![a-z0-9]) | vc2?(?![a-z0-9])
+        | ontrase(?:ñ|n|\\u00f1)a(?![a-z]) | onnect\.sid(?![a-z]))
+    | i(?:dentified\ by(?![a-z]))
+    | j(?:wt(?![a-z]))
+    | k(?:ey(?:[_-]?value)?(?=(?:\\|["'`&\])=:>\s%]))|ennwort(?![a-z]))
+    | m(?:ot[ _]de[ _]passe(?![a-z]))
+    | o(?:tp(?:[_ -]?code)?(?![a-z]))
+    | p(?:ass(?:wor[dt]|wd|phrase|code|[_-]?key)?(?:[_-]?(?:confirm(?:ation)?|again|repeat|hash|digest|old|new|\d))?(?![a-z])
+        | wd(?![a-z]) | in(?:[_ -]?code)?(?![a-z]))
+    | s(?:ecret(?:[_ -]?(?:access[_-]?)?key|[_-]?value|[_-]hash)?(?![a-z]) | enha(?![a-z]) | sn(?![a-z]) | id(?![a-z])
+        | ess(?:ion)?(?:[_-]?(?:id|key|cookie))?(?![a-z]) | ig(?:nature)?(?![a-z]))
+    | t(?:oken(?:[_ -]?key|[_-]?value|[_-]hash)?(?![a-z]) | icket(?![a-z]))
+    | w(?:achtwoord(?![a-z]))
+    """,
+    re.VERBOSE,
+)
+_BEFORE_KEY = re.compile(
+    r"(?:api|access|private|encrypt(?:ion)?|signing|session|master|auth|account|storage|licen[sc]e|ssh|webhook|service|"
+    r"subscription|consumer|app(?:lication)?|client|deploy|hmac|jwt|aes|fernet)[_ -]?$"
+)
+_QUOTE = r"""(?:\\*+["'`]|&quot;|&\#(?:34|39|x27);|%22)"""
+_REST = re.compile(
+    rf"""
+    (?P<gap>
+        {_QUOTE}?\]?[^\S\r\n]*+(?:=>|:=|={{1,3}}|:|%3[ADad])[^\S\r\n]*+
+      | {_QUOTE},[^\S\r\n]*+(?=b?\\*["'])
+      | >
+      | [^\S\r\n]++(?=["'])
+      | [^\S\r\n]++(?:is|was|ist|lautet|war|est|es|é)[^\S\r\n]*+:?[^\S\r\n]++
+    )
+    (?:
+        [bBrRuU]{{0,2}}(?P<open>{_QUOTE})(?P<quoted>(?:[^\\\n"'`&%]++|(?!(?P=open))(?:\\.|[^\\\n]))*+)
+      | (?P<plain>
+            (?i:digest|aws4-hmac-sha256|hawk|oauth|signature)[ ][^"'\r\n\\]++
+          | (?![\[{{(<])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?[^\s,;&"'`<>)\]}}|\\]++
+        )
+    )
+    """,
+    re.VERBOSE,
+)
+_OPTION = re.compile(r"(?<=\w)[ ]++(?P<plain>[^\s\-\"'<\[{(]\S*+)")
+_COOKIES = re.compile(r"""["']?\s?+:\s?+(?P<plain>(?=[^\s"';,=\[]++=)[^"'\r\n\\]++)""")
+
+_PASSWORDS = ("passw", "passphrase", "passcode", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified")
+_DIGITS = ("otp", "pin", "cvv", "cvc", "ssn")
+_LOOSE = ("cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
+_WHOLE_WORDS = ("pin", "sid", "sig", "ssn", "otp", "cvv", "cvc", "jwt", "pass", "auth", "sess", "ticket", "connect")
+_SAID = frozenset(
+    """none null nil true false yes no on off ok okay empty unset set str string text bytes int bool any optional secretstr
+    secretbytes required missing invalid expired incorrect wrong mismatch mismatched changed reset updated failed failure
+    field must is not the a an and or for to in too this that value input unknown undefined default disabled enabled redacted
+    filtered masked hidden removed omitted accepted rejected denied refused revoked valid verified absent present provided
+    given bearer basic digest refreshed rotated created deleted issued error success see please use should cannot can may
+    will was has does did stored plain plaintext unexpected expected checked skipped bcrypt argon2 argon2id scrypt pbkdf2
+    sha256 md5 eof newline indent dedent name number op identifier include same-origin""".split()
+)  # what is said of a secret, or stands where one would
+_PLACEHOLDER = re.compile(
+    r"""[\W_xX]*|%\(?\w*\)?[srd]|\$\{?[A-Z_][A-Z0-9_]*+\}?|[({\[<][^\n]*[)}\]>]|[*•]+\S{0,4}|\S{0,4}[*•]{4,}\S{0,4}"""
+)
+_CODE = re.compile(
+    r"[A-Za-z_][\w.]*+[(\[].*|(?:self|cls|settings|config|conf|cfg|os|request|args|kwargs|opts|options|params|form|data|payload|"
+    r"user|ctx|env|environ|creds|credentials|body)\.[A-Za-z_.]+$|_?[a-z_]+(?:\.[a-z_]+)*[._](?:password|secret|token|key)$|"
+    r"rf?[\"']|_[a-z]+$"
+)
+_DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+|(?:[A-Z]*[a-z]{3,}|[A-Z]{2,})(?:[A-Z]+[a-z]{2,})*")  # a name in a program
+_PAIR_BEFORE = re.compile(r"""[(\[]\s?[bru]?\\*["'][\w-]*$""")
+_PAIR_AFTER = re.compile(r"""\\*["']\s?[)\]]""")
+_ABOUT_SYNTAX = re.compile(r"(?:unexpected|illegal|invalid|bad|unknown|expected|next|last|current|syntax|end)[ _]$")
+_GOES_ON = re.compile(r" [A-Za-z]{2,}(?![\w=:])")
+_SIGNS = frozenset("!@#$%^&*+=~/")
+
+
+def hide_named(text: str, lower: str) -> str:
+    """``text`` without the values of secrets; ``lower`` is the same in lower case."""
+    if len(lower) != len(text):
+        lower = re.sub("[A-Z]+", lambda capitals: capitals[0].lower(), text)
+    pieces, done = [], 0
+    for start, end in _values(text, lower):
+        pieces += text[done:start], SECRET
+        done = end
+    return "".join([*pieces, text[done:]]) if pieces else text
+
+
+def _values(text: str, lower: str) -> Iterator[tuple[int, int]]:
+    """Where the values of named secrets stand."""
+    name = _NAME.search(lower)
+    while name:
+        past = name.end()
+        rest = _rest(text, name)
+        if rest:
+            group = "quoted" if rest["plain"] is None else "plain"
+            if _is_value(text, name, rest):
+                yield rest.span(group)
+                past = rest.end()
+        name = _NAME.search(lower, past)
+
+
+def _rest(text: str, name: re.Match[str]) -> re.Match[str] | None:
+    """The gap and the value behind a name."""
+    end = name.end()
+    if text[end : end + 1] == " " and "--" in text[max(0, name.start() - 20) : name.start()]:
+        option = _OPTION.match(text, end)
+        before = text[: name.start()].rpartition(" ")[2] if option else ""
+        if option and before.startswith("--"):
+            return option
+    if name[0] == "cookie":
+        return _COOKIES.match(text, end) or _REST.match(text, end)
+    return _REST.match(text, end)
+
+
+def _is_value(text: str, name: re.Match[str], rest: re.Match[str]) -> bool:
+    """Whether what stands behind the name of a secret is one."""
+    is_plain = rest["plain"] is not None
+    value = rest["plain"] if is_plain else rest["quoted"]
+    bare = value.rstrip(".:!?")
+    if not bare or bare.lower() in _SAID or (not bare.isalnum() or bare[0] in "xX") and _PLACEHOLDER.fullmatch(value):
+        return False
+    word = name[0]
+    if not _stands_alone(text, name, word):
+        return False
+    if rest.re is not _REST:
+        return True
+    if word.startswith(_DIGITS):
+        return 3 <= sum(c.isdigit() for c in value) <= 10
+    return _is_plain_value(text, name, rest, bare) if is_plain else _is_quoted_value(text, name, rest, bare)
+
+
+def _stands_alone(text: str, name: re.Match[str], word: str) -> bool:
+    """``key`` needs to be an ``api_key``; ``pin`` must not end ``mapping``; ``ticket`` is a parameter of a URL."""
+    start = name.start()
+    before = text[max(0, start - 14) : start]
+    if word.startswith("key"):
+        return _BEFORE_KEY.search(before.lower()) is not None
+    if word == "ticket" or word == "signature":
+        return before.endswith(("?", "&")) or before.lower().endswith(("amz-", "goog-"))
+    if word.startswith(_WHOLE_WORDS) and not word.startswith(("passw", "passp", "passc", "passk", "session")):
+        return not before[-1:].isalpha() or before[-1:].islower() and text[start].isupper()
+    return True
+
+
+def _is_quoted_value(text: str, name: re.Match[str], rest: re.Match[str], bare: str) -> bool:
+    gap, word = rest["gap"].strip(), name[0]
+    if "," in gap and not _is_pair(text, name, rest):
+        return False
+    if word.startswith(_PASSWORDS):
+        return True
+    if not gap or "==" in gap or _is_about_syntax(text, name):  # `unexpected token '}'`
+        return bool(gap) and _looks_random(bare)
+    return _looks_random(bare) or " " in bare if word.startswith(_LOOSE) else not (bare.isupper() and bare.isalpha())
+
+
+def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], bare: str) -> bool:
+    """Without quotes a value may be a word of the sentence, or code in a traceback."""
+    word, gap = name[0], rest["gap"]
+    if _CODE.match(bare) or bare.lower() == word:
+        return False
+    is_said = ":" not in gap and "=" not in gap and "%" not in gap and ">" not in gap  # `the password is …`
+    if is_said or (word == "pass" and (bare.isdigit() or "=" not in gap)):
+        return _looks_random(bare)
+    is_told = gap.strip()[-1:] == ":"
+    if word.startswith(_PASSWORDS) or word == "pass":
+        is_path = word == "pwd" and bare.startswith(("/", "~", "C:"))
+        return not is_path and (_ends_there(text, rest, bare) if is_told else True)
+    if (bare.isdigit() and len(bare) < 6) or _DOTTED.fullmatch(bare) and ("." in bare or bare[0].isupper()):
+        return False
+    if is_told or "==" in gap or word.startswith(_LOOSE) or _is_about_syntax(text, name):
+        return " " in bare or _looks_random(bare)
+    return not (bare.isupper() and bare.isalpha())
+
+
+def _is_pair(text: str, name: re.Match[str], rest: re.Match[str]) -> bool:
+    """``(b'authorization', b'Bearer x7')``: the pair alone stands in brackets."""
+    before = text[max(0, name.start() - 24) : name.start()]
+    return bool(_PAIR_BEFORE.search(before) and _PAIR_AFTER.match(text, rest.end()))
+
+
+def _is_about_syntax(text: str, name: re.Match[str]) -> bool:
+    return _ABOUT_SYNTAX.search(text[max(0, name.start() - 12) : name.start()].lower()) is not None
+
+
+def _ends_there(text: str, rest: re.Match[str], bare: str) -> bool:
+    """``password: opensesame`` ends there; ``password: must be longer`` goes on as a sentence."""
+    plain_word = bare.isalpha() or (bare.isdigit() and len(bare) < 3) or _is_compound(bare)
+    return not (plain_word and _GOES_ON.match(text, rest.end()))
+
+
+def _looks_random(text: str) -> bool:
+    """Whether nobody would write this as a word: digits among letters, odd capitals, signs, or sheer length."""
+    if len(text) < 6 or _is_compound(text) or _DOTTED.fullmatch(text):
+        return False
+    if any(c.isdigit() for c in text):
+        return not text.isdigit() or len(text) >= 6
+    return not _SIGNS.isdisjoint(text) or not (text[1:].islower() or text.isupper()) or len(text) > 24
+
+
+def _is_compound(text: str) -> bool:
+    """``case-sensitive``, ``not_found``: words joined."""
+    return all(part.isalpha() and (part.islower() or part.isupper()) for part in re.split("[-_/]", text))
