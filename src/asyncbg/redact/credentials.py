@@ -16,10 +16,10 @@ _PEM = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----[^-]*+(?:-(?!----)[^-]*+)*+(?:-----END[^-\n]{0,50}-----)?",
 )
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{5,}+(?:\.[\w-]*+){1,4}")
-_SCHEME = re.compile(r"\b(bearer|basic)(\s++|%20|\+)([A-Za-z0-9._~+/-]{8,}+=*+)", re.IGNORECASE)
+_SCHEME = re.compile(r"\b(bearer|basic)(\s++|%20|\+)([A-Za-z0-9._~+/-]{8,}+=*+)(?![A-Za-z0-9])", re.IGNORECASE)
 
 _KEY_HINTS = (
-    *("AKIA", "ASIA", "gh", "glpat-", "gldt-", "glrt-", "xox", "xapp-", "k_live_", "k_test_", "whsec_", "AIza", "ya29.", "GOCSPX"),
+    *("AKIA", "ASIA", "gh", "github_pat_", "glpat-", "gldt-", "glrt-", "xox", "xapp-", "k_live_", "k_test_", "whsec_", "AIza", "ya29.", "GOCSPX"),
     *("npm_", "pypi-", "sk-", "SG.", "SK", "abg_", "hf_", "dop_v1_", "shp", "key-", "hvs.", "glsa_", "hooks.", "webhooks/"),
     *("dckr_pat_", "ATATT", "gsk_", "xai-", "AGE-SECRET", "sq0", ":AA", "dapi", "lin_api_", "NRAK-", "PMAK-", "sbp_"),
 )
@@ -72,7 +72,7 @@ def hide_credentials(text: str) -> str:
 def _hide_scheme(match: re.Match[str]) -> str:
     """``Bearer x7…`` loses its token; ``basic information`` is prose."""
     token = match[3]
-    is_token = any(c.isdigit() or c in "=_/+" for c in token) or (token[1:] != token[1:].lower() and not token.isupper())
+    is_token = any(c.isdigit() or c in "=+" for c in token) or (token[1:] != token[1:].lower() and not token.isupper())
     return f"{match[1]}{match[2]}{SECRET}" if is_token else match[0]
 
 

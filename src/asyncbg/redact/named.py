@@ -44,12 +44,12 @@ _REST = re.compile(
       | {_QUOTE},[^\S\r\n]*+(?=b?\\*["'])
       | >
       | [^\S\r\n]++(?=["'])
-      | [^\S\r\n]++(?:is|was|ist|lautet|war|est|es|é)[^\S\r\n]*+:?[^\S\r\n]++
+      | [^\S\r\n]++(?:is|was|ist|lautet|war|est|es|é):?[^\S\r\n]++
     )
     (?:
         [bBrRuU]{{0,2}}(?P<open>{_QUOTE})(?P<quoted>(?:[^\\\n"'`&%]++|(?!(?P=open))(?:\\.|[^\\\n]))*+)
       | (?P<plain>
-            (?i:digest|aws4-hmac-sha256|hawk|oauth|signature)[ ][^"'\r\n\\]++
+            (?i:digest|aws4-hmac-sha256|hawk|oauth|signature)[ ](?=[^\s=]++=)[^"'\r\n\\]++
           | (?![\[{{(<])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?[^\s,;&"'`<>)\]}}|\\]++
         )
     )
@@ -85,6 +85,8 @@ _PAIR_BEFORE = re.compile(r"""[(\[]\s?[bru]?\\*["'][\w-]*$""")
 _PAIR_AFTER = re.compile(r"""\\*["']\s?[)\]]""")
 _ABOUT_SYNTAX = re.compile(r"(?:unexpected|illegal|invalid|bad|unknown|expected|next|last|current|syntax|end)[ _]$")
 _GOES_ON = re.compile(r" [A-Za-z]{2,}(?![\w=:])")
+_TELLING = 200  # so many characters of a value are looked at
+_MOST_JUDGED = 300  # a text with more names than this is no log line, and judging them takes its time
 _SIGNS = frozenset("!@#$%^&*+=~/")
 
 
@@ -100,15 +102,19 @@ def hide_named(text: str, lower: str) -> str:
 
 
 def _values(text: str, lower: str) -> Iterator[tuple[int, int]]:
-    """Where the values of named secrets stand."""
+    """Where the values of named secrets stand; where names come by the hundred, each value is taken for one."""
     name = _NAME.search(lower)
+    seen = 0
     while name:
+        seen += 1
         past = name.end()
-        rest = _rest(text, name)
+        rest = _rest(text, name) if _stands_alone(text, name) else None
         if rest:
-            group = "quoted" if rest["plain"] is None else "plain"
-            if _is_value(text, name, rest):
-                yield rest.span(group)
+            start, end = rest.span("quoted" if rest["plain"] is None else "plain")
+            is_value = seen > _MOST_JUDGED or _is_value(text, name, rest, text[start : min(end, start + _TELLING)])
+            if is_value:
+                yield start, end
+            if is_value or end - start >= _TELLING:
                 past = rest.end()
         name = _NAME.search(lower, past)
 
@@ -126,26 +132,21 @@ def _rest(text: str, name: re.Match[str]) -> re.Match[str] | None:
     return _REST.match(text, end)
 
 
-def _is_value(text: str, name: re.Match[str], rest: re.Match[str]) -> bool:
+def _is_value(text: str, name: re.Match[str], rest: re.Match[str], value: str) -> bool:
     """Whether what stands behind the name of a secret is one."""
-    is_plain = rest["plain"] is not None
-    value = rest["plain"] if is_plain else rest["quoted"]
     bare = value.rstrip(".:!?")
     if not bare or bare.lower() in _SAID or (not bare.isalnum() or bare[0] in "xX") and _PLACEHOLDER.fullmatch(value):
         return False
-    word = name[0]
-    if not _stands_alone(text, name, word):
-        return False
     if rest.re is not _REST:
         return True
-    if word.startswith(_DIGITS):
-        return 3 <= sum(c.isdigit() for c in value) <= 10
-    return _is_plain_value(text, name, rest, bare) if is_plain else _is_quoted_value(text, name, rest, bare)
+    if name[0].startswith(_DIGITS):
+        return 3 <= sum(map(str.isdigit, value)) <= 10
+    return _is_plain_value(text, name, rest, bare) if rest["quoted"] is None else _is_quoted_value(text, name, rest, bare)
 
 
-def _stands_alone(text: str, name: re.Match[str], word: str) -> bool:
+def _stands_alone(text: str, name: re.Match[str]) -> bool:
     """``key`` needs to be an ``api_key``; ``pin`` must not end ``mapping``; ``ticket`` is a parameter of a URL."""
-    start = name.start()
+    word, start = name[0], name.start()
     before = text[max(0, start - 14) : start]
     if word.startswith("key"):
         return _BEFORE_KEY.search(before.lower()) is not None

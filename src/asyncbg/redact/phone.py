@@ -30,7 +30,7 @@ _SHAPED = re.compile(
           | [1-9]\d\)\ ?9?\ ?\d{{4}}[ \-]\d{{4}}                                         # (11) 91234-5678
           | [1-9]\d\d\)\ ?\d{{3}}[ \-]\d\d[ \-]\d\d )                                  # (495) 123-45-67
       | (?<=[0-9])(?<![\w./\#+\-,].)
-        (?: (?P<groups>\d{{3}}(?:\ [0-9A-Z]{{4}}){{2,}}+(?:\ [0-9A-Z]{{1,4}}\b)?)             # the rest of what an IBAN looks like
+        (?: (?P<groups>\d{{3}}(?:\ [0-9A-Z]{{4}}){{2,}}+(?:\ [0-9A-Z]{{1,4}}\b)?|\d(?:\ [0-9A-Fa-f]{{2}}){{6,}}+)  # of an IBAN, of bytes
           | (?<=0)0[1-9](?:{_GAP}?\(?\d\)?){{7,13}}                                      # 0049 30 123456
           | (?<=0)[1-9]\d{{0,4}}(?:{_GAP}\d{{2,8}}){{1,5}}                               # 030 1234567
           | (?<=1)[ .\-]?\(?[2-9]\d\d\)?[ .\-]?\d{{3}}[ .\-]\d{{4}}                     # 1-800-555-0199
@@ -66,12 +66,12 @@ _GOES_ON = re.compile(
     r"[^\W_]|[.\-/:]\d|\ ?(?:ns|[mµu]?s|sec(?:onds?)?|bytes|[kKMGT]i?[Bb]|%(?![23][0-9A-F])|px|rows|items|lines|records|requests|times)(?!\w)"
 )
 _EXTENSION = re.compile(r"(?:,? ?(?:ext\.?|x|extension|poste|durchwahl|dw)[ :]?\d{1,6}|#\d{1,5})(?!\w)", re.IGNORECASE)
-_OTHER_NUMBER = re.compile(
-    r"(?:id|order|invoice|ref(?:erence)?|req(?:uest)?|sku|part|serial|case|ticket|tracking|batch|job|isbn|version|build|"
-    r"bestellung|rechnung|commande|facture|pedido|item|article|account|model|transaction|trace|range|bytes|lines|rows|offset)"
-    r"\W{0,3}(?:no\.?|number|nr\.?|id|\#)?\W{0,3}$",
-    re.IGNORECASE,
+_OTHER_NUMBERS = (
+    *("id", "order", "invoice", "ref", "reference", "req", "request", "sku", "part", "serial", "case", "ticket", "tracking"),
+    *("batch", "job", "isbn", "version", "build", "bestellung", "rechnung", "commande", "facture", "pedido", "item", "article"),
+    *("account", "model", "transaction", "trace", "range", "bytes", "lines", "rows", "offset"),
 )
+_BETWEEN = " #:.=\"'-\t"
 
 Span = tuple[int, int, str]
 
@@ -140,7 +140,12 @@ def _whole(text: str, end: int) -> int:
 
 def _is_another_number(text: str, start: int) -> bool:
     """``order 555-123-4567`` is no phone number; ``+`` and parentheses leave no doubt."""
-    return text[start] not in "+(%" and _OTHER_NUMBER.search(text[max(0, start - 24) : start]) is not None
+    if text[start] in "+(%":
+        return False
+    before = text[max(0, start - 32) : start].rstrip(_BETWEEN).lower()
+    if before.endswith(("no", "number", "nr")):
+        before = before.removesuffix("no").removesuffix("number").removesuffix("nr").rstrip(_BETWEEN)
+    return before.endswith(_OTHER_NUMBERS)
 
 
 def _span(text: str, start: int, end: int) -> Span:
