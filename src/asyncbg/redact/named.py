@@ -5,6 +5,8 @@ A name is searched for in lower case, which is cheap; only behind a name the cos
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 
 from asyncbg.redact.pseudonym import SECRET
 
@@ -50,7 +52,7 @@ _REST = re.compile(
         [bBrRuU]{{0,2}}(?P<open>{_QUOTE})(?P<quoted>(?:[^\\\n"'`&%]++|(?!(?P=open))(?:\\.|[^\\\n]))*+)
       | (?P<plain>
             (?i:digest|aws4-hmac-sha256|hawk|oauth|signature)[ ](?=[^\s=]++=)[^"'\r\n\\]++
-          | (?![\[{{(<])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?[^\s,;&"'`<>)\]}}|\\]++
+          | (?![\[{{(<\0-\x08])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?[^\s,;&"'`<>)\]}}|\\]++
         )
     )
     """,
@@ -59,10 +61,36 @@ _REST = re.compile(
 _OPTION = re.compile(r"(?<=\w)[ ]++(?P<plain>[^\s\-\"'<\[{(]\S*+)")
 _COOKIES = re.compile(r"""["']?\s?+:\s?+(?P<plain>(?=[^\s"';,=\[]++=)[^"'\r\n\\]++)""")
 
-_PASSWORDS = ("passw", "passphrase", "passcode", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified")
+_WHOLE_WORDS = frozenset("pin sid sig ssn otp cvv cvv2 cvc cvc2 jwt pass auth sess ticket connect.sid".split())
 _DIGITS = ("otp", "pin", "cvv", "cvc", "ssn")
 _LOOSE = ("cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
-_WHOLE_WORDS = ("pin", "sid", "sig", "ssn", "otp", "cvv", "cvc", "jwt", "pass", "auth", "sess", "ticket", "connect")
+_PASSWORDS = ("pass", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a name promises: ``loose`` ones stand as often before a plain word as before a secret."""
+
+    is_password: bool
+    is_digits: bool
+    is_loose: bool
+    is_whole_word: bool
+    is_key: bool
+    is_parameter: bool
+
+
+@lru_cache(maxsize=512)
+def _kind_of(name: str) -> _Kind:
+    return _Kind(
+        is_password=name.startswith(_PASSWORDS),
+        is_digits=name.startswith(_DIGITS),
+        is_loose=name.startswith(_LOOSE),
+        is_whole_word=name in _WHOLE_WORDS,
+        is_key=name.startswith("key"),
+        is_parameter=name in ("ticket", "signature"),
+    )
+
+
 _SAID = frozenset(
     """none null nil true false yes no on off ok okay empty unset set str string text bytes int bool any optional secretstr
     secretbytes required missing invalid expired incorrect wrong mismatch mismatched changed reset updated failed failure
@@ -80,7 +108,7 @@ _CODE = re.compile(
     r"user|ctx|env|environ|creds|credentials|body)\.[A-Za-z_.]+$|_?[a-z_]+(?:\.[a-z_]+)*[._](?:password|secret|token|key)$|"
     r"rf?[\"']|_[a-z]+$"
 )
-_DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+|(?:[A-Z]*[a-z]{3,}|[A-Z]{2,})(?:[A-Z]+[a-z]{2,})*")  # a name in a program
+_DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+|(?:[A-Z]*[a-z]{2,}|[A-Z]{2,})(?:[A-Z]+[a-z]{2,})*")  # a name in a program
 _PAIR_BEFORE = re.compile(r"""[(\[]\s?[bru]?\\*["'][\w-]*$""")
 _PAIR_AFTER = re.compile(r"""\\*["']\s?[)\]]""")
 _ABOUT_SYNTAX = re.compile(r"(?:unexpected|illegal|invalid|bad|unknown|expected|next|last|current|syntax|end)[ _]$")
@@ -108,67 +136,69 @@ def _values(text: str, lower: str) -> Iterator[tuple[int, int]]:
     while name:
         seen += 1
         past = name.end()
-        rest = _rest(text, name) if _stands_alone(text, name) else None
+        kind = _kind_of(name[0])
+        rest = _rest(text, name) if _stands_alone(text, name, kind) else None
         if rest:
             start, end = rest.span("quoted" if rest["plain"] is None else "plain")
-            is_value = seen > _MOST_JUDGED or _is_value(text, name, rest, text[start : min(end, start + _TELLING)])
-            if is_value:
+            is_value = seen > _MOST_JUDGED or _is_value(text, name, rest, kind, text[start : min(end, start + _TELLING)])
+            if is_value and text[start : start + 1] > "\x08":
                 yield start, end
             if is_value or end - start >= _TELLING:
                 past = rest.end()
         name = _NAME.search(lower, past)
 
 
+def _stands_alone(text: str, name: re.Match[str], kind: _Kind) -> bool:
+    """``key`` needs to be an ``api_key``; ``pin`` must not end ``mapping``; ``ticket`` is a parameter of a URL."""
+    start = name.start()
+    if kind.is_whole_word:
+        before = text[start - 1 : start]
+        if before.isalpha() and not (before.islower() and text[start].isupper()):
+            return False
+    if kind.is_key:
+        return _BEFORE_KEY.search(text[max(0, start - 14) : start].lower()) is not None
+    return not kind.is_parameter or text[max(0, start - 5) : start].lower().endswith(("?", "&", "amz-", "goog-"))
+
+
 def _rest(text: str, name: re.Match[str]) -> re.Match[str] | None:
     """The gap and the value behind a name."""
     end = name.end()
-    if text[end : end + 1] == " " and "--" in text[max(0, name.start() - 20) : name.start()]:
-        option = _OPTION.match(text, end)
-        before = text[: name.start()].rpartition(" ")[2] if option else ""
-        if option and before.startswith("--"):
-            return option
-    if name[0] == "cookie":
-        return _COOKIES.match(text, end) or _REST.match(text, end)
-    return _REST.match(text, end)
+    if name[0] == "cookie" and (cookies := _COOKIES.match(text, end)):
+        return cookies
+    rest = _REST.match(text, end)
+    if rest is None and text[end : end + 1] == " ":
+        before = text[max(0, name.start() - 24) : end].rpartition(" ")[2]
+        return _OPTION.match(text, end) if before.startswith("--") else None
+    return rest
 
 
-def _is_value(text: str, name: re.Match[str], rest: re.Match[str], value: str) -> bool:
+def _is_value(text: str, name: re.Match[str], rest: re.Match[str], kind: _Kind, value: str) -> bool:
     """Whether what stands behind the name of a secret is one."""
     bare = value.rstrip(".:!?")
-    if not bare or bare.lower() in _SAID or (not bare.isalnum() or bare[0] in "xX") and _PLACEHOLDER.fullmatch(value):
+    if not bare or bare.lower() in _SAID or ((not bare.isalnum() or bare[0] in "xX") and _PLACEHOLDER.fullmatch(value)):
         return False
     if rest.re is not _REST:
         return True
-    if name[0].startswith(_DIGITS):
+    if rest["gap"] == ">" and text[rest.end() : rest.end() + 1] != "<":  # `<token>` alone; `<token>x7</token>` has a value
+        return False
+    if kind.is_digits:
         return 3 <= sum(map(str.isdigit, value)) <= 10
-    return _is_plain_value(text, name, rest, bare) if rest["quoted"] is None else _is_quoted_value(text, name, rest, bare)
+    judge = _is_plain_value if rest["quoted"] is None else _is_quoted_value
+    return judge(text, name, rest, kind, bare)
 
 
-def _stands_alone(text: str, name: re.Match[str]) -> bool:
-    """``key`` needs to be an ``api_key``; ``pin`` must not end ``mapping``; ``ticket`` is a parameter of a URL."""
-    word, start = name[0], name.start()
-    before = text[max(0, start - 14) : start]
-    if word.startswith("key"):
-        return _BEFORE_KEY.search(before.lower()) is not None
-    if word == "ticket" or word == "signature":
-        return before.endswith(("?", "&")) or before.lower().endswith(("amz-", "goog-"))
-    if word.startswith(_WHOLE_WORDS) and not word.startswith(("passw", "passp", "passc", "passk", "session")):
-        return not before[-1:].isalpha() or before[-1:].islower() and text[start].isupper()
-    return True
-
-
-def _is_quoted_value(text: str, name: re.Match[str], rest: re.Match[str], bare: str) -> bool:
-    gap, word = rest["gap"].strip(), name[0]
+def _is_quoted_value(text: str, name: re.Match[str], rest: re.Match[str], kind: _Kind, bare: str) -> bool:
+    gap = rest["gap"].strip()
     if "," in gap and not _is_pair(text, name, rest):
         return False
-    if word.startswith(_PASSWORDS):
+    if kind.is_password and name[0] != "pass":
         return True
     if not gap or "==" in gap or _is_about_syntax(text, name):  # `unexpected token '}'`
         return bool(gap) and _looks_random(bare)
-    return _looks_random(bare) or " " in bare if word.startswith(_LOOSE) else not (bare.isupper() and bare.isalpha())
+    return _looks_random(bare) or " " in bare if kind.is_loose else not (bare.isupper() and bare.isalpha())
 
 
-def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], bare: str) -> bool:
+def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: _Kind, bare: str) -> bool:
     """Without quotes a value may be a word of the sentence, or code in a traceback."""
     word, gap = name[0], rest["gap"]
     if _CODE.match(bare) or bare.lower() == word:
@@ -177,12 +207,12 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], bare: s
     if is_said or (word == "pass" and (bare.isdigit() or "=" not in gap)):
         return _looks_random(bare)
     is_told = gap.strip()[-1:] == ":"
-    if word.startswith(_PASSWORDS) or word == "pass":
+    if kind.is_password:
         is_path = word == "pwd" and bare.startswith(("/", "~", "C:"))
         return not is_path and (_ends_there(text, rest, bare) if is_told else True)
-    if (bare.isdigit() and len(bare) < 6) or _DOTTED.fullmatch(bare) and ("." in bare or bare[0].isupper()):
+    if (bare.isdigit() and len(bare) < 6) or (_DOTTED.fullmatch(bare) and ("." in bare or bare[0].isupper())):
         return False
-    if is_told or "==" in gap or word.startswith(_LOOSE) or _is_about_syntax(text, name):
+    if is_told or "==" in gap or kind.is_loose or _is_about_syntax(text, name):
         return " " in bare or _looks_random(bare)
     return not (bare.isupper() and bare.isalpha())
 
