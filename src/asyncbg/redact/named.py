@@ -13,23 +13,25 @@ from asyncbg.redact.pseudonym import SECRET
 HINTS = (
     *("pass", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot de", "mot_de", "secret", "token", "credential"),
     *("cookie", "key", "auth", "sess", "sid", "otp", "pin", "cvv", "cvc", "sig", "ticket", "identified by", "ssn", "jwt"),
+    *("ion code", "ion_code", "ty code", "ty_code", "one-time"),
 )  # parts of the names below
 # Each alternative starts with a letter of its own, so that most characters are passed over at once.
 _NAME = re.compile(
     r"""
       a(?:uth(?:orization)?(?![a-z]))
     | c(?:redentials?(?![a-z]) | ookie(?![a-z]) | vv2?(?![a-z0-9]) | vc2?(?![a-z0-9])
-        | ontrase(?:ñ|n|\\u00f1)a(?![a-z]) | onnect\.sid(?![a-z]))
+        | onfirmation[ _-]code(?![a-z]) | ontrase(?:ñ|n|\\u00f1)a(?![a-z]) | onnect\.sid(?![a-z]))
     | i(?:dentified\ by(?![a-z]))
     | j(?:wt(?![a-z]))
     | k(?:ey(?:[_-]?value)?(?=(?:\\|["'`&\])=:>\s%]))|ennwort(?![a-z]))
     | m(?:ot[ _]de[ _]passe(?![a-z]))
-    | o(?:tp(?:[_ -]?code)?(?![a-z]))
+    | o(?:tp(?:[_ -]?code)?(?![a-z]) | ne-time[ _](?:code|password)(?![a-z]))
     | p(?:ass(?:wor[dt]|wd|phrase|code|[_-]?key)?(?:[_-]?(?:confirm(?:ation)?|again|repeat|hash|digest|old|new|\d))?(?![a-z])
         | wd(?![a-z]) | in(?:[_ -]?code)?(?![a-z]))
-    | s(?:ecret(?:[_ -]?(?:access[_-]?)?key|[_-]?value|[_-]hash)?(?![a-z]) | enha(?![a-z]) | sn(?![a-z]) | id(?![a-z])
+    | s(?:ecurity[ _-]code(?![a-z]) | ecret(?:[_ -]?(?:access[_-]?)?key|[_-]?value|[_-]hash)?(?![a-z]) | enha(?![a-z]) | sn(?![a-z]) | id(?![a-z])
         | ess(?:ion)?(?:[_-]?(?:id|key|cookie))?(?![a-z]) | ig(?:nature)?(?![a-z]))
     | t(?:oken(?:[_ -]?key|[_-]?value|[_-]hash)?(?![a-z]) | icket(?![a-z]))
+    | v(?:erification[ _-]code(?![a-z]))
     | w(?:achtwoord(?![a-z]))
     """,
     re.VERBOSE,
@@ -41,11 +43,14 @@ _BEFORE_KEY = re.compile(
 _QUOTE = r"""(?:\\*+["'`]|&quot;|&\#(?:34|39|x27);|%22)"""
 _REST = re.compile(
     rf"""
+    (?:_(?:base|hash|v?\d{{1,2}}|test|prod(?:uction)?|live|dev|staging|old|new|main|default|BASE|HASH|TEST|PROD|LIVE|DEV|OLD|NEW))?
     (?P<gap>
         {_QUOTE}?\]?[^\S\r\n]*+(?:=>|:=|={{1,3}}|:|%3[ADad])[^\S\r\n]*+
       | {_QUOTE},[^\S\r\n]*+(?=b?\\*["'])
       | >
       | [^\S\r\n]++(?=["'])
+      | [ ](?=[^\s\-"'/<>()=:,.]*[0-9!@$%^&*])(?=[^\s\-"'/<>()=:,.]{{4}})
+      | [ ]for[ ](?:user[ ]|account[ ])?[^\s:]{{1,64}}:[ ]
       | [^\S\r\n]++(?:is|was|ist|lautet|war|est|es|é):?[^\S\r\n]++
     )
     (?:
@@ -62,7 +67,7 @@ _OPTION = re.compile(r"(?<=\w)[ ]++(?P<plain>[^\s\-\"'<\[{(]\S*+)")
 _COOKIES = re.compile(r"""["']?\s?+:\s?+(?P<plain>(?=[^\s"';,=\[]++=)[^"'\r\n\\]++)""")
 
 _WHOLE_WORDS = frozenset("pin sid sig ssn otp cvv cvv2 cvc cvc2 jwt pass auth sess ticket connect.sid".split())
-_DIGITS = ("otp", "pin", "cvv", "cvc", "ssn")
+_DIGITS = ("verif", "confirm", "security", "one-time", "otp", "pin", "cvv", "cvc", "ssn")
 _LOOSE = ("cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
 _PASSWORDS = ("pass", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified")
 
@@ -109,6 +114,7 @@ _CODE = re.compile(
     r"rf?[\"']|_[a-z]+$"
 )
 _DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+|(?:[A-Z]*[a-z]{2,}|[A-Z]{2,})(?:[A-Z]+[a-z]{2,})*")  # a name in a program
+_NUMBERED = re.compile(r"(?:[A-Za-z]+|\d{1,2}|[A-Za-z]+\d{1,2})(?:[-_/.](?:[A-Za-z]+|\d{1,2}|[A-Za-z]+\d{1,2}))*")  # `worker-3`
 _PAIR_BEFORE = re.compile(r"""[(\[]\s?[bru]?\\*["'][\w-]*$""")
 _PAIR_AFTER = re.compile(r"""\\*["']\s?[)\]]""")
 _ABOUT_SYNTAX = re.compile(r"(?:unexpected|illegal|invalid|bad|unknown|expected|next|last|current|syntax|end)[ _]$")
@@ -178,11 +184,11 @@ def _is_value(text: str, name: re.Match[str], rest: re.Match[str], kind: _Kind, 
     if not bare or bare.lower() in _SAID or ((not bare.isalnum() or bare[0] in "xX") and _PLACEHOLDER.fullmatch(value)):
         return False
     if rest.re is not _REST:
-        return True
+        return bare.lower() != name[0]
     if rest["gap"] == ">" and text[rest.end() : rest.end() + 1] != "<":  # `<token>` alone; `<token>x7</token>` has a value
         return False
     if kind.is_digits:
-        return 3 <= sum(map(str.isdigit, value)) <= 10
+        return (3 if rest["gap"] != " " else 4) <= sum(map(str.isdigit, value)) <= 10
     judge = _is_plain_value if rest["quoted"] is None else _is_quoted_value
     return judge(text, name, rest, kind, bare)
 
@@ -195,7 +201,7 @@ def _is_quoted_value(text: str, name: re.Match[str], rest: re.Match[str], kind: 
         return True
     if not gap or "==" in gap or _is_about_syntax(text, name):  # `unexpected token '}'`
         return bool(gap) and _looks_random(bare)
-    return _looks_random(bare) or " " in bare if kind.is_loose else not (bare.isupper() and bare.isalpha())
+    return _looks_random(bare) or " " in bare if kind.is_loose else not (bare.isupper() and bare.isalpha() and len(bare) < 7)
 
 
 def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: _Kind, bare: str) -> bool:
@@ -204,17 +210,19 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: _
     if _CODE.match(bare) or bare.lower() == word:
         return False
     is_said = ":" not in gap and "=" not in gap and "%" not in gap and ">" not in gap  # `the password is …`
+    if gap == " ":  # `password hunter2`
+        return _is_odd(bare) if kind.is_password else len(bare) > 15 and _looks_random(bare)
     if is_said or (word == "pass" and (bare.isdigit() or "=" not in gap)):
-        return _looks_random(bare)
+        return _is_odd(bare) if kind.is_password else _looks_random(bare)
     is_told = gap.strip()[-1:] == ":"
     if kind.is_password:
         is_path = word == "pwd" and bare.startswith(("/", "~", "C:"))
         return not is_path and (_ends_there(text, rest, bare) if is_told else True)
-    if (bare.isdigit() and len(bare) < 6) or (_DOTTED.fullmatch(bare) and ("." in bare or bare[0].isupper())):
+    if (bare.isdigit() and len(bare) < 6) or (_DOTTED.fullmatch(bare) and ("." in bare or (bare[0].isupper() and not bare.isupper()))):
         return False
     if is_told or "==" in gap or kind.is_loose or _is_about_syntax(text, name):
         return " " in bare or _looks_random(bare)
-    return not (bare.isupper() and bare.isalpha())
+    return not (bare.isupper() and bare.isalpha() and len(bare) < 7)
 
 
 def _is_pair(text: str, name: re.Match[str], rest: re.Match[str]) -> bool:
@@ -237,9 +245,15 @@ def _looks_random(text: str) -> bool:
     """Whether nobody would write this as a word: digits among letters, odd capitals, signs, or sheer length."""
     if len(text) < 6 or _is_compound(text) or _DOTTED.fullmatch(text):
         return False
-    if any(c.isdigit() for c in text):
-        return not text.isdigit() or len(text) >= 6
+    if any(map(str.isdigit, text)):
+        return text.isdigit() or (any(map(str.isalpha, text)) and not _NUMBERED.fullmatch(text))
     return not _SIGNS.isdisjoint(text) or not (text[1:].islower() or text.isupper()) or len(text) > 24
+
+
+def _is_odd(text: str) -> bool:
+    """``hunter2`` behind ``the password is``: a letter and something that is none."""
+    signs = sum(c.isdigit() or c in _SIGNS for c in text)
+    return 0 < signs < len(text) > 4 and not _is_compound(text)
 
 
 def _is_compound(text: str) -> bool:

@@ -38,31 +38,30 @@ _SPELT = re.compile(
 _TOOLS = ("git@", "hg@", "svn@")
 
 _CARD = re.compile(
-    r"""[2-6](?<![^\W_].)(?<!\d[.,-].)
+    r"""[2-6](?<![^\W_].)(?<!\d[.-].)
     (?: \d{12,18}+
-      | \d{3}(?P<gap>[ ._+-]|\ -\ |%20|\ \ )
+      | \d{3}(?P<gap>[ \t._+-]|\ -\ |%20|\ \ )
         (?: \d{4}(?P=gap)\d{4}(?P=gap)\d{4}(?:(?P=gap)\d{3})?
           | \d{6}(?P=gap)\d{4,5} ) )
-    (?![^\W_]|[.,-]\d)""",
+    (?![^\W_]|[.-]\d)""",
     re.VERBOSE,
 )
 _ISSUED = re.compile(
     r"""(?: 4(?:\d{12}|\d{15}|\d{18})
-      | (?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720|220[0-4])\d{12}
+      | (?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720|220[0-4]|9792)\d{12}
       | 3[47]\d{13}
-      | 3(?:0[0-5]|095|[689]\d)\d{11,16}
-      | (?:6011|65\d\d|64[4-9]\d|62\d\d|81\d\d)\d{12,15}
-      | 35(?:2[89]|[3-8]\d)\d{12,15}
-      | (?:5018|5020|5038|5[6-8]\d\d|6304|6390|67\d\d|60\d\d)\d{8,15} )""",
+      | 3(?:0[0-5]|095|[689]\d)(?:\d{11}|\d{13})
+      | (?:6011|65\d\d|64[4-9]\d|62\d\d|81\d\d|35(?:2[89]|[3-8]\d))\d{12,15}
+      | (?:5018|5019|5020|5038|5[6-8]\d\d|6304|6390|67\d\d|60\d\d)\d{12,15} )""",
     re.VERBOSE,
 )
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 _BARCODE = re.compile(r"(?:ean|gtin|isbn|barcode|upc)\W{0,3}(?:13)?\W{0,3}$", re.IGNORECASE)
 
-_ACCOUNT = re.compile(r"\d(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)\d(?=[ ._\-]{0,2}[A-Za-z0-9]{4})")
+_ACCOUNT = re.compile(r"\d(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)\d(?=[ ._+\-]?[A-Za-z0-9]{4})")
 # ISO 13616: how long an IBAN is in each country of the registry.
 _SHAPES = {
-    country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:[ ._\-]?[A-Za-z0-9]){{{int(length) - 4}}}(?![A-Za-z0-9])")
+    country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:[ ._+\-]?[A-Za-z0-9]){{{int(length) - 4}}}(?![A-Za-z0-9])")
     for length, countries in (
         item.split(":")
         for item in """15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
@@ -85,7 +84,7 @@ def hide_addresses(text: str) -> str:
 
 def _hide_address(match: re.Match[str]) -> str:
     lead, address = match.groups()
-    if address.startswith(_TOOLS) or (address[0].isdigit() and _is_message_id(match)):
+    if address.startswith(_TOOLS) or match.string.startswith((":~", ":/"), match.end()) or (address[0].isdigit() and _is_message_id(match)):
         return match[0]
     return f"{lead}{pseudonym(address, kind='email')}"
 

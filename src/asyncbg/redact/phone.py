@@ -29,13 +29,15 @@ _SHAPED = re.compile(
           | 0\d{{1,4}}\)(?:\ ?[\-/]\ ?|\ )?\d{{3,8}}(?:[ \-]\d{{2,5}}){{0,3}}            # (030) 123456
           | [1-9]\d\)\ ?9?\ ?\d{{4}}[ \-]\d{{4}}                                         # (11) 91234-5678
           | [1-9]\d\d\)\ ?\d{{3}}[ \-]\d\d[ \-]\d\d )                                  # (495) 123-45-67
-      | (?<=[0-9])(?<![\w./\#+\-,].)
+      | (?<=[0-9])(?<![\w./\#+\-].)
         (?: (?P<groups>\d{{3}}(?:\ [0-9A-Z]{{4}}){{2,}}+(?:\ [0-9A-Z]{{1,4}}\b)?|\d(?:\ [0-9A-Fa-f]{{2}}){{6,}}+)  # of an IBAN, of bytes
           | (?<=0)0[1-9](?:{_GAP}?\(?\d\)?){{7,13}}                                      # 0049 30 123456
           | (?<=0)[1-9]\d{{0,4}}(?:{_GAP}\d{{2,8}}){{1,5}}                               # 030 1234567
           | (?<=1)[ .\-]?\(?[2-9]\d\d\)?[ .\-]?\d{{3}}[ .\-]\d{{4}}                     # 1-800-555-0199
           | (?<=[1-9])\d\d(?P<gap>[ .\-])\d{{3}}(?:(?P=gap)|-)\d{{4}}                   # 555-123-4567
-          | (?<=1)[3-9]\d-\d{{4}}-\d{{4}}                                               # 138-0013-8000
+          | (?<=1)[3-9]\d[ \-]\d{{4}}[ \-]\d{{4}}                                         # 138-0013-8000
+          | (?<=1)[38]00\ \d{{3}}\ \d{{3}}                                              # 1300 555 012
+          | (?<=[6-9])\d\d\ \d\d\ \d\d\ \d\d                                             # 612 34 56 78
           | (?<=[1-9])\d\ 9\d{{4}}-\d{{4}}                                             # 11 91234-5678
           | (?<=8)[ \-]\(?\d{{3}}\)?[ \-]\d{{3}}[ \-]\d\d[ \-]\d\d                   # 8 (495) 123-45-67
           | (?<=5)55[\-. ]01\d\d )                                                     # 555-0123
@@ -43,16 +45,16 @@ _SHAPED = re.compile(
     re.VERBOSE,
 )
 HINTS = (
-    *("phone", "tel", "mob", "cell", "handy", "fax", "sms", "whats", "msisdn", "rufn", "call", "dial", "celul", "gsm", "fon"),
+    *("phone", "tel", "mob", "ph:", "ph.", "ph ", "cell", "handy", "fax", "sms", "whats", "msisdn", "rufn", "call", "dial", "celul", "gsm", "fon"),
     *("móvil", "tél", "тел", "电话", "電話", "手机", "手機", "携帯", "전화", "contact"),
 )
 _WORD = re.compile(
     r"""c(?:ell(?:phone|ular)?|elular|ontact|all(?:ed|er|ing|back)?)|d(?:ial(?:ed|led|ling)?)|f(?:ax|one)|g(?:sm)|h(?:andy)
-    |m(?:obil(?:e|iel)?|óvil|ovil|sisdn)|p(?:hone)|r(?:ufnummer)|s(?:ms)|t(?:el(?:e(?:foon|f[oó]no?|fax|phone))?|él(?:éphone)?)
+    |m(?:ob(?:il(?:e|iel)?)?(?![a-z])|óvil|ovil|sisdn)|p(?:hone|h(?=[ .:]))|r(?:ufnummer)|s(?:ms)|t(?:el(?:e(?:foon|f[oó]no?|fax|phone))?|él(?:éphone)?)
     |w(?:hatsapp)|т(?:ел(?:ефон)?)|电(?:话)|電(?:話)|手(?:机|機)|携(?:帯)|전(?:화)""",
     re.VERBOSE,
 )
-_WEAK = ("cell", "call", "dial", "sms", "contact")
+_WEAK = ("cell", "call", "dial", "sms", "contact", "ph ")
 _NUMBER = re.compile(
     r"""
     (?:[ _-]?(?:numbers?|nummer|número|numero|num|no|nr|n°|e164|to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)(?![a-z])){0,3}+
@@ -61,7 +63,7 @@ _NUMBER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _DATE = re.compile(r"(?:\d{1,2}([/. -])\d{1,2}\1(?:\d{4}|\d\d)|(?:19|20)\d\d([/. -])\d\d\2\d\d)(?!\1?\d)")
-_OTHERWISE = re.compile(rf"{_DATE.pattern}|\d{{5}}-\d{{4}}$")  # a date; a North American postal code
+_OTHERWISE = re.compile(rf"{_DATE.pattern}|\d{{5}}-\d{{4}}$|\d{{3}}(?:\.\d{{3}}){{3}}$")  # a date, a postal code, an IP address
 _GOES_ON = re.compile(
     r"[^\W_]|[.\-/:]\d|\ ?(?:ns|[mµu]?s|sec(?:onds?)?|bytes|[kKMGT]i?[Bb]|%(?![23][0-9A-F])|px|rows|items|lines|records|requests|times)(?!\w)"
 )
@@ -85,7 +87,7 @@ def find_named_phones(text: str, lower: str) -> list[Span]:
             continue
         start, end = match.span("number")
         number = match["number"]
-        is_vague = number.isdigit() and number[0] != "0" and word[0].startswith(_WEAK)
+        is_vague = number.isdigit() and number[0] != "0" and f"{word[0]} ".startswith(_WEAK)
         if not is_vague and not _DATE.match(number) and (end := _whole(text, end)):
             spans.append(_span(text, start, end))
     return spans
@@ -126,7 +128,7 @@ def _international_length(number: str) -> int:
     count = len(digits) - len(code)
     if count <= most:
         return len(number) if count >= least else 0
-    shorter = re.sub(r"[^\d]+\d+$", "", number)
+    shorter = re.sub(r"(?<=\d)\D+\d+$", "", number)
     return _international_length(shorter) if shorter != number else 0
 
 
