@@ -6,6 +6,7 @@ from typing import Any
 from asyncbg.redact.credentials import hide_credentials
 from asyncbg.redact.people import AT_HINTS, Span, find_accounts, find_cards, hide_addresses
 from asyncbg.redact.phone import HINTS as PHONE_HINTS
+from asyncbg.redact.phone import HINTS_BEYOND_ASCII as PHONE_HINTS_BEYOND_ASCII
 from asyncbg.redact.phone import find_named_phones, find_phones
 from asyncbg.redact.pseudonym import SECRET
 
@@ -92,9 +93,11 @@ def _hide_numbers(text: str) -> str:
 
 def _find_named_phones(plain: str) -> list[Span]:
     lower = plain.lower()
-    for hint in PHONE_HINTS:
+    if len(lower) != len(plain):  # a capital whose small letter takes two: words are found as they are
+        lower = plain
+    for hint in PHONE_HINTS if plain.isascii() else (*PHONE_HINTS, *PHONE_HINTS_BEYOND_ASCII):
         if hint in lower:
-            return find_named_phones(plain, lower) if len(lower) == len(plain) else find_named_phones(plain, plain)
+            return find_named_phones(plain, lower)
     return []
 
 

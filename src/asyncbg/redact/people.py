@@ -38,12 +38,12 @@ _SPELT = re.compile(
 _TOOLS = ("git@", "hg@", "svn@")
 
 _CARD = re.compile(
-    r"""[2-6](?<![^\W_].)(?<!\d[.-].)
+    r"""[2-69](?<![0-9A-Za-z\u00c0-\u04ff].)(?<!\d[.-].)
     (?: \d{12,18}+
       | \d{3}(?P<gap>[ \t._+-]|\ -\ |%20|\ \ )
         (?: \d{4}(?P=gap)\d{4}(?P=gap)\d{4}(?:(?P=gap)\d{3})?
           | \d{6}(?P=gap)\d{4,5} ) )
-    (?![^\W_]|[.-]\d)""",
+    (?![0-9A-Za-z\u00c0-\u04ff]|[.-]\d)""",
     re.VERBOSE,
 )
 _ISSUED = re.compile(
@@ -58,10 +58,10 @@ _ISSUED = re.compile(
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 _BARCODE = re.compile(r"(?:ean|gtin|isbn|barcode|upc)\W{0,3}(?:13)?\W{0,3}$", re.IGNORECASE)
 
-_ACCOUNT = re.compile(r"\d(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)\d(?=[ ._+\-]?[A-Za-z0-9]{4})")
+_ACCOUNT = re.compile(r"\d(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})")
 # ISO 13616: how long an IBAN is in each country of the registry.
 _SHAPES = {
-    country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:[ ._+\-]?[A-Za-z0-9]){{{int(length) - 4}}}(?![A-Za-z0-9])")
+    country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){{{int(length) - 4}}}(?![A-Za-z0-9])")
     for length, countries in (
         item.split(":")
         for item in """15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
@@ -112,7 +112,7 @@ def find_accounts(text: str) -> list[Span]:
 
 
 def _is_one_modulo_97(text: str) -> bool:
-    iban = (text if text.isalnum() else re.sub(r"[\W_]", "", text)).upper()
+    iban = (text if text.isalnum() else re.sub(r"%20|[\W_]", "", text)).upper()
     return int((iban[4:] + iban[:4]).translate(_NUMERIC)) % 97 == 1
 
 

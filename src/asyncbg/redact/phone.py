@@ -29,12 +29,12 @@ _SHAPED = re.compile(
           | 0\d{{1,4}}\)(?:\ ?[\-/]\ ?|\ )?\d{{3,8}}(?:[ \-]\d{{2,5}}){{0,3}}            # (030) 123456
           | [1-9]\d\)\ ?9?\ ?\d{{4}}[ \-]\d{{4}}                                         # (11) 91234-5678
           | [1-9]\d\d\)\ ?\d{{3}}[ \-]\d\d[ \-]\d\d )                                  # (495) 123-45-67
-      | (?<=[0-9])(?<![\w./\#+\-].)
+      | (?<=[0-9])(?<![0-9A-Za-z_\u00c0-\u04ff./\#+\-].)
         (?: (?P<groups>\d{{3}}(?:\ [0-9A-Z]{{4}}){{2,}}+(?:\ [0-9A-Z]{{1,4}}\b)?|\d(?:\ [0-9A-Fa-f]{{2}}){{6,}}+)  # of an IBAN, of bytes
           | (?<=0)0[1-9](?:{_GAP}?\(?\d\)?){{7,13}}                                      # 0049 30 123456
           | (?<=0)[1-9]\d{{0,4}}(?:{_GAP}\d{{2,8}}){{1,5}}                               # 030 1234567
           | (?<=1)[ .\-]?\(?[2-9]\d\d\)?[ .\-]?\d{{3}}[ .\-]\d{{4}}                     # 1-800-555-0199
-          | (?<=[1-9])\d\d(?P<gap>[ .\-])\d{{3}}(?:(?P=gap)|-)\d{{4}}                   # 555-123-4567
+          | (?<=[1-9])\d\d(?P<gap>[ ./\-])\d{{3}}(?:(?P=gap)|-)\d{{4}}                   # 555-123-4567
           | (?<=1)[3-9]\d[ \-]\d{{4}}[ \-]\d{{4}}                                         # 138-0013-8000
           | (?<=1)[38]00\ \d{{3}}\ \d{{3}}                                              # 1300 555 012
           | (?<=[6-9])\d\d\ \d\d\ \d\d\ \d\d                                             # 612 34 56 78
@@ -45,27 +45,33 @@ _SHAPED = re.compile(
     re.VERBOSE,
 )
 HINTS = (
-    *("phone", "tel", "mob", "ph:", "ph.", "ph ", "cell", "handy", "fax", "sms", "whats", "msisdn", "rufn", "call", "dial", "celul", "gsm", "fon"),
-    *("móvil", "tél", "тел", "电话", "電話", "手机", "手機", "携帯", "전화", "contact"),
+    *("phone", "tel", "mob", "ph:", "ph.", "ph ", "cell", "handy", "fax", "sms", "whats", "msisdn", "rufn", "call", "dial"),
+    *("celul", "gsm", "fon", "contact", "tlf", "puh"),
+)
+HINTS_BEYOND_ASCII = (
+    *("móvil", "tél", "telé", "тел", "τηλ", "电话", "電話", "手机", "手機", "携帯", "전화", "휴대", "핸드폰", "फ़ोन", "फोन", "मोबाइल"),
+    *("هاتف", "טלפון", "điện thoại", "โทร"),
 )
 _WORD = re.compile(
     r"""c(?:ell(?:phone|ular)?|elular|ontact|all(?:ed|er|ing|back)?)|d(?:ial(?:ed|led|ling)?)|f(?:ax|one)|g(?:sm)|h(?:andy)
-    |m(?:ob(?:il(?:e|iel)?)?(?![a-z])|óvil|ovil|sisdn)|p(?:hone|h(?=[ .:]))|r(?:ufnummer)|s(?:ms)|t(?:el(?:e(?:foon|f[oó]no?|fax|phone))?|él(?:éphone)?)
-    |w(?:hatsapp)|т(?:ел(?:ефон)?)|电(?:话)|電(?:話)|手(?:机|機)|携(?:帯)|전(?:화)""",
+    |m(?:ob(?:il(?:e|iel)?)?(?![a-z])|óvil|ovil|sisdn)|p(?:hone|h(?=[ .:])|uh(?:elin)?(?![a-z]))|r(?:ufnummer)|s(?:ms)
+    |t(?:el(?:[eé](?:f|ph|p)[^\W\d_]{0,9})?(?![a-z])|él(?:éphone)?|lf)|w(?:hatsapp)|τ(?:ηλ(?:έφωνο)?)|т(?:ел(?:ефон)?)
+    |电(?:话)|電(?:話)|手(?:机|機)|携(?:帯)|전(?:화)|휴(?:대폰|대전화)|핸(?:드폰)|फ(?:़ोन|ोन)|म(?:ोबाइल)|ه(?:اتف)|ט(?:לפון)|đ(?:iện[ ]thoại)
+    |โ(?:ทร)""",
     re.VERBOSE,
 )
 _WEAK = ("cell", "call", "dial", "sms", "contact", "ph ")
 _NUMBER = re.compile(
     r"""
     (?:[ _-]?(?:numbers?|nummer|número|numero|num|no|nr|n°|e164|to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)(?![a-z])){0,3}+
-    (?:[^\w+(\n/]|%3[aAdD]){0,8}+(?:(?<=\W)[bu](?=['"]))?+["']?
+    [\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{0,6}+(?:[^\w+(\n/]|%3[aAdD]){0,8}+(?:(?<=\W)[bu](?=['"]))?+["']?
     (?P<number>(?:\+|%2B)?\(?\d(?:(?:[ ()./\-]|%20){0,3}\d){6,14}+)(?!\d)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _DATE = re.compile(r"(?:\d{1,2}([/. -])\d{1,2}\1(?:\d{4}|\d\d)|(?:19|20)\d\d([/. -])\d\d\2\d\d)(?!\1?\d)")
 _OTHERWISE = re.compile(rf"{_DATE.pattern}|\d{{5}}-\d{{4}}$|\d{{3}}(?:\.\d{{3}}){{3}}$")  # a date, a postal code, an IP address
 _GOES_ON = re.compile(
-    r"[^\W_]|[.\-/:]\d|\ ?(?:ns|[mµu]?s|sec(?:onds?)?|bytes|[kKMGT]i?[Bb]|%(?![23][0-9A-F])|px|rows|items|lines|records|requests|times)(?!\w)"
+    r"[0-9A-Za-z\u00c0-\u04ff]|[.\-/:]\d|\ ?(?:ns|[mµu]?s|sec(?:onds?)?|bytes|[kKMGT]i?[Bb]|%(?![23][0-9A-F])|px|rows|items|lines|records|requests|times)(?!\w)"
 )
 _EXTENSION = re.compile(r"(?:,? ?(?:ext\.?|x|extension|poste|durchwahl|dw)[ :]?\d{1,6}|#\d{1,5})(?!\w)", re.IGNORECASE)
 _OTHER_NUMBERS = (

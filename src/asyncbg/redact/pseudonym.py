@@ -52,7 +52,7 @@ def _normal_email(text: str) -> str:
 
 def _normal_phone(text: str) -> str:
     """Digits, international where that is known: ``(0)`` and separators go, ``00`` is ``+``, ten digits are North American."""
-    digits = re.sub(r"\D", "", text.replace("(0)", ""))
+    digits = re.sub(r"\D", "", re.sub(r"\(0\)|%20|%2[Bb]", "", text))
     if digits.startswith("00"):
         return digits[2:]
     american = len(digits) == 10 and "+" not in text and digits[0] not in "01"
@@ -60,7 +60,7 @@ def _normal_phone(text: str) -> str:
 
 
 def _normal_iban(text: str) -> str:
-    return re.sub(r"[\W_]", "", text).upper()
+    return re.sub(r"%20|[\W_]", "", text).upper()
 
 
 _NORMAL = {"email": _normal_email, "phone": _normal_phone, "iban": _normal_iban}
