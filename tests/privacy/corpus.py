@@ -1,4 +1,4 @@
-"""The labelled lines: ``personal.txt`` marks what must not be seen as ``⟦kind:value⟧``, ``clean.txt`` has nothing to hide.
+"""The labelled lines: ``personal.txt`` marks what must not be seen as ``⟦kind:value⟧``, ``clean.txt`` hides nothing.
 
 All of it is made up: reserved domains, fictional numbers, the test cards of the payment networks, sample IBANs.
 """

@@ -1,4 +1,4 @@
-"""What secrets look like in text: keys, tokens, credentials in headers and URLs; those known by a name are in ``named``.
+"""What secrets look like in text: keys, tokens, credentials in headers and URLs.
 
 Every pattern here is linear: it starts only where a run of its characters starts, and never takes back what it took.
 """
@@ -13,7 +13,8 @@ _USERINFO = re.compile(
     r"""(?<=://)(?!(?:git|hg|svn|anonymous)@|[^\s/?\#"'<>`:@]*+:[*x•]{3,}@)[^\s\0-\x08/?\#"'<>`]+@"""
 )
 _LOGIN = re.compile(  # `ada:hunter2@10.0.0.5`, `curl -u ada:hunter2`
-    r""":[^\s:@/'"\0-\x08]{1,128}@(?=\d{1,3}(?:\.\d{1,3}){3}|[\w.-]+:\d{2,5}\b)|(?<=[ ]-u[ ])[^\s:\-\0-\x08]++:[^\s"'\0-\x08]++"""
+    r""":[^\s:@/'"\0-\x08]{1,128}@(?=\d{1,3}(?:\.\d{1,3}){3}|[\w.-]+:\d{2,5}\b)"""
+    r"""|(?<=[ ]-u[ ])[^\s:\-\0-\x08]++:[^\s"'\0-\x08]++"""
 )
 _PEM = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----[^-]*+(?:-(?!----)[^-]*+)*+(?:-----END[^-\n]{0,50}-----)?",
@@ -22,9 +23,57 @@ _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{5,}+(?:\.[\w-]*+){1,4}")
 _SCHEME = re.compile(r"\b(bearer|basic)(\s++|%20|\+)([A-Za-z0-9._~+/-]{8,}+=*+)(?![A-Za-z0-9])", re.IGNORECASE)
 
 _KEY_HINTS = (
-    *("AKIA", "ASIA", "gh", "github_pat_", "glpat-", "gldt-", "glrt-", "xox", "xapp-", "k_live_", "k_test_", "whsec_", "AIza", "ya29.", "GOCSPX"),
-    *("npm_", "pypi-", "sk-", "SG.", "SK", "abg_", "hf_", "dop_v1_", "shp", "key-", "hvs.", "glsa_", "hooks.", "webhooks/"),
-    *("dckr_pat_", "ATATT", "gsk_", "xai-", "AGE-SECRET", "sq0", ":AA", "dapi", "lin_api_", "NRAK-", "PMAK-", "sbp_", "xkeysib-", "r8_", "pplx-", "EAAC"),
+    *(
+        "AKIA",
+        "ASIA",
+        "gh",
+        "github_pat_",
+        "glpat-",
+        "gldt-",
+        "glrt-",
+        "xox",
+        "xapp-",
+        "k_live_",
+        "k_test_",
+        "whsec_",
+        "AIza",
+        "ya29.",
+        "GOCSPX",
+    ),
+    *(
+        "npm_",
+        "pypi-",
+        "sk-",
+        "SG.",
+        "SK",
+        "abg_",
+        "hf_",
+        "dop_v1_",
+        "shp",
+        "key-",
+        "hvs.",
+        "glsa_",
+        "hooks.",
+        "webhooks/",
+    ),
+    *(
+        "dckr_pat_",
+        "ATATT",
+        "gsk_",
+        "xai-",
+        "AGE-SECRET",
+        "sq0",
+        ":AA",
+        "dapi",
+        "lin_api_",
+        "NRAK-",
+        "PMAK-",
+        "sbp_",
+        "xkeysib-",
+        "r8_",
+        "pplx-",
+        "EAAC",
+    ),
 )
 _KEYS = re.compile(
     r"""
@@ -43,7 +92,8 @@ _KEYS = re.compile(
       | hvs\.[\w-]{20,}+ | glsa_\w{20,}+ | dckr_pat_[\w-]{16,}+ | ATATT[\w-]{20,}+=* | gsk_[A-Za-z0-9]{20,}+
       | xai-[A-Za-z0-9]{20,}+ | AGE-SECRET-KEY-1[A-Z0-9]{20,}+ | sq0(?:atp|csp|idp)-[\w-]{16,}+
       | \d{8,10}:AA[\w-]{32,}+ | dapi[0-9a-f]{32} | lin_api_[A-Za-z0-9]{20,}+ | (?:NRAK|PMAK)-[A-Za-z0-9-]{20,}+
-      | sbp_[0-9a-f]{32,}+ | xkeysib-[0-9a-f-]{32,}+ | r8_[A-Za-z0-9]{30,}+ | pplx-[A-Za-z0-9]{30,}+ | EAAC[A-Za-z0-9]{20,}+
+      | sbp_[0-9a-f]{32,}+ | xkeysib-[0-9a-f-]{32,}+ | r8_[A-Za-z0-9]{30,}+ | pplx-[A-Za-z0-9]{30,}+
+      | EAAC[A-Za-z0-9]{20,}+
       | hooks\.slack\.com/services/[\w/]{10,}+ | (?<=api/)webhooks/\d{8,}/[\w-]{20,}+
     )""",
     re.VERBOSE,

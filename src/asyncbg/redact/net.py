@@ -102,8 +102,9 @@ def _find_named_phones(plain: str) -> list[Span]:
 
 
 def _cut(text: str, spans: list[Span]) -> str:
-    """The text with every span replaced by its stand-in; of two that overlap the one that starts first, then the longer."""
-    pieces, done = [], 0
+    """Every span replaced by its stand-in; of two that overlap the one that starts first, then the longer."""
+    pieces: list[str] = []
+    done = 0
     for start, end, stand_in in sorted(spans, key=lambda span: (span[0], -span[1])):
         if start >= done:
             pieces += text[done:start], stand_in

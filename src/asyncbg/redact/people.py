@@ -7,30 +7,45 @@ from asyncbg.redact.pseudonym import CARD, pseudonym
 # A letter of any script with the marks that ``\w`` leaves out (combining, Indic, Thai, joiners).
 _W = r"\w\u0300-\u036f\u0900-\u0dff\u0e00-\u0eff\u200c\u200d"
 _CJK = r"\u3000-\u9fff\uac00-\ud7af\uff00-\uff1f\uff21-\uffef"
-_AT = r"(?:@|%(?:25)?40|&\#(?:0*+64|[xX]0*+40);|&commat;|\\u0040|\\x40|＠|﹫)"
-AT_HINTS = ("@", "%40", "%2540", "&#", "commat", "u0040", "x40", "＠", "﹫")
+_AT = r"(?:@|%(?:25)?40|&\#(?:0*+64|[xX]0*+40);|&commat;|\\u0040|\\x40|\uff20|\ufe6b)"
+AT_HINTS = ("@", "%40", "%2540", "&#", "commat", "u0040", "x40", "\uff20", "\ufe6b")
 _NOT_A_HOST = (
     r"png|jpe?g|gif|svg|webp|avif|ico|s?css|m?js|[jt]sx?|json|map|html?|xml|ya?ml|txt|log|csv|pdf|tar|t?gz|bz2|whl|exe|dll|bak|lock|"
     r"service|socket|timer|target|mount|slice|scope|device"
 )
-_ADDRESS = re.compile(
-    rf"""
-    (?: (?<![{_W}.+'%-])(?!(?<=\\)[nrt]) | (?<=%(?:20|22|26|27|28|29|2[cCfF]|3[aAbBcCdDeEfF]|0[aAdD]|5[bBdD]|7[bBcCdD]))
-      | (?<=\\[nrt]) | (?<=\\u00(?:3[cCeEdD]|2[267])) )
-    (?P<lead>[.+'-]*+(?:[{_CJK}]++(?=[A-Za-z0-9]))?+)
-    (?P<address>
-        (?: [{_W}](?:[{_W}.+'-]++|[!\#$*^~=&/?](?=[^\s@]{{0,40}}@(?!.))|%(?:2[BbDdEe5]|5[Ff]|[89A-Fa-f][0-9A-Fa-f])|&\#43;)*+
-          | \\?"(?=[^"\n]{{1,64}}"[@%])[^"\n\\:,={{}}]{{1,64}}+\\?"
+
+
+def _address(letter: str, *, escaped: bool) -> re.Pattern[str]:
+    """Addresses of these letters; where text is escaped, one may begin right behind an escape."""
+    start = rf"(?<![{letter}.+'%-])"
+    if escaped:
+        start = (
+            rf"(?:{start}(?!(?<=\\)[nrt])|(?<=%(?:20|22|26|27|28|29|2[cCfF]|3[aAbBcCdDeEfF]|0[aAdD]|5[bBdD]|7[bBcCdD]))"
+            r"|(?<=\\[nrt])|(?<=\\u00(?:3[cCeEdD]|2[267])))"
         )
-        {_AT}
-        (?! \d+\.\d+ | [\w.-]*\.(?:{_NOT_A_HOST})(?![\w-]|\.\w) )
-        (?: (?:[{_W}][{_W}-]*+\.)+(?:xn--[A-Za-z0-9-]++|[A-Za-z]{{2,63}}+|[^\W\d_A-Za-z][{_W}]++)
-          | localhost\b
-          | \[(?:IPv6:)?[0-9A-Fa-f.:]{{2,45}}+]
-        )
-    )""",
-    re.VERBOSE,
-)
+    return re.compile(
+        rf"""{start}
+        (?P<lead>[.+'-]*+(?:[{_CJK}]++(?=[A-Za-z0-9]))?+)
+        (?P<address>
+            (?: [{letter}](?:[{letter}.+'-]++|%(?:2[BbDdEe5]|5[Ff]|[89A-Fa-f][0-9A-Fa-f])|&\#43;)*+
+              | \\?"(?=[^"\n]{{1,64}}"[@%])[^"\n\\:,={{}}]{{1,64}}+\\?"
+            )
+            {_AT}
+            (?! \d+\.\d+ | [\w.-]*\.(?:{_NOT_A_HOST})(?![\w-]|\.\w) )
+            (?: (?:[{letter}][{letter}-]*+\.)+(?:xn--[A-Za-z0-9-]++|[A-Za-z]{{2,63}}+|[^\W\d_A-Za-z][{letter}]++)
+              | localhost\b
+              | \[(?:IPv6:)?[0-9A-Fa-f.:]{{2,45}}+]
+            )
+        )""",
+        re.VERBOSE,
+    )
+
+
+_ADDRESSES = {
+    (is_ascii, escaped): _address("A-Za-z0-9_" if is_ascii else _W, escaped=escaped)
+    for is_ascii in (True, False)
+    for escaped in (True, False)
+}
 _SPELT = re.compile(
     r"(?<![\w.+-])([\w.+-]++\s?[\[({]\s?(?:at|ät|@)\s?[])}]\s?[\w-]++(?:(?:\s?[\[({]\s?(?:dot|punkt)\s?[])}]\s?|\.)[\w-]++)++)",
     re.IGNORECASE,
@@ -60,15 +75,15 @@ _BARCODE = re.compile(r"(?:ean|gtin|isbn|barcode|upc)\W{0,3}(?:13)?\W{0,3}$", re
 
 _ACCOUNT = re.compile(r"\d(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})")
 # ISO 13616: how long an IBAN is in each country of the registry.
+_COUNTRIES = """
+    15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
+    22:BG,BH,CR,DE,GB,GE,IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,SO,TL 24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG 25:LY,PT,ST
+    26:IS,TR 27:BI,DJ,FR,GR,IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE
+    31:MT,SC 32:LC 33:RU
+"""
 _SHAPES = {
     country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){{{int(length) - 4}}}(?![A-Za-z0-9])")
-    for length, countries in (
-        item.split(":")
-        for item in """15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
-        22:BG,BH,CR,DE,GB,GE,IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,SO,TL 24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG 25:LY,PT,ST
-        26:IS,TR 27:BI,DJ,FR,GR,IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE
-        31:MT,SC 32:LC 33:RU""".split()
-    )
+    for length, countries in (item.split(":") for item in _COUNTRIES.split())
     for country in countries.split(",")
 }
 _NUMERIC = {ord(c): str(int(c, 36)) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
@@ -76,7 +91,8 @@ _NUMERIC = {ord(c): str(int(c, 36)) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 def hide_addresses(text: str) -> str:
     """``text`` with e-mail addresses as pseudonyms, also quoted, percent-encoded, HTML-escaped and spelt out."""
-    text = _ADDRESS.sub(_hide_address, text)
+    pattern = _ADDRESSES[text.isascii(), "%" in text or "\\" in text]
+    text = pattern.sub(_hide_address, text)
     if "at)" in text or "at]" in text:
         text = _SPELT.sub(lambda match: pseudonym(match[0], kind="email"), text)
     return text
@@ -84,7 +100,11 @@ def hide_addresses(text: str) -> str:
 
 def _hide_address(match: re.Match[str]) -> str:
     lead, address = match.groups()
-    if address.startswith(_TOOLS) or match.string.startswith((":~", ":/"), match.end()) or (address[0].isdigit() and _is_message_id(match)):
+    if (
+        address.startswith(_TOOLS)
+        or match.string.startswith((":~", ":/"), match.end())
+        or (address[0].isdigit() and _is_message_id(match))
+    ):
         return match[0]
     return f"{lead}{pseudonym(address, kind='email')}"
 
@@ -136,5 +156,3 @@ def _is_card(digits: str) -> bool:
         return False
     reverse = digits[::-1].encode()
     return (sum(reverse[0::2]) + sum(reverse[1::2].translate(_DOUBLED)) - 48 * len(reverse)) % 10 == 0
-
-

@@ -47,16 +47,25 @@ def _normal_email(text: str) -> str:
         text = unquote(unquote(text))
     if "&" in text:
         text = html.unescape(text)
-    return text.lower() if text.isascii() else text.replace("＠", "@").casefold()
+    return text.lower() if text.isascii() else text.replace("\uff20", "@").casefold()
 
 
 def _normal_phone(text: str) -> str:
-    """Digits, international where that is known: ``(0)`` and separators go, ``00`` is ``+``, ten digits are North American."""
-    digits = re.sub(r"\D", "", re.sub(r"\(0\)|%20|%2[Bb]", "", text))
+    """Digits; with the calling code where it is known: ``00`` goes, ten digits alone are North American."""
+    digits = digits_of(text)
     if digits.startswith("00"):
         return digits[2:]
     american = len(digits) == 10 and "+" not in text and digits[0] not in "01"
     return f"1{digits}" if american else digits
+
+
+def digits_of(number: str) -> str:
+    """The digits of a phone number, without the ``(0)`` that is not dialled from abroad."""
+    if number.isdigit():
+        return number
+    for mark in ("(0)", "%20", "%2B", "%2b", " ", "-", ".", "/", "(", ")", "+"):
+        number = number.replace(mark, "")
+    return number if number.isdigit() else re.sub(r"\D", "", number)
 
 
 def _normal_iban(text: str) -> str:
