@@ -8,6 +8,7 @@ SETS = [
     ("personal.txt", "clean.txt"),
     ("holdout_personal.txt", "holdout_clean.txt"),
     ("second_personal.txt", "second_clean.txt"),
+    ("third_personal.txt", "third_clean.txt"),
 ]
 
 

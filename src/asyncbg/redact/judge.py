@@ -137,8 +137,11 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: K
         _DOTTED.fullmatch(bare) and ("." in bare or (bare[0].isupper() and not bare.isupper()))
     ):
         return False
+    if " " in bare:  # a scheme and its credentials, or `auth: token expired`
+        credentials = bare.split()[-1]
+        return _looks_random(credentials) or (word == "authorization" and credentials.lower() not in _SAID)
     if is_told or "==" in gap or kind.is_loose or _is_about_syntax(text, name):
-        return " " in bare or _looks_random(bare)
+        return _looks_random(bare)
     return not (bare.isupper() and bare.isalpha() and len(bare) < 7)
 
 

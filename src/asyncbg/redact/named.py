@@ -95,7 +95,7 @@ _OPTION = re.compile(r"(?<=\w)[ ]++(?P<plain>[^\s\-\"'<\[{(]\S*+)")
 _COOKIES = re.compile(r"""["']?\s?+:\s?+(?P<plain>(?=[^\s"';,=\[]++=)[^"'\r\n\\]++)""")
 
 _TELLING = 200  # so many characters of a value are looked at
-_MOST_JUDGED = 300  # a text with more names than this is no log line, and judging them takes its time
+_MOST_JUDGED = 200  # a text with more names than this is no log line, and judging them takes its time
 
 
 def hide_named(text: str, lower: str) -> str:
@@ -111,24 +111,36 @@ def hide_named(text: str, lower: str) -> str:
 
 
 def _values(text: str, lower: str) -> Iterator[tuple[int, int]]:
-    """Where the values of named secrets stand; where names come by the hundred, each value is taken for one."""
+    """Where the values of named secrets stand."""
     name = _NAME.search(lower)
-    seen = 0
-    while name:
-        seen += 1
+    judged = 0
+    while name and judged < _MOST_JUDGED:
+        judged += 1
         past = name.end()
         kind = kind_of(name[0])
         rest = _rest(text, name) if _stands_alone(text, name, kind) else None
         if rest:
             start, end = rest.span("quoted" if rest["plain"] is None else "plain")
-            is_value = seen > _MOST_JUDGED or is_secret(
-                text, name, rest, kind, text[start : min(end, start + _TELLING)]
-            )
-            if is_value and text[start : start + 1] > "\x08":
+            is_value = is_secret(text, name, rest, kind, text[start : min(end, start + _TELLING)])
+            if is_value:
                 yield start, end
             if is_value or end - start >= _TELLING:
                 past = rest.end()
         name = _NAME.search(lower, past)
+    if name:
+        yield from _unjudged_values(text, lower, name.start())
+
+
+def _unjudged_values(text: str, lower: str, start: int) -> Iterator[tuple[int, int]]:
+    """Where names come by the hundred, what stands behind each is taken for a secret."""
+    name = _NAME.search(lower, start)
+    while name:
+        rest = _REST.match(text, name.end())
+        if rest:
+            start, end = rest.span("quoted" if rest["plain"] is None else "plain")
+            if text[start : start + 1] > "\x08":
+                yield start, end
+        name = _NAME.search(lower, rest.end() if rest else name.end())
 
 
 def _stands_alone(text: str, name: re.Match[str], kind: Kind) -> bool:

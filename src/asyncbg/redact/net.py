@@ -22,10 +22,10 @@ _PLAIN = (
     | dict.fromkeys((0x00A0, 0x202F, 0x205F, 0x3000, *range(0x2000, 0x200C), 0x2060, 0xFEFF), " ")
     | {0xFF0B: "+", 0xFF08: "(", 0xFF09: ")", 0xFF0E: "."}
 )
-_MANY_DIGITS = re.compile(r"\d(?:[^\n]*?\d){6}")
+_SEVEN_DIGITS = re.compile(r"(?:[^0-9]*+[0-9]){7}")  # no number that is hidden has fewer
 _STAND_IN = re.compile(r"(\[(?:secret|card|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
 _MARKS = "\0\1\2\3\4\5\6\7"  # one of them stands for a stand-in while the rest is looked at
-_MOST_PASSES = 3
+_MOST_PASSES = 6
 
 
 def redact(text: str) -> str:
@@ -61,7 +61,10 @@ def _pass_over(text: str) -> str:
 
 
 def _hide(text: str) -> str:
-    return _hide_numbers(_hide_addresses(hide_credentials(text)))
+    """Secrets, then addresses, then numbers; in the digits of new pseudonyms there are no numbers to look for."""
+    without_secrets = hide_credentials(text)
+    clean = _hide_addresses(without_secrets)
+    return _hide_numbers(clean) if clean == without_secrets else clean
 
 
 def redact_json(value: Any) -> Any:
@@ -85,7 +88,7 @@ def _hide_addresses(text: str) -> str:
 def _hide_numbers(text: str) -> str:
     """Accounts, cards and phone numbers, found in plain digits and cut out of the text as it is."""
     plain = text if text.isascii() else text.translate(_PLAIN)
-    if not _MANY_DIGITS.search(plain):
+    if not _SEVEN_DIGITS.match(plain):
         return text
     spans = find_accounts(plain) + find_cards(plain) + _find_named_phones(plain) + find_phones(plain)
     return _cut(text, spans) if spans else text

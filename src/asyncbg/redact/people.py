@@ -30,7 +30,7 @@ def _address(letter: str, *, escaped: bool) -> re.Pattern[str]:
             (?: [{letter}](?:[{letter}.+'-]++|%(?:2[BbDdEe5]|5[Ff]|[89A-Fa-f][0-9A-Fa-f])|&\#43;)*+
               | \\?"(?=[^"\n]{{1,64}}"[@%])[^"\n\\:,={{}}]{{1,64}}+\\?"
             )
-            {_AT}
+            {_AT}@?
             (?! \d+\.\d+ | [\w.-]*\.(?:{_NOT_A_HOST})(?![\w-]|\.\w) )
             (?: (?:[{letter}][{letter}-]*+\.)+(?:xn--[A-Za-z0-9-]++|[A-Za-z]{{2,63}}+|[^\W\d_A-Za-z][{letter}]++)
               | localhost\b
@@ -53,7 +53,7 @@ _SPELT = re.compile(
 _TOOLS = ("git@", "hg@", "svn@")
 
 _CARD = re.compile(
-    r"""[2-69](?<![0-9A-Za-z\u00c0-\u04ff].)(?<!\d[.-].)
+    r"""[2-69](?:(?<=%B.)|(?<![0-9A-Za-z\u00c0-\u04ff].))(?<!\d[.-].)
     (?: \d{12,18}+
       | \d{3}(?P<gap>[ \t._+-]|\ -\ |%20|\ \ )
         (?: \d{4}(?P=gap)\d{4}(?P=gap)\d{4}(?:(?P=gap)\d{3})?

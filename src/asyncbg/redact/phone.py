@@ -107,12 +107,12 @@ _DATE = re.compile(r"(?:\d{1,2}([/. -])\d{1,2}\1(?:\d{4}|\d\d)|(?:19|20)\d\d([/.
 _OTHERWISE = re.compile(
     rf"{_DATE.pattern}|\d{{5}}-\d{{4}}$|\d{{3}}(?:\.\d{{3}}){{3}}$"
 )  # a date, a postal code, an IP address
-_GOES_ON = re.compile(
-    r"[0-9A-Za-z\u00c0-\u04ff]|[.\-/:]\d|"  # a longer word or number, or what it counts
-    r"\ ?(?:ns|[mµu]?s|sec(?:onds?)?|bytes|[kKMGT]i?[Bb]|%(?![23][0-9A-F])|px|"
+_AFTER = re.compile(
+    r"(?P<extension>(?:,?\ ?(?:[Ee]xt\.?|EXT|[xX]|[Ee]xtension|[Pp]oste|[Dd]urchwahl|DW)[ :]?\d{1,6}|\#\d{1,5})(?!\w))"
+    r"|[0-9A-Za-z\u00c0-\u04ff@]|[.\-/:]\d"  # a longer word or number, an address
+    r"|\ ?(?:ns|[mµu]?s|sec(?:onds?)?|bytes|[kKMGT]i?[Bb]|%(?![23][0-9A-F])|px|"  # or what it counts
     r"rows|items|lines|records|requests|times)(?!\w)"
 )
-_EXTENSION = re.compile(r"(?:,? ?(?:ext\.?|x|extension|poste|durchwahl|dw)[ :]?\d{1,6}|#\d{1,5})(?!\w)", re.IGNORECASE)
 _OTHER_NUMBERS = (
     *(
         "id",
@@ -208,10 +208,10 @@ def _international_length(number: str) -> int:
 
 def _whole(text: str, end: int) -> int:
     """Where the number ends with its extension; 0 where it goes on as something else."""
-    extension = _EXTENSION.match(text, end)
-    if extension:
-        return extension.end()
-    return 0 if _GOES_ON.match(text, end) else end
+    after = _AFTER.match(text, end)
+    if after is None:
+        return end
+    return after.end() if after["extension"] else 0
 
 
 def _is_another_number(text: str, start: int) -> bool:
