@@ -22,6 +22,7 @@ _PLAIN = (
     | dict.fromkeys((0x00A0, 0x202F, 0x205F, 0x3000, *range(0x2000, 0x200C), 0x2060, 0xFEFF), " ")
     | {0xFF0B: "+", 0xFF08: "(", 0xFF09: ")", 0xFF0E: "."}
 )
+_UNUSUAL = re.compile(f"[{''.join(map(chr, _PLAIN))}]")
 _SEVEN_DIGITS = re.compile(r"(?:[^0-9]*+[0-9]){7}")  # no number that is hidden has fewer
 _STAND_IN = re.compile(r"(\[(?:secret|card|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
 _MARKS = "\0\1\2\3\4\5\6\7"  # one of them stands for a stand-in while the rest is looked at
@@ -87,7 +88,7 @@ def _hide_addresses(text: str) -> str:
 
 def _hide_numbers(text: str) -> str:
     """Accounts, cards and phone numbers, found in plain digits and cut out of the text as it is."""
-    plain = text if text.isascii() else text.translate(_PLAIN)
+    plain = text if text.isascii() or not _UNUSUAL.search(text) else text.translate(_PLAIN)
     if not _SEVEN_DIGITS.match(plain):
         return text
     spans = find_accounts(plain) + find_cards(plain) + _find_named_phones(plain) + find_phones(plain)
