@@ -12,10 +12,10 @@ from asyncbg.redact.pseudonym import SECRET
 _USERINFO = re.compile(
     r"""(?<=://)(?!(?:git|hg|svn|anonymous)@|[^\s/?\#"'<>`:@]*+:[*x•]{3,}@)[^\s\0-\x08/?\#"'<>`]+@"""
 )
-_LOGIN = re.compile(  # `ada:hunter2@10.0.0.5`, `curl -u ada:hunter2`
-    r""":[^\s:@/'"\0-\x08]{1,128}@(?=\d{1,3}(?:\.\d{1,3}){3}|[\w.-]+:\d{2,5}\b)"""
-    r"""|(?<=[ ]-u[ ])[^\s:\-\0-\x08]++:[^\s"'\0-\x08]++"""
+_LOGIN = re.compile(  # `ada:hunter2@10.0.0.5`
+    r""":[^\s:@/'"\0-\x08]{1,128}@(?=\d{1,3}(?:\.\d{1,3}){3}|[\w.-]{1,255}+:\d{2,5}\b)"""
 )
+_CURL = re.compile(r"""( -u )[^\s:\-"'\0-\x08]++:[^\s"'\0-\x08]++""")
 _PEM = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----[^-]*+(?:-(?!----)[^-]*+)*+(?:-----END[^-\n]{0,50}-----)?",
 )
@@ -63,7 +63,6 @@ _KEY_HINTS = (
         "xai-",
         "AGE-SECRET",
         "sq0",
-        ":AA",
         "dapi",
         "lin_api_",
         "NRAK-",
@@ -75,29 +74,29 @@ _KEY_HINTS = (
         "EAAC",
     ),
 )
+# Each alternative starts with a letter, so that most characters are passed over at once.
 _KEYS = re.compile(
-    r"""
-    (?: (?:AKIA|ASIA)[A-Z0-9]{12,}+
-      | gh[pousr]_[A-Za-z0-9]{16,}+
-      | github_pat_[A-Za-z0-9_]{16,}+
-      | gl(?:pat|dt|rt|cbt|ptt|ft|soat)-[\w-]{16,}+
-      | xox[abeoprs](?:\.xox[bp])?-[A-Za-z0-9-]{8,}+ | xapp-\d-[A-Za-z0-9-]{10,}+
-      | [srp]k_(?:live|test)_[A-Za-z0-9]{8,}+ | whsec_[A-Za-z0-9+/]{16,}+=*
-      | AIza[\w-]{30,}+ | ya29\.[\w-]{20,}+ | GOCSPX-[\w-]{20,}+
-      | npm_[A-Za-z0-9]{20,}+ | pypi-[\w-]{16,}+
-      | sk-(?:ant|proj|svcacct|admin|or|lf)-[\w-]{12,}+ | sk-[A-Za-z0-9]{20,}+
+    r"""A(?:KIA|SIA)[A-Z0-9]{12,}+ | ATATT[\w-]{20,}+=* | AIza[\w-]{30,}+ | AGE-SECRET-KEY-1[A-Z0-9]{20,}+
+      | EAAC[A-Za-z0-9]{20,}+ | GOCSPX-[\w-]{20,}+ | NRAK-[A-Za-z0-9-]{20,}+ | PMAK-[A-Za-z0-9-]{20,}+
       | SG\.[\w-]{16,}+\.[\w-]{16,}+ | SK[0-9a-f]{32}
       | abg_[\w-]{8,}+
-      | hf_[A-Za-z0-9]{20,}+ | dop_v1_[0-9a-f]{32,}+ | shp(?:at|ss|ca|pa)_[0-9a-fA-F]{32} | key-[0-9a-f]{32}
-      | hvs\.[\w-]{20,}+ | glsa_\w{20,}+ | dckr_pat_[\w-]{16,}+ | ATATT[\w-]{20,}+=* | gsk_[A-Za-z0-9]{20,}+
-      | xai-[A-Za-z0-9]{20,}+ | AGE-SECRET-KEY-1[A-Z0-9]{20,}+ | sq0(?:atp|csp|idp)-[\w-]{16,}+
-      | \d{8,10}:AA[\w-]{32,}+ | dapi[0-9a-f]{32} | lin_api_[A-Za-z0-9]{20,}+ | (?:NRAK|PMAK)-[A-Za-z0-9-]{20,}+
-      | sbp_[0-9a-f]{32,}+ | xkeysib-[0-9a-f-]{32,}+ | r8_[A-Za-z0-9]{30,}+ | pplx-[A-Za-z0-9]{30,}+
-      | EAAC[A-Za-z0-9]{20,}+
-      | hooks\.slack\.com/services/[\w/]{10,}+ | (?<=api/)webhooks/\d{8,}/[\w-]{20,}+
-    )""",
+      | d(?:op_v1_[0-9a-f]{32,}+|ckr_pat_[\w-]{16,}+|api[0-9a-f]{32})
+      | g(?:h[pousr]_[A-Za-z0-9]{16,}+|ithub_pat_\w{16,}+|l(?:pat|dt|rt|cbt|ptt|ft|soat)-[\w-]{16,}+|lsa_\w{20,}+
+           |sk_[A-Za-z0-9]{20,}+)
+      | h(?:f_[A-Za-z0-9]{20,}+|vs\.[\w-]{20,}+|ooks\.slack\.com/services/[\w/]{10,}+)
+      | key-[0-9a-f]{32} | lin_api_[A-Za-z0-9]{20,}+ | npm_[A-Za-z0-9]{20,}+
+      | p(?:ypi-[\w-]{16,}+|plx-[A-Za-z0-9]{30,}+|k_(?:live|test)_[A-Za-z0-9]{8,}+)
+      | r(?:k_(?:live|test)_[A-Za-z0-9]{8,}+|8_[A-Za-z0-9]{30,}+)
+      | s(?:k_(?:live|test)_[A-Za-z0-9]{8,}+|k-(?:ant|proj|svcacct|admin|or|lf)-[\w-]{12,}+|k-[A-Za-z0-9]{20,}+
+           |hp(?:at|ss|ca|pa)_[0-9a-fA-F]{32}|q0(?:atp|csp|idp)-[\w-]{16,}+|bp_[0-9a-f]{32,}+)
+      | w(?:hsec_[A-Za-z0-9+/]{16,}+=*|ebhooks/(?<=api/webhooks/)\d{8,}/[\w-]{20,}+)
+      | x(?:ox[abeoprs](?:\.xox[bp])?-[A-Za-z0-9-]{8,}+|app-\d-[A-Za-z0-9-]{10,}+|ai-[A-Za-z0-9]{20,}+
+           |keysib-[0-9a-f-]{32,}+)
+      | ya29\.[\w-]{20,}+
+    """,
     re.VERBOSE,
 )
+_BOT = re.compile(r"(?<!\d)\d{8,10}:AA[\w-]{32,}+")
 
 
 def hide_credentials(text: str) -> str:
@@ -110,22 +109,33 @@ def hide_credentials(text: str) -> str:
         if hint in lower:
             text = hide_named(text, lower)
             break
-    if "://" in text and "@" in text:
-        text = _USERINFO.sub(f"{SECRET}@", text)
-    if ("@" in text and ":" in text) or " -u " in text:
-        text = _LOGIN.sub(_hide_login, text)
-    if "eyJ" in text:
-        text = _JWT.sub(SECRET, text)
+    text = _hide_logins(text)
     if "bearer" in lower or "basic" in lower:
         text = _SCHEME.sub(_hide_scheme, text)
+    return _hide_keys(text)
+
+
+def _hide_logins(text: str) -> str:
+    """``user:password`` before the host it is for."""
+    if "://" in text and "@" in text:
+        text = _USERINFO.sub(f"{SECRET}@", text)
+    if "@" in text and ":" in text:
+        text = _LOGIN.sub(f":{SECRET}@", text)
+    if " -u " in text:
+        text = _CURL.sub(rf"\1{SECRET}", text)
+    return text
+
+
+def _hide_keys(text: str) -> str:
+    """JWTs (RFC 7519), bot tokens, and keys that tell by a prefix what they are."""
+    if "eyJ" in text:
+        text = _JWT.sub(SECRET, text)
+    if ":AA" in text:
+        text = _BOT.sub(SECRET, text)
     for hint in _KEY_HINTS:
         if hint in text:
             return _KEYS.sub(_hide_key, text)
     return text
-
-
-def _hide_login(match: re.Match[str]) -> str:
-    return f":{SECRET}@" if match[0][0] == ":" else SECRET
 
 
 def _hide_scheme(match: re.Match[str]) -> str:

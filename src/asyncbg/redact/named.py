@@ -71,7 +71,7 @@ _BEFORE_KEY = re.compile(
 _QUOTE = r"""(?:\\*+["'`]|&quot;|&\#(?:34|39|x27);|%22)"""
 _REST = re.compile(
     rf"""
-    (?:_(?:base|hash|v?\d{{1,2}}|test|prod(?:uction)?|live|dev|staging|old|new|main|BASE|HASH|TEST|PROD|LIVE|DEV|OLD|NEW))?
+    (?:_(?:base|hash|v?\d{{1,2}}|test|prod(?:uction)?|live|dev|old|new|BASE|HASH|TEST|PROD|LIVE|DEV|OLD|NEW))?
     (?P<gap>
         {_QUOTE}?\]?[^\S\r\n]*+(?:=>|:=|={{1,3}}|:|%3[ADad])[^\S\r\n]*+
       | {_QUOTE},[^\S\r\n]*+(?=b?\\*["'])
@@ -85,7 +85,8 @@ _REST = re.compile(
         [bBrRuU]{{0,2}}(?P<open>{_QUOTE})(?P<quoted>(?:[^\\\n"'`&%]++|(?!(?P=open))(?:\\.|[^\\\n]))*+)
       | (?P<plain>
             (?i:digest|aws4-hmac-sha256|hawk|oauth|signature)[ ](?=[^\s=]++=)[^"'\r\n\\]++
-          | (?![\[{{(<\0-\x08])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?[^\s\0-\x08,;&"'`<>)\]}}|\\]++
+          | (?![\[{{(<\0-\x08])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?
+            [^\s\0-\x08,;&"'`<>)\]}}|\\]++
         )
     )
     """,
