@@ -12,7 +12,7 @@ import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -121,6 +121,10 @@ class Streams:
                 stream.wake()
             asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._cut)
 
+    def reopen(self) -> None:
+        """Take streams again after :meth:`drain`: one application has ended, and the engine goes on."""
+        self._drained_life = -1
+
     async def join(self) -> None:
         """Wait until no stream is open."""
         while self._open:
@@ -188,7 +192,7 @@ class Streams:
             stream.look_at_time(loop.time())
 
     def _cut(self) -> None:
-        for stream in self._open:
+        for stream in self._open if self.is_draining else ():
             stream.cut()
 
 
@@ -296,18 +300,17 @@ class EventStream(Response):
                 await self._come_back()
             elif chunk := self._collect(subscription.take_chunks(), now):
                 await self._put(chunk)
-                await self._gather(loop.time())
+                if pause_s := self._pause_s(loop.time()):
+                    await asyncio.sleep(pause_s)
             elif now >= self._sent_at + heartbeat_s:
                 await self._put(self._heartbeat())
             else:  # a heartbeat and the end are told by ``look_at_time``
                 due_at = self._pacer.next_due()
                 await subscription.wait(None if due_at is None else max(due_at - now, 0))
 
-    async def _gather(self, now: float) -> None:
-        """Under load let more come together before the next send; nothing is held up at the end."""
-        pause_s = 0.0 if self._is_over else self._streams.gathering.pause_s(now)
-        if pause_s:
-            await asyncio.sleep(pause_s)
+    def _pause_s(self, now: float) -> float:
+        """Under load more comes together before the next send; nothing is held up at the end."""
+        return 0.0 if self._is_over else self._streams.gathering.pause_s(now)
 
     async def _come_back(self) -> None:
         """After an overflow: on from the log, unless even that goes on later than where this stream is."""
@@ -366,8 +369,10 @@ class EventStream(Response):
         )
         return encode(event, self._epoch)
 
-    def _collect(self, pending: list[Chunk], now: float) -> bytes:
+    def _collect(self, pending: Sequence[Chunk], now: float) -> bytes:
         """The frames to send now: stored events always and once, progress at its pace and before the end it led to."""
+        if not pending and self._pacer.is_idle:
+            return b""
         frames: list[bytes] = []
         for chunk in pending:
             first = chunk.published[0]

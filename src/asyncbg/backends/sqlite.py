@@ -430,9 +430,9 @@ class SQLiteBackend:
             tx.connection.execute(SQL["write_wall_offset"], {"wall_offset": offset_ms})
         return [jump_ms] * len(items)
 
-    def beat(self, *, lease_s: float) -> None:
+    def beat(self, *, lease_s: float, at_ms: int | None = None) -> None:
         """Tell the other processes that this one lives; needs neither the event loop nor the database."""
-        self._place.beat(self.clock.monotonic_ms() + int(lease_s * 1000))
+        self._place.beat(self.clock.monotonic_ms() if at_ms is None else at_ms, lease_ms=int(lease_s * 1000))
 
     def note(self, text: str) -> None:
         """Leave word in this process's place, for whoever looks from outside."""

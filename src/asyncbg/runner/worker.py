@@ -151,6 +151,20 @@ class Worker:
                     logger.error("cannot claim jobs: %s", error)
                 await asyncio.sleep(_SETTLE_PAUSE_S)
 
+    async def run_ready(self) -> bool:
+        """Claim and run until nothing is ready and nothing runs; returns whether anything ran.
+
+        For who drives the worker by hand, in the place of :meth:`run`.
+        """
+        has_run = False
+        while True:
+            self._wake.clear()
+            await self.claim()
+            if self.is_idle and not self._wake.is_set():
+                return has_run
+            has_run = True
+            await self._changed()
+
     async def claim(self) -> int | None:
         """Fill the free slots; returns when the next scheduled job is due."""
         self._claimed.clear()
@@ -173,6 +187,30 @@ class Worker:
             if len(claimed.leases) < free:
                 break
         return next_due_ms
+
+    async def _changed(self) -> None:
+        """Wait until a job or a settlement ends, or there may be work."""
+        going_on = {running.task for running in self._running.values()} | ({self._settler} if self._settler else set())
+        woken = asyncio.create_task(self._wake.wait(), name="asyncbg-woken")
+        try:
+            await asyncio.wait([*going_on, woken], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+
+    def vanish(self) -> "list[asyncio.Task[None]]":
+        """Be gone as a killed process is: what runs is dropped and settled by nobody.
+
+        Returns the asyncio tasks of the coroutines among it, which are ending.
+        """
+        self.hold()
+        self._wake.set()
+        dropped = list(self._running.values())
+        for running in dropped:
+            self._leave(running)
+            running.job.cancelled.set("the worker is gone")
+            running.task.cancel()
+        self._ended.clear()
+        return [running.task for running in dropped if running.definition.is_async]
 
     def hold(self) -> None:
         """Claim nothing more from this very moment on. Safe in a signal handler."""

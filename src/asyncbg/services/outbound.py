@@ -37,6 +37,7 @@ MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _RETRYABLE_4XX = frozenset({408, 429})
+_CODINGS = ("gzip", "deflate", "identity")
 _CHUNK_BYTES = 65_536
 _PARSE_IN_LOOP_BYTES = 65_536
 _MAX_RETRY_AFTER_S = 86_400.0
@@ -125,7 +126,7 @@ class Outbound:
                 ssl=_trust(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": "gzip, deflate"},
+            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": ", ".join(_CODINGS[:-1])},
             timeout=aiohttp.ClientTimeout(total=None),  # the deadline is ours, over all hops
             trust_env=False,
         )
@@ -214,6 +215,9 @@ class Outbound:
     async def _read(self, answer: aiohttp.ClientResponse) -> Fetched:
         """The body as JSON, with decoded bytes counted as they come."""
         self._check_status(answer, FetchError, FetchRejectedError)
+        if answer.headers.get("Content-Encoding", "identity").lower() not in _CODINGS:
+            unasked = "sent its answer in a coding that was not asked for"
+            raise FetchRejectedError(f"{answer.url.origin()} {unasked}", status=answer.status)
         body = bytearray()
         async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
             body += chunk
