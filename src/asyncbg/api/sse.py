@@ -27,7 +27,7 @@ from asyncbg.background import Engine
 from asyncbg.bus import Chunk, Published, Subscription
 from asyncbg.clock import rfc3339
 from asyncbg.errors import DatabaseError, JobNotFoundError, OverloadedError
-from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, encode, event_id
+from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, dump, encode, event_id
 from asyncbg.job import JobRecord
 
 _log = logging.getLogger(__name__)
@@ -376,7 +376,7 @@ class EventStream(Response):
             batch=record.batch,
             owner=record.owner,
             attempt=record.attempt,
-            data=json.dumps(record.progress.as_dict()),
+            data=dump(record.progress.as_dict()),
         )
         return encode(event, self._epoch)
 
