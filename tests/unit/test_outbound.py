@@ -19,11 +19,11 @@ from standardwebhooks import Webhook
 from asyncbg.clock import ManualClock, SystemClock
 from asyncbg.errors import FinalError, NotRunningError, SettingsError
 from asyncbg.services.egress import BadUrlError, EgressRefusedError
-from asyncbg.services.outbound import (
+from asyncbg.services.outbound import Outbound
+from asyncbg.services.outbound_error import (
     FetchError,
     FetchRejectedError,
     NotJsonError,
-    Outbound,
     TooLargeError,
     WebhookError,
     WebhookGoneError,

@@ -20,7 +20,8 @@ from tests.egress_forms import REFUSED
 from asyncbg.clock import SystemClock
 from asyncbg.errors import FinalError
 from asyncbg.services.egress import EgressRefusedError
-from asyncbg.services.outbound import FetchError, FetchRejectedError, Outbound, TooLargeError, WebhookError
+from asyncbg.services.outbound import Outbound
+from asyncbg.services.outbound_error import FetchError, FetchRejectedError, TooLargeError, WebhookError
 from asyncbg.settings import OutboundSettings
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

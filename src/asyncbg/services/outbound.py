@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -21,8 +20,19 @@ from pydantic import SecretStr
 from yarl import URL
 
 from asyncbg.clock import Clock
-from asyncbg.errors import AsyncBGError, FinalError, NotRunningError, SettingsError
-from asyncbg.services.egress import BadUrlError, EgressPolicy, EgressRefusedError
+from asyncbg.errors import AsyncBGError, NotRunningError, SettingsError
+from asyncbg.services.egress import BadUrlError, EgressPolicy
+from asyncbg.services.outbound_error import (
+    FetchError,
+    FetchRejectedError,
+    NotJsonError,
+    OutboundError,
+    TooLargeError,
+    WebhookError,
+    WebhookGoneError,
+    WebhookRejectedError,
+    raise_ours,
+)
 from asyncbg.settings import OutboundSettings
 from asyncbg.signing import (
     ID_HEADER,
@@ -37,48 +47,10 @@ MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _RETRYABLE_4XX = frozenset({408, 429})
-_CODINGS = ("gzip", "deflate", "identity")
+_CODINGS = ("gzip", "deflate")
 _CHUNK_BYTES = 65_536
 _PARSE_IN_LOOP_BYTES = 65_536
 _MAX_RETRY_AFTER_S = 86_400.0
-
-
-class OutboundError(AsyncBGError):
-    """A request did not succeed. ``status`` is the answer's, if one came; ``retry_after_s`` what it asked for."""
-
-    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
-        """Say what happened; name the peer by its origin only."""
-        super().__init__(message)
-        self.status = status
-        self.retry_after_s = retry_after_s
-
-
-class FetchError(OutboundError):
-    """A fetch failed in a way that may pass: no connection, no answer in time, 408, 429 or 5xx."""
-
-
-class FetchRejectedError(FetchError, FinalError):
-    """The peer will not give us this: another 4xx, too many redirects or an impossible one."""
-
-
-class NotJsonError(FetchError, FinalError):
-    """The answer is not JSON."""
-
-
-class TooLargeError(FetchError, FinalError):
-    """The decoded answer is larger than ASYNCBG_OUTBOUND__MAX_BYTES."""
-
-
-class WebhookError(OutboundError):
-    """A delivery failed in a way that may pass: no connection, no answer in time, 408, 429 or 5xx."""
-
-
-class WebhookRejectedError(WebhookError, FinalError):
-    """The receiver does not take this message: a redirect or another 4xx."""
-
-
-class WebhookGoneError(WebhookRejectedError):
-    """The receiver answered 410: it wants no more of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +98,7 @@ class Outbound:
                 ssl=_trust(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": ", ".join(_CODINGS[:-1])},
+            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": ", ".join(_CODINGS)},
             timeout=aiohttp.ClientTimeout(total=None),  # the deadline is ours, over all hops
             trust_env=False,
         )
@@ -170,6 +142,8 @@ class Outbound:
         started_ms = self._clock.monotonic_ms()
         with _deadline(self._settings.timeout_s, WebhookError):
             async with self._request("POST", target, WebhookError, headers=headers, data=body) as answer:
+                if answer.status == HTTPStatus.GONE:
+                    raise WebhookGoneError(f"{target.origin()} answered 410: it wants no more of these", status=410)
                 self._check_status(answer, WebhookError, WebhookRejectedError)
                 return Delivered(answer.status, (self._clock.monotonic_ms() - started_ms) / 1000)
 
@@ -200,7 +174,7 @@ class Outbound:
         except AsyncBGError:  # ours already, though one of them is an OSError too
             raise
         except (aiohttp.ClientError, OSError, ValueError) as cause:
-            _raise(cause, url, error)
+            raise_ours(cause, url, error)
 
     def _next_hop(self, answer: aiohttp.ClientResponse) -> URL:
         """Where a redirect leads, checked like the first URL; never from https to http."""
@@ -215,7 +189,7 @@ class Outbound:
     async def _read(self, answer: aiohttp.ClientResponse) -> Fetched:
         """The body as JSON, with decoded bytes counted as they come."""
         self._check_status(answer, FetchError, FetchRejectedError)
-        if answer.headers.get("Content-Encoding", "identity").lower() not in _CODINGS:
+        if answer.headers.get("Content-Encoding", "").strip().lower() not in {*_CODINGS, "identity", ""}:
             unasked = "sent its answer in a coding that was not asked for"
             raise FetchRejectedError(f"{answer.url.origin()} {unasked}", status=answer.status)
         body = bytearray()
@@ -237,8 +211,6 @@ class Outbound:
         status = answer.status
         if 200 <= status < 300:
             return
-        if status == HTTPStatus.GONE and final is WebhookRejectedError:
-            raise WebhookGoneError(f"{answer.url.origin()} answered 410: it wants no more of these", status=status)
         kind = error if status >= 500 or status in _RETRYABLE_4XX else final
         retry_after_s = self._retry_after_s(answer.headers.get("Retry-After", ""))
         raise kind(f"{answer.url.origin()} answered {status}", status=status, retry_after_s=retry_after_s)
@@ -307,33 +279,6 @@ def _loads(body: bytes) -> Any:
 def _not_json(name: str) -> NoReturn:
     """RFC 8259 knows no NaN and no Infinity."""
     raise ValueError(f"{name} is not JSON")
-
-
-def _raise(cause: Exception, url: URL, error: type[OutboundError]) -> NoReturn:
-    """Turn the client's error into ours, naming the peer by its origin."""
-    origin = url.origin()
-    match cause:
-        case aiohttp.ClientConnectorError(os_error=EgressRefusedError() as refused):
-            raise refused from None
-        case aiohttp.InvalidURL():
-            raise BadUrlError("the URL is malformed; its form is https://host:port/path?query") from None
-        case aiohttp.ClientConnectorDNSError():
-            said = f"the host of {origin} could not be resolved"
-        case aiohttp.ClientConnectorCertificateError():
-            said = f"the certificate of {origin} is not valid"
-        case aiohttp.ClientConnectorSSLError():
-            said = f"no TLS connection to {origin} could be made"
-        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(errno))):
-            said = f"cannot connect to {origin}: {os.strerror(errno)}"
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-            said = f"{origin} closed the connection before its answer was complete"
-        case aiohttp.ClientPayloadError():
-            said = f"{origin} sent a body that is cut off or cannot be decoded"
-        case aiohttp.ClientResponseError():
-            said = f"{origin} did not answer in HTTP"
-        case _:
-            said = f"the request to {origin} failed ({type(cause).__name__})"
-    raise error(said) from None  # the cause may quote the whole URL
 
 
 def _version() -> str:

@@ -14,7 +14,8 @@ from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.egress import BadUrlError, EgressRefusedError
-from asyncbg.services.outbound import Outbound, WebhookError
+from asyncbg.services.outbound import Outbound
+from asyncbg.services.outbound_error import WebhookError
 from asyncbg.services.webhook_schedule import WebhookSchedule
 from asyncbg.settings import OutboundSettings
 
