@@ -45,7 +45,7 @@ _VARYING = [
     (re.compile(r'"\d{4}-\d\d-\d\d"'), '"<day>"'),
     (re.compile(r"^date: .*$", re.MULTILINE), "date: <time>"),
     (re.compile(r"^content-length: \d+$", re.MULTILINE), "content-length: <n>"),
-    (re.compile(r'"(delay_s|duration_s)": ?[\d.]+'), r'"\1":<n>'),
+    (re.compile(r'"(delay_s|duration_s)":[\d.]+'), r'"\1":<n>'),
     (re.compile(r"\[(\w+):[0-9a-f]{8}\]"), r"[\1:<pseudonym>]"),
     (re.compile(r'"ticket":"[\w-]+"'), '"ticket":"<ticket>"'),
     (re.compile(r"ticket=[\w-]+"), "ticket=<ticket>"),
