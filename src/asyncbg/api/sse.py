@@ -12,7 +12,7 @@ import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from asyncbg.api.auth import ANONYMOUS
+from asyncbg.api.connection import Connection
 from asyncbg.api.gathering import Gathering
 from asyncbg.api.pacing import ProgressPacer
 from asyncbg.api.view import View, has_ended, jobs_in_view, standing, start_of
@@ -34,7 +35,8 @@ from asyncbg.job import JobRecord
 _log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "text/event-stream"
-SEND_TIMEOUT_S: Final = 30.0
+SEND_TIMEOUT_S: Final = 29.0
+"""Looked at each second, so that who takes nothing is closed within 30 s."""
 BYE_TIMEOUT_S: Final = 0.8
 RETRY_AFTER_S: Final = 5.0
 _LONGEST_SWEEP_S = 1.0
@@ -119,7 +121,7 @@ class Streams:
             self._drained_life = self.engine.bus.life
             for stream in self._open:
                 stream.wake()
-            asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._cut)
+            asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._cut, list(self._open))
 
     async def join(self) -> None:
         """Wait until no stream is open."""
@@ -148,6 +150,8 @@ class Streams:
             del self._open_of[stream.view.owner]
         if not self._open:
             self._empty.set()
+        if stream.connection.waiting:
+            asyncio.get_running_loop().call_later(self.send_timeout_s, stream.connection.let_go)
 
     def note_stall(self) -> None:
         """Count a stream whose client took nothing."""
@@ -187,9 +191,11 @@ class Streams:
         for stream in list(self._open):
             stream.look_at_time(loop.time())
 
-    def _cut(self) -> None:
-        for stream in self._open:
-            stream.cut()
+    def _cut(self, told: Sequence["EventStream"]) -> None:
+        """End those that are still there, and the connections of those whose goodbye waits for a client that is not."""
+        for stream in {*told, *self._open}:
+            if stream in self._open or stream.connection.waiting:
+                stream.cut()
 
 
 class EventStream(Response):
@@ -214,6 +220,8 @@ class EventStream(Response):
         self._subscription: Subscription | None = None
         self._scope: anyio.CancelScope | None = None
         self._send: Send
+        self.connection: Connection
+        """The one below, once the response was called."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the job is over, the client is gone or stalls, or the process stops. Raises OverloadedError."""
@@ -223,7 +231,9 @@ class EventStream(Response):
             await send(start)
             await send({"type": "http.response.body", "body": b""})
             return
-        self._ends_at = asyncio.get_running_loop().time() + self._streams.age_s()
+        now = asyncio.get_running_loop().time()
+        self._ends_at = now + self._streams.age_s()
+        self.connection = Connection(receive, now=now)
         self._streams.add(self)
         try:
             await send(start)
@@ -239,7 +249,8 @@ class EventStream(Response):
 
     def look_at_time(self, now: float) -> None:
         """End a send that its client does not take; wake the stream when a heartbeat or its own end is due."""
-        if now - self._sending_since >= self._streams.send_timeout_s:
+        still_s = self.connection.look(now)
+        if (now - self._sending_since if still_s is None else still_s) >= self._streams.send_timeout_s:
             self._is_stalled = True
             self.cut()
         elif now >= min(self._sent_at + self._streams.settings.heartbeat_s, self._ends_at):
@@ -251,7 +262,8 @@ class EventStream(Response):
             self._subscription.wake()
 
     def cut(self) -> None:
-        """End it at once, whatever its client does."""
+        """End it and its connection at once, whatever its client does."""
+        self.connection.hang_up()
         if self._scope is not None:
             self._scope.cancel()
 
@@ -446,6 +458,7 @@ class EventStream(Response):
         self._sending_since = asyncio.get_running_loop().time()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
         self._sent_at, self._sending_since = self._sending_since, math.inf
+        self.connection.gave(len(chunk))
 
 
 def accepts_gzip(header: str) -> bool:

@@ -1,0 +1,1 @@
+"""Streams under attack, in short: cut clients, a killed server, a stop; the long forms are in docs/streams.md."""
