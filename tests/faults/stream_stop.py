@@ -1,8 +1,8 @@
 """Stops a server that has many open streams, and asks what each of them heard, and when the server was gone.
 
 ``python -m tests.faults.stream_stop --streams 1000`` prints the figures of docs/streams.md and ends with 1 if a stream
-got no goodbye, or half of one. ``--workers 2`` stops uvicorn's supervisor. A job publishes until just before the signal;
-none runs then, since a running one would be given its grace period.
+got no goodbye, or half of one. ``--workers 2`` stops uvicorn's supervisor. A job publishes until just before the
+signal; none runs then, since a running one would be given its grace period.
 """
 
 import argparse

@@ -264,14 +264,17 @@ class EventStream(Response):
     def cut(self) -> None:
         """End it and its connection at once, whatever its client does."""
         self.connection.hang_up()
-        if self._scope is not None:
-            self._scope.cancel()
+        self._end()
 
     async def _watch_client(self, receive: Receive) -> None:
         """A client that left is only told by ``receive``: a server's ``send`` may say nothing."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.cut()
+        self._end()
+
+    def _end(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def _serve(self) -> None:
         try:
