@@ -132,9 +132,9 @@ async def report(streams: int, seconds: float) -> None:
     print(f"{PER_S} reports/s for {seconds:g} s, {streams} streams; load average {os.getloadavg()[0]:.1f}")
     print(f"  a report costs the job {costs.tight:.2f} us in a row, {costs.paced:.2f} us one each millisecond")
     print(f"  frames a second and stream: at most {max(client.most_a_second for client in clients)}")
-    quiet, end = (sorted(client.late_ms[n] for client in clients) for n in (0, 1))
-    print(f"  the last value came after {quiet[len(quiet) // 2]:.1f} ms (at most {quiet[-1]:.1f}) where the job went quiet, "
-          f"after {end[len(end) // 2]:.1f} ms (at most {end[-1]:.1f}) before its end")  # fmt: skip
+    for where, at in (("where the job went quiet", 0), ("before its end", 1)):
+        late = sorted(client.late_ms[at] for client in clients)
+        print(f"  the last value came after {late[len(late) // 2]:.1f} ms (at most {late[-1]:.1f}) {where}")
 
 
 def main() -> int:

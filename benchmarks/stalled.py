@@ -192,9 +192,10 @@ async def report(*, clients: int, stalled: int, seconds: float, per_s: float, ro
                 said = await here.tell(many=0, per_s=1)
             took_s = time.monotonic() - began
         a, b = free[-1].p99, beside[-1].p99
-        print(f"  round {turn + 1}, load average {os.getloadavg()[0]:.1f}: p99 {a:.2f} ms without, {b:.2f} ms beside them "
-              f"(ratio {b / a:.2f}); {kib:.0f} KiB each; {said['stalled']} closed after {took_s:.1f} s, "
-              f"{said['connections']} connections left", flush=True)  # fmt: skip
+        load = os.getloadavg()[0]
+        print(f"  round {turn + 1}, load average {load:.1f}: p99 {a:.2f} ms, {b:.2f} beside them ({b / a:.2f});"
+              f" {kib:.0f} KiB each; {said['stalled']} closed after {took_s:.1f} s, {said['connections']} left",
+              flush=True)  # fmt: skip
     for name, column in (("without", free), ("beside them", beside)):
         p50, p99 = (statistics.median(values) for values in zip(*((one.p50, one.p99) for one in column), strict=True))
         print(f"  {name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms")

@@ -171,7 +171,7 @@ class CurrentJob:
     def report(
         self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
     ) -> None:
-        """Set the progress; what is left out keeps its value. Cheap, never blocks, safe from the task's worker thread."""
+        """Set the progress; what is left out keeps its value. Cheap, never blocks, safe from the worker thread."""
         _, old_total, old_message, old_unit = self._told or _NOTHING
         self._told = (
             current,

@@ -11,7 +11,8 @@ from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobError, JobRecord, JobState, ProgressValue
 
 SQL = load_statements("sqlite.sql")
-_SCAN = 20_000
+_SCAN = 50_000
+"""Events that one read looks at: some 4 ms, so that a rare filter goes through a long log in few hops."""
 _RECORD_COLUMNS = (
     "n, id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, created_at, "
     "run_at, started_at, finished_at, args, personal, progress, result, error_type, error_message, cancel_reason"
@@ -94,8 +95,9 @@ def find_events(
             parts.append(condition)
             values += [json.dumps(sorted(ids))] * condition.count("?")
     if wanted.tasks:
-        parts.append("j.task IN (SELECT value FROM json_each(?))")
-        values.append(json.dumps(sorted(wanted.tasks)))
+        condition, value = _one_of("j.task", wanted.tasks)
+        parts.append(condition)
+        values.append(value)
     if wanted.types:
         condition, names = _of_types(wanted.types)
         parts.append(condition)
@@ -115,8 +117,19 @@ def find_events(
 
 
 def _of_types(types: Collection[str]) -> tuple[str, list[str]]:
-    """The condition on an event's type: exact names in one look-up, since it is asked of every event of a long scan."""
-    exact = sorted(name for name in types if not name.endswith("*"))
+    """The condition on an event's type; names that end with a star are prefixes."""
     prefixes = sorted(name[:-1] for name in types if name.endswith("*"))
-    parts = ["e.type IN (SELECT value FROM json_each(?))", *["substr(e.type, 1, length(?)) = ?"] * len(prefixes)]
-    return f"({' OR '.join(parts)})", [json.dumps(exact), *(prefix for prefix in prefixes for _ in range(2))]
+    parts = ["substr(e.type, 1, length(?)) = ?"] * len(prefixes)
+    values = [prefix for prefix in prefixes for _ in range(2)]
+    if exact := [name for name in types if not name.endswith("*")]:
+        condition, value = _one_of("e.type", exact)
+        parts.insert(0, condition)
+        values.insert(0, value)
+    return f"({' OR '.join(parts)})", values
+
+
+def _one_of(column: str, names: Collection[str]) -> tuple[str, str]:
+    """A condition that is asked of every event of a long scan: one name by itself costs half as much as a list."""
+    if len(names) == 1:
+        return f"{column} = ?", next(iter(names))
+    return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(sorted(names))  # noqa: S608 - a column of ours
