@@ -1,9 +1,9 @@
 """What stalled clients cost the others, and what becomes of them. Run: ``python benchmarks/stalled.py``.
 
-A server process tells paced events to 200 clients, first to all of them, then while ten of them have stopped to read:
-the latency of the others, the memory of the server for each stalled one, and how long each is kept. What the kernel
-still holds for a client that stopped (its socket buffers) the server cannot see; they are kept small here, and the time
-counts from the moment when the first event waits in the server itself.
+A server process tells paced events to 200 clients, of whom ten stop to read; another one beside it, which sees the same
+machine at the same time, tells as many to clients that all read. Compared is the latency of those that read; then the
+memory of the server for each stalled one, and how long it is kept. What the kernel holds for a client (its socket
+buffers) the server cannot see: they are small here, and the time counts from when bytes of each wait in the server.
 """
 
 import sys
@@ -169,38 +169,44 @@ async def paced(here: Arena, others: list[Client], *, seconds: float, per_s: flo
 
 
 async def report(*, clients: int, stalled: int, seconds: float, per_s: float, rounds: int) -> None:
-    """Measure without and with stalled ones in turn, then what is kept of them."""
-    print(f"{clients} clients, {per_s:g} events/s of 330 bytes; then {stalled} of them stop to read")
-    free: list[Pace] = []
-    beside: list[Pace] = []
+    """Measure two servers side by side, before and while clients of one are stalled; then what it keeps of them."""
+    print(
+        f"{clients} clients, {per_s:g} events/s of 330 bytes; then {stalled} of them stop to read, and a server beside"
+    )
+    ratios: list[float] = []
     for turn in range(rounds):
-        async with arena() as here:
-            everybody = await here.connect(clients)
+        async with arena() as here, arena() as beside:
+            everybody, equals = await here.connect(clients), await beside.connect(clients)
             others, victims = everybody[stalled:], everybody[:stalled]
-            await paced(here, others, seconds=1, per_s=per_s)
-            free.append(await paced(here, others, seconds=seconds, per_s=per_s))
+
+            async def both(seconds: float) -> tuple[Pace, Pace]:
+                return await asyncio.gather(
+                    paced(here, others, seconds=seconds, per_s=per_s),  # noqa: B023 - awaited in this round
+                    paced(beside, equals[stalled:], seconds=seconds, per_s=per_s),  # noqa: B023
+                )
+
+            await both(1)
+            even, equal = await both(seconds)
             before = await here.tell(many=0, per_s=1)
             for client in victims:
                 client.stall()
             filled = await fill(here, stalled)
             began = time.monotonic()
-            beside.append(await paced(here, others, seconds=seconds, per_s=per_s))
-            said = beside[-1].said
+            burdened, free = await both(seconds)
+            said = burdened.said
             kib = (max(filled["kib"], said["kib"]) - before["kib"]) / stalled
             while said["connections"] > clients - stalled and time.monotonic() - began < 60:
                 await asyncio.sleep(0.05)
                 said = await here.tell(many=0, per_s=1)
             took_s = time.monotonic() - began
-        a, b = free[-1].p99, beside[-1].p99
-        load = os.getloadavg()[0]
-        print(f"  round {turn + 1}, load average {load:.1f}: p99 {a:.2f} ms, {b:.2f} beside them ({b / a:.2f});"
-              f" {kib:.0f} KiB each; {said['stalled']} closed after {took_s:.1f} s, {said['connections']} left",
-              flush=True)  # fmt: skip
-    for name, column in (("without", free), ("beside them", beside)):
-        p50, p99 = (statistics.median(values) for values in zip(*((one.p50, one.p99) for one in column), strict=True))
-        print(f"  {name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
-    ratio = statistics.median(b.p99 / a.p99 for a, b in zip(free, beside, strict=True))
-    print(f"  ratio of p99, median of {rounds} rounds: {ratio:.2f}")
+        ratios.append(burdened.p99 / free.p99)
+        print(
+            f"  round {turn + 1}, load average {os.getloadavg()[0]:.1f}: p50 {free.p50:.2f} and {burdened.p50:.2f} ms, "
+            f"p99 {free.p99:.2f} and {burdened.p99:.2f} ms, ratio {ratios[-1]:.2f} (before: {even.p99 / equal.p99:.2f}); "
+            f"{kib:.0f} KiB each; {said['stalled']} closed after {took_s:.1f} s, {said['connections']} left",
+            flush=True,
+        )
+    print(f"  ratio of p99, median of {rounds} rounds: {statistics.median(ratios):.2f}")
 
 
 async def fill(here: Arena, stalled: int) -> dict[str, int]:
