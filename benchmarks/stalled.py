@@ -202,8 +202,8 @@ async def report(*, clients: int, stalled: int, seconds: float, per_s: float, ro
         ratios.append(burdened.p99 / free.p99)
         print(
             f"  round {turn + 1}, load average {os.getloadavg()[0]:.1f}: p50 {free.p50:.2f} and {burdened.p50:.2f} ms, "
-            f"p99 {free.p99:.2f} and {burdened.p99:.2f} ms, ratio {ratios[-1]:.2f} (before: {even.p99 / equal.p99:.2f}); "
-            f"{kib:.0f} KiB each; {said['stalled']} closed after {took_s:.1f} s, {said['connections']} left",
+            f"p99 {free.p99:.2f} and {burdened.p99:.2f} ms: ratio {ratios[-1]:.2f}, before {even.p99 / equal.p99:.2f}; "
+            f"{kib:.0f} KiB each, {said['stalled']} closed after {took_s:.1f} s, {said['connections']} left",
             flush=True,
         )
     print(f"  ratio of p99, median of {rounds} rounds: {statistics.median(ratios):.2f}")

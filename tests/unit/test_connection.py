@@ -1,6 +1,5 @@
 """The connection below a response: a client that takes nothing is told from a slow one."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -8,12 +7,11 @@ import pytest
 from asyncbg.api.connection import Connection
 
 
-class Transport(asyncio.WriteTransport):
+class Transport:
     """A server's transport that holds so many bytes."""
 
     def __init__(self) -> None:
         """Hold nothing."""
-        super().__init__()
         self.size = 0
         self.is_gone = self.is_told_to_close = False
 

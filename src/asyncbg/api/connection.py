@@ -1,8 +1,17 @@
 """The connection below a response, as far as its server shows it: what waits in it, and how to end it for good."""
 
-import asyncio
+from typing import Protocol, runtime_checkable
 
 from starlette.types import Receive
+
+
+@runtime_checkable
+class _Transport(Protocol):
+    """What is asked of a transport; uvloop's are not asyncio's by class."""
+
+    def abort(self) -> None: ...
+    def is_closing(self) -> bool: ...
+    def get_write_buffer_size(self) -> int: ...
 
 
 class Connection:
@@ -19,7 +28,7 @@ class Connection:
     def __init__(self, receive: Receive, *, now: float) -> None:
         """Look at the connection of a request from ``now`` on."""
         transport = getattr(getattr(receive, "__self__", None), "transport", None)
-        self._transport = transport if isinstance(transport, asyncio.WriteTransport) else None
+        self._transport = transport if isinstance(transport, _Transport) else None
         self._given = self._waiting = 0
         self._still_since = now
 
