@@ -29,6 +29,7 @@ class Server:
             "ASYNCBG_DATABASE_URL": f"sqlite:///{self.path}",
             "ASYNCBG_STREAM__RETRY_MS": "100",
             "ASYNCBG_STREAM__HEARTBEAT_S": "2",
+            "ASYNCBG_STREAM__BUFFER": "50",
             "ASYNCBG_RUNNER__WATCHDOG_S": "0",
         }
         self._process = await asyncio.create_subprocess_exec(
