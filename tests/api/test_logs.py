@@ -91,8 +91,8 @@ async def test_text_lines_are_whole_and_nobodys(tmp_path: Path) -> None:
     text = "\n".join(log.lines)
     assert [line for line in log.lines if not _TEXT.match(line)] == []
     assert [canary for canary in CANARIES if canary.lower() in text.lower()] == []
-    assert text.isascii()
-    for shown in ("POST /send-notification/{email} HTTP", "POST /process/{name} HTTP", "GET /jobs HTTP", "/nowhere/["):
+    assert [line for line in log.lines if not line.isprintable()] == []
+    for shown in ("POST /send-notification/", "POST /process/", "GET /jobs", "GET /nowhere/["):
         assert shown in text
 
 
@@ -105,8 +105,8 @@ async def test_json_lines_are_json_and_nobodys(tmp_path: Path) -> None:
     assert all(record.keys() >= {"time", "level", "logger", "message"} for record in records)
     accesses = [record for record in records if record["logger"] == "uvicorn.access"]
     assert accesses[0].keys() >= {"client", "method", "path", "http_version", "status"}
-    assert (accesses[0]["method"], accesses[0]["path"]) == ("POST", "/send-notification/{email}")
-    assert accesses[0]["status"] == 202
+    assert (accesses[0]["method"], accesses[0]["status"]) == ("POST", 202)
+    assert accesses[0]["path"].startswith("/send-notification/")
     text = "\n".join(log.lines)
     assert [canary for canary in CANARIES if canary.lower() in text.lower()] == []
 

@@ -10,23 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asyncbg.api.access_log import remember
 
-_UNUSED: Final = (
-    "accelerometer",
-    "bluetooth",
-    "camera",
-    "clipboard-read",
-    "display-capture",
-    "geolocation",
-    "gyroscope",
-    "hid",
-    "magnetometer",
-    "microphone",
-    "midi",
-    "payment",
-    "publickey-credentials-get",
-    "serial",
-    "usb",
-)
+_UNUSED: Final = ("camera", "display-capture", "geolocation", "microphone", "payment", "usb")
+"""What a page of ours never asks a browser for, and what it embeds may not ask for either."""
 
 
 def content_policy(*, style: str | None = None) -> str:
