@@ -1,6 +1,7 @@
 """What an event is: a fact about a job, its filter and its wire form (CloudEvents 1.0 names in one SSE frame)."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from json.encoder import encode_basestring
@@ -73,6 +74,11 @@ class Event(NamedTuple):
 def event_id(epoch: str, seq: int) -> str:
     """The wire id ``<epoch>-<seq>`` of a stored event."""
     return f"{epoch}-{seq}"
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """An event's own data as it is stored and sent: one line of JSON, in ASCII, without blanks."""
+    return json.dumps(data, separators=(",", ":"))
 
 
 def encode(event: Event, epoch: str) -> bytes:

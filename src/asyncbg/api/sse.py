@@ -16,9 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import anyio
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from asyncbg.api.auth import ANONYMOUS
 from asyncbg.api.gathering import Gathering
@@ -28,12 +27,14 @@ from asyncbg.background import Engine
 from asyncbg.bus import Chunk, Published, Subscription
 from asyncbg.clock import rfc3339
 from asyncbg.errors import DatabaseError, JobNotFoundError, OverloadedError
-from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, encode, event_id
+from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, dump, encode, event_id
 from asyncbg.job import JobRecord
 
 _log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "text/event-stream"
+LATER: Final = "asyncbg.later"
+"""Where in the scope a stream finds the list of what runs when FastAPI is done with the request, if there is one."""
 SEND_TIMEOUT_S: Final = 30.0
 BYE_TIMEOUT_S: Final = 0.8
 RETRY_AFTER_S: Final = 5.0
@@ -205,7 +206,7 @@ class EventStream(Response):
         """Show ``view``; nothing happens before the response is called."""
         self.status_code = status_code
         self.background = None
-        self.init_headers(_headers(gzip=view.gzip))
+        self.raw_headers = list(_RAW_HEADERS[view.gzip])
         self.view = view
         self._streams = streams
         self._engine = streams.engine
@@ -216,7 +217,7 @@ class EventStream(Response):
         self._pacer = ProgressPacer(streams.settings.progress_per_s)
         self._gzip = _compressor() if view.gzip else None
         self._subscription: Subscription | None = None
-        self._scope: anyio.CancelScope | None = None
+        self._limit: asyncio.Timeout | None = None
         self._send: Send
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -229,13 +230,23 @@ class EventStream(Response):
             return
         self._ends_at = asyncio.get_running_loop().time() + self._streams.age_s()
         self._streams.add(self)
+        if (later := scope.get(LATER)) is None:
+            await self._run(start, receive)
+        else:
+            later.append(lambda: self._run(start, receive))
+
+    async def _run(self, start: Message, receive: Receive) -> None:
         try:
-            await send(start)
-            async with anyio.create_task_group() as task_group:
-                self._scope = task_group.cancel_scope
-                task_group.start_soon(self._watch_client, receive, name="asyncbg stream: is the client there")
-                await self._serve()
-                task_group.cancel_scope.cancel()
+            await self._send(start)
+            async with asyncio.timeout(None) as self._limit:  # a task group would take 2 KiB more
+                watching = asyncio.create_task(self._watch_client(receive), name="asyncbg-stream-client")
+                try:
+                    await self._serve()
+                finally:
+                    watching.cancel()
+        except TimeoutError:
+            if self._limit is None or not self._limit.expired():
+                raise
         finally:
             self._streams.remove(self)
             if self._is_stalled:
@@ -256,8 +267,8 @@ class EventStream(Response):
 
     def cut(self) -> None:
         """End it at once, whatever its client does."""
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def _watch_client(self, receive: Receive) -> None:
         """A client that left is only told by ``receive``: a server's ``send`` may say nothing."""
@@ -365,7 +376,7 @@ class EventStream(Response):
             batch=record.batch,
             owner=record.owner,
             attempt=record.attempt,
-            data=json.dumps(record.progress.as_dict()),
+            data=dump(record.progress.as_dict()),
         )
         return encode(event, self._epoch)
 
@@ -474,3 +485,10 @@ def _headers(*, gzip: bool = False, typed: bool = True) -> dict[str, str]:
 def _compressor() -> "zlib._Compress":
     """Gzip (RFC 1952) with a window of 4 KiB: 32 KiB of memory a stream in the place of 256."""
     return zlib.compressobj(level=6, wbits=16 + 12, memLevel=5)
+
+
+_RAW_HEADERS = {
+    gzip: [(name.lower().encode(), value.encode()) for name, value in _headers(gzip=gzip).items()]
+    for gzip in (False, True)
+}
+"""Those of every stream: encoded once, and the same bytes for all."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from asyncbg.backends.base import Backend, Settlement
 from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob
 from asyncbg.errors import AsyncBGError, DatabaseError, OutageError
-from asyncbg.event import EventType
+from asyncbg.event import EventType, dump
 from asyncbg.job import Cancelled, Done, Failed, JobError, Lease, Outcome, Released, Retry
 from asyncbg.runner.executor import Executor, describe
 from asyncbg.runner.progress import ProgressPump
@@ -345,7 +344,7 @@ class Worker:
     async def _tell(self, running: _Running) -> None:
         data = {"reason": running.job.cancelled.reason, "grace_s": self._settings.cancel_grace_s}
         try:
-            await self._backend.record(running.lease, EventType.CANCEL_IGNORED.value, json.dumps(data))
+            await self._backend.record(running.lease, EventType.CANCEL_IGNORED.value, dump(data))
         except AsyncBGError as error:
             logger.warning("that job %s goes on is not recorded: %s", running.lease.id, error)
         if running.is_abandoned_when_late:
