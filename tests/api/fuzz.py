@@ -7,13 +7,13 @@ and repeats nothing that was sent.
 
 import argparse
 import asyncio
-import json
 import random
+import re
 import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,7 @@ _MOST_ITEMS: Final = 5
 _LONGEST_WAIT_S: Final = 0.05
 _SHORTEST_ECHO: Final = 6
 _PROBLEM: Final = "application/problem+json"
+_NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
 
 def no_credentials(settings: Settings) -> Headers:
@@ -222,7 +223,7 @@ class _Run:
         problem = answer.json()
         if problem.get("status") != answer.status_code or "type" not in problem or "title" not in problem:
             yield f"{answer.status_code} tells another status, or no type or title"
-        yield from (f"{answer.status_code} repeats {echo!r}" for echo in _echoes(case, problem, raw))
+        yield from (f"{answer.status_code} repeats {echo!r}" for echo in _echoes(case, problem, raw, self._jobs))
 
 
 def _at_most(value: Any, most: float) -> Any:
@@ -233,25 +234,25 @@ def _at_most(value: Any, most: float) -> Any:
         return value
 
 
-def _echoes(case: Case, problem: Mapping[str, Any], raw: bytes | None) -> Iterator[str]:
-    """What was sent and stands in the answer. A path may be named in ``instance``, and the names of tasks are ours."""
-    known = set(_words(problem.get("known", ()))) | set(_TASKS)
-    without_path = json.dumps({name: value for name, value in problem.items() if name != "instance"})
-    whole = json.dumps(problem)
-    sent = [case.query, case.headers or {}, case.body, raw.decode("latin1") if raw else None]
-    places = [(whole, sent), (without_path, case.path_parameters)]
-    for told, text in ((told, text) for told, values in places for text in _words(values)):
-        if len(text) >= _SHORTEST_ECHO and text not in known and json.dumps(text)[1:-1] in told:
+def _echoes(case: Case, problem: Mapping[str, Any], raw: bytes | None, jobs: Sequence[str]) -> Iterator[str]:
+    """What was sent and stands in the answer, but for the path in ``instance``, ids of jobs and names of tasks."""
+    known = {*_words(problem.get("known", ())), *_TASKS, *jobs}
+    told = "\n".join(_words({name: value for name, value in problem.items() if name != "instance"}))
+    sent = [case.query, case.headers or {}, case.body, case.path_parameters, raw.decode("latin1") if raw else None]
+    for text in _words(sent):
+        if len(text) >= _SHORTEST_ECHO and text not in known and text in told:
             yield text
 
 
 def _words(value: Any) -> Iterator[str]:
-    """Every text that is a value in a JSON document."""
+    """Every text in a JSON document: values, and names that are no names."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for inner in value.values():
+        for name, inner in value.items():
             yield from _words(inner)
+            if not _NAME.fullmatch(str(name)):
+                yield str(name)
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _words(inner)
