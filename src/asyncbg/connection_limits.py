@@ -43,8 +43,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     head_s: ClassVar[float] = 10.0
     """How long a request's line and headers may take, from the first byte or from the connection's start."""
+    body_idle_s: ClassVar[float] = 30.0
+    """How long nothing of a body may come, while it is wanted."""
 
     _refusal = http.HTTPStatus.BAD_REQUEST
+    _in_head = True
     _head_bytes = 0
     _unanswered = 0
     _deadline: asyncio.TimerHandle | None = None
@@ -52,7 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         """Expect a request soon."""
         super().connection_made(transport)
-        self._expect_head()
+        self._expect(self.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect no more."""
@@ -69,9 +72,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to count."""
         super().on_message_begin()
-        self._head_bytes = 0
+        self._in_head, self._head_bytes = True, 0
         if self._deadline is None:
-            self._expect_head()
+            self._expect(self.head_s)
 
     def on_url(self, url: bytes) -> None:
         """Take an address of up to 16 KiB."""
@@ -87,18 +90,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self._give_up(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        """The head came in time."""
-        self._expect_nothing()
+        """The head came in time; a body may follow."""
+        self._in_head = False
+        self._expect(self.body_idle_s)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body are the application's to count."""
         self._unanswered = 0
+        self._expect(self.body_idle_s)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The next request is counted for itself."""
+        """The request is there; the next one is counted for itself."""
         self._unanswered = 0
+        self._expect_nothing()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -131,15 +137,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return getattr(self.cycle, "response_complete", True) is False
 
-    def _expect_head(self) -> None:
-        self._deadline = self.loop.call_later(self.head_s, self._hang_up)
+    def _expect(self, seconds: float) -> None:
+        self._expect_nothing()
+        self._deadline = self.loop.call_later(seconds, self._hang_up)
 
     def _hang_up(self) -> None:
-        """The head did not come; one of a pipelined request is not read while the request before it is answered."""
-        self._deadline = None
-        if self._is_answering():
-            self._expect_head()
+        """Nothing came, though it would have been read: not where a body is taken slowly or an answer comes first."""
+        if self.flow.read_paused or (self._in_head and self._is_answering()):
+            self._expect(self.head_s if self._in_head else self.body_idle_s)
         else:
+            self._expect_nothing()
             self.transport.close()
 
     def _expect_nothing(self) -> None:

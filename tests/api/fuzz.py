@@ -61,7 +61,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
 
 def no_credentials(settings: Settings) -> Headers:
-    """The headers of somebody who shows no key. Another such function makes a key first and sends it along."""
+    """The headers of somebody who shows no key. Another such function makes a key first, and gives its header."""
     return {}
 
 
@@ -91,7 +91,7 @@ def service(make_headers: Callable[[Settings], Headers] = no_credentials) -> Ite
 
     async def run(settings: Settings) -> None:
         async with serve(create_app(settings)) as live:
-            found.append((live.url, make_headers(settings)))
+            found.append((live.url, await asyncio.to_thread(make_headers, settings)))
             ready.set()
             await asyncio.to_thread(done.wait)
 

@@ -31,6 +31,7 @@ class Impatient(BoundedProtocol):
     """The same with hardly any time."""
 
     head_s: ClassVar[float] = 0.05
+    body_idle_s: ClassVar[float] = 0.05
 
 
 @pytest.fixture
@@ -132,8 +133,12 @@ async def test_a_request_that_reads_in_two_ways_is_refused(live: LiveServer, lin
     assert b"/smuggled" not in answer
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HT", head()[:-2]], ids=["nothing", "half a line", "no end"])
-async def test_a_head_that_does_not_come_is_not_waited_for(sent: bytes) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET / HT", head()[:-2], head("Content-Length: 5", start="POST / HTTP/1.1") + b"ab"],
+    ids=["nothing", "half a line", "no end", "half a body"],
+)
+async def test_what_does_not_come_is_not_waited_for(sent: bytes) -> None:
     """A connection that sends no whole request is closed; what it holds is free for others."""
     async with serve(echo, http=Impatient) as live:
         assert await talk(live, sent) == b""
@@ -155,6 +160,25 @@ async def test_an_open_stream_is_not_hurried() -> None:
         asyncio.get_running_loop().call_later(3 * Impatient.head_s, release.set)
 
         assert (await answer).endswith(b"/ 0")
+
+
+async def test_a_body_that_is_taken_slowly_is_not_hurried() -> None:
+    """Where the application does not read, nothing can come: that is not the client's fault."""
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            asked.set()
+            await release.wait()
+            await echo(scope, receive, send)
+
+    async with serve(slow, http=Impatient) as live:
+        request = [head("Content-Length: 3000000", start="POST / HTTP/1.1"), *[b"x" * 300_000] * 10]
+        answer = asyncio.create_task(talk(live, *request))
+        await asked.wait()
+        asyncio.get_running_loop().call_later(5 * Impatient.body_idle_s, release.set)
+
+        assert (await answer).endswith(b"/ 3000000")
 
 
 async def test_more_connections_than_there_is_room_for_are_refused() -> None:
