@@ -56,6 +56,8 @@ _TASKS: Final = ("send_notification", "cleanup", "send_email", "process_csv", "l
 _MOST_ITEMS: Final = 5
 _LONGEST_WAIT_S: Final = 0.05
 _SHORTEST_ECHO: Final = 6
+_OURS: Final = ("Content-Type", "application/json", "Idempotency-Key")
+"""Words of our own errors that a case may hold too."""
 _PROBLEM: Final = "application/problem+json"
 _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
@@ -236,7 +238,7 @@ def _at_most(value: Any, most: float) -> Any:
 
 def _echoes(case: Case, problem: Mapping[str, Any], raw: bytes | None, jobs: Sequence[str]) -> Iterator[str]:
     """What was sent and stands in the answer, but for the path in ``instance``, ids of jobs and names of tasks."""
-    known = {*_words(problem.get("known", ())), *_TASKS, *jobs}
+    known = {*_words(problem.get("known", ())), *_TASKS, *_OURS, *jobs}
     told = "\n".join(_words({name: value for name, value in problem.items() if name != "instance"}))
     sent = [case.query, case.headers or {}, case.body, case.path_parameters, raw.decode("latin1") if raw else None]
     for text in _words(sent):
