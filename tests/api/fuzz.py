@@ -7,6 +7,7 @@ and repeats nothing that was sent.
 
 import argparse
 import asyncio
+import functools
 import random
 import re
 import sys
@@ -35,6 +36,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+import asyncbg.errors
 from asyncbg.server import create_app
 from asyncbg.settings import Settings, load_settings
 from asyncbg.testing import serve
@@ -56,9 +58,8 @@ _TASKS: Final = ("send_notification", "cleanup", "send_email", "process_csv", "l
 _MOST_ITEMS: Final = 5
 _LONGEST_WAIT_S: Final = 0.05
 _SHORTEST_ECHO: Final = 6
-_OURS: Final = ("Content-Type", "application/json", "Idempotency-Key")
-"""Words of our own errors that a case may hold too."""
 _PROBLEM: Final = "application/problem+json"
+_WORD: Final = re.compile(r"[\w/-]+", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
 
@@ -238,12 +239,22 @@ def _at_most(value: Any, most: float) -> Any:
 
 def _echoes(case: Case, problem: Mapping[str, Any], raw: bytes | None, jobs: Sequence[str]) -> Iterator[str]:
     """What was sent and stands in the answer, but for the path in ``instance``, ids of jobs and names of tasks."""
-    known = {*_words(problem.get("known", ())), *_TASKS, *_OURS, *jobs}
+    known = {*_words(problem.get("known", ())), *_TASKS, *jobs}
     told = "\n".join(_words({name: value for name, value in problem.items() if name != "instance"}))
     sent = [case.query, case.headers or {}, case.body, case.path_parameters, raw.decode("latin1") if raw else None]
     for text in _words(sent):
-        if len(text) >= _SHORTEST_ECHO and text not in known and text in told:
+        if len(text) >= _SHORTEST_ECHO and text not in known and text in told and not _is_ours(text):
             yield text
+
+
+def _is_ours(text: str) -> bool:
+    """A word that our source has too, such as ``stream`` or ``multipart/form-data``, may stand in an error of ours."""
+    return _WORD.fullmatch(text) is not None and text in _source()
+
+
+@functools.cache
+def _source() -> str:
+    return "\n".join(path.read_text("utf-8") for path in Path(asyncbg.errors.__file__).parent.rglob("*.py"))
 
 
 def _words(value: Any) -> Iterator[str]:
