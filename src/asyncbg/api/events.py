@@ -65,13 +65,13 @@ class StreamRoute(ProblemRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let FastAPI make the response, then run it."""
-        later: list[Callable[[], Awaitable[None]]] = []
+        later: list[Callable[[Receive], Awaitable[None]]] = []
         scope[LATER] = later
         await super().handle(scope, receive, send)
         for name in _OF_FASTAPI & scope.keys():
             del scope[name]
         for run in later:
-            await run()
+            await run(receive)
 
 
 def events_router(engine: Engine, streams: Streams, schemas: EventSchemas, tickets: Tickets | None = None) -> APIRouter:

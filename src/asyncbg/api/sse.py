@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "text/event-stream"
 LATER: Final = "asyncbg.later"
-"""Where in the scope a stream finds the list of what runs when FastAPI is done with the request, if there is one."""
+"""Where in the scope a stream finds the list of what runs, with the server's own ``receive``, when FastAPI is done."""
 SEND_TIMEOUT_S: Final = 28.0
 """Looked at each second, on a busy machine a little later: who takes nothing is closed within 30 s."""
 BYE_TIMEOUT_S: Final = 0.8
@@ -244,9 +245,10 @@ class EventStream(Response):
         if (later := scope.get(LATER)) is None:
             await self._run(start, receive)
         else:
-            later.append(lambda: self._run(start, receive))
+            later.append(partial(self._run, start))
 
     async def _run(self, start: Message, receive: Receive) -> None:
+        self.connection = Connection(receive, now=asyncio.get_running_loop().time())
         try:
             await self._send(start)
             async with asyncio.timeout(None) as self._limit:  # a task group would take 2 KiB more
