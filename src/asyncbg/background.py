@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
@@ -31,6 +31,7 @@ from asyncbg.errors import (
 from asyncbg.event import Event, EventFilter, EventType
 from asyncbg.ids import IdGenerator
 from asyncbg.job import JobRecord, JobState, NewJob
+from asyncbg.redact import redact
 from asyncbg.retry import RetryPolicy
 from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.executor import Executor, in_thread
@@ -220,7 +221,7 @@ class Prepared:
     new: NewJob
     job: Job
     definition: TaskDefinition
-    bound: dict[str, Any]
+    bound: dict[str, Any] = field(repr=False)
 
 
 class _Held:
@@ -670,7 +671,7 @@ class Engine:
             raise JobNotFoundError(job_id)
         running = self._worker.job(job_id) if self._worker is not None else None
         if running is not None and running.progress is not None and record.state is JobState.RUNNING:
-            return replace(record, progress=running.progress)
+            return replace(record, progress=running.shown_progress)
         return record
 
     async def wait(self, job_id: str, timeout_s: float | None = None, *, through_pause: bool = False) -> JobRecord:
@@ -730,6 +731,7 @@ class Engine:
 
         Raises JobNotFoundError, JobStateError.
         """
+        reason = redact(reason)
         state = await self.backend.cancel(job_id, reason)
         if state is JobState.RUNNING and self._worker is not None:
             self._worker.cancel(job_id, reason)
