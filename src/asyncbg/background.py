@@ -41,6 +41,7 @@ from asyncbg.runner.schedule import SCHEDULE, Cron, Schedules
 from asyncbg.runner.upkeep import every
 from asyncbg.runner.watchdog import BlockageReport, Watchdog
 from asyncbg.runner.worker import Worker
+from asyncbg.seal import Seal, require_readable
 from asyncbg.settings import Settings, load_settings
 from asyncbg.task import Registry, TaskDefinition, TaskOptions, unwrap_partial
 
@@ -118,12 +119,13 @@ class Job:
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the result and return it (as JSON gives it back).
 
-        Raises JobFailedError, JobCancelledError, or JobTimeoutError after ``timeout`` seconds.
+        Raises JobFailedError, JobCancelledError, UnreadableError, or JobTimeoutError after ``timeout`` seconds.
         """
         record = await self._engine.wait(self.id, timeout, through_pause=True)
         self.state = record.state
         match record.state:
             case JobState.SUCCEEDED:
+                require_readable(record.result or "null")
                 return json.loads(record.result or "null")
             case JobState.FAILED if record.error is not None:
                 raise JobFailedError(self.id, record.error.type, record.error.message)
@@ -261,7 +263,7 @@ class Engine:
         self.registry = Registry()
         self.bus = EventBus(buffer=self.settings.stream.buffer)
         self.database = Database(sqlite_path(self.settings.database_url))
-        self.backend: Backend = SQLiteBackend(self.database, clock=self.clock)
+        self.backend: Backend = SQLiteBackend(self.database, clock=self.clock, seal=Seal(self.settings.privacy.keys()))
         self.backend.on_commit = self._committed
         self.schedules = Schedules(self.backend, self._fire, clock=self.clock)
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret

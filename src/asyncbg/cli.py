@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from asyncbg.cli_jobs import enqueue, events_app, jobs_app
-from asyncbg.cli_store import backup, doctor, purge
+from asyncbg.cli_store import backup, doctor, forget, purge, rekey
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -57,7 +57,7 @@ def _version() -> str:
 
 app = App(name="asyncbg", version=_version, help="FastAPI's background tasks, kept, visible and streamed.")
 settings_app = App(name="settings", help="What is set, and where it comes from.")
-for _part in (jobs_app, enqueue, events_app, settings_app, doctor, purge, backup):
+for _part in (jobs_app, enqueue, events_app, settings_app, doctor, purge, forget, rekey, backup):
     app.command(_part)
 
 

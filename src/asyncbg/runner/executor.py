@@ -12,12 +12,13 @@ from anyio import CapacityLimiter
 
 from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob, enter
-from asyncbg.errors import ArgumentsError
+from asyncbg.errors import ArgumentsError, UnreadableError
 from asyncbg.job import Done, Failed, JobError, Lease, Outcome, Retry
 from asyncbg.personal import StandIns
 from asyncbg.redact import redact
 from asyncbg.retry import RetryPolicy, is_retryable, requested_delay_s
 from asyncbg.runner.threads import Threads
+from asyncbg.seal import require_readable
 from asyncbg.task import TaskDefinition, dump_result
 
 logger = logging.getLogger("asyncbg")
@@ -48,11 +49,12 @@ class Executor:
         enter(job)
         try:
             if bound is None:
+                require_readable(lease.args)
                 bound = definition.arguments.load(lease.task, lease.args)
             if definition.arguments.marks:
                 job.conceal(StandIns(bound, definition.arguments.marks))
             return Done(await self.call(definition, bound, job))
-        except ArgumentsError as error:
+        except (ArgumentsError, UnreadableError) as error:
             return Failed(describe(error))
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
