@@ -76,10 +76,13 @@ def _age_s(text: str) -> float:
 
 
 def forget(
-    email: Annotated[str, Parameter(help="The person's e-mail address; - reads it from the standard input.")],
+    email: Annotated[
+        str,
+        Parameter(allow_leading_hyphen=True, help="The person's e-mail address; - reads it from the standard input."),
+    ],
     /,
     *,
-    wait: Annotated[float, Parameter(help="Seconds that running jobs of the person get to end.")] = 10.0,
+    wait: Annotated[float, Parameter(help="Seconds that running jobs of the person, and readers, get to end.")] = 10.0,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> int:

@@ -78,7 +78,7 @@ class Seal:
             return text
         nonce = os.urandom(_NONCE_BYTES)
         box = self._ciphers[self._first].encrypt(nonce, text.encode("utf-8", "surrogatepass"), _bound_to(job_id, field))
-        return f"{_PREFIX}{self._first}:{base64.b64encode(nonce + box).decode()}"
+        return f"{_PREFIX}{self._first}:{binascii.b2a_base64(nonce + box, newline=False).decode()}"
 
     def open(self, stored: str, job_id: str, field: str) -> str:
         """What is stored in ``field`` of the job, decrypted where it is encrypted. Raises UnreadableError."""
@@ -91,7 +91,7 @@ class Seal:
                 f"of id {key_of(stored)}, which is not in ASYNCBG_PRIVACY__ENCRYPTION_KEYS; add it there"
             )
         try:
-            box = base64.b64decode(stored[len(_PREFIX) + _ID_CHARS + 1 :], validate=True)
+            box = binascii.a2b_base64(stored[len(_PREFIX) + _ID_CHARS + 1 :], strict_mode=True)
             opened: bytes = cipher.decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], _bound_to(job_id, field))
         except (_invalid_tag(), ValueError):
             raise UnreadableError(

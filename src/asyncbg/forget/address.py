@@ -16,7 +16,8 @@ _BEFORE = r"(?:(?<![\w.+-])|(?<=%[0-9a-f]{2})|(?<=\\[abfnrtv])|(?<=\\u[0-9a-f]{4
 # What may stand behind it: no more of a domain, unless that is how the name of a file ends.
 _FILE = r"\.(?:csv|tsv|txt|json|jsonl|xml|html?|pdf|docx?|xlsx?|ods|eml|msg|vcf|ics|log|png|jpe?g|gz|bak)\b"
 _AFTER = rf"(?:(?={_FILE})|(?![\w-]|\.\w))"
-_AROUND = r"[\w.+-]*"
+_LEFT, _RIGHT = re.compile(r"[\w.+-]{0,64}\Z"), re.compile(r"[\w.+-]{0,255}")
+"""What may be more of a longer address; neither its local part nor its domain is longer (RFC 5321, 4.5.3.1)."""
 
 
 class AddressError(AsyncBGError):
@@ -41,7 +42,6 @@ class Address:
         wide = b"|".join(re.escape(b"\0".join(bytes([byte]) for byte in form.encode())) for form in self._plain)
         self._loose = re.compile(f"(?:{core})", re.IGNORECASE)
         self._strict = re.compile(f"{_BEFORE}(?:{core}){_AFTER}", re.IGNORECASE)
-        self._longer = re.compile(f"{_AROUND}(?:{core}){_AROUND}", re.IGNORECASE)
         self.raw = re.compile(b"(?:" + core.encode() + b"|" + wide + b")", re.IGNORECASE)
         """Finds it in the bytes of any file, UTF-16 too, whatever stands around it."""
         self.stand_in = mask(found.normalized, "email")
@@ -69,12 +69,19 @@ class Address:
         """Other people's addresses in the text that contain this one."""
         if not self._may_be_in(text):
             return set()
-        return {match[0] for match in self._longer.finditer(text) if not self._strict.search(match[0])}
+        found = (_whole(text, *match.span()) for match in self._loose.finditer(text))
+        return {one for one in found if not self._strict.search(one)}
 
     def _may_be_in(self, text: str) -> bool:
         """Quick to say no: most texts hold neither the address as it is nor an escape of any kind."""
         lower = text.lower()
         return any(form in lower for form in self._plain) or _ESCAPES.search(text) is not None
+
+
+def _whole(text: str, start: int, end: int) -> str:
+    """A match with everything around it that belongs to the same address."""
+    before, after = _LEFT.search(text[max(0, start - 64) : start]), _RIGHT.match(text, end)
+    return (before[0] if before else "") + text[start:end] + (after[0] if after else "")
 
 
 def _cases(text: str) -> Iterator[str]:
@@ -90,12 +97,12 @@ def _character(char: str) -> str:
         if len(one) != 1:
             continue
         ways.append(re.escape(one))
-        ways.append("".join(f"%(?:25)*{byte:02x}" for byte in one.encode()))
+        ways.append("".join(f"%(?:25){{0,4}}{byte:02x}" for byte in one.encode()))
         units = one.encode("utf-16-be")
-        ways.append("".join(rf"\\+u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)))
-        ways.append(f"&(?:#0*{ord(one)}|#x0*{ord(one):x});")
+        ways.append("".join(rf"\\{{1,8}}u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)))
+        ways.append(f"&(?:#0{{0,6}}{ord(one)}|#x0{{0,6}}{ord(one):x});")
         if ord(one) < 0x100:
-            ways.append(rf"\\+x{ord(one):02x}")
+            ways.append(rf"\\{{1,8}}x{ord(one):02x}")
     if char == "@":
         ways.append("&commat;")
-    return f"(?:{'|'.join(dict.fromkeys(ways))})"
+    return f"(?>{'|'.join(dict.fromkeys(ways))})"  # atomic: two ways may be the same text

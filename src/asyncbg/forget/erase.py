@@ -18,6 +18,8 @@ from asyncbg.store import empty_log
 
 _REASON = "the person it was for is forgotten"
 _LOOK_S = 0.1
+_LOG_S = 3.0
+"""A service empties its log within a second or so, unless a reader is in the way."""
 _MOST_PASSES = 5
 _TABLES = ("event", "activity", "user_statistics", "import", "import_row", "import_rejection")
 
@@ -62,12 +64,15 @@ async def forget(store: SQLiteBackend, database: Path, data_dir: Path, address: 
             break
     done.unreadable = sorted(rows.remarks.unreadable)
     done.elsewhere |= await rows.elsewhere()
-    done.is_log_empty = await asyncio.to_thread(empty_log, database)
-    done.checked = await asyncio.to_thread(search, database, data_dir, address, longer=rows.remarks.longer)
-    if str(database) in done.checked.found and not done.running and not done.elsewhere:
+
+    def prove() -> None:
+        done.is_log_empty = empty_log(database, wait_s=max(_LOG_S, wait_s))
+        done.checked = search(database, data_dir, address, longer=rows.remarks.longer)
+
+    await asyncio.to_thread(prove)
+    if done.is_log_empty and str(database) in done.checked.found and not (done.running or done.elsewhere):
         await asyncio.to_thread(_rebuild, database)
-        done.is_log_empty = await asyncio.to_thread(empty_log, database)
-        done.checked = await asyncio.to_thread(search, database, data_dir, address, longer=rows.remarks.longer)
+        await asyncio.to_thread(prove)
     return done
 
 
