@@ -13,6 +13,7 @@ import anyio
 from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, FastAPI
 
+from asyncbg.api.access import AccessFilter, CleanSpans, Paths
 from asyncbg.api.event_schema import share_event_schemas
 from asyncbg.api.problems import install_problems
 from asyncbg.errors import SettingsError
@@ -65,11 +66,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logging.getLogger("uvicorn.error").addFilter(_in_one_line)
+        logging.getLogger("uvicorn.access").addFilter(access)
         _redact_logs(settings)
         _warn_if_open(settings.server.host)
         async with service.outbound, service.bg.lifespan(app):
             await service.open()
             yield
+        logging.getLogger("uvicorn.access").removeFilter(access)
 
     app = FastAPI(
         title="asyncbg",
@@ -80,6 +83,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         license_info={"name": "MIT", "identifier": "MIT"},
     )
+    paths = Paths(service.routers)
+    access = AccessFilter(paths)
+    app.add_middleware(CleanSpans, paths=paths)
     install_problems(app)
     app.include_router(service.bg.router)
     for router in service.routers:

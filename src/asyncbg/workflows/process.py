@@ -41,7 +41,7 @@ def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSetting
 
     @router.post("/process/{name}", name="process", **accepts())
     async def process_route(
-        name: Annotated[Line, Path(examples=["report"])], background_tasks: BackgroundTasks, response: Response
+        name: Annotated[Name, Path(examples=["report"])], background_tasks: BackgroundTasks, response: Response
     ) -> Accepted:
         """Accept a process: two slow steps one after the other, then a clean-up that runs even if a step failed."""
         jobs = [background_tasks.add_task(task, name) for task in (slow_task_1, slow_task_2, cleanup_task)]

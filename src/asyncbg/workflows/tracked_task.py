@@ -15,7 +15,6 @@ from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import Progress
 from asyncbg.fastapi import AsyncBG
 from asyncbg.job import JobRecord, JobState, ProgressValue
-from asyncbg.redact import Personal
 from asyncbg.settings import DemoSettings
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
@@ -56,7 +55,7 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
 
     @bg.task(name="long_running_task")
     async def long_running_task(
-        task_id: Annotated[TaskName, Personal("task")],
+        task_id: TaskName,
         items_count: ItemsCount,
         progress: Progress = Progress(),
     ) -> dict[str, int]:

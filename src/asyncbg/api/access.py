@@ -1,0 +1,88 @@
+"""What is told of a request in the access log and in traces: its path, without people in it."""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import parse_qsl, quote, unquote
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from opentelemetry import trace
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from asyncbg.context import signature_of
+from asyncbg.personal import mark_of
+from asyncbg.redact import mask, redact
+
+_PATH_CHARS = "/{}[]@:!$&'()*+,;=-._~"
+_UVICORN_ARGS = 5
+_MOST_NAMES, _LONGEST_NAME = 20, 100
+
+
+class Paths:
+    """The paths of some routers: parameters that a route marks as personal, such as a name, become pseudonyms."""
+
+    def __init__(self, routers: Iterable[APIRouter]) -> None:
+        """Read the routes of ``routers``, which are mounted at the root."""
+        self._marked = list(_marked(routers))
+
+    def shown(self, path: str) -> str:
+        """``path`` as it may be told."""
+        for pattern, kinds in self._marked:
+            found = pattern.match(path)
+            if found is not None:
+                for name, kind in kinds.items():
+                    path = path.replace(f"/{found[name]}", f"/{mask(found[name], kind)}", 1)
+                break
+        return quote(redact(path), safe=_PATH_CHARS, errors="replace")
+
+
+class AccessFilter(logging.Filter):
+    """Rewrites paths in uvicorn's access log. Put it on the logger ``uvicorn.access``."""
+
+    def __init__(self, paths: Paths) -> None:
+        """Show paths as ``paths`` does."""
+        super().__init__()
+        self._paths = paths
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        if isinstance(record.args, tuple) and len(record.args) == _UVICORN_ARGS:
+            client, method, path, *rest = record.args
+            raw, _, query = str(path).partition("?")
+            record.args = (client, method, self._paths.shown(unquote(raw)) + _names_of(query), *rest)
+        return True
+
+
+class CleanSpans:
+    """ASGI middleware: the span that FastAPI makes of a request gets the same path, and no values of a query."""
+
+    def __init__(self, app: ASGIApp, *, paths: Paths) -> None:
+        """Wrap ``app``."""
+        self._app = app
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        span = trace.get_current_span()
+        if scope["type"] == "http" and span.is_recording():
+            span.set_attribute("url.path", self._paths.shown(scope["path"]))
+            if scope.get("query_string"):
+                span.set_attribute("url.query", _names_of(scope["query_string"].decode("latin-1")).removeprefix("?"))
+        await self._app(scope, receive, send)
+
+
+def _marked(routers: Iterable[APIRouter]) -> Iterator[tuple[re.Pattern[str], Mapping[str, str]]]:
+    for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.param_convertors:
+                marks = {name: mark_of(one.annotation) for name, one in signature_of(route.endpoint).parameters.items()}
+                kinds = {name: mark for name in route.param_convertors if isinstance(mark := marks.get(name), str)}
+                if kinds:
+                    yield route.path_regex, kinds
+
+
+def _names_of(query: str) -> str:
+    """The names in a query; what they are set to may be anything."""
+    names = [redact(name)[:_LONGEST_NAME] for name, _ in parse_qsl(query, keep_blank_values=True)[:_MOST_NAMES]]
+    return "?" + "&".join(f"{quote(name, safe=_PATH_CHARS)}=…" for name in names) if query else ""
