@@ -30,7 +30,7 @@ from asyncbg.errors import (
 )
 from asyncbg.event import Event, EventFilter, EventType
 from asyncbg.ids import IdGenerator
-from asyncbg.job import JobRecord, JobState, NewJob
+from asyncbg.job import JobRecord, JobState, NewJob, told_of
 from asyncbg.redact import redact
 from asyncbg.retry import RetryPolicy
 from asyncbg.runner.backlog import Backlog
@@ -733,13 +733,18 @@ class Engine:
 
         Raises JobNotFoundError, JobStateError.
         """
-        reason = redact(reason)
+        reason = await self._without_people(job_id, reason)
         state = await self.backend.cancel(job_id, reason)
         if state is JobState.RUNNING and self._worker is not None:
             self._worker.cancel(job_id, reason)
         else:
             self._held.drop(job_id)
         return state
+
+    async def _without_people(self, job_id: str, reason: str) -> str:
+        """A reason is told to all who see the job: without its personal arguments, and what looks personal besides."""
+        record = await self.backend.get(job_id) if reason else None
+        return redact(reason) if record is None else told_of(record, reason)
 
     async def retry(self, job_id: str) -> JobState:
         """Queue a final job again; its history stays. Raises JobNotFoundError, JobStateError."""

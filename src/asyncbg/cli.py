@@ -29,6 +29,7 @@ from asyncbg.errors import (
     SettingsError,
     UnknownTaskError,
 )
+from asyncbg.redact import redact
 from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
 from asyncbg.signals import end_children_at_second_signal
 from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, remark, say_json, say_table
@@ -243,7 +244,7 @@ def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
 
 def _complain(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:
     """One line on stderr."""
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = redact(" ".join(str(error).split())) or type(error).__name__
     remark(f"{line}{hint}")
     return code
 

@@ -1,12 +1,13 @@
 """What a job is: its record, its states and the one table of moves between them."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from asyncbg.personal import Mark
+from asyncbg.personal import Mark, StandIns
 
 
 class JobState(StrEnum):
@@ -156,6 +157,11 @@ class JobRecord:
     result: str | None = field(default=None, repr=False)
     error: JobError | None = None
     cancel_reason: str | None = None
+
+
+def told_of(record: JobRecord, text: str) -> str:
+    """A text about a job as others may see it: without the job's personal arguments, and what looks personal."""
+    return StandIns(json.loads(record.args), record.personal).clean(text)
 
 
 # Outcomes: what one attempt ended in. Small values; the executor makes them, the store writes them.

@@ -15,24 +15,25 @@ from asyncbg.personal import mark_of
 from asyncbg.redact import mask, redact
 
 _PATH_CHARS = "/{}[]@:!$&'()*+,;=-._~"
+_ID = re.compile(r"\d{1,20}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UVICORN_ARGS = 5
 _MOST_NAMES, _LONGEST_NAME = 20, 100
 
 
 class Paths:
-    """The paths of some routers: parameters that a route marks as personal, such as a name, become pseudonyms."""
+    """The paths of some routers: marked parameters become pseudonyms, and only what is an id or a number is shown."""
 
     def __init__(self, routers: Iterable[APIRouter]) -> None:
         """Read the routes of ``routers``, which are mounted at the root."""
-        self._marked = list(_marked(routers))
+        self._routes = list(_with_parameters(routers))
 
     def shown(self, path: str) -> str:
         """``path`` as it may be told."""
-        for pattern, kinds in self._marked:
+        for pattern, kinds in self._routes:
             found = pattern.match(path)
             if found is not None:
                 for name, kind in kinds.items():
-                    path = path.replace(f"/{found[name]}", f"/{mask(found[name], kind)}", 1)
+                    path = path.replace(f"/{found[name]}", f"/{_shown(name, found[name], kind)}", 1)
                 break
         return quote(redact(path), safe=_PATH_CHARS, errors="replace")
 
@@ -72,14 +73,20 @@ class CleanSpans:
         await self._app(scope, receive, send)
 
 
-def _marked(routers: Iterable[APIRouter]) -> Iterator[tuple[re.Pattern[str], Mapping[str, str]]]:
+def _shown(name: str, value: str, kind: str | None) -> str:
+    if kind is not None:
+        return mask(value, kind)
+    return value if _ID.fullmatch(value) else f"{{{name}}}"  # a route that takes a number refuses anything else
+
+
+def _with_parameters(routers: Iterable[APIRouter]) -> Iterator[tuple[re.Pattern[str], Mapping[str, str | None]]]:
+    """The pattern of each route's path that has parameters, and of which kind each of them is marked to be."""
     for router in routers:
         for route in router.routes:
             if isinstance(route, APIRoute) and route.param_convertors:
                 marks = {name: mark_of(one.annotation) for name, one in signature_of(route.endpoint).parameters.items()}
-                kinds = {name: mark for name in route.param_convertors if isinstance(mark := marks.get(name), str)}
-                if kinds:
-                    yield route.path_regex, kinds
+                told = {name: marks.get(name) for name in route.param_convertors}
+                yield route.path_regex, {name: mark if isinstance(mark, str) else None for name, mark in told.items()}
 
 
 def _names_of(query: str) -> str:
