@@ -115,7 +115,6 @@ class StandIns:
         """Take a job's arguments (in Python or JSON form); nothing is looked at before the first text."""
         self._args = args
         self._marks = marks
-        self._pattern: re.Pattern[str] | None = None
         self._stand_ins: dict[str, str] | None = None
 
     def clean(self, text: str) -> str:
@@ -123,9 +122,9 @@ class StandIns:
         if not text:
             return text
         if self._stand_ins is None:
-            self._learn()
-        if self._pattern is not None:
-            text = self._pattern.sub(self._hide, text)
+            self._stand_ins = self._learn()
+        if any(value in text for value in self._stand_ins):
+            text = self._pattern(self._stand_ins).sub(self._hide, text)
         return redact(text)
 
     def clean_json(self, value: Any) -> Any:
@@ -138,15 +137,17 @@ class StandIns:
             return {self.clean(name): self.clean_json(item) for name, item in value.items()}
         return value
 
-    def _learn(self) -> None:
+    def _learn(self) -> dict[str, str]:
         found = [pair for name, value in self._args.items() for pair in _values(value, self._marks.get(name))]
-        self._stand_ins = {}
-        for text, kind in found[:_MOST_VALUES]:
-            for spelling in (text, repr(text)[1:-1]):  # as in a message, and as in the repr of something around it
-                self._stand_ins[spelling] = mask(text, kind)
-        if self._stand_ins:
-            longest_first = sorted(self._stand_ins, key=len, reverse=True)
-            self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+        # As in a message, and as in the repr of something around it.
+        return {
+            spelling: mask(text, kind) for text, kind in found[:_MOST_VALUES] for spelling in (text, repr(text)[1:-1])
+        }
+
+    @staticmethod
+    def _pattern(stand_ins: Mapping[str, str]) -> re.Pattern[str]:
+        longest_first = sorted(stand_ins, key=len, reverse=True)
+        return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
     def _hide(self, match: re.Match[str]) -> str:
         return (self._stand_ins or {})[match[0]]
