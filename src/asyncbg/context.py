@@ -16,6 +16,7 @@ import uncalled_for
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
 from asyncbg.errors import NotRunningError
+from asyncbg.event import dump
 from asyncbg.event_model import RESERVED_PREFIXES, EventModel
 from asyncbg.job import Lease, ProgressValue
 from asyncbg.personal import StandIns
@@ -164,7 +165,7 @@ class CurrentJob:
             raise TypeError(f"{type(event).__name__} holds its data itself; give none beside it")
         if name.startswith(RESERVED_PREFIXES) or not name.replace(".", "").replace("_", "").isalnum():
             raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
-        await self._reporter.publish(self, name, json.dumps(told))
+        await self._reporter.publish(self, name, dump(told))
 
     def conceal(self, stand_ins: StandIns) -> None:
         """Take note of the job's personal values: what it says of itself is told without them. Called by the runner."""

@@ -15,6 +15,7 @@ from starlette.background import BackgroundTask
 from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
 
+from asyncbg.api.assets import assets_router
 from asyncbg.api.asyncapi import asyncapi_router
 from asyncbg.api.event_schema import EventSchemas
 from asyncbg.api.events import events_router
@@ -229,6 +230,7 @@ class AsyncBG(Engine):
             self._router.include_router(jobs_router(self))
             self._router.include_router(events_router(self, self.streams, self.event_schemas))
             self._router.include_router(asyncapi_router(self.event_schemas))
+            self._router.include_router(assets_router())
         return self._router
 
     @overload
