@@ -48,6 +48,10 @@ _CODES: Mapping[type[AsyncBGError], ExitCode] = {
 }
 
 
+_QUOTING = (CycloptsError, JobNotFoundError, UnknownTaskError)
+"""Errors that repeat what was given; the others hold words of ours only, examples of addresses among them."""
+
+
 def _version() -> str:
     """The installed distribution's version."""
     try:
@@ -244,7 +248,8 @@ def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
 
 def _complain(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:
     """One line on stderr."""
-    line = redact(" ".join(str(error).split())) or type(error).__name__
+    line = " ".join(str(error).split()) or type(error).__name__
+    line = redact(line) if isinstance(error, _QUOTING) else line
     remark(f"{line}{hint}")
     return code
 
