@@ -83,7 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         license_info={"name": "MIT", "identifier": "MIT"},
     )
-    paths = Paths(service.routers)
+    paths = Paths((service.bg.router, *service.routers))
     access = AccessFilter(paths)
     app.add_middleware(CleanSpans, paths=paths)
     install_problems(app)

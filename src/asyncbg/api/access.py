@@ -83,10 +83,17 @@ def _with_parameters(routers: Iterable[APIRouter]) -> Iterator[tuple[re.Pattern[
     """The pattern of each route's path that has parameters, and of which kind each of them is marked to be."""
     for router in routers:
         for route in router.routes:
-            if isinstance(route, APIRoute) and route.param_convertors:
-                marks = {name: mark_of(one.annotation) for name, one in signature_of(route.endpoint).parameters.items()}
-                told = {name: marks.get(name) for name in route.param_convertors}
-                yield route.path_regex, {name: mark if isinstance(mark, str) else None for name, mark in told.items()}
+            within = getattr(route, "original_router", None)  # a router that was included, as FastAPI keeps it
+            if isinstance(within, APIRouter):
+                yield from _with_parameters([within])
+            elif isinstance(route, APIRoute) and route.param_convertors:
+                yield route.path_regex, _kinds_of(route)
+
+
+def _kinds_of(route: APIRoute) -> Mapping[str, str | None]:
+    marks = {name: mark_of(one.annotation) for name, one in signature_of(route.endpoint).parameters.items()}
+    told = {name: marks.get(name) for name in route.param_convertors}
+    return {name: mark if isinstance(mark, str) else None for name, mark in told.items()}
 
 
 def _names_of(query: str) -> str:
