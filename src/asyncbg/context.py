@@ -22,6 +22,7 @@ from asyncbg.job import Lease, ProgressValue
 from asyncbg.personal import StandIns
 
 T = TypeVar("T")
+_NOTHING = (0, None, "", "")
 _current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", default=None)
 
 
@@ -92,7 +93,7 @@ class CurrentJob:
     """The job that is running here. Get it with :func:`current_job`."""
 
     __slots__ = (
-        "_lease", "_loop", "_reporter", "_stand_ins", "_thread", "cancelled", "changed", "now_ms", "progress",
+        "_lease", "_loop", "_reporter", "_stand_ins", "_thread", "_told", "cancelled", "changed", "now_ms",
         "reported_s",
     )  # fmt: skip
 
@@ -104,7 +105,7 @@ class CurrentJob:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._stand_ins = StandIns({}, {})
-        self.progress: ProgressValue | None = None
+        self._told: tuple[float, float | None, str, str] | None = None
         self.changed = False
         self.reported_s = 0.0
         self.cancelled = Cancellation()
@@ -187,11 +188,33 @@ class CurrentJob:
             return old
         return replace(old, message=self.clean(str(old.message)), unit=self.clean(str(old.unit)))
 
-    def report(self, progress: ProgressValue) -> None:
-        """Set the progress. Cheap, never blocks, safe from the task's worker thread."""
-        self.progress = progress
-        if self.changed:
-            return
+    @property
+    def progress(self) -> ProgressValue | None:
+        """The latest report; made into a value here, since far more is reported than looked at."""
+        if self._told is None:
+            return None
+        current, total, message, unit = self._told
+        return ProgressValue(current=current, total=total, message=message, unit=unit)
+
+    def report(
+        self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
+    ) -> None:
+        """Set the progress; what is left out keeps its value. Cheap, never blocks, safe from the worker thread."""
+        _, old_total, old_message, old_unit = self._told or _NOTHING
+        self._told = (
+            current,
+            old_total if total is None else total,
+            old_message if message is None else message,
+            old_unit if unit is None else unit,
+        )
+        if not self.changed:
+            self._tell()
+
+    def advance(self, n: float) -> None:
+        """Add ``n`` to what is done."""
+        self.report((self._told or _NOTHING)[0] + n)
+
+    def _tell(self) -> None:
         self.changed = True
         if self._loop is None:
             self.bind_loop()
@@ -230,24 +253,14 @@ class Progress:
     ) -> None:
         """Set how far the job is. What is left out keeps its value."""
         job = _current.get()
-        if job is None:
-            return
-        old = job.progress or ProgressValue()
-        job.report(
-            ProgressValue(
-                current=current,
-                total=old.total if total is None else total,
-                message=old.message if message is None else message,
-                unit=old.unit if unit is None else unit,
-            )
-        )
+        if job is not None:
+            job.report(current, total, message, unit)
 
     def advance(self, n: float = 1) -> None:
         """Add ``n`` to what is done."""
         job = _current.get()
         if job is not None:
-            old = job.progress or ProgressValue()
-            job.report(replace(old, current=old.current + n))
+            job.advance(n)
 
     async def track(self, items: AsyncIterable[T], total: float | None = None) -> AsyncIterator[T]:
         """Go through ``items`` and count each when the loop's body is done with it."""

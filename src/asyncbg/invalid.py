@@ -7,7 +7,8 @@ from typing import Any
 from asyncbg.errors import ErrorItem
 from asyncbg.redact import redact
 
-_LONGEST_NAME = 100
+# What a name in a location may be: a word of ours, a slip of one, or a branch of a union such as list[str].
+_NAME = re.compile(r"[A-Za-z_][\w.,$()\[\]-]{0,99}", re.ASCII)
 # What pydantic says of these types quotes the input after the comma; the sentence before it says enough.
 _QUOTES_INPUT = re.compile(r"(?:date|time|datetime|date_from_datetime|datetime_from_date|time_delta|uuid|url)_parsing")
 _FREE_TEXT = frozenset({"value_error", "assertion_error"})
@@ -29,8 +30,13 @@ def clean_error(item: Mapping[str, Any]) -> ErrorItem:
         msg = "value is not a valid email address"
     elif kind in _FREE_TEXT and _is_quoted(given, msg):
         msg = "Input is not valid"
-    loc = [part if isinstance(part, int) else redact(str(part))[:_LONGEST_NAME] for part in item["loc"]]
+    loc = [part if isinstance(part, int) else _name(str(part)) for part in item["loc"]]
     return ErrorItem(loc=loc, msg=redact(msg), type=kind)
+
+
+def _name(part: str) -> str:
+    """A name in a location. One that is no name is a caller's text, such as the key of a field there is not."""
+    return redact(part) if _NAME.fullmatch(part) else "?"
 
 
 def _is_quoted(given: Any, msg: str) -> bool:

@@ -13,9 +13,13 @@ import anyio
 from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, FastAPI
 
-from asyncbg.api.access import AccessFilter, CleanSpans, Paths
+from asyncbg.api.access_log import show_route
+from asyncbg.api.docs_page import install_docs
 from asyncbg.api.event_schema import share_event_schemas
+from asyncbg.api.headers import ServiceApp
 from asyncbg.api.problems import install_problems
+from asyncbg.api.security_txt import security_txt_router
+from asyncbg.api.spans import CleanSpans, Paths
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.redact import RedactingFilter, use_pseudonym_key
@@ -66,15 +70,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logging.getLogger("uvicorn.error").addFilter(_in_one_line)
-        logging.getLogger("uvicorn.access").addFilter(access)
         _redact_logs(settings)
         _warn_if_open(settings.server.host)
         async with service.outbound, service.bg.lifespan(app):
             await service.open()
             yield
-        logging.getLogger("uvicorn.access").removeFilter(access)
 
-    app = FastAPI(
+    app = ServiceApp(
+        docs_url=None,
+        redoc_url=None,
         title="asyncbg",
         version=_version(),
         description=_DESCRIPTION,
@@ -83,10 +87,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         license_info={"name": "MIT", "identifier": "MIT"},
     )
-    paths = Paths((service.bg.router, *service.routers))
-    access = AccessFilter(paths)
-    app.add_middleware(CleanSpans, paths=paths)
+    app.add_middleware(CleanSpans, paths=Paths((service.bg.router, *service.routers)))
     install_problems(app)
+    install_docs(app)
+    app.include_router(security_txt_router(settings.server.security_contact, clock=service.bg.clock))
     app.include_router(service.bg.router)
     for router in service.routers:
         app.include_router(router)
@@ -186,13 +190,13 @@ def _warn_if_open(host: str) -> None:
 
 
 def _redact_logs(settings: Settings) -> None:
-    """Keep personal data out of what the server itself logs, unless ``privacy.mask`` is off."""
-    if not settings.privacy.mask:
-        return
+    """Keep line breaks out of what the server itself logs, and personal data unless ``privacy.mask`` is off."""
+    if settings.privacy.mask:
+        logging.getLogger("uvicorn.access").addFilter(show_route)
     for name in ("", "asyncbg", "uvicorn", "uvicorn.access", "uvicorn.error"):
         for handler in logging.getLogger(name).handlers:
             if not any(isinstance(known, RedactingFilter) for known in handler.filters):
-                handler.addFilter(RedactingFilter())
+                handler.addFilter(RedactingFilter(mask=settings.privacy.mask))
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:

@@ -1,7 +1,5 @@
 """The service as ``asyncbg serve`` runs it, everything at DEBUG, with OpenTelemetry's signals written to files."""
 
-import logging
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +14,7 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExpo
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
-from asyncbg.cli import _log_config
+from asyncbg.log_config import log_config
 from asyncbg.settings import load_settings
 
 
@@ -39,14 +37,16 @@ def serve(out: Mapping[str, TextIO]) -> None:
         ConsoleMetricExporter(out=out["otel-metrics.json"]), export_interval_millis=500
     )
     metrics.set_meter_provider(MeterProvider([reader]))
-    logging.basicConfig(
-        level=logging.DEBUG, handlers=[logging.StreamHandler(sys.stdout), logging.FileHandler("debug.log")]
-    )
-    config = _log_config(load_settings())
-    config["disable_existing_loggers"] = False
+    config = log_config(load_settings())
+    config["handlers"]["file"] = {
+        **config["handlers"]["default"],
+        "class": "logging.FileHandler",
+        "filename": "debug.log",
+    }
+    del config["handlers"]["file"]["stream"]
+    config["root"] = {"handlers": ["default", "file"], "level": "DEBUG"}
     for logger in config["loggers"].values():
-        logger["level"] = "DEBUG"
-        logger["propagate"] = True
+        logger |= {"level": "DEBUG", "propagate": True}
     uvicorn.run("asyncbg.server:create_app", factory=True, port=0, log_config=config, log_level="debug", ws="none")
 
 

@@ -106,7 +106,10 @@ def events_router(engine: Engine, streams: Streams, schemas: EventSchemas, ticke
         )
 
     @router.post(
-        "/stream-tickets", status_code=201, summary="Get a ticket for a stream", responses=problem_docs(413, 422, 503)
+        "/stream-tickets",
+        status_code=201,
+        summary="Get a ticket for a stream",
+        responses=problem_docs(400, 413, 422, 503),
     )
     async def issue_ticket(wish: TicketRequest, request: Request, response: Response, owner: Owner) -> TicketAnswer:
         """A ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""

@@ -1,9 +1,8 @@
-"""What is told of a request in the access log and in traces: its path, without people in it."""
+"""What traces tell of a request: its path, without people in it."""
 
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
@@ -16,7 +15,6 @@ from asyncbg.redact import mask, redact
 
 _PATH_CHARS = "/{}[]@:!$&'()*+,;=-._~"
 _ID = re.compile(r"\d{1,20}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_UVICORN_ARGS = 5
 _MOST_NAMES, _LONGEST_NAME = 20, 100
 
 
@@ -36,23 +34,6 @@ class Paths:
                     path = path.replace(f"/{found[name]}", f"/{_shown(name, found[name], kind)}", 1)
                 break
         return quote(redact(path), safe=_PATH_CHARS, errors="replace")
-
-
-class AccessFilter(logging.Filter):
-    """Rewrites paths in uvicorn's access log. Put it on the logger ``uvicorn.access``."""
-
-    def __init__(self, paths: Paths) -> None:
-        """Show paths as ``paths`` does."""
-        super().__init__()
-        self._paths = paths
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass."""
-        if isinstance(record.args, tuple) and len(record.args) == _UVICORN_ARGS:
-            client, method, path, *rest = record.args
-            raw, _, query = str(path).partition("?")
-            record.args = (client, method, self._paths.shown(unquote(raw)) + _names_of(query), *rest)
-        return True
 
 
 class CleanSpans:
