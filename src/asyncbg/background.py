@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
@@ -30,7 +30,8 @@ from asyncbg.errors import (
 )
 from asyncbg.event import Event, EventFilter, EventType
 from asyncbg.ids import IdGenerator
-from asyncbg.job import JobRecord, JobState, NewJob
+from asyncbg.job import JobRecord, JobState, NewJob, told_of
+from asyncbg.redact import redact
 from asyncbg.retry import RetryPolicy
 from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.executor import Executor, in_thread
@@ -40,6 +41,7 @@ from asyncbg.runner.schedule import SCHEDULE, Cron, Schedules
 from asyncbg.runner.upkeep import every
 from asyncbg.runner.watchdog import BlockageReport, Watchdog
 from asyncbg.runner.worker import Worker
+from asyncbg.seal import Seal, require_readable
 from asyncbg.settings import Settings, load_settings
 from asyncbg.task import Registry, TaskDefinition, TaskOptions, unwrap_partial
 
@@ -117,12 +119,13 @@ class Job:
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the result and return it (as JSON gives it back).
 
-        Raises JobFailedError, JobCancelledError, or JobTimeoutError after ``timeout`` seconds.
+        Raises JobFailedError, JobCancelledError, UnreadableError, or JobTimeoutError after ``timeout`` seconds.
         """
         record = await self._engine.wait(self.id, timeout, through_pause=True)
         self.state = record.state
         match record.state:
             case JobState.SUCCEEDED:
+                require_readable(record.result or "null")
                 return json.loads(record.result or "null")
             case JobState.FAILED if record.error is not None:
                 raise JobFailedError(self.id, record.error.type, record.error.message)
@@ -220,7 +223,7 @@ class Prepared:
     new: NewJob
     job: Job
     definition: TaskDefinition
-    bound: dict[str, Any]
+    bound: dict[str, Any] = field(repr=False)
 
 
 class _Held:
@@ -260,7 +263,7 @@ class Engine:
         self.registry = Registry()
         self.bus = EventBus(buffer=self.settings.stream.buffer)
         self.database = Database(sqlite_path(self.settings.database_url))
-        self.backend: Backend = SQLiteBackend(self.database, clock=self.clock)
+        self.backend: Backend = SQLiteBackend(self.database, clock=self.clock, seal=Seal(self.settings.privacy.keys()))
         self.backend.on_commit = self._committed
         self.schedules = Schedules(self.backend, self._fire, clock=self.clock)
         self._rng = rng or random.Random()  # nosec B311  # noqa: S311 - jitter, not a secret
@@ -675,7 +678,7 @@ class Engine:
             raise JobNotFoundError(job_id)
         running = self._worker.job(job_id) if self._worker is not None else None
         if running is not None and running.progress is not None and record.state is JobState.RUNNING:
-            return replace(record, progress=running.progress)
+            return replace(record, progress=running.shown_progress)
         return record
 
     async def wait(self, job_id: str, timeout_s: float | None = None, *, through_pause: bool = False) -> JobRecord:
@@ -735,12 +738,18 @@ class Engine:
 
         Raises JobNotFoundError, JobStateError.
         """
+        reason = await self._without_people(job_id, reason)
         state = await self.backend.cancel(job_id, reason)
         if state is JobState.RUNNING and self._worker is not None:
             self._worker.cancel(job_id, reason)
         else:
             self._held.drop(job_id)
         return state
+
+    async def _without_people(self, job_id: str, reason: str) -> str:
+        """A reason is told to all who see the job: without its personal arguments, and what looks personal besides."""
+        record = await self.backend.get(job_id) if reason else None
+        return redact(reason) if record is None else told_of(record, reason)
 
     async def retry(self, job_id: str) -> JobState:
         """Queue a final job again; its history stays. Raises JobNotFoundError, JobStateError."""

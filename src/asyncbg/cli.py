@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from asyncbg.cli_jobs import enqueue, events_app, jobs_app
-from asyncbg.cli_store import backup, doctor, purge
+from asyncbg.cli_store import backup, doctor, forget, purge, rekey
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -29,6 +29,7 @@ from asyncbg.errors import (
     UnknownTaskError,
 )
 from asyncbg.log_config import log_config
+from asyncbg.redact import redact
 from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
 from asyncbg.signals import end_children_at_second_signal
 from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, remark, say_json, say_table
@@ -47,6 +48,10 @@ _CODES: Mapping[type[AsyncBGError], ExitCode] = {
 }
 
 
+_QUOTING = (CycloptsError, JobNotFoundError, UnknownTaskError)
+"""Errors that repeat what was given; the others hold words of ours only, examples of addresses among them."""
+
+
 def _version() -> str:
     """The installed distribution's version."""
     try:
@@ -57,7 +62,7 @@ def _version() -> str:
 
 app = App(name="asyncbg", version=_version, help="FastAPI's background tasks, kept, visible and streamed.")
 settings_app = App(name="settings", help="What is set, and where it comes from.")
-for _part in (jobs_app, enqueue, events_app, settings_app, doctor, purge, backup):
+for _part in (jobs_app, enqueue, events_app, settings_app, doctor, purge, forget, rekey, backup):
     app.command(_part)
 
 
@@ -234,6 +239,7 @@ def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
 def _complain(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:
     """One line on stderr."""
     line = " ".join(str(error).split()) or type(error).__name__
+    line = redact(line) if isinstance(error, _QUOTING) else line
     remark(f"{line}{hint}")
     return code
 

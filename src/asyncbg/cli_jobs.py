@@ -17,8 +17,8 @@ from asyncbg.background import CallOptions
 from asyncbg.clock import SystemClock, rfc3339
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
 from asyncbg.event import Event, EventFilter, EventType
-from asyncbg.job import JobRecord, JobState
-from asyncbg.redact import redact, redact_json
+from asyncbg.job import JobRecord, JobState, told_of
+from asyncbg.redact import redact_json
 from asyncbg.settings import load_settings
 from asyncbg.store import database_file, open_store, processes_at
 from asyncbg.terminal import (
@@ -224,7 +224,7 @@ def cancel(
 
     async def stop() -> JobRecord:
         async with _opened(profile) as store:
-            await store.cancel(job_id, redact(reason))
+            await store.cancel(job_id, told_of(await _get(store, job_id), reason))
             return await _get(store, job_id)
 
     record = asyncio.run(stop())

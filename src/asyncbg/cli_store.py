@@ -1,7 +1,8 @@
-"""The commands on the store as a whole: ``doctor``, ``purge`` and ``backup``."""
+"""The commands on the store as a whole: ``doctor``, ``purge``, ``forget``, ``rekey`` and ``backup``."""
 
 import asyncio
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,14 @@ from cyclopts import Parameter
 from asyncbg.backup import back_up
 from asyncbg.clock import SystemClock
 from asyncbg.doctor import Status, diagnose
+from asyncbg.forget import Address, AddressError, Erasure
+from asyncbg.forget import forget as erase_person
+from asyncbg.redact import use_pseudonym_key
+from asyncbg.rekey import Rekeyed
+from asyncbg.rekey import rekey as encrypt_anew
 from asyncbg.settings import Settings, load_settings
-from asyncbg.store import existing_file, open_store
-from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, overrides, say, say_json, say_table
+from asyncbg.store import empty_log, existing_file, open_store
+from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, overrides, remark, say, say_json, say_table
 
 _SLICE = 500
 _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw])", re.ASCII)
@@ -67,6 +73,91 @@ def _age_s(text: str) -> float:
     if found is None:
         raise UsageError("--older-than should be a number and a unit: 90s, 30m, 12h, 7d or 2w")
     return float(found[1]) * _UNIT_S[found[2]]
+
+
+def forget(
+    email: Annotated[
+        str,
+        Parameter(allow_leading_hyphen=True, help="The person's e-mail address; - reads it from the standard input."),
+    ],
+    /,
+    *,
+    wait: Annotated[float, Parameter(help="Seconds that running jobs of the person, and readers, get to end.")] = 10.0,
+    as_json: AsJson = False,
+    profile: Profile = None,
+) -> int:
+    """Erase a person from jobs, events, activity, imports and files; the jobs that wait are cancelled.
+
+    Works beside a running service. Exit code 1 where something remains: what, and what to do, is told.
+    """
+    settings = load_settings(**overrides(profile))
+    if settings.privacy.pseudonym_key:
+        use_pseudonym_key(settings.privacy.pseudonym_key.get_secret_value().encode())
+    try:
+        address = Address(sys.stdin.readline() if email == "-" else email)
+    except AddressError as error:
+        raise UsageError(str(error)) from None
+    done = asyncio.run(_forget(settings, address, wait))
+    if as_json:
+        say_json(done.as_dict())
+    else:
+        _say_erasure(done)
+    return ExitCode.DONE if done.is_complete else ExitCode.FAILED
+
+
+async def _forget(settings: Settings, address: Address, wait_s: float) -> Erasure:
+    path = existing_file(settings)
+    async with open_store(settings) as store:
+        return await erase_person(store, path, settings.data_dir, address, wait_s=wait_s)
+
+
+def _say_erasure(done: Erasure) -> None:
+    say_table(
+        ("erased", ""),
+        [
+            ("jobs", f"{done.jobs}, of them {done.cancelled} cancelled"), ("events", str(done.events)),
+            ("activity", str(done.activity)), ("imports", str(done.imports)),
+            ("notification log", f"{done.log_lines} lines"), ("files", str(done.files)),
+            ("checked", f"{done.checked.bytes} bytes of {done.checked.files} files"),
+        ],
+    )  # fmt: skip
+    for job_id in done.running:
+        remark(f"job {job_id} is of this person and goes on; run this again when it has ended")
+    for job_id in done.unreadable:
+        remark(f"job {job_id} cannot be decrypted, so nobody knows whose it is; add its key, then run this again")
+    for place, many in done.elsewhere.items():
+        remark(f"{place} is not ours and names the person in {many} places; erase it there yourself")
+    if not done.is_log_empty:
+        remark("the write-ahead log was not emptied: a reader is in the way (asyncbg doctor names it), or the service "
+               "is older than this command; then run this again")  # fmt: skip
+    for file, many in done.checked.found.items():
+        remark(f"{file} still holds the address in {many} places")
+    if done.is_complete:
+        say(f"{done.person} is forgotten; backups made before still know the person")
+
+
+def rekey(*, as_json: AsJson = False, profile: Profile = None) -> int:
+    """Encrypt all stored arguments and results under the first of the encryption keys.
+
+    Run it after a key was put before the others, or after the first key was set. Works beside a running service.
+    """
+    settings = load_settings(**overrides(profile))
+    done, is_log_empty = asyncio.run(_rekey(settings))
+    if as_json:
+        say_json({"rekeyed": done.jobs, "unreadable": done.unreadable, "is_log_empty": is_log_empty})
+    else:
+        say(f"{done.jobs} {'job' if done.jobs == 1 else 'jobs'} encrypted anew")
+    if done.unreadable:
+        remark(f"{done.unreadable} jobs cannot be read with any of the keys; add the missing key, then run this again")
+    if not is_log_empty:
+        remark("the write-ahead log was not emptied: it may hold earlier values; run this again")
+    return ExitCode.FAILED if done.unreadable or not is_log_empty else ExitCode.DONE
+
+
+async def _rekey(settings: Settings) -> tuple[Rekeyed, bool]:
+    path = existing_file(settings)
+    async with open_store(settings) as store:
+        return await encrypt_anew(store), await asyncio.to_thread(empty_log, path)
 
 
 def backup(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar, cast, get_type_hints
 
@@ -18,6 +19,7 @@ from asyncbg.errors import NotRunningError
 from asyncbg.event import dump
 from asyncbg.event_model import RESERVED_PREFIXES, EventModel
 from asyncbg.job import Lease, ProgressValue
+from asyncbg.personal import StandIns
 
 T = TypeVar("T")
 _NOTHING = (0, None, "", "")
@@ -90,7 +92,10 @@ class Cancellation:
 class CurrentJob:
     """The job that is running here. Get it with :func:`current_job`."""
 
-    __slots__ = ("_lease", "_loop", "_reporter", "_thread", "_told", "cancelled", "changed", "now_ms", "reported_s")
+    __slots__ = (
+        "_lease", "_loop", "_reporter", "_stand_ins", "_thread", "_told", "cancelled", "changed", "now_ms",
+        "reported_s",
+    )  # fmt: skip
 
     def __init__(self, lease: Lease, reporter: Reporter, now_ms: Callable[[], int]) -> None:
         """Bind a claimed job to the runner that runs it."""
@@ -99,6 +104,7 @@ class CurrentJob:
         self._reporter = reporter
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
+        self._stand_ins = StandIns({}, {})
         self._told: tuple[float, float | None, str, str] | None = None
         self.changed = False
         self.reported_s = 0.0
@@ -148,18 +154,39 @@ class CurrentJob:
     async def publish(self, event: str | EventModel, data: Mapping[str, Any] | None = None) -> None:
         """Store an event of the task's own and publish it once it is on disk: a class' instance, or a name and data.
 
-        ``data`` must have a JSON form and should hold no personal data: streams and logs carry it as it is.
+        ``data`` must have a JSON form. What the class marks as personal is stored and sent as a pseudonym, and so are
+        this job's own personal arguments, wherever a text repeats them; what looks personal besides is redacted.
         Names beginning with ``job.``, ``stream.`` or ``loop.`` are the engine's: ValueError.
         """
         if not isinstance(event, EventModel):
-            name, told = event, dict(data or {})
+            name, told = event, self.clean_json(dict(data or {}))
         elif data is None:
-            name, told = event.event_type, event.model_dump(mode="json")
+            name, told = event.event_type, event.masked(self.clean_json)
         else:
             raise TypeError(f"{type(event).__name__} holds its data itself; give none beside it")
         if name.startswith(RESERVED_PREFIXES) or not name.replace(".", "").replace("_", "").isalnum():
             raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
         await self._reporter.publish(self, name, dump(told))
+
+    def conceal(self, stand_ins: StandIns) -> None:
+        """Take note of the job's personal values: what it says of itself is told without them. Called by the runner."""
+        self._stand_ins = stand_ins
+
+    def clean(self, text: str) -> str:
+        """``text`` with this job's personal values as pseudonyms, and what looks personal or secret redacted."""
+        return self._stand_ins.clean(text)
+
+    def clean_json(self, value: Any) -> Any:
+        """A JSON value with every text in it cleaned."""
+        return self._stand_ins.clean_json(value)
+
+    @property
+    def shown_progress(self) -> ProgressValue | None:
+        """The progress as others may see it."""
+        old = self.progress
+        if old is None or not (old.message or old.unit):
+            return old
+        return replace(old, message=self.clean(str(old.message)), unit=self.clean(str(old.unit)))
 
     @property
     def progress(self) -> ProgressValue | None:
@@ -328,7 +355,8 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
         parameters=[
             parameter.replace(annotation=_evaluated(parameter.annotation, scope))
             for parameter in signature.parameters.values()
-        ]
+        ],
+        return_annotation=_evaluated(signature.return_annotation, scope),
     )
 
 

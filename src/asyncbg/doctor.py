@@ -19,6 +19,7 @@ from asyncbg.clock import Clock, SystemClock, rfc3339
 from asyncbg.database import OLDEST_SQLITE
 from asyncbg.errors import SettingsError
 from asyncbg.log_limit import MOST_BYTES, WANTED_BYTES
+from asyncbg.seal import Seal
 from asyncbg.settings import Settings, SmtpSettings, load_settings
 from asyncbg.store import database_file
 
@@ -93,7 +94,7 @@ async def diagnose(overrides: Mapping[str, Any] | None = None, *, clock: Clock |
         check_data_dir_access(settings.data_dir),
         check_disk(path),
         check_log(path),
-        *check_content(path, held, clock),
+        *check_content(path, held, clock, settings.privacy.keys()),
         check_loops(place.notes()),
         await check_smtp(settings.smtp),
     ]
@@ -244,8 +245,8 @@ def check_loops(notes: Mapping[str, str]) -> Finding:
 # What is stored
 
 
-def check_content(path: Path, held: Sequence[str], clock: Clock) -> list[Finding]:
-    """Schema, jobs and clock, as the database tells."""
+def check_content(path: Path, held: Sequence[str], clock: Clock, keys: Sequence[bytes] = ()) -> list[Finding]:
+    """Schema, jobs, encryption and clock, as the database tells."""
     if not path.is_file() or not path.stat().st_size:
         return [well("schema", "no tables yet"), well("jobs", "none yet"), check_clock(clock)]
     try:
@@ -254,7 +255,8 @@ def check_content(path: Path, held: Sequence[str], clock: Clock) -> list[Finding
             if schema.status is not Status.OK:
                 return [schema, check_clock(clock)]
             newest = connection.execute(SQL["newest"]).fetchone()
-            return [schema, check_jobs(connection, held, clock), check_clock(clock, newest[0] if newest else 0)]
+            jobs, sealed = check_jobs(connection, held, clock), check_encryption(connection, keys)
+            return [schema, jobs, sealed, check_clock(clock, newest[0] if newest else 0)]
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         remedy = "see whether it is asyncbg's database; restore it from a backup where it is damaged"
@@ -294,6 +296,23 @@ def check_jobs(connection: sqlite3.Connection, held: Sequence[str], clock: Clock
     if bad:
         return warn("jobs", "; ".join(finding for finding, _ in bad), "; ".join(remedy for _, remedy in bad))
     return well("jobs", "none lost, none poisonous")
+
+
+def check_encryption(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Finding:
+    """Whether every encrypted value can be read with one of the keys."""
+    try:
+        known = Seal(keys).key_ids
+    except SettingsError as error:
+        return fail("encryption", str(error), "install it as it says")
+    used = dict(connection.execute(SQL["sealed"]).fetchall())
+    missing = sorted(used.keys() - set(known))
+    if missing:
+        many = sum(used[key] for key in missing)
+        finding = f"{many} values are encrypted with keys that are not set: {', '.join(missing)} (their ids)"
+        return fail("encryption", finding, "add the keys to ASYNCBG_PRIVACY__ENCRYPTION_KEYS")
+    if used.keys() - set(known[:1]):
+        return warn("encryption", "some values are encrypted with a key that is not the first", "run `asyncbg rekey`")
+    return well("encryption", f"on, with the key of id {known[0]}" if known else "off")
 
 
 _OVERDUE_BUSY = "raise ASYNCBG_RUNNER__CONCURRENCY, or see what blocks the tasks"

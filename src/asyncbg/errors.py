@@ -19,6 +19,7 @@
     │   ├── JobFailedError       waited for a result; the job failed
     │   ├── JobCancelledError    waited for a result; the job was cancelled
     │   └── JobTimeoutError      waited for a result; it did not come in time
+    ├── UnreadableError          an encrypted value cannot be decrypted: its key is missing, or it was changed
     ├── IdempotencyError         the key was used with another body
     ├── TransactionError         the caller's own transaction cannot carry the job
     └── FinalError               raised inside a task: fail now, do not retry
@@ -166,6 +167,10 @@ class IdempotencyError(AsyncBGError):
         """Name the key."""
         super().__init__(f"idempotency key {key!r} was used before with another request; use a new key")
         self.key = key
+
+
+class UnreadableError(AsyncBGError):
+    """An encrypted value cannot be decrypted: its key is not in the ring, or it is not what was stored here."""
 
 
 class TransactionError(AsyncBGError, ValueError):

@@ -6,16 +6,22 @@ is asked on its way.
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_jsonable_python
+
+from asyncbg.personal import Mark, mark_of, masked
+from asyncbg.redact import redact_json
 
 RESERVED_PREFIXES = ("job.", "stream.", "loop.")
 """How the names of events begin that no task publishes."""
 
+_EXAMPLE = "[{}:6f1d20a3]"
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+")
 
 
@@ -36,9 +42,16 @@ class Storage(StrEnum):
     NONE = "none"
 
 
-def _leave_open(schema: dict[str, Any]) -> None:
-    """A later version may tell more, so whoever reads must take members it does not know."""
+def _as_sent(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """A marked field is a pseudonym, so text. A later version may tell more: readers take what they do not know."""
     schema.pop("additionalProperties", None)
+    for name, mark in _marks_of(model).items():
+        field = schema.get("properties", {}).get(name)
+        if field is not None and isinstance(mark, str):
+            told = {key: field[key] for key in ("title", "description") if key in field}
+            is_optional = any(one.get("type") == "null" for one in field.get("anyOf", ()))
+            kind = ["string", "null"] if is_optional else "string"
+            schema["properties"][name] = {**told, "type": kind, "examples": [_EXAMPLE.format(mark)]}
 
 
 class EventModel(BaseModel):
@@ -54,15 +67,26 @@ class EventModel(BaseModel):
 
         await current_job().publish(OrderShipped(order=7))
 
-    The first of each field's ``examples`` is shown in the documents. Streams and logs carry the data as it is: it
-    should hold nothing personal.
+    The first of each field's ``examples`` is shown in the documents. A field that is marked, such as
+    ``to: Annotated[str, Personal("email")]``, is stored and sent as a pseudonym.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, json_schema_extra=_leave_open)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, json_schema_extra=_as_sent)
 
     event_type: ClassVar[str] = ""
     event_publisher: ClassVar[Publisher] = Publisher.TASK
     event_storage: ClassVar[Storage] = Storage.ALL
+
+    def masked(self, clean: Callable[[Any], Any] = redact_json) -> dict[str, Any]:
+        """The data as it is stored and sent: marked fields as pseudonyms; ``clean`` is what becomes of the others."""
+        return dict(masked(self.model_dump(mode="json"), _marks_of(type(self)), clean))
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """For ``repr``, which logs and tracebacks use: marked fields as pseudonyms."""
+        marks = _marks_of(type(self))
+        for name, value in super().__repr_args__():
+            mark = marks.get(name or "")
+            yield name, value if mark is None else masked(to_jsonable_python(value), mark)
 
 
 def meaning_of(model: type[EventModel]) -> str:
@@ -74,11 +98,20 @@ def example_of(model: type[BaseModel]) -> dict[str, Any]:
     """What ``model`` looks like: of each field the first of its examples, or its default where it has one."""
     shown: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        if field.examples:
+        if isinstance(mark := _marks_of(model).get(name), str):
+            shown[name] = _EXAMPLE.format(mark)
+        elif field.examples:
             shown[name] = field.examples[0]
         elif not field.is_required():
             shown[name] = field.get_default(call_default_factory=True, validated_data={})
     return shown
+
+
+@lru_cache(maxsize=1024)
+def _marks_of(model: type[BaseModel]) -> Mapping[str, Mark]:
+    """What of a class of events is personal, by field."""
+    mark = mark_of(model)
+    return {} if mark is None or isinstance(mark, str) else mark
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,13 @@
 """What a job is: its record, its states and the one table of moves between them."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+from asyncbg.personal import Mark, StandIns
 
 
 class JobState(StrEnum):
@@ -65,6 +68,10 @@ class NewJob(NamedTuple):
     unique_key: str | None = None
     absolute: int = 0
 
+    def __repr__(self) -> str:
+        """The id and the task; never arguments."""
+        return f"<NewJob {self.id} {self.task}>"
+
 
 class Lease(NamedTuple):
     """A claimed job: what one attempt needs, and the token that every later write of it names."""
@@ -86,6 +93,10 @@ class Lease(NamedTuple):
     args: str
     created_at_ms: int
     token: int
+
+    def __repr__(self) -> str:
+        """The id, the task and the attempt; never arguments."""
+        return f"<Lease {self.id} {self.task} attempt {self.attempt}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +151,17 @@ class JobRecord:
     run_at_ms: int
     started_at_ms: int | None
     finished_at_ms: int | None
-    args: str
-    personal: Mapping[str, str] = field(default_factory=dict)
+    args: str = field(repr=False)
+    personal: Mapping[str, Mark] = field(default_factory=dict)
     progress: ProgressValue | None = None
-    result: str | None = None
+    result: str | None = field(default=None, repr=False)
     error: JobError | None = None
     cancel_reason: str | None = None
+
+
+def told_of(record: JobRecord, text: str) -> str:
+    """A text about a job as others may see it: without the job's personal arguments, and what looks personal."""
+    return StandIns(json.loads(record.args), record.personal).clean(text)
 
 
 # Outcomes: what one attempt ended in. Small values; the executor makes them, the store writes them.
@@ -155,7 +171,7 @@ class JobRecord:
 class Done:
     """The coroutine returned; ``result`` is its JSON text."""
 
-    result: str
+    result: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Keeps the write-ahead log of a database short, whatever its readers do."""
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -16,6 +17,11 @@ _PAUSE_S = 0.25
 _PATIENCE_MS = 50
 
 
+def request_file(database: str) -> str:
+    """The file that asks the process whose database it is to empty the log; it goes when that is done."""
+    return f"{database}-shorten"
+
+
 class LogLimit:
     """Watches the log of one database file; belongs to the thread of its writer.
 
@@ -27,12 +33,16 @@ class LogLimit:
     def __init__(self, database: str | None, *, checkpoints: bool, busy_timeout_ms: int) -> None:
         """Watch ``<database>-wal``; None (in memory) has none. Without ``checkpoints`` the log is only measured."""
         self._path = None if database is None else f"{database}-wal"
+        self._request = None if database is None else request_file(database)
         self._checkpoints = checkpoints
         self._busy_timeout_ms = busy_timeout_ms
-        self._next_try_s = 0.0
+        self._next_try_s = self._next_look_s = 0.0
 
     def check(self, connection: sqlite3.Connection) -> None:
         """Make room if there is too little; call it before a transaction. Raises OutageError where there is none."""
+        if self._checkpoints and self._request is not None and time.monotonic() >= self._next_look_s:
+            self._next_look_s = time.monotonic() + _PAUSE_S
+            self._heed(connection, self._request)
         size = self._size()
         if size <= WANTED_BYTES:
             return
@@ -45,11 +55,17 @@ class LogLimit:
                 "end that reader (asyncbg doctor names it)"
             )
 
-    def _shorten(self, connection: sqlite3.Connection) -> None:
+    def _heed(self, connection: sqlite3.Connection, request: str) -> None:
+        """Somebody asks for an empty log, since what was erased is to be gone from it too: only we may do it."""
+        if os.path.exists(request) and self._shorten(connection):  # noqa: PTH110 - four times a second
+            with contextlib.suppress(OSError):
+                os.unlink(request)  # noqa: PTH108
+
+    def _shorten(self, connection: sqlite3.Connection) -> bool:
         """Bring all of the log into the database and empty it; a reader in the way is waited for, but not long."""
         connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")  # nosemgrep: no-sql-from-text
         try:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         finally:
             connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms}")  # nosemgrep: no-sql-from-text
             self._next_try_s = time.monotonic() + _PAUSE_S

@@ -19,6 +19,7 @@ from asyncbg.api.event_schema import share_event_schemas
 from asyncbg.api.headers import ServiceApp
 from asyncbg.api.problems import install_problems
 from asyncbg.api.security_txt import security_txt_router
+from asyncbg.api.spans import CleanSpans, Paths
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.redact import RedactingFilter, use_pseudonym_key
@@ -86,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         license_info={"name": "MIT", "identifier": "MIT"},
     )
+    app.add_middleware(CleanSpans, paths=Paths((service.bg.router, *service.routers)))
     install_problems(app)
     install_docs(app)
     app.include_router(security_txt_router(settings.server.security_contact, clock=service.bg.clock))

@@ -35,6 +35,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from asyncbg.errors import SettingsError
+from asyncbg.seal import read_key
 
 _PREFIX = "ASYNCBG_"
 _DELIMITER = "__"
@@ -119,6 +120,13 @@ def _distinct(keys: "tuple[ApiKey, ...]") -> "tuple[ApiKey, ...]":
     """No two keys of the same name: a name is an owner."""
     if len({key.name for key in keys}) != len(keys):
         raise ValueError("has two keys of the same name; give each its own")
+    return keys
+
+
+def _ring(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    """Every key is one, and none stands twice."""
+    if len({read_key(key.get_secret_value()) for key in keys}) != len(keys):
+        raise ValueError("has a key twice; give each once, the one that encrypts first")
     return keys
 
 
@@ -248,6 +256,13 @@ class PrivacySettings(_Section):
 
     mask: bool = Field(default=True, description="show marked fields as pseudonyms")
     pseudonym_key: Secret | None = Field(default=None, description="keeps pseudonyms the same across processes")
+    encryption_keys: Annotated[tuple[Secret, ...], BeforeValidator(_listed), AfterValidator(_ring)] = Field(
+        default=(), description="32 bytes each, base64 or hex: the first encrypts what is stored, every one decrypts it"
+    )
+
+    def keys(self) -> tuple[bytes, ...]:
+        """The encryption keys themselves."""
+        return tuple(read_key(key.get_secret_value()) for key in self.encryption_keys)
 
 
 class DemoSettings(_Section):

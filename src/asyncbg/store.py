@@ -1,16 +1,22 @@
 """The store, opened beside whoever runs its jobs: to look, to submit and to steer, never to run anything."""
 
+import sqlite3
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from asyncbg.backends.place import Place
 from asyncbg.backends.sqlite import SQLiteBackend
 from asyncbg.background import sqlite_path
-from asyncbg.database import MEMORY, Database
+from asyncbg.database import MEMORY, Database, translate
 from asyncbg.errors import DatabaseError, SettingsError
+from asyncbg.log_limit import request_file
 from asyncbg.redact import use_pseudonym_key
+from asyncbg.seal import Seal
 from asyncbg.settings import Settings
+
+_LOG_S, _LOOK_S = 30.0, 0.05
 
 
 def database_file(settings: Settings) -> Path:
@@ -39,12 +45,42 @@ async def open_store(settings: Settings, *, create: bool = False) -> AsyncIterat
         use_pseudonym_key(settings.privacy.pseudonym_key.get_secret_value().encode())
     path = database_file(settings)
     shown = str(path) if create or path.exists() else MEMORY
-    backend = SQLiteBackend(Database(shown, readers=1, checkpoints=False))
+    seal = Seal(settings.privacy.keys())
+    backend = SQLiteBackend(Database(shown, readers=1, checkpoints=False), seal=seal)
     await backend.attach()
     try:
         yield backend
     finally:
         await backend.close()
+
+
+def empty_log(path: Path, *, wait_s: float = _LOG_S) -> bool:
+    """Blocking: bring the whole write-ahead log into the database and empty it, so that what was erased is in neither.
+
+    A process that runs the jobs does it when asked (a second connection that checkpoints beside a writer may damage
+    the log on SQLite before 3.51.3); where there is none, it is done here. False: a reader was in the way all the time,
+    or the process did not answer.
+    """
+    request = Path(request_file(str(path)))
+    request.touch(mode=0o600)
+    deadline_s = time.monotonic() + wait_s
+    while request.exists():
+        if not processes_at(path) and _empty(path):
+            request.unlink(missing_ok=True)
+        elif time.monotonic() >= deadline_s:
+            request.unlink(missing_ok=True)
+            return False
+        else:
+            time.sleep(_LOOK_S)
+    return True
+
+
+def _empty(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
+            return not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error as error:
+        raise translate(error) from error
 
 
 def processes_at(path: Path) -> int:

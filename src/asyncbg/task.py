@@ -17,7 +17,9 @@ from typing_extensions import TypedDict
 
 from asyncbg.context import Dependencies, Progress, signature_of
 from asyncbg.errors import ArgumentsError, DuplicateTaskError, ErrorItem, UnknownTaskError
-from asyncbg.redact import Personal, personal_fields
+from asyncbg.invalid import clean_error
+from asyncbg.personal import EVERY, RESULT, Mark, mark_of
+from asyncbg.redact import Personal
 from asyncbg.retry import RetryPolicy
 
 logger = logging.getLogger("asyncbg")
@@ -70,7 +72,9 @@ class Arguments:
         self._fields: dict[str, Any] = {}
         for parameter in signature.parameters.values():
             self._add(parameter)
-        self.personal = json.dumps(dict(personal_fields({p.name: p.annotation for p in signature.parameters.values()})))
+        self.marks = _marks(signature)
+        """What of the arguments is personal, by parameter; what of the result is, under ``return``."""
+        self.personal = json.dumps(self.marks)
         self._adapter = _adapter(self._fields)
         self._validate_python = self._adapter.validator.validate_python
         self._validate_json = self._adapter.validator.validate_json
@@ -329,6 +333,23 @@ def _loaded_function(name: str) -> Callable[..., Any] | None:
     return found if callable(found) and same else None
 
 
+def _marks(signature: inspect.Signature) -> dict[str, Mark]:
+    """What a function's annotations mark as personal; ``*args`` and ``**kwargs`` are marked item by item."""
+    marks: dict[str, Mark] = {}
+    for name, parameter in signature.parameters.items():
+        mark = mark_of(parameter.annotation)
+        if mark is None:
+            continue
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            marks[_EXTRA_POSITIONAL] = {EVERY: mark}
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            marks[_EXTRA_KEYWORD] = {EVERY: mark}
+        else:
+            marks[name] = mark
+    result = mark_of(signature.return_annotation)
+    return marks if result is None else {**marks, RESULT: result}
+
+
 def _adapter(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
     """The validator of an object with these fields; a field pydantic knows nothing of takes anything."""
     try:
@@ -361,8 +382,7 @@ def _is_plain(hint: Any) -> bool:
 
 
 def _items(error: pydantic.ValidationError) -> list[ErrorItem]:
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [{"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]} for item in found]
+    return [clean_error(item) for item in error.errors(include_url=False, include_context=False)]
 
 
 def _item(name: str, msg: str, error_type: str) -> ErrorItem:

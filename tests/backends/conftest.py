@@ -15,6 +15,7 @@ from asyncbg.database import MEMORY, Database
 from asyncbg.event import Event, EventFilter
 from asyncbg.ids import IdGenerator
 from asyncbg.job import Done, JobRecord, JobState, Lease, NewJob, Outcome
+from asyncbg.seal import KEY_BYTES, Seal
 
 LEASE_S = 30.0
 
@@ -110,7 +111,12 @@ def sqlite_memory(_: Path) -> Opener:
     return lambda clock: SQLiteBackend(Database(MEMORY), clock=clock)
 
 
-BACKENDS = [sqlite_file, sqlite_memory]
+def sqlite_sealed(directory: Path) -> Opener:
+    """SQLite in a file that holds arguments and results as ciphertext."""
+    return lambda clock: SQLiteBackend(Database(str(directory / "jobs.db")), clock=clock, seal=Seal([b"k" * KEY_BYTES]))
+
+
+BACKENDS = [sqlite_file, sqlite_memory, sqlite_sealed]
 SHARED_BACKENDS = [sqlite_file]
 
 

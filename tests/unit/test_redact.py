@@ -3,13 +3,13 @@
 import logging
 import sys
 import time
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.redact import Personal, RedactingFilter, mask, personal_fields, pseudonym, redact, use_pseudonym_key
+from asyncbg.redact import RedactingFilter, mask, pseudonym, redact, use_pseudonym_key
 
 
 def test_a_pseudonym_is_stable_and_names_its_kind() -> None:
@@ -42,20 +42,6 @@ def test_an_empty_pseudonym_key_is_refused() -> None:
 def test_secrets_and_cards_get_no_pseudonym(kind: str, shown: str) -> None:
     """Nothing at all is told of a secret or a card number."""
     assert mask("hunter2", kind) == shown
-
-
-def test_the_marker_works_as_a_class_and_as_an_instance() -> None:
-    """``Personal`` and ``Personal("email")`` both mark, also inside unions and containers."""
-    annotations = {
-        "name": Annotated[str, Personal],
-        "email": Annotated[str, Personal("email")],
-        "other": Annotated[str, Personal("email")] | None,
-        "many": list[Annotated[str, Personal("phone")]],
-        "count": int,
-        "plain": Annotated[int, "a note"],
-    }
-
-    assert personal_fields(annotations) == {"name": "personal", "email": "email", "other": "email", "many": "phone"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from asyncbg.api.problems import problem_docs
 from asyncbg.errors import ErrorItem
+from asyncbg.redact import Personal
 
 MAX_TEXT_BYTES = 1024 * 1024
 MAX_TEXT_BODY_BYTES = 8 * MAX_TEXT_BYTES
@@ -63,7 +64,7 @@ UrlText = Annotated[str, StringConstraints(min_length=1, max_length=2_048), Afte
 UserNumber = Annotated[int, Field(ge=1, le=2**63 - 1)]
 UserId = Annotated[UserNumber, Path(description="who it is about, a number", examples=[7])]
 Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the page before")]
-TaskName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9._-]{1,64}$")]
+TaskName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9._-]{1,64}$"), Personal("task")]
 TaskId = Annotated[TaskName, Path(description="a name you choose for the task", examples=["report-1"])]
 
 

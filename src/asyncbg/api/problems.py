@@ -35,6 +35,7 @@ from asyncbg.errors import (
     QuotaError,
     UnknownTaskError,
 )
+from asyncbg.invalid import clean_error
 from asyncbg.redact import redact
 from asyncbg.services.page import BadCursorError
 
@@ -48,17 +49,7 @@ _log = logging.getLogger(__name__)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _DATABASE_RETRY_AFTER_S = 1.0
 _MOST_ERRORS = 100
-# What a name in a location may be: a word of ours, a slip of one, or a branch of a union such as list[str].
-_NAME = re.compile(r"[A-Za-z_][\w.,$()\[\]-]{0,99}", re.ASCII)
 _PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# What pydantic says of these types quotes the input after the comma; the sentence before it says enough.
-_QUOTES_INPUT = re.compile(r"(?:date|time|datetime|date_from_datetime|datetime_from_date|time_delta|uuid|url)_parsing")
-_FREE_TEXT = frozenset({"value_error", "assertion_error"})
-_BLAND = {
-    "union_tag_invalid": "Input is of no known kind",
-    "json_invalid": "Input should be valid JSON",
-    "url_syntax_violation": "Input should be a valid URL",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,29 +201,9 @@ async def _answer_unlogged(request: Request, error: Exception) -> Response:
 
 
 def _invalid(kind: str, title: str, errors: Sequence[Mapping[str, Any]]) -> Problem:
-    items = [_clean(item) for item in errors[:_MOST_ERRORS]]
+    items = [clean_error(item) for item in errors[:_MOST_ERRORS]]
     detail = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'request'}: {item['msg']}" for item in items[:3])
     return Problem(status=422, kind=kind, title=title, detail=detail, errors=items)
-
-
-def _clean(item: Mapping[str, Any]) -> ErrorItem:
-    """One thing that is wrong, without the input, its context, or a message that quotes it."""
-    kind, msg, given = str(item["type"]), str(item["msg"]), item.get("input")
-    if kind in _BLAND:
-        msg = _BLAND[kind]
-    elif _QUOTES_INPUT.fullmatch(kind):
-        msg = msg.partition(",")[0]
-    elif "is not a valid email address" in msg:
-        msg = "value is not a valid email address"
-    elif kind in _FREE_TEXT and isinstance(given, str) and given.strip() and given.strip() in msg:
-        msg = "Input is not valid"
-    loc = [part if isinstance(part, int) else _name(str(part)) for part in item["loc"]]
-    return ErrorItem(loc=loc, msg=redact(msg), type=kind)
-
-
-def _name(part: str) -> str:
-    """A name in a location. One that is no name is a caller's text, such as the key of a field there is not."""
-    return redact(part) if _NAME.fullmatch(part) else "?"
 
 
 _PLAIN_DETAILS = {

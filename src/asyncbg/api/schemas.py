@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
 from fastapi import Request, Response
@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from asyncbg.clock import rfc3339
 from asyncbg.job import JobRecord, JobState, ProgressValue
-from asyncbg.redact import mask, redact_json
+from asyncbg.personal import masked_arguments, masked_result
+from asyncbg.redact import redact
 
 EXAMPLE_ID = "019ab3f0-5a1e-7000-8000-3f1c0de5a7b2"
 _CURSOR_MARK = "n"
@@ -51,7 +52,7 @@ class JobLinks(BaseModel):
 
 
 class JobOut(BaseModel):
-    """One job. Times are RFC 3339 in UTC; personal arguments are shown as pseudonyms."""
+    """One job. Times are RFC 3339 in UTC; what is personal of its arguments and result is shown as pseudonyms."""
 
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(examples=[_example(JobOut)]))
 
@@ -71,7 +72,7 @@ class JobOut(BaseModel):
     started_at: str | None
     finished_at: str | None
     progress: ProgressOut | None
-    result: Any = Field(description="what the task returned; null until it succeeded")
+    result: Any = Field(description="what the task returned, personal parts as pseudonyms; null until it succeeded")
     error: JobErrorOut | None
     args: dict[str, Any]
     links: JobLinks
@@ -221,7 +222,7 @@ def _shown(record: JobRecord, prefix: str) -> dict[str, Any]:
         "owner": record.owner,
         "priority": record.priority,
         "batch": record.batch,
-        "tags": list(record.tags),
+        "tags": [redact(tag) for tag in record.tags],
         "durable": record.durable,
         "attempt": record.attempt,
         "max_attempts": record.max_attempts,
@@ -230,9 +231,9 @@ def _shown(record: JobRecord, prefix: str) -> dict[str, Any]:
         "started_at": _time(record.started_at_ms),
         "finished_at": _time(record.finished_at_ms),
         "progress": ProgressOut(**record.progress.as_dict()) if record.progress else None,
-        "result": json.loads(record.result) if record.result else None,
+        "result": masked_result(json.loads(record.result), record.personal) if record.result else None,
         "error": JobErrorOut(**record.error.as_dict()) if record.error else None,
-        "args": _masked(json.loads(record.args), record.personal),
+        "args": masked_arguments(json.loads(record.args), record.personal),
         "links": JobLinks(self=url, events=f"{url}/events", cancel=f"{url}/cancel", retry=f"{url}/retry"),
     }
 
@@ -244,14 +245,6 @@ def _accepted_job(job: JobLike, state: JobState, prefix: str) -> AcceptedJob:
 
 def _time(ms: int | None) -> str | None:
     return None if ms is None else rfc3339(ms)
-
-
-def _masked(args: Mapping[str, Any], personal: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments: marked ones as pseudonyms, what looks personal in the others redacted."""
-    return {
-        name: mask(value, personal[name]) if name in personal and value is not None else redact_json(value)
-        for name, value in args.items()
-    }
 
 
 _EXAMPLE = JobRecord(

@@ -12,6 +12,14 @@ import aiosqlite
 from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement
 from asyncbg.backends.joined import join
 from asyncbg.backends.place import Place
+from asyncbg.backends.sealed import (
+    digested_job,
+    opened,
+    opened_lease,
+    sealed_job,
+    sealed_settlement,
+    use_lookup,
+)
 from asyncbg.backends.sql import load_script, load_statements
 from asyncbg.backends.sqlite_read import conditions, find_events, find_record, find_records
 from asyncbg.clock import Clock, SystemClock
@@ -31,6 +39,7 @@ from asyncbg.job import (
     Released,
     Retry,
 )
+from asyncbg.seal import Seal
 
 SQL = load_statements("sqlite.sql")
 MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3))
@@ -86,10 +95,11 @@ class _Log:
 class SQLiteBackend:
     """Jobs and events in one SQLite database, shared by any number of processes of one machine."""
 
-    def __init__(self, database: Database, *, clock: Clock | None = None) -> None:
-        """Use ``database``, which is opened and closed with the backend."""
+    def __init__(self, database: Database, *, clock: Clock | None = None, seal: Seal | None = None) -> None:
+        """Use ``database``, which is opened and closed with the backend; ``seal`` encrypts what is stored in it."""
         self.database = database
         self.clock = clock or SystemClock()
+        self.seal = seal or Seal()
         self.epoch = ""
         self._wall_offset_ms = 0
         self.on_commit: Callable[[Sequence[Event]], None] = lambda events: None
@@ -108,6 +118,7 @@ class SQLiteBackend:
             await self.database.migrate("engine", MIGRATIONS)
             self._wall_offset_ms = self._offset_ms()
             self.epoch = await self.database.write(self._start_log)
+            await use_lookup(self.database, self.seal)
             self._place.take()
             await self.database.submit(self._rescue, [self.place])
         except BaseException:
@@ -127,6 +138,7 @@ class SQLiteBackend:
                 self._wall_offset_ms = self._offset_ms()
                 epoch = await self.database.write(self._start_log)
             self.epoch = epoch
+            await use_lookup(self.database, self.seal)
         except BaseException:
             await self.close()
             raise
@@ -150,18 +162,23 @@ class SQLiteBackend:
         """Store one batch; returns when it is on disk. Refuses while too much waits for a commit that hangs."""
         if self.database.waiting >= _MOST_WAITING and self.database.stalled_s > _STALL_S:
             raise OverloadedError("too much waits for the database; come back later", retry_after_s=1.0)
-        return await self.database.submit(self._enqueue, jobs)  # type: ignore[no-any-return]  # a lane's result
+        digested = [digested_job(job, self.seal) for job in jobs] if self.seal.is_on else jobs
+        try:
+            return await self.database.submit(self._enqueue, digested)  # type: ignore[no-any-return]  # a lane's result
+        except IdempotencyError as error:
+            given = {new.idempotency_key: job.idempotency_key for new, job in zip(digested, jobs, strict=True)}
+            raise IdempotencyError(given.get(error.key) or error.key) from None
 
     async def enqueue_within(self, connection: aiosqlite.Connection, job: NewJob) -> JobRecord:
         """Store a job in the open transaction of the caller's own connection; the log's tail tells of its commit."""
 
         def enqueue(tx: Transaction) -> JobRecord | None:
-            (result,) = self._enqueue(tx, [[job]])
+            (result,) = self._enqueue(tx, [[digested_job(job, self.seal)]])
             if isinstance(result, Exception):
                 raise result
             return find_record(tx.connection, "id = ?", result.ids[0])
 
-        return cast(JobRecord, await join(connection, self.database.path, enqueue))
+        return opened(cast(JobRecord, await join(connection, self.database.path, enqueue)), self.seal)
 
     def _enqueue(self, tx: Transaction, groups: list[Sequence[NewJob]]) -> list[Enqueued | Exception]:
         known = self._known_keys(tx, groups)
@@ -187,7 +204,7 @@ class SQLiteBackend:
         for job in jobs:
             n += 1
             values.append(n)
-            values += job
+            values += sealed_job(job, self.seal) if self.seal.is_on else job
             values.append(job.retries + 1)
         _insert_rows(tx, "insert_jobs", 23, values)
         tx.connection.execute(SQL["insert_queued_events"], {"shift": shift, "after_n": first_n})
@@ -230,7 +247,8 @@ class SQLiteBackend:
 
     async def fire(self, schedule: str, slot_ms: int, job: NewJob) -> bool:
         """Store the job of a slot and move the schedule on, unless the slot was fired before."""
-        return await self.database.submit(self._fire, (schedule, slot_ms, job))  # type: ignore[no-any-return]
+        item = (schedule, slot_ms, digested_job(job, self.seal))
+        return await self.database.submit(self._fire, item)  # type: ignore[no-any-return]
 
     def _fire(self, tx: Transaction, items: list[tuple[str, int, NewJob]]) -> list[bool | Exception]:
         return [self._fire_one(tx, *item) for item in items]
@@ -260,7 +278,7 @@ class SQLiteBackend:
             SQL["find_ready"], {"place": self.place, "skip": json.dumps(sorted(skip)), "limit": limit}
         ).fetchone()
         token = random_token()
-        leases = [Lease._make([*row, token]) for row in json.loads(found)]
+        leases = [opened_lease(Lease._make([*row, token]), self.seal) for row in json.loads(found)]
         if leases:
             tx.connection.execute(
                 SQL["claim_jobs"],
@@ -298,6 +316,8 @@ class SQLiteBackend:
             results.append(held in live)
             if held not in live:
                 continue
+            if self.seal.is_on:
+                item = sealed_settlement(item, self.seal)  # noqa: PLW2901 - from here on as it is stored
             row, event_type, data = _verdict(item, live.pop(held), now_ms)
             values += row
             told.append((lease.n, event_type, now_ms, lease, lease.attempt, data))
@@ -571,18 +591,22 @@ class SQLiteBackend:
 
     async def get(self, job_id: str) -> JobRecord | None:
         """One job, or None."""
-        return await self.database.read(lambda connection: find_record(connection, "id = ?", job_id))
+        return await self._find("id = ?", job_id)
 
     async def find_by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
         """The job that was submitted under this idempotency key, or None."""
-        return await self.database.read(
-            lambda connection: find_record(connection, "owner = ? AND idempotency_key = ?", owner, idempotency_key)
-        )
+        stored = self.seal.digest(idempotency_key, "idempotency_key")
+        return await self._find("owner = ? AND idempotency_key = ?", owner, stored)
+
+    async def _find(self, where: str, *values: Any) -> JobRecord | None:
+        record = await self.database.read(lambda connection: find_record(connection, where, *values))
+        return None if record is None else opened(record, self.seal)
 
     async def list(self, query: JobQuery) -> Sequence[JobRecord]:
         """Jobs, newest first."""
         where, values = conditions(query)
-        return await self.database.read(lambda connection: find_records(connection, where, values, query.limit))
+        found = await self.database.read(lambda connection: find_records(connection, where, values, query.limit))
+        return [opened(record, self.seal) for record in found]
 
     async def events(
         self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None

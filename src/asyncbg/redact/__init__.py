@@ -5,7 +5,7 @@ personal or secret.
 """
 
 from asyncbg.redact.log import RedactingFilter
-from asyncbg.redact.marker import Personal, personal_fields
+from asyncbg.redact.marker import Personal
 from asyncbg.redact.net import redact, redact_json
 from asyncbg.redact.pseudonym import CARD, SECRET, mask, pseudonym, use_pseudonym_key
 
@@ -15,7 +15,6 @@ __all__ = [
     "Personal",
     "RedactingFilter",
     "mask",
-    "personal_fields",
     "pseudonym",
     "redact",
     "redact_json",

@@ -12,11 +12,13 @@ from anyio import CapacityLimiter
 
 from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob, enter
-from asyncbg.errors import ArgumentsError
+from asyncbg.errors import ArgumentsError, UnreadableError
 from asyncbg.job import Done, Failed, JobError, Lease, Outcome, Retry
+from asyncbg.personal import StandIns
 from asyncbg.redact import redact
 from asyncbg.retry import RetryPolicy, is_retryable, requested_delay_s
 from asyncbg.runner.threads import Threads
+from asyncbg.seal import require_readable
 from asyncbg.task import TaskDefinition, dump_result
 
 logger = logging.getLogger("asyncbg")
@@ -47,14 +49,17 @@ class Executor:
         enter(job)
         try:
             if bound is None:
+                require_readable(lease.args)
                 bound = definition.arguments.load(lease.task, lease.args)
+            if definition.arguments.marks:
+                job.conceal(StandIns(bound, definition.arguments.marks))
             return Done(await self.call(definition, bound, job))
-        except ArgumentsError as error:
+        except (ArgumentsError, UnreadableError) as error:
             return Failed(describe(error))
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is recorded on its job, SystemExit too
-            return self._failure(lease, definition.options.retry, error)
+            return self._failure(lease, definition.options.retry, error, job.clean)
 
     async def call(self, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob | None = None) -> str:
         """Call the function with its arguments and dependencies; its result as JSON text."""
@@ -79,8 +84,10 @@ class Executor:
         error = AttemptTimeoutError(f"took longer than {definition.options.timeout:g} s")
         return self._failure(lease, definition.options.retry, error)
 
-    def _failure(self, lease: Lease, policy: RetryPolicy, error: BaseException) -> Outcome:
-        described = describe(error)
+    def _failure(
+        self, lease: Lease, policy: RetryPolicy, error: BaseException, clean: Callable[[str], str] = redact
+    ) -> Outcome:
+        described = describe(error, clean)
         if lease.attempt >= lease.max_attempts or not is_retryable(error):
             logger.warning("job %s (%s) failed: %s", lease.id, lease.task, described.type)
             return Failed(described)
@@ -100,11 +107,11 @@ async def in_thread(
     return await value if inspect.isawaitable(value) else value
 
 
-def describe(error: BaseException) -> JobError:
-    """An error as it is stored on the job: its class and its redacted message, cut to a bearable length."""
+def describe(error: BaseException, clean: Callable[[str], str] = redact) -> JobError:
+    """An error as it is stored on the job: its class and its cleaned message, cut to a bearable length."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - an error that cannot say what it is
         text = "its message cannot be read"
-    storable = redact(text).encode("utf-8", "replace").decode()
+    storable = clean(text).encode("utf-8", "replace").decode()
     return JobError(type=type(error).__name__, message=storable[:_LONGEST_MESSAGE])

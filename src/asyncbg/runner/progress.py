@@ -45,7 +45,7 @@ class ProgressPump:
             self._announce(job)
         job.changed = True  # nothing is passed on after the end
         job.reported_s = float("inf")
-        return _as_json(job.progress)
+        return _as_json(job.shown_progress or job.progress)
 
     async def publish(self, job: CurrentJob, event_type: str, data: str) -> None:
         """Store and publish an event of the task's own. Raises NotRunningError where the lease has lapsed."""
@@ -70,17 +70,18 @@ class ProgressPump:
     def _announce(self, job: CurrentJob) -> None:
         if job.progress is not None:
             lease = job.lease
-            text = _as_json(job.progress)
+            text = _as_json(job.shown_progress or job.progress)
             self._publish(
                 Event(0, EventType.PROGRESS.value, job.now_ms(), lease.id, lease.task, lease.batch, lease.owner,
                       lease.attempt, text)
             )  # fmt: skip
 
     async def _keep(self, job: CurrentJob) -> None:
-        if job.progress is None:
+        progress = job.shown_progress
+        if progress is None:
             return
         try:
-            await self._backend.report(job.lease, _as_json(job.progress))
+            await self._backend.report(job.lease, _as_json(progress))
         except AsyncBGError as error:
             logger.warning("the progress of job %s is not kept: %s", job.id, error)
 

@@ -11,6 +11,7 @@ from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.clock import rfc3339
 from asyncbg.context import current_job
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.redact import Personal
 from asyncbg.services.activity import Activity, Statistics
 
 
@@ -52,7 +53,7 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="log_user_activity", retries=3, timeout=30)
-    async def log_user_activity(user_id: UserNumber, action: Line) -> None:
+    async def log_user_activity(user_id: UserNumber, action: Annotated[Line, Personal("action")]) -> None:
         """Add a row to the activity log; a repeat of the job adds none."""
         await activity.record(user_id=user_id, action=action, job_id=current_job().id)
 

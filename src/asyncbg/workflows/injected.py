@@ -12,6 +12,7 @@ from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import Depends, current_job
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.redact import Personal
 from asyncbg.services.activity import Activity
 from asyncbg.services.mailer import Mailer
 from asyncbg.services.notices import Notices
@@ -71,7 +72,7 @@ def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) ->
     @bg.task(name="notification_task", retries=3, timeout=300)
     async def notification_task(
         user_id: UserNumber,
-        action: Line,
+        action: Annotated[Line, Personal("action")],
         mail: Notifier = Depends(open_notifier),  # noqa: B008 - a marker
         log: Activity = Depends(open_activity),  # noqa: B008 - a marker
     ) -> None:

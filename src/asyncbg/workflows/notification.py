@@ -32,7 +32,7 @@ def notification_workflow(bg: AsyncBG, *, notices: Notices) -> APIRouter:
 
     @router.post("/send-notification/{email}", name="send_notification", **accepts(NotificationForm))
     async def send_notification_route(
-        email: Annotated[EmailAddress, Path(examples=["ada@example.com"])],
+        email: Annotated[EmailAddress, Path(examples=["ada@example.com"]), Personal("email")],
         form: Annotated[NotificationForm, Depends(query_or_body(NotificationForm))],
         background_tasks: BackgroundTasks,
         response: Response,

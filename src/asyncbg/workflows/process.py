@@ -11,10 +11,13 @@ from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import Progress, current_job
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.redact import Personal
 from asyncbg.services.workspace import Workspace
 from asyncbg.settings import DemoSettings
 
 _REPORTS_PER_S = 8
+
+Name = Annotated[Line, Personal("name")]
 
 
 def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSettings) -> APIRouter:
@@ -22,27 +25,27 @@ def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSetting
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="slow_task_1")
-    async def slow_task_1(name: Line, progress: Progress = Progress()) -> dict[str, int]:
+    async def slow_task_1(name: Name, progress: Progress = Progress()) -> dict[str, int]:
         """Two units of slow work."""
         return await _work(workspace, name, progress, steps=2, step_s=settings.step_s)
 
     @bg.task(name="slow_task_2")
-    async def slow_task_2(name: Line, progress: Progress = Progress()) -> dict[str, int]:
+    async def slow_task_2(name: Name, progress: Progress = Progress()) -> dict[str, int]:
         """Three units of slow work."""
         return await _work(workspace, name, progress, steps=3, step_s=settings.step_s)
 
     @bg.task(name="cleanup_task", retries=3, timeout=60)
-    async def cleanup_task(name: Line) -> dict[str, int]:
+    async def cleanup_task(name: Name) -> dict[str, int]:
         """Remove the working files of the batch."""
         return {"files_removed": await workspace.remove(current_job().batch)}
 
     @router.post("/process/{name}", name="process", **accepts())
     async def process_route(
-        name: Annotated[Line, Path(examples=["report"])], background_tasks: BackgroundTasks, response: Response
+        name: Annotated[Name, Path(examples=["report"])], background_tasks: BackgroundTasks, response: Response
     ) -> Accepted:
         """Accept a process: two slow steps one after the other, then a clean-up that runs even if a step failed."""
         jobs = [background_tasks.add_task(task, name) for task in (slow_task_1, slow_task_2, cleanup_task)]
-        return accepted(f"Processing of {name} started in the background", jobs, response)
+        return accepted("Processing started in the background", jobs, response)
 
     return router
 

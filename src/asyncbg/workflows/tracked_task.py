@@ -103,5 +103,5 @@ def _progress(record: JobRecord) -> TaskProgress:
         message = record.error.message
     elif record.state is JobState.CANCELLED:
         message = record.cancel_reason or "cancelled"
-    total = progress.total or json.loads(record.args)["items_count"]
+    total = progress.total or json.loads(record.args).get("items_count", 0)
     return TaskProgress(status=_STATUS[record.state], progress=int(progress.current), total=int(total), message=message)

@@ -20,3 +20,10 @@ SELECT count(*) FROM job WHERE state = 'failed' AND error_type = 'PoisonError'
 -- name: overdue
 -- Jobs that could have run for that long.
 SELECT count(*) FROM job WHERE state = 'queued' AND run_at < :before_ms
+
+-- name: sealed
+-- The ids of the keys that values are encrypted with, and how many values each.
+SELECT key, count(*) FROM (
+    SELECT substr(args, 7, 8) AS key FROM job WHERE substr(args, 1, 6) = 'enc:1:'
+    UNION ALL SELECT substr(result, 7, 8) FROM job WHERE substr(result, 1, 6) = 'enc:1:'
+) GROUP BY key

@@ -1,0 +1,39 @@
+"""What a span tells of a request."""
+
+import re
+from typing import Annotated
+
+import pytest
+from fastapi import APIRouter
+
+from asyncbg.api.spans import Paths
+from asyncbg.redact import Personal
+
+router = APIRouter()
+
+
+@router.get("/hello/{name}/{number}")
+async def hello(name: Annotated[str, Personal("name")], number: int) -> str:
+    """Greet somebody."""
+    return f"{name} {number}"
+
+
+outer = APIRouter()
+outer.include_router(router)
+PATHS = Paths([outer])
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/hello/Ada/7", r"/hello/\[name:\w{8}]/7"),
+        ("/hello/Ada/Lovelace", r"/hello/\[name:\w{8}]/\{number}"),
+        ("/hello/Ada Lovelace/01a21536-da32-7000-8286-8cc6e227ce3f", r"/hello/\[name:\w{8}]/01a21536-\S+"),
+        ("/elsewhere/ada@example.com", r"/elsewhere/\[email:\w{8}]"),
+        ("/elsewhere/a\nb", "/elsewhere/a%0Ab"),
+        ("/jobs", "/jobs"),
+    ],
+)
+def test_a_path_is_shown_without_people(path: str, shown: str) -> None:
+    """Marked parameters are pseudonyms; others are shown where they are a number or an id, as they should be."""
+    assert re.fullmatch(shown, PATHS.shown(path))
