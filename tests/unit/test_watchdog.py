@@ -143,6 +143,18 @@ async def test_what_does_not_hold_the_loop_is_not_told_of(engine: Engine, caplog
     assert engine.blockages == {}
 
 
+async def test_a_crowd_that_is_quick_each_is_not_told_of(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """The loop is late where much is ready at once, but nobody holds it: there is nobody to name."""
+
+    async def brief() -> None:
+        time.sleep(0.02)  # noqa: ASYNC251 - a share of the loop
+
+    await asyncio.gather(*(brief() for _ in range(40)))
+    await asyncio.sleep(0.1)
+
+    assert warnings(caplog) == []
+
+
 async def test_the_limit_can_be_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """``runner.watchdog_s`` is how long the loop may be held."""
     async with Engine(settings(tmp_path, watchdog_s=0.05)) as engine:

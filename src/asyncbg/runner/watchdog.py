@@ -115,20 +115,29 @@ class Watchdog:
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread_id: int) -> None:
         due = self._due
-        while self._sleep_until(due + self._limit_s):
+        while self._sleep_until(due + self._limit_s / 2):
             if self._due != due:
                 due = self._due
-            elif self._was_suspended:
+                continue
+            suspended, holder = self._was_suspended, _running_in(thread_id)
+            if not self._sleep_until(due + self._limit_s):
+                return
+            if self._due != due:
+                due = self._due
+            elif suspended or self._was_suspended:
                 self._ended.wait(self._limit_s)  # the loop gets the time to tick
-                self._was_suspended = False
             else:
-                self._bark(loop, thread_id, due)
+                if holder is not None and holder is _running_in(thread_id):  # else many short ones are on their way
+                    self._bark(loop, thread_id, due)
                 due = self._wait_for_tick(due)
 
     def _sleep_until(self, deadline: float) -> bool:
         """Sleep; False when it is time to end. Notes whether the process as a whole stood still meanwhile."""
-        cpu_s = time.process_time()
-        if self._ended.wait(max(0.0, deadline - time.monotonic())):
+        cpu_s, left_s = time.process_time(), deadline - time.monotonic()
+        self._was_suspended = False
+        if left_s <= 0:
+            return not self._ended.is_set()
+        if self._ended.wait(left_s):
             return False
         late_s = time.monotonic() - deadline
         self._was_suspended = late_s > self._limit_s and time.process_time() - cpu_s < late_s / 2
@@ -221,6 +230,13 @@ class BlockageReport:
     def _event(self, blockage: Blockage, data: str) -> Event:
         """An event of no job: nothing that comes after the end of a job may be told of it."""
         return Event(0, LOOP_BLOCKED, self._clock.now_ms(), "", blockage.task, "", "", 0, data)
+
+
+def _running_in(thread_id: int) -> FrameType | None:
+    """What the loop of that thread has called and waits for: the same frame as long as that goes on."""
+    innermost = sys._current_frames().get(thread_id)
+    called = [] if innermost is None else list(_called_by_loop(innermost))
+    return called[-1] if called else None
 
 
 def culprit(innermost: FrameType) -> FrameType | None:
