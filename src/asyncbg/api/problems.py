@@ -25,14 +25,19 @@ from starlette.types import Message, Receive, Scope, Send
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
+    AuthError,
+    CrossSiteError,
     DatabaseError,
     ErrorItem,
+    ForeignHostError,
     IdempotencyError,
     JobNotFoundError,
     JobStateError,
     NotRunningError,
     OverloadedError,
     QuotaError,
+    ScopeError,
+    UnauthenticatedError,
     UnknownTaskError,
 )
 from asyncbg.redact import redact
@@ -102,6 +107,8 @@ def describe(error: Exception) -> Problem:  # noqa: C901 - one row for each erro
             return _invalid("invalid-arguments", "The arguments do not fit the task", error.errors)
         case HTTPException():
             return _http(error)
+        case AuthError():
+            return _refused(error)
         case BadCursorError():
             item = ErrorItem(loc=["query", "cursor"], msg=str(error), type="cursor")
             return _invalid("invalid-request", "The request is not valid", [item])
@@ -237,6 +244,35 @@ def _http(error: HTTPException) -> Problem:
     detail: object = error.detail  # FastAPI's HTTPException takes anything
     told = detail if isinstance(detail, str) and detail != http.HTTPStatus(error.status_code).phrase else ""
     return Problem(status=error.status_code, detail=told, headers=error.headers or {})
+
+
+def _refused(error: AuthError) -> Problem:
+    """401 with a challenge, 403 otherwise (RFC 6750, section 3)."""
+    detail = str(error)
+    match error:
+        case UnauthenticatedError():
+            challenge = 'Bearer error="invalid_token"' if error.is_wrong else "Bearer"
+            headers = {"WWW-Authenticate": challenge}
+            return Problem(
+                status=401, kind="unauthenticated", title="Credentials are needed", detail=detail, headers=headers
+            )
+        case ScopeError():
+            headers = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{error.scope}"'}
+            extra = {"scope": error.scope}
+            return Problem(
+                status=403,
+                kind="missing-scope",
+                title="A scope is missing",
+                detail=detail,
+                headers=headers,
+                extra=extra,
+            )
+        case CrossSiteError():
+            return Problem(status=403, kind="cross-site", title="Sent by another site", detail=detail)
+        case ForeignHostError():
+            return Problem(status=403, kind="foreign-host", title="Not from this machine", detail=detail)
+        case _:
+            return Problem(status=403)
 
 
 def _come_back(kind: str, title: str, detail: str, retry_after_s: float) -> Problem:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from asyncbg.api.auth import Asking
 from asyncbg.api.inputs import Cursor, UserId, UserNumber, accepts
 from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import Accepted, accepted
@@ -108,7 +109,7 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
             progress.set(bytes_read, total=bytes_total, unit="bytes", message=message)
 
         try:
-            done = await imports.run(job.id, user_id=user_id, upload=file, on_progress=on_progress)
+            done = await imports.run(job.id, owner=job.owner, user_id=user_id, upload=file, on_progress=on_progress)
         except Exception as error:
             if job.attempt >= job.max_attempts or not is_retryable(error):
                 await imports.fail(job.id, reason=str(error))
@@ -158,10 +159,10 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
 
     @get_and_head(router, "/user/{user_id}/imports", name="list_imports", responses=problem_docs(422, 503))
     async def imports_route(
-        user_id: UserId, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
+        user_id: UserId, caller: Asking, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
     ) -> ImportPage:
         """What was imported for the user, newest first: file, rows stored, rows rejected and why."""
-        page = await imports.list(user_id, limit=limit, cursor=cursor)
+        page = await imports.list(user_id, owner=caller.visible, limit=limit, cursor=cursor)
         return ImportPage(items=[_view(record) for record in page.items], next=page.next)
 
     return router
