@@ -3,6 +3,7 @@
 It is plain ASGI and stands before the router: pages, documents, streams and paths that do not exist are behind it too.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -101,8 +102,17 @@ class Guard:
     def _words(self, scope: Scope) -> frozenset[str]:
         """What a path of this service may begin with."""
         if self._known_words is None:
-            self._known_words = frozenset(path.split("/")[1] for path in scope["app"].openapi()["paths"])
+            self._known_words = frozenset(_first_words(scope["app"].routes))
         return self._known_words
+
+
+def _first_words(routes: Iterable[Any]) -> Iterator[str]:
+    """The first word of every path that begins with a fixed one, also of routers in routers."""
+    for route in routes:
+        yield from _first_words(getattr(getattr(route, "original_router", None), "routes", ()))
+        word = str(getattr(route, "path", "")).partition("/")[2].partition("/")[0]
+        if word and "{" not in word:
+            yield word
 
 
 def describe_guard(app: FastAPI) -> None:
