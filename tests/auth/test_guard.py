@@ -156,27 +156,25 @@ async def answered(client: httpx.AsyncClient, path: str, status: int) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "10.0.0.1", "a@localhost", ""]
-)
-async def test_without_a_key_the_host_header_has_to_be_ours(house: House, host: str) -> None:
-    """A web page whose name was made to lead to this machine (DNS rebinding) gets nothing."""
+async def test_without_a_key_the_host_header_has_to_be_ours(house: House) -> None:
+    """A web page whose name was made to lead to this machine (DNS rebinding) gets nothing; a key may come by any."""
     client = await house.enter()
+    foreign = ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "a@localhost", "")
+    for host in foreign:
+        answer = await client.get("/jobs", headers={"Host": host})
+        assert (answer.status_code, answer.json()["type"]) == (403, "urn:problem-type:asyncbg:foreign-host"), host
+    for host in ("localhost", "LOCALHOST:1234", "127.0.0.1", "127.9.9.9:80", "[::1]:80", "asyncbg.localhost"):
+        assert (await client.get("/jobs", headers={"Host": host})).status_code == 200, host
 
-    answer = await client.get("/jobs", headers={"Host": host})
-
-    assert (answer.status_code, answer.json()["type"]) == (403, "urn:problem-type:asyncbg:foreign-host")
-    assert (await client.get("/jobs", headers={"Host": "localhost:1234"})).status_code == 200
-    with_key = {"Host": host, "Authorization": f"Bearer {await house.key('ada')}"}
-    assert (await client.get("/jobs", headers=with_key)).status_code == 200
+    ada = await house.enter("ada")
+    assert {(await ada.get("/jobs", headers={"Host": host})).status_code for host in foreign} == {200}
 
 
-@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"])
-async def test_without_a_key_nobody_comes_through_a_proxy(house: House, header: str) -> None:
+async def test_without_a_key_nobody_comes_through_a_proxy(house: House) -> None:
     """A proxy on this machine is no reason to let in whom it speaks for."""
-    client = await house.enter(**{header: "127.0.0.1"})
-
-    assert (await client.get("/jobs")).status_code == 403
+    client = await house.enter()
+    for header in ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"):
+        assert (await client.get("/jobs", headers={header: "127.0.0.1"})).status_code == 403, header
 
 
 async def test_anonymous_callers_beside_keys_are_guests(street: Street) -> None:

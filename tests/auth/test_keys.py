@@ -106,7 +106,14 @@ async def test_a_service_that_had_keys_still_has(keys: Keys) -> None:
     assert await keys.exist()
 
 
-@pytest.mark.parametrize("statement", ["DELETE FROM api_key", "UPDATE api_key SET revoked_ms = NULL"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM api_key",
+        "UPDATE api_key SET revoked_ms = NULL",
+        "REPLACE INTO api_key SELECT id, name, hint, hash, scopes, created_ms, NULL, NULL FROM api_key",
+    ],
+)
 async def test_the_schema_keeps_a_revoked_key_revoked(keys: Keys, database: Database, statement: str) -> None:
     """Whoever opens the file: no row goes, and none comes back to life."""
     await keys.create("ada")

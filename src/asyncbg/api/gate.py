@@ -85,7 +85,11 @@ class Gate:
         """End the session that a caller came with, if it came with one."""
         if caller.session_id is not None:
             await self.sessions.end(caller.session_id)
-            self._known.clear()
+            self.forget()
+
+    def forget(self) -> None:
+        """Look again for everybody."""
+        self._known.clear()
 
     async def judge(self) -> Callable[[Caller], bool]:
         """Look once, and say of any caller whether the credentials it came with still stand."""

@@ -129,10 +129,12 @@ class Streams:
         """Whether there is any stream."""
         return bool(self._open)
 
-    def end_unless(self, stands: Callable[[Caller], bool]) -> None:
-        """End the streams of callers whose credentials do not stand any more, within a second."""
-        for stream in [one for one in self._open if one.view.caller is not None and not stands(one.view.caller)]:
+    def end_unless(self, stands: Callable[[Caller], bool]) -> int:
+        """End the streams of callers whose credentials do not stand any more, within a second; returns how many."""
+        ending = [one for one in self._open if one.view.caller is not None and not stands(one.view.caller)]
+        for stream in ending:
             stream.revoke()
+        return len(ending)
 
     async def join(self) -> None:
         """Wait until no stream is open."""

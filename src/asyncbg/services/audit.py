@@ -41,6 +41,9 @@ CREATE INDEX audit_by_time ON audit (at_ms);
 CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
+CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit WHEN NEW.seq IN (SELECT seq FROM audit) BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
 CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
 WHEN OLD.at_ms > (strftime('%s', 'now') - {KEPT_DAYS} * 86400) * 1000 BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');

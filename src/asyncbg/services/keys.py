@@ -34,6 +34,9 @@ CREATE UNIQUE INDEX api_key_in_use ON api_key (name) WHERE revoked_ms IS NULL;
 CREATE TRIGGER api_key_stays BEFORE DELETE ON api_key BEGIN
     SELECT RAISE(ABORT, 'an API key is revoked, not deleted');
 END;
+CREATE TRIGGER api_key_is_not_replaced BEFORE INSERT ON api_key WHEN NEW.id IN (SELECT id FROM api_key) BEGIN
+    SELECT RAISE(ABORT, 'an API key is revoked, not replaced');
+END;
 CREATE TRIGGER api_key_stays_revoked BEFORE UPDATE ON api_key WHEN OLD.revoked_ms IS NOT NULL BEGIN
     SELECT RAISE(ABORT, 'a revoked API key stays as it is');
 END;
