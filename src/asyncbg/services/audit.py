@@ -26,8 +26,9 @@ _Row = tuple[int, str, str, str, str, str]
 _MINUTE_MS = 60_000
 _LONGEST = 200
 
-# The schema itself forbids what must not happen, whoever opens the file: no change, and no deletion of what is young.
-_SCHEMA = f"""
+# The schema itself forbids what must not happen, whoever opens the file: no change, and no deletion of what is younger
+# than KEPT_DAYS, by the database's own clock.
+_SCHEMA = """
 CREATE TABLE audit (
     seq     INTEGER PRIMARY KEY AUTOINCREMENT,
     at_ms   INTEGER NOT NULL CHECK (at_ms >= 0),
@@ -45,7 +46,7 @@ CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit WHEN NEW.seq IN (SEL
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
 CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
-WHEN OLD.at_ms > (strftime('%s', 'now') - {KEPT_DAYS} * 86400) * 1000 BEGIN
+WHEN OLD.at_ms > (strftime('%s', 'now') - 400 * 86400) * 1000 BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
 """

@@ -42,16 +42,21 @@ CREATE TRIGGER api_key_stays_revoked BEFORE UPDATE ON api_key WHEN OLD.revoked_m
 END;
 """
 
-_COLUMNS = "id, name, hint, scopes, created_ms, expires_ms, revoked_ms"
 _INSERT = """
 INSERT INTO api_key (name, hint, hash, scopes, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) WHERE revoked_ms IS NULL DO NOTHING RETURNING id
 """
-_REVOKE = f"UPDATE api_key SET revoked_ms = ? WHERE name = ? AND revoked_ms IS NULL RETURNING {_COLUMNS}"  # noqa: S608
-_LIST = f"SELECT {_COLUMNS} FROM api_key ORDER BY id"  # noqa: S608 - no input
-_BY_HINT = f"SELECT hash, {_COLUMNS} FROM api_key WHERE hint = ? AND revoked_ms IS NULL"  # noqa: S608 - no input
-_BY_ID = f"SELECT {_COLUMNS} FROM api_key WHERE id = ?"  # noqa: S608 - no input
-_USABLE = f"SELECT {_COLUMNS} FROM api_key WHERE revoked_ms IS NULL"  # noqa: S608 - no input
+_REVOKE = """
+UPDATE api_key SET revoked_ms = ? WHERE name = ? AND revoked_ms IS NULL
+RETURNING id, name, hint, scopes, created_ms, expires_ms, revoked_ms
+"""
+_LIST = "SELECT id, name, hint, scopes, created_ms, expires_ms, revoked_ms FROM api_key ORDER BY id"
+_BY_HINT = """
+SELECT hash, id, name, hint, scopes, created_ms, expires_ms, revoked_ms FROM api_key
+WHERE hint = ? AND revoked_ms IS NULL
+"""
+_BY_ID = "SELECT id, name, hint, scopes, created_ms, expires_ms, revoked_ms FROM api_key WHERE id = ?"
+_USABLE = "SELECT id, name, hint, scopes, created_ms, expires_ms, revoked_ms FROM api_key WHERE revoked_ms IS NULL"
 _ANY = "SELECT EXISTS (SELECT 1 FROM api_key)"
 _IS_THERE = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'api_key'"
 
