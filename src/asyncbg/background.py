@@ -403,8 +403,16 @@ class Engine:
                 note=self.backend.note,
             )  # fmt: skip
             self._watchdog.start()
-        loops = {
-            "worker": self._worker.run(),
+        loops = self._chores(self._worker)
+        self._loops = [asyncio.create_task(loop, name=f"asyncbg-{name}") for name, loop in loops.items()]
+        for task in self._loops:
+            task.add_done_callback(self._loop_ended)
+
+    def _chores(self, worker: Worker) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """What goes on by itself from start to stop, by name; an engine that is driven by hand has less of it."""
+        runner = self.settings.runner
+        return {
+            "worker": worker.run(),
             "handlers": self.bus.run_handlers(),
             "schedules": every(_TICK_S, self._fire_schedules, name="the clockwork of the schedules"),
             "tail": every(_TAIL_S, self._tail, name="following the log"),
@@ -412,9 +420,6 @@ class Engine:
             "rescue": every(1.0, self._rescue, name="the rescue of lost jobs"),
             "retention": every(min(60.0, max(1.0, runner.retention_s / 4)), self._purge, name="the purge of old jobs"),
         }
-        self._loops = [asyncio.create_task(loop, name=f"asyncbg-{name}") for name, loop in loops.items()]
-        for task in self._loops:
-            task.add_done_callback(self._loop_ended)
 
     @property
     def blockages(self) -> Mapping[str, int]:

@@ -68,13 +68,13 @@ class Chunk:
     It is made once for all of them, and so is the join of its frames.
     """
 
-    __slots__ = ("_wire", "is_progress", "last_seq", "published")
+    __slots__ = ("_wire", "is_progress", "many", "published")
 
     def __init__(self, published: list[Published]) -> None:
         """Carry ``published``, at least one."""
         self.published = published
-        self.last_seq = published[-1].event.seq
-        self.is_progress = not self.last_seq
+        self.many = len(published)
+        self.is_progress = not published[0].event.seq
         self._wire: bytes | None = None
 
     def wire(self, epoch: str) -> bytes:
@@ -82,6 +82,9 @@ class Chunk:
         if self._wire is None:
             self._wire = b"".join([one.wire(epoch) for one in self.published])
         return self._wire
+
+
+_NOTHING: Sequence[Chunk] = ()
 
 
 class _Wake:
@@ -96,16 +99,16 @@ class _Wake:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(value)
 
-    async def wait(self, timeout_s: float | None) -> bool:
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = None if timeout_s is None else loop.call_later(timeout_s, self.set, False)
+    def wait(self, timeout_s: float | None) -> Awaitable[bool]:
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter if timeout_s is None else self._wait_for(self._waiter, timeout_s)
+
+    async def _wait_for(self, waiter: asyncio.Future[bool], timeout_s: float) -> bool:
+        timer = waiter.get_loop().call_later(timeout_s, self.set, False)
         try:
-            return await self._waiter
+            return await waiter
         finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
 
 
 class Subscription:
@@ -131,8 +134,10 @@ class Subscription:
         """All that is pending, in order."""
         return [one.event for chunk in self.take_chunks() for one in chunk.published]
 
-    def take_chunks(self) -> list[Chunk]:
+    def take_chunks(self) -> Sequence[Chunk]:
         """All that is pending, in order, with the frames that subscribers share."""
+        if not self._buffer:
+            return _NOTHING
         pending, self._buffer = self._buffer, []
         self._stored = 0
         if self._latest:
@@ -177,22 +182,22 @@ class Subscription:
     def push(self, chunk: Chunk) -> int:
         """Called by the bus: collect ``chunk``; returns how many events were dropped for it."""
         if self.lagging:
-            return len(chunk.published)
-        dropped = self._push_progress(chunk) if chunk.is_progress else self._push_stored(chunk)
-        self._wake.set()
-        return dropped
-
-    def _push_stored(self, chunk: Chunk) -> int:
+            return chunk.many
+        if not self._buffer:
+            self._wake.set()  # who waits has nothing pending
+        if chunk.is_progress:
+            return self._push_progress(chunk)
         if self._latest:
             for one in chunk.published:
                 self._latest.pop(one.event.job_id, None)
         self._buffer.append(chunk)
-        self._stored += len(chunk.published)
-        if self._stored <= self._limit:
-            return 0
-        dropped = sum(len(pending.published) for pending in self.take_chunks())
+        self._stored += chunk.many
+        return 0 if self._stored <= self._limit else self._overflow()
+
+    def _overflow(self) -> int:
         self.lagging = True
-        return dropped
+        self._bus._lagged += 1  # noqa: SLF001, RUF100 - one unit with the bus
+        return sum(pending.many for pending in self.take_chunks())
 
     def _push_progress(self, chunk: Chunk) -> int:
         """Progress takes the place of the job's progress before it, unless the job's own events lie between."""
@@ -467,12 +472,11 @@ class EventBus:
     def _hand_over(self, group: _Group) -> None:
         pending, group.pending = group.pending, []
         for chunk in _chunks(pending):
+            self._delivered += chunk.many * len(group.members)
             for subscription in group.members:
-                was_lagging = subscription.lagging
-                dropped = subscription.push(chunk)
-                self._delivered += len(chunk.published) - min(dropped, len(chunk.published))
-                self._dropped += dropped
-                self._lagged += subscription.lagging and not was_lagging
+                if dropped := subscription.push(chunk):
+                    self._delivered -= min(dropped, chunk.many)
+                    self._dropped += dropped
 
     def _tell_handlers(self, events: Sequence[Event]) -> None:
         if not self._handlers:

@@ -16,6 +16,7 @@ import uncalled_for
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
 from asyncbg.errors import NotRunningError
+from asyncbg.event import dump
 from asyncbg.event_model import RESERVED_PREFIXES, EventModel
 from asyncbg.job import Lease, ProgressValue
 
@@ -158,7 +159,7 @@ class CurrentJob:
             raise TypeError(f"{type(event).__name__} holds its data itself; give none beside it")
         if name.startswith(RESERVED_PREFIXES) or not name.replace(".", "").replace("_", "").isalnum():
             raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
-        await self._reporter.publish(self, name, json.dumps(told))
+        await self._reporter.publish(self, name, dump(told))
 
     def report(self, progress: ProgressValue) -> None:
         """Set the progress. Cheap, never blocks, safe from the task's worker thread."""

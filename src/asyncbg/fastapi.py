@@ -16,6 +16,7 @@ from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from asyncbg.api.assets import assets_router
 from asyncbg.api.asyncapi import asyncapi_router
 from asyncbg.api.auth import asking, bound
 from asyncbg.api.event_schema import EventSchemas
@@ -275,6 +276,7 @@ class AsyncBG(Engine):
             self._router.include_router(jobs_router(self, self.audit))
             self._router.include_router(events_router(self.streams, self.event_schemas, self.tickets))
             self._router.include_router(asyncapi_router(self.event_schemas))
+            self._router.include_router(assets_router())
         return self._router
 
     async def start(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-_RELAYED_S = 1.0
+_RELAYED_S = 10.0
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -60,8 +60,9 @@ def end_at_once(number: int) -> None:
 class _Count:
     """Tells a second signal from the first one passed on by a supervisor.
 
-    A terminal and systemd signal a whole group: uvicorn's worker gets that signal, and SIGTERM from its supervisor
-    within half a second.
+    A terminal and systemd signal a whole group: uvicorn's worker gets that signal, and SIGTERM from its supervisor.
+    That takes half a second where the supervisor has nothing to do; it may first look at every file that it reloads,
+    or wait five seconds for a worker that does not answer.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from asyncbg.api.sse import EventStream, Streams
@@ -21,6 +19,7 @@ from asyncbg.context import Progress, current_job
 from asyncbg.event import Event, EventFilter
 from asyncbg.fastapi import AsyncBG
 from asyncbg.settings import RunnerSettings, Settings, StreamSettings
+from asyncbg.testing import serve as running
 
 TIMEOUT_S = 20
 
@@ -141,7 +140,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             register_tasks(bg, gate)
             app = FastAPI(lifespan=bg.lifespan)
             app.include_router(bg.router, prefix="/bg")
-            base = await stack.enter_async_context(serving(app))
+            base = (await stack.enter_async_context(running(app))).url
             session = await stack.enter_async_context(aiohttp.ClientSession())
             stack.callback(gate.set)
             return Service(bg, session, f"{base}/bg", gate)
@@ -165,24 +164,6 @@ def register_tasks(bg: AsyncBG, gate: asyncio.Event) -> None:
     @bg.task(name="announce")
     async def announce(count: int) -> None:
         await asyncio.gather(*(current_job().publish("thing.done", {"n": n}) for n in range(count)))
-
-
-@contextlib.asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
-    """Run ``app`` on a real server; yields its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        await asyncio.sleep(0.005)
-        assert not task.done(), "the server did not start"
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        app.state.asyncbg.streams.drain()
-        server.should_exit = True
-        await task
-        listener.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -397,6 +397,16 @@ async def test_a_waiting_job_does_not_overtake_a_running_one(store: Store) -> No
     assert (await store.claim_one()).id == ids[2]
 
 
+async def test_a_later_job_that_was_retried_by_hand_holds_up_no_earlier_one(store: Store) -> None:
+    """It runs by itself, also while it is queued or running: the batch goes on as if it were not there."""
+    ids = await store.add_chain(3)
+    await store.backend.cancel(ids[2], "enough")
+    await store.backend.retry(ids[2])
+    await store.backend.cancel(ids[0], "enough")
+
+    assert await store.states(ids) == ["cancelled", "queued", "queued"]
+
+
 # Leases
 
 

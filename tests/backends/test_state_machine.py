@@ -86,6 +86,7 @@ class Jobs(RuleBasedStateMachine):
         self.held: dict[str, tuple[Lease, str, int]] = {}
         self.crashes: dict[str, int] = {}
         self.beats: dict[str, int] = {}
+        self.doubts: dict[str, int] = {}
         self.gone: set[str] = set()
 
     def do(self, action: Coroutine[Any, Any, T]) -> T:
@@ -108,6 +109,7 @@ class Jobs(RuleBasedStateMachine):
         self.do(backend.open())
         self.places[number] = backend
         self.beats.pop(backend.place, None)
+        self.doubts.pop(backend.place, None)
         self.forget(lambda name, until_ms: name == backend.place or self.has_lapsed(name, until_ms))
 
     @precondition(lambda self: len(self.places) < PLACES)
@@ -235,20 +237,29 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def rescue(self, data: st.DataObject) -> None:
-        """Exactly the jobs of the dead and of lapsed leases are taken up."""
+        """Exactly the jobs of the dead, and of lapsed leases where the place that looks did not stand still itself."""
         place = self.any_place(data)
         alive = {other.place for other in self.places.values()}
+        stood_still = self.is_late(place.place) or self.clock.monotonic_ms() < self.doubts.get(place.place, 0)
         before = len(self.held)
         rescued = self.do(place.rescue())
-        self.forget(lambda name, until_ms: name not in alive or self.has_lapsed(name, until_ms))
+        self.forget(lambda name, until_ms: name not in alive or (not stood_still and self.has_lapsed(name, until_ms)))
         assert rescued == before - len(self.held)
 
     @rule(data=st.data())
     def beat(self, data: st.DataObject) -> None:
         """A process whose loop is blocked counts as alive by its heartbeat's thread."""
         place = self.any_place(data)
+        until_ms = self.clock.monotonic_ms() + int(LEASE_S * 1000)
+        if self.is_late(place.place):
+            self.doubts[place.place] = until_ms
         place.beat(lease_s=LEASE_S)
-        self.beats[place.place] = self.clock.monotonic_ms() + int(LEASE_S * 1000)
+        self.beats[place.place] = until_ms
+
+    def is_late(self, place: str) -> bool:
+        """Whether a place that beats did not do so for half a lease."""
+        until_ms = self.beats.get(place)
+        return until_ms is not None and until_ms - self.clock.monotonic_ms() < LEASE_S * 500
 
     def has_lapsed(self, place: str, until_ms: int) -> bool:
         """Whether a lease is over, and its place silent."""
@@ -375,16 +386,19 @@ class Jobs(RuleBasedStateMachine):
         """Nothing is stuck: whoever is left can bring every job to its end. The log reads as it was told."""
         try:
             if self.places:
-                self.finish(next(iter(self.places.values())))
+                self.finish(next(iter(self.places)))
         finally:
             for backend in self.places.values():
                 self.do(backend.close())
             self.loop.close()
             self.directory.cleanup()
 
-    def finish(self, place: SQLiteBackend) -> None:
-        """Run everything to the end at one place."""
+    def finish(self, number: int) -> None:
+        """Run everything to the end at one place, whose process was started anew: it has stood still itself."""
         self.clock.advance(days=1_000)
+        self.do(self.places.pop(number).close())
+        self.open_at(number)
+        place = self.places[number]
         self.do(place.rescue())
         for _ in range(1 + 2 * len(self.states)):
             leases = self.do(place.claim(100, lease_s=LEASE_S)).leases

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from asyncbg.client import Client
@@ -19,6 +17,7 @@ from asyncbg.context import Progress, current_job
 from asyncbg.errors import FinalError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.settings import RunnerSettings, Settings, StreamSettings
+from asyncbg.testing import serve
 
 TIMEOUT_S = 30
 
@@ -93,23 +92,9 @@ class Service:
         register_tasks(bg, self)
         app = FastAPI(lifespan=bg.lifespan)
         app.include_router(bg.router, prefix="/bg")
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
-        listener.listen(128)
-        self.port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            while not server.started:
-                await asyncio.sleep(0.005)
-                assert not task.done(), "the server did not start"
+        async with serve(app, port=self.port) as live:
+            self.port = int(live.url.rpartition(":")[2])
             yield bg
-        finally:
-            bg.begin_shutdown()
-            server.should_exit = True
-            await task
-            listener.close()
 
 
 def register_tasks(bg: AsyncBG, service: Service) -> None:

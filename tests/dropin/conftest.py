@@ -12,7 +12,23 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
-from asyncbg import AsyncBG
+from asyncbg import AsyncBG, Job
+
+ran: list[str] = []
+"""What :func:`note` was called with in this test."""
+jobs: list[Job] = []
+"""The jobs that a test's routes have added."""
+
+
+async def note(text: str) -> None:
+    """A task that any test may hand over."""
+    ran.append(text)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+    jobs.clear()
 
 
 @pytest.fixture

@@ -13,19 +13,9 @@ from starlette.testclient import TestClient
 
 from asyncbg import AsyncBG, BackgroundTasks
 from asyncbg.errors import OverloadedError
+from tests.dropin.conftest import note, ran
 
 Stored = Callable[[], list[str]]
-ran: list[str] = []
-
-
-@pytest.fixture(autouse=True)
-def _nothing_ran() -> None:
-    ran.clear()
-
-
-async def note(text: str) -> None:
-    """A task."""
-    ran.append(text)
 
 
 def shown(name: Callable[..., Any]) -> str:

@@ -10,21 +10,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asyncbg import AsyncBG, BackgroundTasks, Job, RequestBackgroundTasks
-
-ran: list[str] = []
-jobs: list[Job] = []
-
-
-@pytest.fixture(autouse=True)
-def _nothing_ran() -> None:
-    ran.clear()
-    jobs.clear()
-
-
-async def note(text: str) -> None:
-    """A task."""
-    ran.append(text)
+from asyncbg import AsyncBG, BackgroundTasks, RequestBackgroundTasks
+from tests.dropin.conftest import jobs, note, ran
 
 
 async def in_a_coroutine(background_tasks: BackgroundTasks) -> None:

@@ -11,20 +11,7 @@ from fastapi import Depends, FastAPI
 
 from asyncbg import AsyncBG, BackgroundTasks, Job, JobBackgroundTasks
 from asyncbg.errors import NotRunningError
-
-ran: list[str] = []
-jobs: list[Job] = []
-
-
-@pytest.fixture(autouse=True)
-def _nothing_ran() -> None:
-    ran.clear()
-    jobs.clear()
-
-
-async def note(text: str) -> None:
-    """A task."""
-    ran.append(text)
+from tests.dropin.conftest import jobs, note, ran
 
 
 @pytest.fixture

@@ -10,17 +10,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from asyncbg import AsyncBG, BackgroundTasks, Job, JobState
+from asyncbg import AsyncBG, BackgroundTasks, JobState
 from asyncbg.errors import ArgumentsError
-
-ran: list[str] = []
-jobs: list[Job] = []
-
-
-@pytest.fixture(autouse=True)
-def _nothing_ran() -> None:
-    ran.clear()
-    jobs.clear()
+from tests.dropin.conftest import jobs, ran
 
 
 async def test_a_registered_task_keeps_its_name_and_its_retries(app: FastAPI, bg: AsyncBG, serve: Any) -> None:

@@ -118,15 +118,58 @@ def test_a_place_counts_as_alive_as_long_as_its_heartbeat_says(tmp_path: Path) -
     mine.take()
     theirs.take()
     try:
-        theirs.beat(5_000)
+        theirs.beat(0, lease_ms=5_000)
 
         assert mine.alive(4_999) == [theirs.name]
         assert mine.alive(5_001) == []
-        theirs.beat(400_000_000_000)
+        theirs.beat(400_000_000_000, lease_ms=5_000)
         assert mine.alive(5_001) == []
     finally:
         mine.leave()
         theirs.leave()
+
+
+def test_who_stood_still_himself_takes_nobody_for_silent(tmp_path: Path) -> None:
+    """A paused machine stops all at once: for a lease after it goes on, nobody judges the silence of others."""
+    mine, theirs = Place(tmp_path / "jobs.db"), Place(tmp_path / "jobs.db")
+    mine.take()
+    theirs.take()
+    both = [mine.name, theirs.name]
+    try:
+        theirs.beat(0, lease_ms=4_000)
+        for now_ms in (0, 1_000, 2_000, 3_000):
+            mine.beat(now_ms, lease_ms=4_000)
+        assert mine.alive(5_000) == [mine.name]  # they are silent, while we were awake
+
+        assert mine.alive(60_000) == both  # before our own thread has beaten again
+        mine.beat(60_000, lease_ms=4_000)
+        assert mine.alive(60_001) == both  # and after it
+        for now_ms in (61_000, 62_000, 63_000, 64_000):
+            mine.beat(now_ms, lease_ms=4_000)
+        assert mine.alive(64_001) == [mine.name]  # they had the time to be heard of
+    finally:
+        mine.leave()
+        theirs.leave()
+
+
+async def test_a_machine_that_stood_still_rescues_nothing(tmp_path: Path) -> None:
+    """Neither a neighbour's jobs nor one's own are taken for lost where no process could beat."""
+    clock = ManualClock()
+    stores = [SQLiteBackend(Database(str(tmp_path / "jobs.db")), clock=clock) for _ in range(2)]
+    for store in stores:
+        await store.open()
+    try:
+        for store in stores:
+            store.beat(lease_s=30)
+            await store.enqueue([new_job(clock)])
+            await store.claim(1, lease_s=30)
+
+        clock.advance(minutes=10)
+
+        assert [await store.rescue() for store in stores] == [0, 0]
+    finally:
+        for store in stores:
+            await store.close()
 
 
 def test_a_heartbeat_stops_at_once_and_leaves_no_thread() -> None:

@@ -37,3 +37,12 @@ async def test_a_frozen_process_completes_nothing_twice() -> None:
 
     assert broken == []
     assert (figures["completed_twice"], figures["not_completed"]) == (0, 0)
+
+
+async def test_no_job_is_taken_for_lost_while_it_runs() -> None:
+    """Attempts of more than ten leases, some of which hold their event loop for longer than one, are each made once."""
+    figures, broken = figures_of(await run_module("tests.faults.long_runs", "--runs", "60"))
+
+    assert broken == []
+    assert (figures["attempts"], figures["false_rescues"], figures["crashes"]) == (60, 0, 0)
+    assert figures["leases_seen_lapsed"] > 0

@@ -312,7 +312,6 @@ async def test_damage_met_at_run_time_stops_the_accepting(path: Path, caplog: py
     await asyncio.to_thread(filled, path)
     bg = engine_at(path)
     async with served(bg) as http:
-        bg.pause()
         before = await readiness(http)
         damage(path, 40_960, 1_000_000)
         await http.get("/jobs")

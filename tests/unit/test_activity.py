@@ -1,8 +1,6 @@
 """The activity log: one row a job, pages, and statistics that are right under concurrent actions."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -12,15 +10,6 @@ from asyncbg.services.activity import Activity, ActivityItem, Statistics
 from asyncbg.services.page import BadCursorError
 
 NOON_MS = 1_800_014_400_000  # 2027-01-15T12:00:00Z
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A database file of its own."""
-    database = Database(str(tmp_path / "test.db"))
-    await database.open()
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from asyncbg.api.gathering import COST_S, Gathering
+from asyncbg.api.gathering import PAUSE_S, Gathering
 
 
 @dataclass
@@ -50,7 +50,7 @@ def test_a_busy_bus_makes_streams_pause(gathering: Gathering, load: Load) -> Non
     """Thousands a second gather in pauses of at most what all sends cost, most of the time."""
     found = pauses(gathering, load, every_s=0.0005, for_s=5)
 
-    assert max(found) == pytest.approx(100 * COST_S)
+    assert max(found) == pytest.approx(100 * PAUSE_S)
     assert sum(found) > 4
 
 

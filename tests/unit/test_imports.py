@@ -42,21 +42,6 @@ def quiet(rows: int, read: int, total: int, message: str) -> None:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A database file of its own."""
-    database = Database(str(tmp_path / "test.db"))
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    """A clock that stands still."""
-    return ManualClock()
-
-
-@pytest.fixture
 async def imports(database: Database, tmp_path: Path, clock: ManualClock) -> Imports:
     """Imports with the default limits."""
     return await opened(database, tmp_path, clock)

@@ -3,13 +3,13 @@
 import logging
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.redact import Personal, RedactingFilter, mask, personal_fields, redact, use_pseudonym_key
+from asyncbg.redact import Personal, RedactingFilter, mask, personal_fields, pseudonym, redact, use_pseudonym_key
 
 
 def test_a_pseudonym_is_stable_and_names_its_kind() -> None:
@@ -36,10 +36,12 @@ def test_an_empty_pseudonym_key_is_refused() -> None:
         use_pseudonym_key(b"")
 
 
-@pytest.mark.parametrize("kind", ["secret", "password", "token", "card"])
-def test_secrets_get_no_pseudonym(kind: str) -> None:
-    """Nothing at all is told of a secret."""
-    assert mask("hunter2", kind) == "[secret]"
+@pytest.mark.parametrize(
+    ("kind", "shown"), [("secret", "[secret]"), ("password", "[secret]"), ("token", "[secret]"), ("card", "[card]")]
+)
+def test_secrets_and_cards_get_no_pseudonym(kind: str, shown: str) -> None:
+    """Nothing at all is told of a secret or a card number."""
+    assert mask("hunter2", kind) == shown
 
 
 def test_the_marker_works_as_a_class_and_as_an_instance() -> None:
@@ -109,6 +111,49 @@ def test_what_is_neither_is_left_alone(text: str) -> None:
     assert redact(text) == text
 
 
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        ("email", "ada@example.com", "ADA@Example.COM"),
+        ("email", "ada+x@example.com", "ada%2Bx%40example.com"),
+        ("email", "ada@example.com", "ada&#64;example.com"),
+        ("phone", "+49 (0)30 901820", "0049-30-901820"),
+        ("phone", "(202) 555-0143", "+1 202.555.0143"),
+        ("iban", "DE89 3704 0044 0532 0130 00", "de89370400440532013000"),
+    ],
+)
+def test_a_value_written_differently_keeps_its_pseudonym(kind: str, one: str, other: str) -> None:
+    """Case, separators and escapes do not break the correlation, neither in text nor in a marked field."""
+    assert pseudonym(one, kind=kind) == mask(other, kind) == redact(one) == redact(other)
+
+
+@pytest.mark.parametrize("kept", ["password=%s", "password=****", "password: required", "api_key=${API_KEY}"])
+def test_what_only_stands_where_a_secret_would_is_kept(kept: str) -> None:
+    """Templates, masks and words about a secret are no secrets."""
+    assert redact(kept) == kept
+
+
+def test_a_stand_in_is_left_as_it_is() -> None:
+    """Digits of a pseudonym that look like a phone number are not redacted again."""
+    assert redact("[phone:12345678] password=[email:00112233]") == "[phone:12345678] password=[email:00112233]"
+
+
+@given(st.text(max_size=200) | st.text(alphabet=st.characters(categories=["Cs", "Nd", "Po", "Pd", "Zs", "Lu"])))
+def test_no_text_is_too_strange(text: str) -> None:
+    """Lone surrogates, digits of any script, controls: nothing raises, and twice is once."""
+    once = redact(text)
+
+    assert redact(once) == once
+
+
+@given(st.lists(st.sampled_from(["ada@example.com", "token=", "x7y8z9q1", "+49 30 901820", " ", "[", '"', "'", "%40"])))
+def test_pieces_put_together_are_redacted_once(pieces: list[str]) -> None:
+    """Whatever stands beside what, what is hidden hides nothing from the second look."""
+    once = redact("".join(pieces))
+
+    assert redact(once) == once
+
+
 @given(st.text(alphabet="aA1 @.:/=+-%[]\"'eyJpasword4", max_size=80))
 def test_redacting_twice_is_redacting_once(text: str) -> None:
     """Whatever the text, what was redacted is not redacted again."""
@@ -171,3 +216,82 @@ def test_a_record_that_cannot_be_formatted_is_left_to_logging() -> None:
     made = logging.LogRecord("test", logging.INFO, __file__, 1, "%d", ("x",), None)
 
     assert RedactingFilter().filter(made)
+
+
+def failure(message: str, *template: str) -> logging.LogRecord:
+    """A record of an error that says this, not filtered yet."""
+    msg, *args = template or ("failed",)
+    try:
+        fail(message)
+    except ValueError:
+        return logging.LogRecord("test", logging.ERROR, __file__, 1, msg, tuple(args), sys.exc_info())
+
+
+def fail(message: str) -> NoReturn:
+    """Raise what user code would."""
+    raise ValueError(message)
+
+
+def test_a_value_cannot_begin_a_line_of_its_own() -> None:
+    """Line breaks and terminal escapes in what a user sent are shown, not obeyed."""
+    made = record("hello %s", "Ada\r\nINFO: forged \x1b[31m\u2028")
+
+    assert logging.Formatter().format(made) == "hello Ada\\r\\nINFO: forged \\x1b[31m\\u2028"
+
+
+def test_an_interpolated_value_cannot_either() -> None:
+    """It is the finished line that is escaped, so it does not matter how the value came in."""
+    made = record("hello Ada\nINFO: forged")
+
+    assert made.getMessage() == "hello Ada\\nINFO: forged"
+
+
+def test_only_a_record_begins_in_the_first_column() -> None:
+    """A traceback is indented, so the message of an error cannot pretend to be a record."""
+    made = failure("x\nINFO: forged, mail ada@example.com")
+    RedactingFilter().filter(made)
+
+    _, *lines = logging.Formatter().format(made).splitlines()
+
+    assert any("INFO: forged" in line for line in lines)
+    assert all(line.startswith("  ") for line in lines)
+    assert "ada" not in "".join(lines)
+
+
+def test_no_handler_gets_the_exception_itself() -> None:
+    """A handler that formats the exception on its own would show what the filter hid."""
+    made = failure("ada@example.com")
+    RedactingFilter().filter(made)
+
+    assert made.exc_info is None
+
+
+def test_a_second_filter_changes_nothing() -> None:
+    """A record passes every handler's filter, and looks the same behind each."""
+    made = failure("ada@example.com\nx", "a\nb %s", "c\nd")
+    made.stack_info = "s\nt"
+    RedactingFilter().filter(made)
+    first = logging.Formatter().format(made)
+    RedactingFilter().filter(made)
+
+    assert logging.Formatter().format(made) == first
+
+
+def test_what_extra_adds_is_redacted() -> None:
+    """Formatters that write JSON show the extra attributes too."""
+    made = logging.LogRecord("test", logging.INFO, __file__, 1, "x", (), None)
+    made.__dict__ |= {"to": "ada@example.com", "headers": {"from": ["bob@example.com"]}, "n": 1}
+    RedactingFilter().filter(made)
+
+    assert "example" not in str(vars(made))
+    assert vars(made)["n"] == 1
+
+
+def test_a_colored_message_keeps_its_arguments_or_goes() -> None:
+    """uvicorn's template for terminals must not be shown without its arguments once the message is finished."""
+    made = logging.LogRecord("test", logging.INFO, __file__, 1, "to %s", (ValueError("ada@example.com"),), None)
+    made.__dict__["color_message"] = "to \x1b[1m%s\x1b[0m"
+    RedactingFilter().filter(made)
+
+    assert "color_message" not in vars(made)
+    assert "ada" not in made.getMessage()

@@ -130,10 +130,7 @@ class Bench:
 
     async def drain(self) -> None:
         """Claim and run until nothing is ready."""
-        await self.worker.claim()
-        while self.worker.active:
-            await self.quiet()
-            await self.worker.claim()
+        await self.worker.run_ready()
 
     async def run(self, function: Callable[..., Any], **changes: Any) -> JobRecord:
         """Run one job as far as it goes without waiting for a time; its record then."""

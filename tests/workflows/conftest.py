@@ -1,23 +1,21 @@
-"""A real server on a free port for each test, with a real mail server and a real HTTP peer beside it."""
+"""A real server on a free port for each test; the mail server and the HTTP peer beside it are the plugin's."""
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
-import uvicorn
-from aiohttp import web
-from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from asyncbg.server import create_app
 from asyncbg.settings import Settings, load_settings
+from asyncbg.testing import SmtpSink
+from asyncbg.testing import serve as serving
 
 SECRET = "whsec_dGhlIHNlY3JldCBvZiB0aGUgdGVzdHM="
 FINAL = {"succeeded", "failed", "cancelled"}
@@ -65,65 +63,6 @@ class Service:
     def uploads(self) -> list[Path]:
         """The uploaded files that are there now, whole or not."""
         return [path for path in (self.settings.data_dir / "uploads").glob("*") if path.is_file()]
-
-
-@dataclass
-class Mailbox:
-    """A mail server that keeps what it takes, and says what it is told to say first."""
-
-    port: int = 0
-    messages: list[Envelope] = field(default_factory=list)
-    replies: list[str] = field(default_factory=list)
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
-        """Keep a message unless a reply is prepared."""
-        if self.replies:
-            return self.replies.pop(0)
-        self.messages.append(envelope)
-        return "250 OK"
-
-
-@dataclass
-class Peer:
-    """An HTTP server that answers with what a test sets and keeps what it is sent."""
-
-    url: str = ""
-    answers: dict[str, Callable[[web.Request], Any]] = field(default_factory=dict)
-    requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer as told: a response, or anything that has a JSON form."""
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        self.requests.append((request.path, headers, await request.read()))
-        answer = self.answers[request.path](request)
-        if asyncio.iscoroutine(answer):
-            answer = await answer
-        return answer if isinstance(answer, web.StreamResponse) else web.json_response(answer)
-
-
-@pytest.fixture
-async def mailbox() -> AsyncIterator[Mailbox]:
-    """A mail server on a free port."""
-    box = Mailbox()
-    server = await asyncio.get_running_loop().create_server(lambda: SMTP(box, hostname="mail.test"), "127.0.0.1", 0)
-    async with server:
-        box.port = server.sockets[0].getsockname()[1]
-        yield box
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[Peer]:
-    """An HTTP server on a free port."""
-    fake = Peer()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", fake.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield fake
-    await runner.cleanup()
 
 
 def settings_below(directory: Path) -> Settings:
@@ -176,21 +115,15 @@ async def service(settings: Settings) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
-    """Serve until the block ends. The socket listens before the server runs, so that no client comes too early."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(settings), log_level="warning", timeout_graceful_shutdown=2, ws="none")
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
-        async with httpx.AsyncClient(base_url=url, timeout=15, trust_env=False) as http:
-            yield Service(http, settings)
-    finally:
-        server.should_exit = True
-        await task
+    """Serve until the block ends."""
+    async with (
+        serving(create_app(settings)) as live,
+        httpx.AsyncClient(base_url=live.url, timeout=15, trust_env=False) as http,
+    ):
+        yield Service(http, settings)
 
 
-def with_mail(settings: Settings, mailbox: Mailbox) -> Settings:
+def with_mail(settings: Settings, sink: SmtpSink) -> Settings:
     """The same settings, with that mail server."""
-    smtp = settings.smtp.model_copy(update={"port": mailbox.port})
+    smtp = settings.smtp.model_copy(update={"port": sink.port})
     return settings.model_copy(update={"smtp": smtp})

@@ -1,43 +1,41 @@
 """E-mail over a real mail server, and what becomes of mail that it does not take."""
 
 from collections.abc import Awaitable, Callable
-from email import message_from_bytes, policy
 
 import pytest
 
 from asyncbg.settings import Settings
-from tests.workflows.conftest import Mailbox, Service, at_the_door, with_mail
+from asyncbg.testing import SmtpSink
+from tests.workflows.conftest import Service, at_the_door, with_mail
 
 Serve = Callable[[Settings], Awaitable[Service]]
 MAIL = {"to_email": "ada@example.com", "subject": "Grüße", "body": "Hello Ada,\n\nsee you ✉\n"}
 
 
 @pytest.fixture
-async def service(serve: Serve, settings: Settings, mailbox: Mailbox) -> Service:
+async def service(serve: Serve, settings: Settings, bg_smtp: SmtpSink) -> Service:
     """The service with a mail server."""
-    return await serve(with_mail(settings, mailbox))
+    return await serve(with_mail(settings, bg_smtp))
 
 
 @pytest.mark.parametrize("form", ["json", "params"])
-async def test_a_message_is_handed_over(service: Service, mailbox: Mailbox, form: str) -> None:
+async def test_a_message_is_handed_over(service: Service, bg_smtp: SmtpSink, form: str) -> None:
     """Recipient, subject and body arrive as they were sent, from the query and from a JSON body."""
     [job] = await service.post("/send-email/", **{form: MAIL})
 
-    [envelope] = mailbox.messages
-    assert isinstance(envelope.content, bytes)
-    message = message_from_bytes(envelope.content, policy=policy.default)
+    [mail] = bg_smtp.messages
+    message = mail.message
     assert job["state"] == "succeeded"
-    assert envelope.rcpt_tos == ["ada@example.com"]
+    assert mail.recipients == ("ada@example.com",)
     assert (message["Subject"], message["To"]) == ("Grüße", "ada@example.com")
     assert message.get_content().replace("\r\n", "\n") == MAIL["body"]
 
 
-async def test_the_message_id_is_the_jobs(service: Service, mailbox: Mailbox) -> None:
+async def test_the_message_id_is_the_jobs(service: Service, bg_smtp: SmtpSink) -> None:
     """So a mail server can drop what it gets twice."""
     [job] = await service.post("/send-email/", json=MAIL)
 
-    assert isinstance(mailbox.messages[0].content, bytes)
-    assert f"<{job['id']}@asyncbg>".encode() in mailbox.messages[0].content
+    assert f"<{job['id']}@asyncbg>".encode() in bg_smtp.messages[0].content
     assert job["result"] == {"message_id": f"<{job['id']}@asyncbg>"}
 
 
@@ -50,19 +48,19 @@ async def test_the_event_email_sent_is_published(service: Service) -> None:
     assert "ada" not in str(await service.events(job["id"]))
 
 
-async def test_mail_refused_for_now_is_tried_again(service: Service, mailbox: Mailbox) -> None:
+async def test_mail_refused_for_now_is_tried_again(service: Service, bg_smtp: SmtpSink) -> None:
     """A 4xx reply costs an attempt, not the job."""
-    mailbox.replies = ["451 4.3.0 try again later"]
+    bg_smtp.replies = ["451 4.3.0 try again later"]
 
     [job] = await service.post("/send-email/", json=MAIL)
 
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
-    assert len(mailbox.messages) == 1
+    assert len(bg_smtp.messages) == 1
 
 
-async def test_mail_refused_for_good_fails_at_once(service: Service, mailbox: Mailbox) -> None:
+async def test_mail_refused_for_good_fails_at_once(service: Service, bg_smtp: SmtpSink) -> None:
     """A 5xx reply ends the job; the error names the code and nobody's address."""
-    mailbox.replies = ["550 5.7.1 ada@example.com is not welcome"]
+    bg_smtp.replies = ["550 5.7.1 ada@example.com is not welcome"]
 
     [job] = await service.post("/send-email/", json=MAIL)
 
@@ -118,8 +116,8 @@ async def test_every_field_is_required(door: Service, missing: str) -> None:
     assert answer.json()["errors"][0]["loc"] == ["body", missing]
 
 
-async def test_a_body_over_http_may_be_split_over_both_forms(service: Service, mailbox: Mailbox) -> None:
+async def test_a_body_over_http_may_be_split_over_both_forms(service: Service, bg_smtp: SmtpSink) -> None:
     """Each field once, wherever it stands."""
     await service.post("/send-email/", params={"subject": "Hello"}, json={k: MAIL[k] for k in ("to_email", "body")})
 
-    assert len(mailbox.messages) == 1
+    assert len(bg_smtp.messages) == 1

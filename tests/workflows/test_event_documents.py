@@ -10,8 +10,9 @@ from asyncbg.engine_events import ENGINE_EVENTS, LoopBlocked, StreamBye
 from asyncbg.fastapi import AsyncBG
 from asyncbg.server import create_app
 from asyncbg.settings import Settings
+from asyncbg.testing import SmtpSink, WebPeer
 from tests.documents import Documents, follow, frames, references
-from tests.workflows.conftest import Mailbox, Peer, Service, at_the_door, with_mail
+from tests.workflows.conftest import Service, at_the_door, with_mail
 
 PEOPLE = b"name,city\nAda,London\nGrace,New York,too much\n"
 OF_WORKFLOWS = {"email.sent", "csv.imported", "csv.failed", "webhook.delivered"}
@@ -29,11 +30,11 @@ async def stream(service: Service, path: str, **headers: str) -> list[dict[str, 
         return frames((await service.http.get(path, headers=headers)).text)
 
 
-async def run_every_workflow(service: Service, peer: Peer) -> list[str]:
+async def run_every_workflow(service: Service, bg_web: WebPeer) -> list[str]:
     """One of each, with success, failure and retry among them; gives the ids of their jobs, all final."""
-    peer.answers["/data"] = lambda _: [1, 2, 3]
-    peer.answers["/hook"] = lambda _: "ok"
-    urls = {"data_url": f"{peer.url}/data", "webhook_url": f"{peer.url}/hook"}
+    bg_web.answers["/data"] = [1, 2, 3]
+    bg_web.answers["/hook"] = "ok"
+    urls = {"data_url": f"{bg_web.url}/data", "webhook_url": f"{bg_web.url}/hook"}
     requests: Iterable[tuple[str, dict[str, Any]]] = (
         ("/send-notification/ada@example.com", {}),
         ("/process/report", {}),
@@ -52,16 +53,16 @@ async def run_every_workflow(service: Service, peer: Peer) -> list[str]:
 
 @pytest.mark.timeout(60)
 async def test_every_frame_is_as_both_documents_say(
-    settings: Settings, serve: Callable[[Settings], Awaitable[Service]], mailbox: Mailbox, peer: Peer
+    settings: Settings, serve: Callable[[Settings], Awaitable[Service]], bg_smtp: SmtpSink, bg_web: WebPeer
 ) -> None:
     """Every workflow, a delay, a cancel, cursors from elsewhere: both documents describe each frame, and all of it."""
-    mailbox.replies.append("451 come back")
-    service = await serve(with_mail(settings, mailbox))
+    bg_smtp.replies.append("451 come back")
+    service = await serve(with_mail(settings, bg_smtp))
     told = await documents(service)
     late = (await service.http.post("/jobs", json={"task": "cleanup", "args": {"user_id": 7}, "delay_s": 3600})).json()
     await service.http.post(f"/jobs/{late['jobs'][0]['id']}/cancel", json={"reason": "no longer wanted"})
 
-    ids = await run_every_workflow(service, peer)
+    ids = await run_every_workflow(service, bg_web)
 
     for job_id in ids:
         told.check("jobEvents", await stream(service, f"/jobs/{job_id}/events"))

@@ -3,19 +3,20 @@
 from collections.abc import Awaitable, Callable
 
 from asyncbg.settings import Settings, SmtpSettings
-from tests.workflows.conftest import Mailbox, Service, with_mail
+from asyncbg.testing import SmtpSink
+from tests.workflows.conftest import Service, with_mail
 
 Serve = Callable[[Settings], Awaitable[Service]]
 
 
-async def test_the_action_is_logged_and_mailed(serve: Serve, settings: Settings, mailbox: Mailbox) -> None:
+async def test_the_action_is_logged_and_mailed(serve: Serve, settings: Settings, bg_smtp: SmtpSink) -> None:
     """The operator, who is the configured sender, gets a message; the activity log gains a row."""
-    service = await serve(with_mail(settings, mailbox))
+    service = await serve(with_mail(settings, bg_smtp))
 
     [job] = await service.post("/action/7", params={"action": "login"})
 
     assert (job["task"], job["state"]) == ("notification_task", "succeeded")
-    assert mailbox.messages[0].rcpt_tos == ["service@example.com"]
+    assert bg_smtp.messages[0].recipients == ("service@example.com",)
     assert (await service.http.get("/user/7/statistics")).json()["by_action"] == {"login": 1}
 
 
@@ -29,10 +30,10 @@ async def test_without_a_mail_server_the_log_is_used(serve: Serve, settings: Set
     assert service.log == ["notification for user 7: login"]
 
 
-async def test_a_repeated_attempt_adds_no_second_row(serve: Serve, settings: Settings, mailbox: Mailbox) -> None:
+async def test_a_repeated_attempt_adds_no_second_row(serve: Serve, settings: Settings, bg_smtp: SmtpSink) -> None:
     """The row belongs to the job, not to the attempt."""
-    service = await serve(with_mail(settings, mailbox))
-    mailbox.replies = ["451 later"]
+    service = await serve(with_mail(settings, bg_smtp))
+    bg_smtp.replies = ["451 later"]
 
     [job] = await service.post("/action/7", params={"action": "login"})
 

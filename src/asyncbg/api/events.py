@@ -10,13 +10,13 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.datastructures import QueryParams
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from asyncbg.api.auth import WRONG_TICKET, Asking, Caller, bound, caller_of
 from asyncbg.api.event_schema import EventSchemas
 from asyncbg.api.inputs import refuse_input
 from asyncbg.api.problems import ProblemRoute, problem_docs
-from asyncbg.api.sse import MEDIA_TYPE, Streams, accepts_gzip
+from asyncbg.api.sse import LATER, MEDIA_TYPE, Streams, accepts_gzip
 from asyncbg.clock import rfc3339
 from asyncbg.errors import UnauthenticatedError
 from asyncbg.event import EventFilter
@@ -24,6 +24,8 @@ from asyncbg.services.tickets import LIFETIME_S, Tickets
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.?\*)?|\*")
 _NONE = frozenset({""})  # no job has this id
+_ANY: frozenset[str] = frozenset()  # one for all: an empty one of its own takes 216 bytes
+_OF_FASTAPI = {"fastapi_inner_astack", "fastapi_function_astack", "starlette.exception_handlers"}
 _STREAM_PATH = re.compile(r"(/[^?#]*)?/(events|jobs/[^/?#]+/events)")
 
 _ENDED_DOCS: Final[dict[int | str, dict[str, Any]]] = {
@@ -61,7 +63,21 @@ class _Start:
     gzip: bool
 
 
-class TicketRoute(ProblemRoute):
+class StreamRoute(ProblemRoute):
+    """A route whose stream runs when FastAPI is done with the request: it would hold 4 KiB a stream for nothing."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let FastAPI make the response, then run it."""
+        later: list[Callable[[], Awaitable[None]]] = []
+        scope[LATER] = later
+        await super().handle(scope, receive, send)
+        for name in _OF_FASTAPI & scope.keys():
+            del scope[name]
+        for run in later:
+            await run()
+
+
+class TicketRoute(StreamRoute):
     """A stream's route for requests that show a ticket, in an application whose own dependency knows nothing of it."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -73,7 +89,7 @@ class TicketRoute(ProblemRoute):
 
 def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> APIRouter:
     """The routes ``/jobs/{id}/events``, ``/events`` and ``/stream-tickets``; ``schemas`` are told."""
-    router = APIRouter(tags=["events"], route_class=ProblemRoute)
+    router = APIRouter(tags=["events"], route_class=StreamRoute)
     _add_streams(router, streams, schemas, tickets, without_ticket=True)
 
     @router.post(
@@ -182,7 +198,7 @@ Wanted = Annotated[EventFilter, Depends(_wanted)]
 
 def _words(values: list[str]) -> frozenset[str]:
     """A parameter may be given many times, or once with commas between."""
-    return frozenset(word.strip() for value in values for word in value.split(",") if word.strip())
+    return frozenset(word.strip() for value in values for word in value.split(",") if word.strip()) or _ANY
 
 
 def _narrow(wanted: EventFilter, caller: Caller) -> EventFilter:

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Final
 
-COST_S: Final = 100e-6
+PAUSE_S: Final = 100e-6
+"""For each open stream."""
 LONGEST_S: Final = 0.02
+_BUSY_S: Final = 40e-6
+"""A send each stream in this time keeps a processor at least a quarter busy."""
 _LOOK_S: Final = 0.05
 _LONGEST_LOOK_S: Final = 2.0
 
@@ -48,7 +51,7 @@ class Gathering:
     def _look(self, now: float) -> float:
         """Is the bus so busy that a pause would gather something?"""
         since, turns = self._mark
-        if self._turns() - turns > 2 * (now - since) / self._length_s():
+        if (self._turns() - turns) * self._streams() * _BUSY_S > now - since:
             return self._begin(now)
         return self._rest(now)
 
@@ -65,4 +68,4 @@ class Gathering:
         return 0.0
 
     def _length_s(self) -> float:
-        return min(max(1, self._streams()) * COST_S, LONGEST_S)
+        return min(max(1, self._streams()) * PAUSE_S, LONGEST_S)

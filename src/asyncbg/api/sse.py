@@ -12,13 +12,12 @@ import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import anyio
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from asyncbg.api.auth import Caller
 from asyncbg.api.gathering import Gathering
@@ -28,12 +27,14 @@ from asyncbg.background import ANONYMOUS, Engine
 from asyncbg.bus import Chunk, Published, Subscription
 from asyncbg.clock import rfc3339
 from asyncbg.errors import DatabaseError, JobNotFoundError, OverloadedError
-from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, encode, event_id
+from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, dump, encode, event_id
 from asyncbg.job import JobRecord
 
 _log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "text/event-stream"
+LATER: Final = "asyncbg.later"
+"""Where in the scope a stream finds the list of what runs when FastAPI is done with the request, if there is one."""
 SEND_TIMEOUT_S: Final = 30.0
 BYE_TIMEOUT_S: Final = 0.8
 REVOKED_S: Final = 0.3
@@ -136,6 +137,10 @@ class Streams:
             stream.revoke()
         return len(ending)
 
+    def reopen(self) -> None:
+        """Take streams again after :meth:`drain`: one application has ended, and the engine goes on."""
+        self._drained_life = -1
+
     async def join(self) -> None:
         """Wait until no stream is open."""
         while self._open:
@@ -203,7 +208,7 @@ class Streams:
             stream.look_at_time(loop.time())
 
     def _cut(self) -> None:
-        for stream in self._open:
+        for stream in self._open if self.is_draining else ():
             stream.cut()
 
 
@@ -216,7 +221,7 @@ class EventStream(Response):
         """Show ``view``; nothing happens before the response is called."""
         self.status_code = status_code
         self.background = None
-        self.init_headers(_headers(gzip=view.gzip))
+        self.raw_headers = list(_RAW_HEADERS[view.gzip])
         self.view = view
         self._streams = streams
         self._engine = streams.engine
@@ -227,7 +232,7 @@ class EventStream(Response):
         self._pacer = ProgressPacer(streams.settings.progress_per_s)
         self._gzip = _compressor() if view.gzip else None
         self._subscription: Subscription | None = None
-        self._scope: anyio.CancelScope | None = None
+        self._limit: asyncio.Timeout | None = None
         self._send: Send
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,13 +245,23 @@ class EventStream(Response):
             return
         self._ends_at = asyncio.get_running_loop().time() + self._streams.age_s()
         self._streams.add(self)
+        if (later := scope.get(LATER)) is None:
+            await self._run(start, receive)
+        else:
+            later.append(lambda: self._run(start, receive))
+
+    async def _run(self, start: Message, receive: Receive) -> None:
         try:
-            await send(start)
-            async with anyio.create_task_group() as task_group:
-                self._scope = task_group.cancel_scope
-                task_group.start_soon(self._watch_client, receive, name="asyncbg stream: is the client there")
-                await self._serve()
-                task_group.cancel_scope.cancel()
+            await self._send(start)
+            async with asyncio.timeout(None) as self._limit:  # a task group would take 2 KiB more
+                watching = asyncio.create_task(self._watch_client(receive), name="asyncbg-stream-client")
+                try:
+                    await self._serve()
+                finally:
+                    watching.cancel()
+        except TimeoutError:
+            if self._limit is None or not self._limit.expired():
+                raise
         finally:
             self._streams.remove(self)
             if self._is_stalled:
@@ -274,8 +289,8 @@ class EventStream(Response):
 
     def cut(self) -> None:
         """End it at once, whatever its client does."""
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def _watch_client(self, receive: Receive) -> None:
         """A client that left is only told by ``receive``: a server's ``send`` may say nothing."""
@@ -318,18 +333,17 @@ class EventStream(Response):
                 await self._come_back()
             elif chunk := self._collect(subscription.take_chunks(), now):
                 await self._put(chunk)
-                await self._gather(loop.time())
+                if pause_s := self._pause_s(loop.time()):
+                    await asyncio.sleep(pause_s)
             elif now >= self._sent_at + heartbeat_s:
                 await self._put(self._heartbeat())
             else:  # a heartbeat and the end are told by ``look_at_time``
                 due_at = self._pacer.next_due()
                 await subscription.wait(None if due_at is None else max(due_at - now, 0))
 
-    async def _gather(self, now: float) -> None:
-        """Under load let more come together before the next send; nothing is held up at the end."""
-        pause_s = 0.0 if self._is_over else self._streams.gathering.pause_s(now)
-        if pause_s:
-            await asyncio.sleep(pause_s)
+    def _pause_s(self, now: float) -> float:
+        """Under load more comes together before the next send; nothing is held up at the end."""
+        return 0.0 if self._is_over else self._streams.gathering.pause_s(now)
 
     async def _come_back(self) -> None:
         """After an overflow: on from the log, unless even that goes on later than where this stream is."""
@@ -384,12 +398,14 @@ class EventStream(Response):
             batch=record.batch,
             owner=record.owner,
             attempt=record.attempt,
-            data=json.dumps(record.progress.as_dict()),
+            data=dump(record.progress.as_dict()),
         )
         return encode(event, self._epoch)
 
-    def _collect(self, pending: list[Chunk], now: float) -> bytes:
+    def _collect(self, pending: Sequence[Chunk], now: float) -> bytes:
         """The frames to send now: stored events always and once, progress at its pace and before the end it led to."""
+        if not pending and self._pacer.is_idle:
+            return b""
         frames: list[bytes] = []
         for chunk in pending:
             first = chunk.published[0]
@@ -496,3 +512,10 @@ def _headers(*, gzip: bool = False, typed: bool = True) -> dict[str, str]:
 def _compressor() -> "zlib._Compress":
     """Gzip (RFC 1952) with a window of 4 KiB: 32 KiB of memory a stream in the place of 256."""
     return zlib.compressobj(level=6, wbits=16 + 12, memLevel=5)
+
+
+_RAW_HEADERS = {
+    gzip: [(name.lower().encode(), value.encode()) for name, value in _headers(gzip=gzip).items()]
+    for gzip in (False, True)
+}
+"""Those of every stream: encoded once, and the same bytes for all."""

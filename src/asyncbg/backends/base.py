@@ -115,8 +115,10 @@ class Backend(Protocol):
         """Prolong the leases of this place. Returns its running jobs: id → reason if a cancel is requested."""
         ...
 
-    def beat(self, *, lease_s: float) -> None:
+    def beat(self, *, lease_s: float, at_ms: int | None = None) -> None:
         """Tell that this process lives, so that none of its leases lapses for ``lease_s`` seconds.
+
+        ``at_ms`` is a monotonic time other than now, for who moves the clock by hand and lived all the while.
 
         Called from a thread of its own: it must not need the event loop, which a task may be blocking.
         """

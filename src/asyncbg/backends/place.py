@@ -23,13 +23,18 @@ class Place:
     it counts as alive. It tells a process that is merely busy from one that hangs, without writing to the database:
     on SQLite before 3.51.3 a second connection that commits beside the checkpointing one may damage the log. A note
     may stand behind it, for whoever looks at the process from outside.
+
+    Silence is judged only by who was awake himself: where the whole machine stood still, all are silent at once, and
+    whoever looks first would take the jobs of the others.
     """
 
     def __init__(self, database: Path | None) -> None:
         """Name the database file; None (in memory) has only the one place."""
         self._database = database
         self._held: int | None = None
+        self._beat_ms: int | None = None
         self._alive_until_ms = 0
+        self._doubts_until_ms = 0
         self.name = "0"
 
     def take(self) -> None:
@@ -40,7 +45,8 @@ class Place:
             held = self._try(number, create=True)
             if held is not None:
                 os.ftruncate(held, 0)  # the heartbeat of whoever was here before
-                self._held, self.name, self._alive_until_ms = held, str(number), 0
+                self._held, self.name = held, str(number)
+                self._beat_ms, self._alive_until_ms, self._doubts_until_ms = None, 0, 0
                 return
         raise OSError(f"all {_MOST_PLACES} places at {self._database} are taken")
 
@@ -50,12 +56,18 @@ class Place:
         if held is not None:
             os.close(held)
 
-    def beat(self, alive_until_ms: int) -> None:
-        """Count as alive until then. From any thread."""
-        self._alive_until_ms = alive_until_ms
+    def beat(self, now_ms: int, *, lease_ms: int) -> None:
+        """Count as alive for so long. From any thread."""
+        if self._is_late(now_ms):
+            self._doubts_until_ms = now_ms + lease_ms
+        self._beat_ms, self._alive_until_ms = now_ms, now_ms + lease_ms
         held = self._held
         if held is not None:
-            os.pwrite(held, _HEARTBEAT.pack(alive_until_ms), 0)
+            os.pwrite(held, _HEARTBEAT.pack(self._alive_until_ms), 0)
+
+    def _is_late(self, now_ms: int) -> bool:
+        """Whether half a lease went by without a beat, which comes every quarter: this process stood still."""
+        return self._beat_ms is not None and now_ms - self._beat_ms > (self._alive_until_ms - self._beat_ms) // 2
 
     def note(self, text: str) -> None:
         """Leave a note for whoever looks at this process from outside. From any thread."""
@@ -70,7 +82,9 @@ class Place:
         }
 
     def alive(self, now_ms: int) -> list[str]:
-        """The places that have been heard of recently."""
+        """The places that have been heard of recently; for a lease after this process stood still, all there are."""
+        if self._is_late(now_ms) or now_ms < self._doubts_until_ms:
+            return sorted({self.name, *map(str, self._numbers())})
         deadlines = {self.name: self._alive_until_ms}
         for number in self._numbers():
             deadlines.setdefault(str(number), self._deadline(number))

@@ -17,7 +17,7 @@ from asyncbg.backends.sqlite_read import conditions, find_events, find_record, f
 from asyncbg.clock import Clock, SystemClock
 from asyncbg.database import MEMORY, Database, Transaction
 from asyncbg.errors import IdempotencyError, JobNotFoundError, JobStateError, OutageError, OverloadedError
-from asyncbg.event import Event, EventFilter, EventType
+from asyncbg.event import Event, EventFilter, EventType, dump
 from asyncbg.ids import random_token
 from asyncbg.job import (
     FINAL_STATES,
@@ -430,9 +430,9 @@ class SQLiteBackend:
             tx.connection.execute(SQL["write_wall_offset"], {"wall_offset": offset_ms})
         return [jump_ms] * len(items)
 
-    def beat(self, *, lease_s: float) -> None:
+    def beat(self, *, lease_s: float, at_ms: int | None = None) -> None:
         """Tell the other processes that this one lives; needs neither the event loop nor the database."""
-        self._place.beat(self.clock.monotonic_ms() + int(lease_s * 1000))
+        self._place.beat(self.clock.monotonic_ms() if at_ms is None else at_ms, lease_ms=int(lease_s * 1000))
 
     def note(self, text: str) -> None:
         """Leave word in this process's place, for whoever looks from outside."""
@@ -550,7 +550,7 @@ class SQLiteBackend:
     ) -> None:
         """Store one event for each job; without a type it is named after the state the job is in now."""
         refs = [_Ref(*row) for row in _json(tx.connection, "event_refs", {"ns": json.dumps(ns)})]
-        text = json.dumps(data) if data else None
+        text = dump(data) if data else None
         self._tell(tx, [(ref.n, str(event_type or f"job.{ref.state}"), now_ms, ref, ref.attempt, text) for ref in refs])
 
     def _tell(self, tx: Transaction, told: Sequence[tuple[Any, ...]]) -> None:
@@ -640,16 +640,16 @@ def _verdict(item: Settlement, cancel_reason: str | None, now_ms: int) -> tuple[
             kind, text = error.type, error.message
             row = (n, _SCHEDULED, run_at_ms, None, None, kind, text, progress, attempt, None)
             data = {"error": error.as_dict(), "delay_s": max(0, run_at_ms - now_ms) / 1000}
-            return row, _JOB_RETRYING, json.dumps(data)
+            return row, _JOB_RETRYING, dump(data)
         case Failed(error):
             row = (n, _FAILED, None, now_ms, None, error.type, error.message, progress, attempt, None)
-            return row, _JOB_FAILED, json.dumps({"error": error.as_dict()})
+            return row, _JOB_FAILED, dump({"error": error.as_dict()})
         case Cancelled(reason):
             row = (n, _CANCELLED, None, now_ms, None, None, None, progress, attempt, reason)
-            return row, _JOB_CANCELLED, json.dumps({"reason": reason})
+            return row, _JOB_CANCELLED, dump({"reason": reason})
         case Released(reason):
             row = (n, _QUEUED, None, None, None, None, None, progress, attempt - 1, None)
-            return row, _JOB_QUEUED, json.dumps({"reason": reason})
+            return row, _JOB_QUEUED, dump({"reason": reason})
         case _:
             assert_never(outcome)
 

@@ -87,7 +87,7 @@ class ProgressPump:
 
 def _as_json(progress: ProgressValue) -> str:
     """Progress as JSON text that can be stored and sent, whatever a task gave for a number or a message."""
-    text = json.dumps(progress.as_dict(), ensure_ascii=False, default=_plain)
+    text = json.dumps(progress.as_dict(), ensure_ascii=False, separators=(",", ":"), default=_plain)
     return text.encode("utf-8", "replace").decode()
 
 

@@ -18,7 +18,7 @@ from asyncbg.backends.base import Backend
 from asyncbg.clock import Clock
 from asyncbg.engine_events import LoopBlocked
 from asyncbg.errors import AsyncBGError
-from asyncbg.event import Event
+from asyncbg.event import Event, dump
 from asyncbg.job import Lease
 
 logger = logging.getLogger("asyncbg")
@@ -194,7 +194,7 @@ class BlockageReport:
 
     def tell(self, blockage: Blockage) -> None:
         """Tell of one; call it on the loop."""
-        data = json.dumps(blockage.as_dict())
+        data = dump(blockage.as_dict())
         if blockage.lease is None:
             self._publish(self._event(blockage, data))
             return

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from asyncbg.backends.base import Backend, Settlement
 from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob
 from asyncbg.errors import AsyncBGError, DatabaseError, OutageError
-from asyncbg.event import EventType
+from asyncbg.event import EventType, dump
 from asyncbg.job import Cancelled, Done, Failed, JobError, Lease, Outcome, Released, Retry
 from asyncbg.runner.executor import Executor, describe
 from asyncbg.runner.progress import ProgressPump
@@ -151,6 +150,20 @@ class Worker:
                     logger.error("cannot claim jobs: %s", error)
                 await asyncio.sleep(_SETTLE_PAUSE_S)
 
+    async def run_ready(self) -> bool:
+        """Claim and run until nothing is ready and nothing runs; returns whether anything ran.
+
+        For who drives the worker by hand, in the place of :meth:`run`.
+        """
+        has_run = False
+        while True:
+            self._wake.clear()
+            await self.claim()
+            if self.is_idle and not self._wake.is_set():
+                return has_run
+            has_run = True
+            await self._changed()
+
     async def claim(self) -> int | None:
         """Fill the free slots; returns when the next scheduled job is due."""
         self._claimed.clear()
@@ -173,6 +186,30 @@ class Worker:
             if len(claimed.leases) < free:
                 break
         return next_due_ms
+
+    async def _changed(self) -> None:
+        """Wait until a job or a settlement ends, or there may be work."""
+        going_on = {running.task for running in self._running.values()} | ({self._settler} if self._settler else set())
+        woken = asyncio.create_task(self._wake.wait(), name="asyncbg-woken")
+        try:
+            await asyncio.wait([*going_on, woken], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+
+    def vanish(self) -> "list[asyncio.Task[None]]":
+        """Be gone as a killed process is: what runs is dropped and settled by nobody.
+
+        Returns the asyncio tasks of the coroutines among it, which are ending.
+        """
+        self.hold()
+        self._wake.set()
+        dropped = list(self._running.values())
+        for running in dropped:
+            self._leave(running)
+            running.job.cancelled.set("the worker is gone")
+            running.task.cancel()
+        self._ended.clear()
+        return [running.task for running in dropped if running.definition.is_async]
 
     def hold(self) -> None:
         """Claim nothing more from this very moment on. Safe in a signal handler."""
@@ -307,7 +344,7 @@ class Worker:
     async def _tell(self, running: _Running) -> None:
         data = {"reason": running.job.cancelled.reason, "grace_s": self._settings.cancel_grace_s}
         try:
-            await self._backend.record(running.lease, EventType.CANCEL_IGNORED.value, json.dumps(data))
+            await self._backend.record(running.lease, EventType.CANCEL_IGNORED.value, dump(data))
         except AsyncBGError as error:
             logger.warning("that job %s goes on is not recorded: %s", running.lease.id, error)
         if running.is_abandoned_when_late:

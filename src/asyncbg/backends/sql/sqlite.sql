@@ -121,7 +121,7 @@ SELECT json_group_array(n) FROM (
       AND NOT EXISTS (
           SELECT 1 FROM job AS earlier
           WHERE (earlier.id = next.batch OR (earlier.batch = next.batch AND earlier.batch <> earlier.id))
-            AND earlier.finished_at IS NULL AND earlier.state <> 'waiting'
+            AND earlier.n < next.n AND earlier.finished_at IS NULL AND earlier.state <> 'waiting'
       )
     GROUP BY batch
 )

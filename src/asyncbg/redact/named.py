@@ -1,0 +1,168 @@
+"""Secrets known by their name: ``password=…``, ``"token": "…"``, ``Authorization: …``, ``--secret …``.
+
+A name is searched for in lower case, which is cheap; only behind a name the costly question is asked what stands there.
+"""
+
+import re
+from collections.abc import Iterator
+
+from asyncbg.redact.judge import Kind, is_secret, kind_of
+from asyncbg.redact.pseudonym import SECRET
+
+HINTS = (
+    *(
+        "pass",
+        "pwd",
+        "kennwort",
+        "contrase",
+        "senha",
+        "wachtwoord",
+        "mot de",
+        "mot_de",
+        "secret",
+        "token",
+        "credential",
+    ),
+    *(
+        "cookie",
+        "key",
+        "auth",
+        "sess",
+        "sid",
+        "otp",
+        "pin",
+        "cvv",
+        "cvc",
+        "sig",
+        "ticket",
+        "identified by",
+        "ssn",
+        "jwt",
+    ),
+    *("ion code", "ion_code", "ty code", "ty_code", "one-time"),
+)  # parts of the names below
+# Each alternative starts with a letter of its own, so that most characters are passed over at once.
+_NAME = re.compile(
+    r"""
+      a(?:uth(?:orization)?(?![a-z]))
+    | c(?:redentials?(?![a-z]) | ookie(?![a-z]) | vv2?(?![a-z0-9]) | vc2?(?![a-z0-9])
+        | onfirmation[ _-]code(?![a-z]) | ontrase(?:ñ|n|\\u00f1)a(?![a-z]) | onnect\.sid(?![a-z]))
+    | i(?:dentified\ by(?![a-z]))
+    | j(?:wt(?![a-z]))
+    | k(?:ey(?:[_-]?value)?(?=(?:\\|["'`&\])=:>\s%]))|ennwort(?![a-z]))
+    | m(?:ot[ _]de[ _]passe(?![a-z]))
+    | o(?:tp(?:[_ -]?code)?(?![a-z]) | ne-time[ _](?:code|password)(?![a-z]))
+    | p(?:ass(?:wor[dt]|wd|phrase|code|[_-]?key)?
+          (?:[_-]?(?:confirm(?:ation)?|again|repeat|hash|digest|old|new|\d))?(?![a-z])
+        | wd(?![a-z]) | in(?:[_ -]?code)?(?![a-z]))
+    | s(?:ecurity[ _-]code(?![a-z]) | ecret(?:[_ -]?(?:access[_-]?)?key|[_-]?value|[_-]hash)?(?![a-z])
+        | enha(?![a-z]) | sn(?![a-z]) | id(?![a-z])
+        | ess(?:ion)?(?:[_-]?(?:id|key|cookie))?(?![a-z]) | ig(?:nature)?(?![a-z]))
+    | t(?:oken(?:[_ -]?key|[_-]?value|[_-]hash)?(?![a-z]) | icket(?![a-z]))
+    | v(?:erification[ _-]code(?![a-z]))
+    | w(?:achtwoord(?![a-z]))
+    """,
+    re.VERBOSE,
+)
+_BEFORE_KEY = re.compile(
+    r"(?:api|access|private|encrypt(?:ion)?|signing|session|master|auth|account|storage|licen[sc]e|ssh|webhook|service|"
+    r"subscription|consumer|app(?:lication)?|client|deploy|hmac|jwt|aes|fernet)[_ -]?$"
+)
+_QUOTE = r"""(?:\\*+["'`]|&quot;|&\#(?:34|39|x27);|%22)"""
+_REST = re.compile(
+    rf"""
+    (?:_(?:base|hash|v?\d{{1,2}}|test|prod(?:uction)?|live|dev|old|new|BASE|HASH|TEST|PROD|LIVE|DEV|OLD|NEW))?
+    (?P<gap>
+        {_QUOTE}?\]?[^\S\r\n]*+(?:=>|:=|={{1,3}}|:|%3[ADad])[^\S\r\n]*+
+      | {_QUOTE},[^\S\r\n]*+(?=b?\\*["'])
+      | >
+      | [^\S\r\n]++(?=["'])
+      | [ ](?!%3)(?=[^\s\-"'/<>()=:,.]*[0-9!@$%^&*])(?=[^\s\-"'/<>()=:,.]{{4}})
+      | [ ]for[ ](?:user[ ]|account[ ])?[^\s:]{{1,64}}:[ ]
+      | [^\S\r\n]++(?:is|was|ist|lautet|war|est|es|é):?[^\S\r\n]++
+    )
+    (?:
+        [bBrRuU]{{0,2}}(?P<open>{_QUOTE})(?P<quoted>(?:[^\\\n"'`&%]++|(?!(?P=open))(?:\\.|[^\\\n]))*+)
+      | (?P<plain>
+            (?i:digest|aws4-hmac-sha256|hawk|oauth|signature)[ ](?=[^\s=]++=)[^"'\r\n\\]++
+          | (?![\[{{(<\0-\x08])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?
+            [^\s\0-\x08,;&"'`<>)\]}}|\\]++
+        )
+    )
+    """,
+    re.VERBOSE,
+)
+_OPTION = re.compile(r"(?<=\w)[ ]++(?P<plain>[^\s\-\"'<\[{(]\S*+)")
+_COOKIES = re.compile(r"""["']?\s?+:\s?+(?P<plain>(?=[^\s"';,=\[]++=)[^"'\r\n\\]++)""")
+
+_TELLING = 200  # so many characters of a value are looked at
+_MOST_JUDGED = 200  # a text with more names than this is no log line, and judging them takes its time
+
+
+def hide_named(text: str, lower: str) -> str:
+    """``text`` without the values of secrets; ``lower`` is the same in lower case."""
+    if len(lower) != len(text):
+        lower = re.sub("[A-Z]+", lambda capitals: capitals[0].lower(), text)
+    pieces: list[str] = []
+    done = 0
+    for start, end in _values(text, lower):
+        pieces += text[done:start], SECRET
+        done = end
+    return "".join([*pieces, text[done:]]) if pieces else text
+
+
+def _values(text: str, lower: str) -> Iterator[tuple[int, int]]:
+    """Where the values of named secrets stand."""
+    name = _NAME.search(lower)
+    judged = 0
+    while name and judged < _MOST_JUDGED:
+        judged += 1
+        past = name.end()
+        kind = kind_of(name[0])
+        rest = _rest(text, name) if _stands_alone(text, name, kind) else None
+        if rest:
+            start, end = rest.span("quoted" if rest["plain"] is None else "plain")
+            is_value = is_secret(text, name, rest, kind, text[start : min(end, start + _TELLING)])
+            if is_value:
+                yield start, end
+            if is_value or end - start >= _TELLING:
+                past = rest.end()
+        name = _NAME.search(lower, past)
+    if name:
+        yield from _unjudged_values(text, lower, name.start())
+
+
+def _unjudged_values(text: str, lower: str, start: int) -> Iterator[tuple[int, int]]:
+    """Where names come by the hundred, what stands behind each is taken for a secret."""
+    name = _NAME.search(lower, start)
+    while name:
+        rest = _REST.match(text, name.end())
+        if rest:
+            start, end = rest.span("quoted" if rest["plain"] is None else "plain")
+            if text[start : start + 1] > "\x08":
+                yield start, end
+        name = _NAME.search(lower, rest.end() if rest else name.end())
+
+
+def _stands_alone(text: str, name: re.Match[str], kind: Kind) -> bool:
+    """``key`` needs to be an ``api_key``; ``pin`` must not end ``mapping``; ``ticket`` is a parameter of a URL."""
+    start = name.start()
+    if kind.is_whole_word:
+        before = text[start - 1 : start]
+        if before.isalpha() and not (before.islower() and text[start].isupper()):
+            return False
+    if kind.is_key:
+        return _BEFORE_KEY.search(text[max(0, start - 14) : start].lower()) is not None
+    return not kind.is_parameter or text[max(0, start - 5) : start].lower().endswith(("?", "&", "amz-", "goog-"))
+
+
+def _rest(text: str, name: re.Match[str]) -> re.Match[str] | None:
+    """The gap and the value behind a name."""
+    end = name.end()
+    if name[0] == "cookie" and (cookies := _COOKIES.match(text, end)):
+        return cookies
+    rest = _REST.match(text, end)
+    if rest is None and text[end : end + 1] == " ":
+        before = text[max(0, name.start() - 24) : end].rpartition(" ")[2]
+        return _OPTION.match(text, end) if before.startswith("--") else None
+    return rest

@@ -1,0 +1,116 @@
+"""The pattern net: what looks personal or secret in free text is replaced, whatever wrote it."""
+
+import re
+from typing import Any
+
+from asyncbg.redact.credentials import hide_credentials
+from asyncbg.redact.people import AT_HINTS, Span, find_accounts, find_cards, hide_addresses
+from asyncbg.redact.phone import HINTS as PHONE_HINTS
+from asyncbg.redact.phone import HINTS_BEYOND_ASCII as PHONE_HINTS_BEYOND_ASCII
+from asyncbg.redact.phone import find_named_phones, find_phones
+from asyncbg.redact.pseudonym import SECRET
+
+# Digits of other scripts, dashes and spaces of other widths become plain ones, each one character, so places stay.
+_ZEROS = (
+    *(0x0660, 0x06F0, 0x07C0, 0x0966, 0x09E6, 0x0A66, 0x0AE6, 0x0B66, 0x0BE6, 0x0C66, 0x0CE6, 0x0D66, 0x0E50, 0x0ED0),
+    *(0x0F20, 0x1040, 0x17E0, 0x1810, 0xFF10),
+)
+_PLAIN = (
+    {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
+    | dict.fromkeys(range(0x2010, 0x2016), "-")
+    | dict.fromkeys((0x2212, 0xFE63, 0xFF0D, 0x00AD), "-")
+    | dict.fromkeys((0x00A0, 0x202F, 0x205F, 0x3000, *range(0x2000, 0x200C), 0x2060, 0xFEFF), " ")
+    | {0xFF0B: "+", 0xFF08: "(", 0xFF09: ")", 0xFF0E: "."}
+)
+_UNUSUAL = re.compile(f"[{''.join(map(chr, _PLAIN))}]")
+_SEVEN_DIGITS = re.compile(r"(?:[^0-9]*+[0-9]){7}")  # no number that is hidden has fewer
+_STAND_IN = re.compile(r"(\[(?:secret|card|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
+_MARKS = "\0\1\2\3\4\5\6\7"  # one of them stands for a stand-in while the rest is looked at
+_MOST_PASSES = 6
+
+
+def redact(text: str) -> str:
+    """``text`` with what looks personal or secret replaced; clean text comes back as it is, twice is the same as once.
+
+    It takes time linear in the length of the text, whatever the text, and raises for none.
+    """
+    for _ in range(_MOST_PASSES):
+        clean = _pass_over(text)
+        if clean == text:
+            return text
+        text = clean  # what was beside it may stand out now
+    return text if _pass_over(text) == text else SECRET
+
+
+def _pass_over(text: str) -> str:
+    """The text redacted once; stand-ins of an earlier time stay what they are."""
+    if "[" not in text:
+        return _hide(text)
+    parts = _STAND_IN.split(text)
+    if len(parts) == 1:
+        return _hide(text)
+    mark = next((mark for mark in _MARKS if mark not in text), _MARKS[0])
+    bare = mark.join(parts[::2])
+    clean = _hide(bare)
+    if clean == bare:
+        return text
+    kept = clean.split(mark)
+    if len(kept) != len(parts[::2]):  # one stood in the middle of what is hidden now
+        return _hide(text)
+    parts[::2] = kept
+    return "".join(parts)
+
+
+def _hide(text: str) -> str:
+    """Secrets, then addresses, then numbers; in the digits of new pseudonyms there are no numbers to look for."""
+    without_secrets = hide_credentials(text)
+    clean = _hide_addresses(without_secrets)
+    return _hide_numbers(clean) if clean == without_secrets else clean
+
+
+def redact_json(value: Any) -> Any:
+    """A JSON value with every text in it, keys too, put through :func:`redact`."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [redact_json(item) for item in value]
+    if isinstance(value, dict):
+        return {redact(name): redact_json(item) for name, item in value.items()}
+    return value
+
+
+def _hide_addresses(text: str) -> str:
+    for hint in AT_HINTS:
+        if hint in text:
+            return hide_addresses(text)
+    return hide_addresses(text) if "at)" in text or "at]" in text else text
+
+
+def _hide_numbers(text: str) -> str:
+    """Accounts, cards and phone numbers, found in plain digits and cut out of the text as it is."""
+    plain = text if text.isascii() or not _UNUSUAL.search(text) else text.translate(_PLAIN)
+    if not _SEVEN_DIGITS.match(plain):
+        return text
+    spans = find_accounts(plain) + find_cards(plain) + _find_named_phones(plain) + find_phones(plain)
+    return _cut(text, spans) if spans else text
+
+
+def _find_named_phones(plain: str) -> list[Span]:
+    lower = plain.lower()
+    if len(lower) != len(plain):  # a capital whose small letter takes two: words are found as they are
+        lower = plain
+    for hint in PHONE_HINTS if plain.isascii() else (*PHONE_HINTS, *PHONE_HINTS_BEYOND_ASCII):
+        if hint in lower:
+            return find_named_phones(plain, lower)
+    return []
+
+
+def _cut(text: str, spans: list[Span]) -> str:
+    """Every span replaced by its stand-in; of two that overlap the one that starts first, then the longer."""
+    pieces: list[str] = []
+    done = 0
+    for start, end, stand_in in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if start >= done:
+            pieces += text[done:start], stand_in
+            done = end
+    return "".join([*pieces, text[done:]])

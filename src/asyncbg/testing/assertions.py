@@ -1,0 +1,145 @@
+"""What was enqueued, and what was not: assertions that say what there is instead."""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pydantic_core import to_jsonable_python
+
+from asyncbg.backends.base import JobQuery
+from asyncbg.background import Engine, Task, TaskCall
+from asyncbg.job import JobRecord, JobState
+
+AnyTask: TypeAlias = "Task[..., Any] | TaskCall[Any] | Callable[..., Any] | str"
+_MOST = 10_000
+_SHOWN = 10
+
+
+async def assert_enqueued(
+    engine: Engine,
+    task: AnyTask,
+    *,
+    args: Mapping[str, Any] | Sequence[Any] | None = None,
+    state: JobState | str | None = None,
+    tags: Collection[str] | None = None,
+    owner: str | None = None,
+    priority: int | None = None,
+    delay_s: float | None = None,
+    count: int | None = None,
+) -> JobRecord:
+    """There is a job of ``task``, which has all that is named; returns the newest one.
+
+    ``args`` is a mapping by parameter name, of which the job has at least those, or a sequence as in a call, which is
+    all of them; a job that is not durable has none on disk. Without ``state`` a job counts whatever became of it.
+    ``delay_s`` is the time from its acceptance to when it is due. ``count``, 1 or more, is how many such jobs there
+    are; without it one is enough. Raises AssertionError, which lists the jobs that there are.
+    """
+    if count is not None and count < 1:
+        raise ValueError("count is 1 or more; for none use refute_enqueued")
+    wanted = _Wanted.of(
+        engine, task, args=args, state=state, tags=tags, owner=owner, priority=priority, delay_s=delay_s
+    )
+    records = await engine.backend.list(JobQuery(limit=_MOST))
+    found = [record for record in records if wanted.fits(record)]
+    if not found or (count is not None and len(found) != count):
+        much = f"{count or 'at least one'} job{'s' if count and count > 1 else ''}"
+        raise AssertionError(f"expected {much} of {wanted}, found {len(found)}; {_listed(records)}")
+    return found[0]
+
+
+async def refute_enqueued(
+    engine: Engine,
+    task: AnyTask,
+    *,
+    args: Mapping[str, Any] | Sequence[Any] | None = None,
+    state: JobState | str | None = None,
+    tags: Collection[str] | None = None,
+    owner: str | None = None,
+) -> None:
+    """There is no job of ``task`` that has all that is named. Raises AssertionError, which lists those there are."""
+    wanted = _Wanted.of(engine, task, args=args, state=state, tags=tags, owner=owner)
+    found = [record for record in await engine.backend.list(JobQuery(limit=_MOST)) if wanted.fits(record)]
+    if found:
+        raise AssertionError(f"expected no job of {wanted}; {_listed(found)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a job must be; ``traits`` holds only what was named."""
+
+    task: str
+    args: Mapping[str, Any] | None
+    has_all_args: bool
+    traits: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, engine: Engine, task: AnyTask, *, args: Mapping[str, Any] | Sequence[Any] | None, **traits: Any
+    ) -> "_Wanted":
+        if isinstance(args, str | bytes):
+            raise TypeError("args is a mapping by parameter name or a sequence as in a call: args=['Ada']")
+        if traits.get("state") is not None:
+            traits["state"] = JobState(traits["state"])
+        if traits.get("tags") is not None:
+            traits["tags"] = frozenset(traits["tags"])
+        named = {name: value for name, value in traits.items() if value is not None}
+        if args is None or isinstance(args, Mapping):
+            return cls(_name(task), None if args is None else to_jsonable_python(dict(args)), False, named)
+        return cls(_name(task), _bound(engine, task, args), True, named)
+
+    def fits(self, record: JobRecord) -> bool:
+        if record.task != self.task or not all(_TRAITS[name](record, value) for name, value in self.traits.items()):
+            return False
+        has: dict[str, Any] = json.loads(record.args)
+        if self.args is None:
+            return True
+        if self.has_all_args:
+            return has == self.args
+        return all(name in has and has[name] == value for name, value in self.args.items())
+
+    def __str__(self) -> str:
+        said = {} if self.args is None else {"args": dict(self.args)}
+        words = [f"{name}={value!r}" for name, value in (said | dict(self.traits)).items()]
+        return f"{self.task}({', '.join(words)})"
+
+
+_TRAITS: Mapping[str, Callable[[JobRecord, Any], bool]] = {
+    "state": lambda record, state: record.state is state,
+    "tags": lambda record, tags: tags <= set(record.tags),
+    "owner": lambda record, owner: record.owner == owner,
+    "priority": lambda record, priority: record.priority == priority,
+    "delay_s": lambda record, delay_s: record.run_at_ms - record.created_at_ms == round(delay_s * 1000),
+}
+
+
+def _name(task: AnyTask) -> str:
+    """The name that jobs of the task are stored under."""
+    match task:
+        case str():
+            return task
+        case Task() | TaskCall():
+            return task.definition.name
+        case _:
+            named = task if hasattr(task, "__qualname__") else type(task)
+            return f"{named.__module__}:{named.__qualname__}"
+
+
+def _bound(engine: Engine, task: AnyTask, args: Sequence[Any]) -> Mapping[str, Any]:
+    """The arguments of a call as a job has them on disk. Raises ArgumentsError where they do not fit."""
+    if isinstance(task, str):
+        arguments = engine.registry.get(task).arguments
+        text = arguments.dump(arguments.bind(task, args, {}))
+    else:
+        text = engine.prepare(task, args, {}).new.args
+    bound: Mapping[str, Any] = json.loads(text or "{}")
+    return bound
+
+
+def _listed(records: Sequence[JobRecord]) -> str:
+    """The jobs there are, newest first."""
+    if not records:
+        return "no job was enqueued"
+    lines = [f"  {record.task} {record.args} {record.state}" for record in records[:_SHOWN]]
+    more = f"\n  and {len(records) - _SHOWN} more" if len(records) > _SHOWN else ""
+    return "there are, newest first:\n" + "\n".join(lines) + more

@@ -1,0 +1,79 @@
+"""A kit that anybody can run on an SSE endpoint: is it what an EventSource, a proxy and a resuming client need?"""
+
+from contextlib import AsyncExitStack
+
+import aiohttp
+
+from asyncbg.testing.checks import SAMPLE_CHECKS, Check
+from asyncbg.testing.endpoint import CheckFailedError, CheckSkippedError, Endpoint, MakeEvent, in_process, over_http
+from asyncbg.testing.report import CheckResult, ConformanceReport, Outcome
+from asyncbg.testing.resume import REQUEST_CHECKS
+from asyncbg.testing.sample import Sample, take_sample
+from asyncbg.testing.server import started
+from asyncbg.testing.stream import ASGIApp
+
+CHECKS = (*SAMPLE_CHECKS, *REQUEST_CHECKS)
+
+
+async def sse_conformance(
+    target: ASGIApp | str,
+    path: str = "/events",
+    *,
+    make_event: MakeEvent | None = None,
+    ended: str | None = None,
+    heartbeat_s: float | None = None,
+    headers: dict[str, str] | None = None,
+    lifespan: bool = True,
+    timeout_s: float = 5.0,
+) -> ConformanceReport:
+    """Check the event stream at ``path`` of an ASGI application, or of the server at a base URL.
+
+    ``make_event`` is called, and awaited where it returns an awaitable, to make one event or more that appear on the
+    stream with an id; without it the checks that need events are skipped. ``ended`` is the path of a stream that
+    ends, for the checks of its end; ``heartbeat_s`` how often an idle stream gets a comment; ``headers`` go with
+    every request, for a login. ``timeout_s`` is how long anything may take to arrive. The lifespan of an application
+    is run around the checks unless ``lifespan`` is False.
+
+    A check never raises: ``report.raise_for_failures()`` does. What ``make_event`` raises goes through. Raises
+    AppFailedError where the application does not start, aiohttp's ClientError where nobody answers at the URL.
+    """
+    if not path.startswith("/") or (ended is not None and not ended.startswith("/")):
+        raise ValueError("a path begins with a slash: path='/events'")
+    async with AsyncExitStack() as stack:
+        if isinstance(target, str):
+            if not target.startswith(("http://", "https://")):
+                raise ValueError(f"{target!r} is no base URL: it begins with http:// or https://")
+            session = await stack.enter_async_context(_session())
+            opener, name = over_http(session, target, timeout_s), target.rstrip("/") + path
+        else:
+            if lifespan:
+                await stack.enter_async_context(started(target))
+            opener, name = in_process(target, timeout_s), f"{type(target).__name__} {path}"
+        endpoint = Endpoint(
+            opener=opener, path=path, timeout_s=timeout_s, make_event=make_event, ended=ended,
+            heartbeat_s=heartbeat_s, headers=headers or {},
+        )  # fmt: skip
+        sample = await take_sample(endpoint)
+        return ConformanceReport(name, [await _judge(check, endpoint, sample) for check in CHECKS])
+
+
+async def _judge(check: Check, endpoint: Endpoint, sample: Sample) -> CheckResult:
+    outcome, detail = Outcome.PASSED, ""
+    try:
+        await check.run(endpoint, sample)
+    except CheckSkippedError as reason:
+        outcome, detail = Outcome.SKIPPED, str(reason)
+    except CheckFailedError as reason:
+        outcome, detail = Outcome.FAILED, str(reason)
+    except TimeoutError:
+        outcome, detail = Outcome.FAILED, f"no response within {endpoint.timeout_s:g} s"
+    except (aiohttp.ClientError, OSError) as error:
+        outcome, detail = Outcome.FAILED, f"the connection broke: {type(error).__name__}"
+    return CheckResult(name=check.name, title=check.title, reference=check.reference, outcome=outcome, detail=detail)
+
+
+def _session() -> aiohttp.ClientSession:
+    """No limit on connections, no deadline of its own, no decompression: the checks see what is on the wire."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(), auto_decompress=False, trust_env=False
+    )

@@ -1,0 +1,242 @@
+"""The checks that take more than one request: resume, unknown cursors, the end, HEAD, gzip, heartbeats."""
+
+import asyncio
+from collections.abc import Sequence
+
+from asyncbg.testing.checks import Check, need_stream
+from asyncbg.testing.endpoint import Endpoint, fail, skip
+from asyncbg.testing.frames import Frame
+from asyncbg.testing.sample import Sample
+from asyncbg.testing.stream import EventReader
+
+_WHATWG = "WHATWG HTML"
+_MADE = 4
+_UNKNOWN = ("no-such-event", "9" * 40, "%00", "x" * 1_000)
+
+
+async def fan_out(endpoint: Endpoint, sample: Sample) -> None:
+    """Two clients see the same."""
+    need_stream(sample)
+    async with endpoint.open() as one, endpoint.open() as other:
+        await _greeted(endpoint, one, other)
+        await endpoint.make(2)
+        named = bool(sample.ids)
+        first, second = await asyncio.gather(
+            _events(endpoint, one, 2, named=named), _events(endpoint, other, 2, named=named)
+        )
+        _compare(first, second, "of two clients that listen at the same time the second one")
+
+
+async def resume(endpoint: Endpoint, sample: Sample) -> None:
+    """Whatever event a client saw last, it goes on with the next."""
+    _need_ids(sample)
+    async with endpoint.open() as reference:
+        await _greeted(endpoint, reference)
+        await endpoint.make(_MADE)
+        seen = await endpoint.gather(reference, _MADE)
+    for at in (0, len(seen) // 2, len(seen) - 2):
+        await _expect(endpoint, seen[at], seen[at + 1 :])
+
+
+async def resume_after_absence(endpoint: Endpoint, sample: Sample) -> None:
+    """What happened while nobody listened is not lost."""
+    _need_ids(sample)
+    async with endpoint.open() as before:
+        await _greeted(endpoint, before)
+        await endpoint.make()
+        [last] = await endpoint.gather(before, 1)
+    await endpoint.make(_MADE)
+    async with endpoint.open(last_event_id=last.id) as reader:
+        _must_open(reader, last)
+        first = await endpoint.gather(reader, _MADE, what="events made while nobody listened")
+    if any(frame.id == last.id for frame in first):
+        fail(f"after Last-Event-ID {last.id!r} the stream tells that event again")
+    await _expect(endpoint, last, first)
+
+
+async def resume_splice(endpoint: Endpoint, sample: Sample) -> None:
+    """Where replay meets what happens now, nothing is lost or told twice."""
+    _need_ids(sample)
+    async with endpoint.open() as reference:
+        await _greeted(endpoint, reference)
+        await endpoint.make(_MADE)
+        seen = await endpoint.gather(reference, _MADE)
+        async with endpoint.open(last_event_id=seen[0].id) as reader:
+            _must_open(reader, seen[0])
+            _, replayed = await asyncio.gather(
+                endpoint.make(_MADE), endpoint.gather(reader, 2 * _MADE - 1, what="events replayed and made meanwhile")
+            )
+            seen += await endpoint.gather(reference, _MADE)
+        _compare(seen[1 : 1 + len(replayed)], replayed, f"after Last-Event-ID {seen[0].id!r} the stream")
+
+
+async def unknown_cursor(endpoint: Endpoint, sample: Sample) -> None:
+    """A cursor from another life ends no client."""
+    need_stream(sample)
+    for cursor in _UNKNOWN:
+        async with endpoint.open(last_event_id=cursor) as reader:
+            if reader.status not in {200, 204}:
+                fail(
+                    f"Last-Event-ID of {cursor[:20]!r} is answered {reader.status}: an EventSource gives up for good; "
+                    "send an event that says what is missing"
+                )
+
+
+async def heartbeat(endpoint: Endpoint, sample: Sample) -> None:
+    """Silence is told from a dead line."""
+    need_stream(sample)
+    if endpoint.heartbeat_s is None:
+        skip("its interval was not given: heartbeat_s=")
+    async with endpoint.open() as reader:
+        await _greeted(endpoint, reader)
+        limit_s = 2 * endpoint.heartbeat_s + 1
+        try:
+            async with asyncio.timeout(limit_s):
+                while (frame := await reader.frame()) is not None:
+                    if frame.comments:
+                        return
+        except TimeoutError:
+            fail(f"an idle stream got no comment within {limit_s:g} s")
+        fail("an idle stream was ended")
+
+
+async def whole_frames(endpoint: Endpoint, sample: Sample) -> None:
+    """The last event of a stream that ends is whole."""
+    reader = await _ended(endpoint)
+    if reader.has_rest:
+        fail("the stream ends without a blank line: its last event is never dispatched")
+
+
+async def end_204(endpoint: Endpoint, sample: Sample) -> None:
+    """Who has seen the end is told to stay away."""
+    reader = await _ended(endpoint)
+    if not reader.last_event_id:
+        fail("the stream that has ended has no id, so no client can say that it has seen the end")
+    async with endpoint.open(path=endpoint.ended, last_event_id=reader.last_event_id) as again:
+        if again.status != 204:
+            fail(f"a client that has seen the end is answered {again.status}, not 204: it reconnects for ever")
+
+
+async def head(endpoint: Endpoint, sample: Sample) -> None:
+    """HEAD says what GET would."""
+    need_stream(sample)
+    async with endpoint.open(method="HEAD") as reader:
+        if reader.status != sample.status:
+            fail(f"HEAD is answered {reader.status}, GET {sample.status}")
+        found, wanted = reader.headers.get("content-type"), sample.headers.get("content-type")
+        if found != wanted:
+            fail(f"HEAD has the Content-Type {found!r}, GET {wanted!r}")
+        body = await endpoint.within(reader.chunk(), lambda: "the response to HEAD did not end")
+        if body:
+            fail("the response to HEAD has a body")
+
+
+async def gzip(endpoint: Endpoint, sample: Sample) -> None:
+    """Compression holds nothing back."""
+    need_stream(sample)
+    if coding := sample.headers.get("content-encoding"):
+        fail(f"the stream is sent as {coding} to a client that takes only identity")
+    async with endpoint.open(encoding="gzip") as reader:
+        coding = reader.headers.get("content-encoding", "identity")
+        if coding == "identity":
+            skip("the endpoint does not compress")
+        if coding != "gzip":
+            fail(f"the stream is sent as {coding} to a client that takes only gzip")
+        if "accept-encoding" not in reader.headers.get("vary", "").lower():
+            fail("Vary does not name Accept-Encoding: a cache may hand gzip to a client that does not take it")
+        await endpoint.within(reader.frame(), lambda: "compressed, no byte could be read")
+        for _ in range(2):
+            await endpoint.make()
+            await endpoint.gather(reader, 1, what="compressed events (flush after each)")
+
+
+async def _greeted(endpoint: Endpoint, *readers: EventReader) -> None:
+    """Wait for the first bytes, so that the stream is known to listen; where none come, go on as it is."""
+    for reader in readers:
+        try:
+            async with asyncio.timeout(endpoint.timeout_s):
+                await reader.frame()
+        except TimeoutError:
+            return
+
+
+async def _events(endpoint: Endpoint, reader: EventReader, count: int, *, named: bool) -> list[Frame]:
+    """The next events; only those with an id where there are such: the others may be told to some clients only."""
+    found: list[Frame] = []
+
+    async def read() -> None:
+        while len(found) < count and (frame := await reader.frame()) is not None:
+            if frame.is_event and (frame.id is not None or not named):
+                found.append(frame)
+
+    await endpoint.within(read(), lambda: f"{len(found)} of {count} events arrived")
+    return found
+
+
+async def _expect(endpoint: Endpoint, last: Frame, expected: Sequence[Frame]) -> None:
+    async with endpoint.open(last_event_id=last.id) as reader:
+        _must_open(reader, last)
+        what = f"events after Last-Event-ID {last.id!r}"
+        found = await endpoint.gather(reader, len(expected), what=what)
+    _compare(expected, found, f"after Last-Event-ID {last.id!r} the stream")
+
+
+async def _ended(endpoint: Endpoint) -> EventReader:
+    if endpoint.ended is None:
+        skip("no stream that has ended was given: ended=")
+    async with endpoint.open(path=endpoint.ended) as reader:
+        if reader.status != 200:
+            fail(f"{endpoint.ended} is answered {reader.status}")
+
+        async def read() -> None:
+            while await reader.frame() is not None:
+                pass
+
+        await endpoint.within(read(), lambda: f"{endpoint.ended} did not end")
+    return reader
+
+
+def _need_ids(sample: Sample) -> None:
+    need_stream(sample)
+    if sample.problem:
+        skip(sample.problem)
+    if sample.made and not sample.ids:
+        fail("no event carries an id, so no client can go on where it was cut off")
+
+
+def _must_open(reader: EventReader, last: Frame) -> None:
+    if reader.status != 200:
+        fail(f"Last-Event-ID {last.id!r} of its own is answered {reader.status}")
+
+
+def _compare(expected: Sequence[Frame], found: Sequence[Frame], who: str) -> None:
+    """Fails with the first difference."""
+    wanted, got = [frame.id for frame in expected], [frame.id for frame in found]
+    if wanted != got:
+        fail(f"{who} {_difference(wanted, got)}: expected the ids {wanted}, got {got}")
+    for one, other in zip(expected, found, strict=True):
+        if (one.event, one.data) != (other.event, other.data):
+            fail(f"{who} tells event {one.id!r} differently: {other.event!r} {other.data[:80]!r}")
+
+
+def _difference(wanted: Sequence[str | None], got: Sequence[str | None]) -> str:
+    if repeated := [one for one in got if got.count(one) > wanted.count(one) and one in wanted]:
+        return f"tells {repeated[0]!r} more than once"
+    if foreign := [one for one in got if one not in wanted]:
+        missing = [one for one in wanted if one not in got]
+        return f"tells {foreign[0]!r} in the place of {missing[0]!r}" if missing else f"tells {foreign[0]!r} too"
+    return "tells events in another order"
+
+
+REQUEST_CHECKS = (
+    Check("fan-out", "tells two clients the same", f"{_WHATWG} 9.2.1", fan_out),
+    Check("resume", "goes on exactly after Last-Event-ID", f"{_WHATWG} 9.2.4", resume),
+    Check("resume-absence", "replays what a client missed", f"{_WHATWG} 9.2.4", resume_after_absence),
+    Check("resume-splice", "loses nothing between replay and now", f"{_WHATWG} 9.2.4", resume_splice),
+    Check("unknown-cursor", "takes a cursor it does not know", f"{_WHATWG} 9.2.3", unknown_cursor),
+    Check("heartbeat", "sends a comment when idle", f"{_WHATWG} 9.2.7", heartbeat),
+    Check("whole-frames", "ends after a whole event", f"{_WHATWG} 9.2.6", whole_frames),
+    Check("end-204", "answers 204 after the end", f"{_WHATWG} 9.2.3", end_204),
+    Check("head", "answers HEAD as GET", "RFC 9110 9.3.2", head),
+    Check("gzip", "flushes every event it compresses", "RFC 9110 12.5.3, 12.5.5; RFC 1952", gzip),
+)

@@ -1,0 +1,144 @@
+"""Applications that run for a test: on a real server at a free port, or started in this process."""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from asyncbg.fastapi import AsyncBG
+from asyncbg.testing.stream import ASGIApp
+
+_START_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveServer:
+    """A running server; ``url`` has no slash at its end."""
+
+    url: str
+    app: ASGIApp
+
+    def __str__(self) -> str:
+        """The URL."""
+        return self.url
+
+
+class AppFailedError(RuntimeError):
+    """The application did not start; the log has its traceback."""
+
+
+class _Server(uvicorn.Server):
+    """Tells when it serves, or that it will not."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.tried = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # how uvicorn ends a process whose application does not start
+            self.should_exit = True
+        finally:
+            self.tried.set()
+
+
+@asynccontextmanager
+async def serve(app: ASGIApp, *, port: int = 0, **config: Any) -> AsyncIterator[LiveServer]:
+    """Serve ``app`` with uvicorn on this machine, in this process, until the block ends; 0 is a free port.
+
+    ``config`` goes to ``uvicorn.Config``. The engine of the application says goodbye to its streams first, so that
+    the server has nothing to wait for. Raises AppFailedError where the application does not start, OSError
+    where the port is taken.
+    """
+    plain: dict[str, Any] = {"log_level": "warning", "log_config": None, "timeout_graceful_shutdown": 2, "ws": "none"}
+    server = _Server(uvicorn.Config(app, **plain | config))
+    with _listener(port) as listener:
+        task = asyncio.create_task(server.serve(sockets=[listener]), name="asyncbg-testing-server")
+        tried = asyncio.create_task(server.tried.wait())
+        try:
+            await asyncio.wait([tried, task], timeout=_START_S, return_when=asyncio.FIRST_COMPLETED)
+            if not server.started:
+                raise AppFailedError("the application did not start; the log of uvicorn.error has the reason")
+            yield LiveServer(f"http://127.0.0.1:{listener.getsockname()[1]}", app)
+        finally:
+            engine = getattr(getattr(app, "state", None), "asyncbg", None)
+            if isinstance(engine, AsyncBG):
+                engine.begin_shutdown()
+            server.should_exit = True
+            tried.cancel()
+            await task
+
+
+def _listener(port: int) -> socket.socket:
+    """Listens before the server runs, so that no client comes too early."""
+    # asyncio sets TCP_NODELAY only where the protocol is named
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(1_024)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+@asynccontextmanager
+async def started(app: ASGIApp) -> AsyncIterator[ASGIApp]:
+    """Run the lifespan of ``app`` (ASGI's lifespan protocol, version 2.0) without a server, until the block ends.
+
+    Raises AppFailedError, with the application's own words, where it does not start or stop.
+    """
+    life = _Life(app)
+    try:
+        await life.ask("startup")
+        try:
+            yield app
+        finally:
+            await life.ask("shutdown")
+    finally:
+        await life.end()
+
+
+class _Life:
+    """One run of an application's lifespan."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._asked: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(2)
+        self._told: deque[Mapping[str, Any]] = deque()
+        self._has_told = asyncio.Event()
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
+        self._task = asyncio.ensure_future(app(scope, self._asked.get, self._tell))
+
+    async def ask(self, what: str) -> None:
+        """Start or stop; an application that raises at once has no lifespan."""
+        if self._task.done():
+            return
+        self._asked.put_nowait({"type": f"lifespan.{what}"})
+        answered = asyncio.create_task(self._has_told.wait())
+        await asyncio.wait([answered, self._task], return_when=asyncio.FIRST_COMPLETED)
+        answered.cancel()
+        self._has_told.clear()
+        if not self._told:
+            return
+        answer = self._told.popleft()
+        if answer["type"] == f"lifespan.{what}.failed":
+            raise AppFailedError(f"the {what} of the application failed:\n{answer.get('message', '')}")
+
+    async def _tell(self, message: Mapping[str, Any]) -> None:
+        self._told.append(message)
+        self._has_told.set()
+
+    async def end(self) -> None:
+        """Wait for the application's last lines; what it raises was told already."""
+        if not self._task.done():
+            self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()

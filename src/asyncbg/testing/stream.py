@@ -1,0 +1,235 @@
+"""An in-process client for streams that do not end: httpx's ASGITransport waits for the whole body, for ever."""
+
+import asyncio
+import zlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from asyncbg.testing.frames import Frame, FrameParser
+
+ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+_TIMEOUT_S = 10.0
+_RELEASE_S = 5.0
+_MOST_CHUNKS = 256
+
+
+class EventReader:
+    """A response, read as an event stream: iterate over its events, or ask for the next one.
+
+    ``last_event_id`` and ``retry_ms`` are what an EventSource would remember.
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str], receive: Callable[[], Awaitable[bytes]]) -> None:
+        """``receive`` gives the next bytes of the body, ``b""`` at its end; names of ``headers`` are in lower case."""
+        self.status = status
+        self.headers = headers
+        self.last_event_id = ""
+        self.retry_ms: int | None = None
+        self.raw = bytearray()
+        """Every byte of the body so far, decoded where it was compressed."""
+        self.is_ended = False
+        self.is_released: bool | None = None
+        """Once closed: whether the application ended by itself when its client had left. None: not to be seen."""
+        self._receive = receive
+        self._parser = FrameParser()
+        self._frames: deque[Frame] = deque()
+        self._inflate = zlib.decompressobj(wbits=31) if headers.get("content-encoding") == "gzip" else None
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether the last block read is not whole."""
+        return self._parser.has_rest
+
+    async def chunk(self) -> bytes:
+        """The next bytes, ``b""`` at the end; do not mix with reading events."""
+        data = await self._receive()
+        if not data:
+            self.is_ended = True
+        elif self._inflate is not None:
+            data = self._inflate.decompress(data) or await self.chunk()
+        self.raw += data
+        return data
+
+    async def frame(self) -> Frame | None:
+        """The next block, those without an event included; None at the end."""
+        while not self._frames:
+            data = await self.chunk()
+            if not data:
+                return None
+            self._frames.extend(self._parser.feed(data))
+        frame = self._frames.popleft()
+        if frame.id is not None and "\0" not in frame.id:
+            self.last_event_id = frame.id
+        if frame.retry is not None and frame.retry.isascii() and frame.retry.isdigit():
+            self.retry_ms = int(frame.retry)
+        return frame
+
+    async def __aiter__(self) -> AsyncIterator[Frame]:
+        """Every event until the stream ends."""
+        while (frame := await self.frame()) is not None:
+            if frame.is_event:
+                yield frame
+
+    async def next(self, event: str = "", *, timeout_s: float = _TIMEOUT_S) -> Frame:
+        """The next event, or the next one of that type. Raises TimeoutError, EOFError at the end of the stream."""
+        wanted = event or "another event"
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                async for frame in self:
+                    if not event or frame.event == event:
+                        return frame
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"the stream told nothing of {wanted} within {timeout_s:g} s") from None
+        raise EOFError(f"the stream has ended without {wanted}")
+
+
+@asynccontextmanager
+async def stream(
+    app: ASGIApp,
+    path: str,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    last_event_id: str | None = None,
+    timeout_s: float = _TIMEOUT_S,
+    release_s: float = _RELEASE_S,
+) -> AsyncIterator[EventReader]:
+    """Open a stream of an application in this process; leaving the block is the client's disconnect.
+
+    An application that then goes on for ``release_s`` is cancelled, and ``is_released`` is False.
+
+    ``path`` may have a query. The application must have started: by the fixture ``bg_live``, by
+    ``async with started(app)``, or, where it needs no lifespan, not at all. Raises what the application raises, and
+    TimeoutError where it does not answer within ``timeout_s``.
+    """
+    if not path.startswith("/"):
+        raise ValueError(f"{path!r} is no path of the application: it begins with a slash, as in '/events?type=job.*'")
+    sent = {"accept": "text/event-stream", "host": "test"} | {k.lower(): v for k, v in (headers or {}).items()}
+    if last_event_id is not None:
+        sent["last-event-id"] = last_event_id
+    exchange = _Exchange(app, _scope(method, path, sent), release_s)
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader = await exchange.start()
+    except BaseException:
+        await exchange.leave()
+        raise
+    try:
+        yield reader
+    finally:
+        reader.is_released = await exchange.leave()
+    exchange.check()
+
+
+@dataclass(slots=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+
+
+class _Exchange:
+    """One request and its response. What is sent waits until it is read, as on a socket."""
+
+    def __init__(self, app: ASGIApp, scope: Mapping[str, Any], release_s: float) -> None:
+        self._app = app
+        self._scope = scope
+        self._release_s = release_s
+        self._answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._chunks: asyncio.Queue[bytes] = asyncio.Queue(_MOST_CHUNKS)
+        self._gone = asyncio.Event()
+        self._is_asked = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> EventReader:
+        self._task = asyncio.create_task(self._run(), name=f"stream {self._scope['path']}")
+        answer = await self._answer
+        return EventReader(answer.status, answer.headers, self._next)
+
+    async def leave(self) -> bool:
+        """Disconnect; whether the application ended by itself. It is cancelled otherwise."""
+        if self._task is None:
+            return True
+        self._gone.set()
+        while not self._chunks.empty():
+            self._chunks.get_nowait()
+        _, pending = await asyncio.wait([self._task], timeout=self._release_s)
+        if pending:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=self._release_s)
+        if self._task.done() and not self._task.cancelled():
+            self._task.exception()  # looked at: whoever calls check() is told
+        return not pending
+
+    def check(self) -> None:
+        """Raise what the application raised."""
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.result()
+
+    async def _run(self) -> None:
+        try:
+            await self._app(dict(self._scope), self._receive, self._send)
+        except BaseException as error:
+            if not self._answer.done():
+                self._answer.set_exception(error)
+                return
+            raise
+        finally:
+            await self._put(b"")
+        if not self._answer.done():
+            self._answer.set_exception(RuntimeError("the application returned without a response"))
+
+    async def _next(self) -> bytes:
+        chunk = await self._chunks.get()
+        if not chunk:
+            self.check()
+            self._chunks.put_nowait(b"")  # the end stays the end
+        return chunk
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._is_asked:
+            self._is_asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start" and not self._answer.done():
+            names = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message["headers"]}
+            self._answer.set_result(_Answer(message["status"], names))
+        elif message["type"] == "http.response.body":
+            if body := message.get("body", b""):
+                await self._put(bytes(body))
+            if not message.get("more_body", False):
+                await self._put(b"")
+
+    async def _put(self, chunk: bytes) -> None:
+        """As uvicorn: what is sent to a client that has left goes nowhere, without an error. But it takes its turn."""
+        if self._gone.is_set():
+            await asyncio.sleep(0)
+        else:
+            await self._chunks.put(chunk)
+
+
+def _scope(method: str, path: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
+    parts = urlsplit(path)
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": unquote(parts.path),
+        "raw_path": quote(parts.path, safe="/%").encode(),
+        "root_path": "",
+        "query_string": parts.query.encode(),
+        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+        "client": ("127.0.0.1", 50_000),
+        "server": ("test", 80),
+        "state": {},
+    }

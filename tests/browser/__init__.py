@@ -1,0 +1,1 @@
+"""The event streams and the JavaScript client in a real browser."""

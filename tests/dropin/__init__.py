@@ -1,0 +1,1 @@
+"""BackgroundTasks as FastAPI's users know them, and what they keep here."""

@@ -1,0 +1,1 @@
+"""asyncbg.testing, tested as its users use it, and by itself."""
