@@ -1,5 +1,6 @@
 """A real service on a real database, and beside it somebody with the command line's own hands on that database."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -41,9 +42,12 @@ class House:
         client = httpx.AsyncClient(base_url=self.url, headers={**shown, **headers}, timeout=20, trust_env=False)
         return await self.stack.enter_async_context(client)
 
-    async def entries(self, what: str) -> list[AuditEntry]:
-        """The audit log's rows of a kind, oldest first."""
-        return (await self.audit.read(what=what, limit=500)).items[::-1]
+    async def entries(self, what: str, least: int = 1) -> list[AuditEntry]:
+        """The audit log's rows of a kind, oldest first, once there are so many: refusals are written a moment later."""
+        async with asyncio.timeout(10):
+            while len(found := (await self.audit.read(what=what, limit=500)).items) < least:  # noqa: ASYNC110 - a row
+                await asyncio.sleep(0.02)
+        return found[::-1]
 
 
 @dataclass

@@ -40,10 +40,10 @@ async def test_what_is_done_is_written_down(house: House) -> None:
     await reader.post("/send-notification/ada@example.com")
     await ada.get("/Ada%20Lovelace", headers={"Authorization": "Bearer hunter2"})
 
-    cancels = [(one.who, one.which, one.outcome, one.reason) for one in await house.entries("job.cancel")]
+    cancels = [(one.who, one.which, one.outcome, one.reason) for one in await house.entries("job.cancel", 2)]
     assert cancels == [("ada", job, "done", ""), ("ada", job, "failed", "JobStateError")]
     assert [one.outcome for one in await house.entries("job.retry")] == ["done"]
-    refused = [(one.who, one.which, one.reason) for one in await house.entries("request")]
+    refused = [(one.who, one.which, one.reason) for one in await house.entries("request", 2)]
     assert ("reader", "POST /send-notification", "missing-scope") in refused
     assert ("?", "GET /?", "unauthenticated") in refused
     assert "example" not in str(refused)
