@@ -131,6 +131,27 @@ def serving(place: Path, **variables: str) -> Iterator[tuple[str, Path]]:
         process.wait(20)
 
 
+def test_a_ticket_is_good_at_another_process(tmp_path: Path) -> None:
+    """Issued by one process, shown to another, and then good at neither."""
+    key = asyncbg_command(tmp_path, "keys", "create", "ada").stdout.strip()
+    (tmp_path / "other").mkdir()
+    variables = {"ASYNCBG_DATABASE_URL": f"sqlite:///{tmp_path}/asyncbg.db"}
+    with serving(tmp_path, **variables) as (here, _), serving(tmp_path / "other", **variables) as (there, _):
+        headers, path = {"Authorization": f"Bearer {key}"}, {"path": "/events?follow=false"}
+        issued = httpx.post(f"{here}/stream-tickets", json=path, headers=headers, trust_env=False)
+        url = issued.json()["url"]
+        shown = [httpx.get(place + url, trust_env=False).status_code for place in (there, there, here)]
+
+    assert shown == [200, 401, 401]
+
+
+def test_a_job_is_enqueued_for_an_owner(tmp_path: Path) -> None:
+    """The command line may submit in the name of a key."""
+    done = asyncbg_command(tmp_path, "enqueue", "cleanup_task", '{"name": "x"}', "--owner", "ada", "--json")
+
+    assert json.loads(done.stdout)["owner"] == "ada"
+
+
 def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
     """Neither the hash of a key in the settings nor the pepper."""
     shown = json.loads(asyncbg_command(tmp_path, "keys", "create", "ci", "--no-store", "--json").stdout)

@@ -41,6 +41,20 @@ async def test_a_revoked_key_closes_its_streams(house: House, how: str) -> None:
     assert (await client.get("/events")).status_code == 401
 
 
+async def test_a_long_poll_tells_a_revoked_key_nothing(house: House) -> None:
+    """The key ends while its request waits: what it waited for is not told."""
+    client = await house.enter("ada")
+    later = {"task": "cleanup_task", "args": {"name": "x"}, "delay_s": 3600}
+    job = (await client.post("/jobs", json=later)).json()["jobs"][0]["id"]
+    waiting = asyncio.create_task(client.get(f"/jobs/{job}", params={"wait": 2}))
+    await asyncio.sleep(0)
+    await house.keys.revoke("ada")
+
+    answer = await waiting
+    assert answer.status_code == 401
+    assert job not in answer.text.replace(f"/jobs/{job}", "")
+
+
 async def test_signing_out_closes_the_sessions_streams(house: House) -> None:
     """And leaves those of the key itself alone."""
     browser, client = await signed_in(house), await house.enter("ada")

@@ -21,6 +21,7 @@ from asyncbg.job import JobRecord
 
 WRONG_TICKET: Final = "the ticket is used, expired or for another stream; get a new one"
 _BOUND: Final = "asyncbg.caller"
+_CONFIRM: Final = "asyncbg.confirm"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -98,6 +99,18 @@ async def caller_of(request: HTTPConnection) -> Caller:
     if not caller.scopes:
         raise UnauthenticatedError
     return caller
+
+
+def confirm_with(connection: HTTPConnection, confirm: Callable[[], Awaitable[object]]) -> None:
+    """Let :func:`confirm` find out whether the caller's credentials still stand; ``confirm`` raises if not."""
+    connection.scope[_CONFIRM] = confirm
+
+
+async def confirm(connection: HTTPConnection) -> None:
+    """Ask again who calls, after a wait that was long. Raises AuthError."""
+    found = connection.scope.get(_CONFIRM)
+    if found is not None:
+        await found()
 
 
 async def owner_of(request: Request) -> str:

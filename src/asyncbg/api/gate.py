@@ -104,6 +104,11 @@ class Gate:
 
         return stands
 
+    async def confirm(self, caller: Caller) -> None:
+        """Raises UnauthenticatedError where the credentials that ``caller`` came with do not stand any more."""
+        if not (await self.judge())(caller):
+            raise UnauthenticatedError("the credentials of this request ended while it waited", is_wrong=True)
+
     async def _by_key(self, request: HTTPConnection) -> Caller:
         sent = request.headers.getlist("authorization")
         found = _BEARER.fullmatch(sent[0]) if len(sent) == 1 else None

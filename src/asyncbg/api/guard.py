@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asyncbg.api.auth import NOBODY, Caller, bind, bound, required, route_path
+from asyncbg.api.auth import NOBODY, Caller, bind, bound, confirm_with, required, route_path
 from asyncbg.api.gate import COOKIE, Gate
 from asyncbg.api.origin import refuse_cross_site
 from asyncbg.api.problems import describe, problem_docs, problem_response
@@ -68,6 +68,7 @@ class Guard:
             return
         caller = await self._gate.caller(connection)
         bind(connection, caller)
+        confirm_with(connection, lambda: self._gate.confirm(caller))
         if (method, path) not in _LEAVING:
             caller.require(required(method, path))
 

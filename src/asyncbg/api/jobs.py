@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Resp
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from asyncbg.api.auth import Asking, Caller
+from asyncbg.api.auth import Asking, Caller, confirm
 from asyncbg.api.problems import BoundedRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import (
     EXAMPLE_ID,
@@ -194,11 +194,12 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         return Page.model_construct(items=[JobOut.from_record(record, prefix) for record in shown], next=following)
 
     @get_and_head(router, "/jobs/{job_id}", responses=problem_docs(404, 422, 503))
-    async def show_job(job_id: JobId, caller: Asking, prefix: Prefix, wait: Wait = 0) -> JobOut:
+    async def show_job(job_id: JobId, caller: Asking, request: Request, prefix: Prefix, wait: Wait = 0) -> JobOut:
         """Show a job; with `wait`, answer when it is final, or after so many seconds."""
         record = caller.own(await engine.get(job_id))
         if wait:
             record = await engine.wait(job_id, wait)
+            await confirm(request)
         return JobOut.from_record(record, prefix)
 
     @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 422, 503))
