@@ -36,7 +36,7 @@ from asyncbg.settings import Settings, SmtpSettings, load_settings
 from asyncbg.workflows.activity import activity_workflow
 from asyncbg.workflows.csv_import import CsvFailed, CsvImported, csv_import_workflow
 from asyncbg.workflows.email import EmailSent, email_workflow
-from asyncbg.workflows.external_fetch import WebhookDelivered, external_fetch_workflow
+from asyncbg.workflows.external_fetch import WebhookAttempted, WebhookDelivered, external_fetch_workflow
 from asyncbg.workflows.injected import LogNotifier, MailNotifier, Notifier, injected_workflow
 from asyncbg.workflows.notification import notification_workflow
 from asyncbg.workflows.process import process_workflow
@@ -59,7 +59,7 @@ _TAGS = [
 ]
 
 
-_EVENTS = (EmailSent, CsvImported, CsvFailed, WebhookDelivered)
+_EVENTS = (EmailSent, CsvImported, CsvFailed, WebhookAttempted, WebhookDelivered)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -184,7 +184,7 @@ class _Service:
             email_workflow(bg, mailer=mailer),
             csv_import_workflow(bg, imports=imports, notices=notices, settings=settings.upload),
             activity_workflow(bg, activity=activity),
-            external_fetch_workflow(bg, outbound=outbound),
+            external_fetch_workflow(bg, outbound=outbound, settings=settings.outbound),
             safe_task_workflow(bg, notices=notices, workspace=workspace),
             tracked_task_workflow(bg, settings=settings.demo),
             injected_workflow(bg, notifier=_notifier(settings.smtp, mailer, notices), activity=activity),

@@ -119,6 +119,7 @@ Text = Annotated[str, Field(min_length=1)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
 Host = Annotated[Text, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+Delay = Annotated[float, Field(ge=0, le=30 * _DAY_S)]
 
 
 class _Section(BaseModel):
@@ -195,7 +196,13 @@ class OutboundSettings(_Section):
     allow_private: bool = Field(default=False, description="reach loopback and private addresses too")
     timeout_s: float = Field(default=10.0, gt=0, le=600)
     max_bytes: int = Field(default=10 * _MIB, ge=1, le=1024 * _MIB, description="of a decoded response")
-    webhook_secret: Secret | None = Field(default=None, description="signs the webhooks we send")
+    webhook_secret: Secret | None = Field(
+        default=None, description="signs the webhooks we send; two while they rotate, the new one first"
+    )
+    webhook_schedule_s: Annotated[tuple[Delay, ...], Field(max_length=100), BeforeValidator(_listed)] = Field(
+        default=(1, 5, 30, 300, 1_800, 7_200, 18_000, 36_000, 50_400),
+        description="how long after a failed delivery the next one follows",
+    )
 
 
 class UploadSettings(_Section):
@@ -203,6 +210,9 @@ class UploadSettings(_Section):
 
     max_bytes: int = Field(default=256 * _MIB, ge=1, le=1024 * 1024 * _MIB)
     max_rows: int = Field(default=5_000_000, ge=1, le=1_000_000_000)
+    min_free_bytes: int = Field(
+        default=64 * _MIB, ge=0, le=1024 * 1024 * _MIB, description="an upload leaves so much of the disk free"
+    )
 
 
 class ApiKey(_Section):

@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -75,6 +76,27 @@ class WebhookSigner:
         signed = b".".join((message_id.encode(), timestamp.encode(), body))
         digests = (hmac.digest(key, signed, hashlib.sha256) for key in self._keys)
         return [f"{_VERSION},{base64.b64encode(digest).decode()}" for digest in digests]
+
+
+def split_secrets(text: str) -> list[str]:
+    """The secrets in one setting: one, several with blanks between, ``whsec_`` ones also with commas, or a JSON list.
+
+    A comma is a part of a raw secret, so it separates only where every part has the prefix. Raises SigningError.
+    """
+    if text.lstrip().startswith("["):
+        return _json_list(text)
+    parts = [part for part in re.split(r"[\s,]+", text) if part]
+    return parts if all(part.startswith(_PREFIX) for part in parts) else text.split()
+
+
+def _json_list(text: str) -> list[str]:
+    try:
+        secrets = json.loads(text)
+    except ValueError:
+        secrets = None
+    if not isinstance(secrets, list) or not all(isinstance(secret, str) for secret in secrets):
+        raise SigningError("the webhook secrets begin with [ but are not a JSON list of texts")
+    return secrets
 
 
 def check_message_id(message_id: str) -> None:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.responses import PlainTextResponse
 from pydantic import AfterValidator, BaseModel, EmailStr, Field
 
-from asyncbg.api.problems import BoundedRoute, ProblemRoute, install_problems
+from asyncbg.api.problems import ProblemRoute, install_problems
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -268,10 +268,10 @@ async def test_a_dependency_sees_the_error_of_its_route() -> None:
 
 
 @pytest.mark.parametrize(("size", "status"), [(1024 * 1024, 200), (1024 * 1024 + 1, 413)])
-async def test_a_bounded_route_takes_a_mebibyte_and_no_more(size: int, status: int) -> None:
+async def test_a_route_takes_a_mebibyte_and_no_more(size: int, status: int) -> None:
     """The limit is exact, with and without an announced length."""
     app = FastAPI()
-    router = APIRouter(route_class=BoundedRoute)
+    router = APIRouter(route_class=ProblemRoute)
 
     @router.post("/")
     async def count(request: Request) -> int:

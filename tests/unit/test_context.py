@@ -420,7 +420,7 @@ async def test_a_task_publishes_events_of_its_own(engine: Engine) -> None:
     assert [event.type for event in events] == [
         "job.queued", "job.started", "email.sent", "email.read", "job.succeeded",
     ]  # fmt: skip
-    assert events[2].data == '{"parts": 2}'
+    assert events[2].data == '{"parts":2}'
 
 
 class ParcelWeighed(EventModel):
@@ -501,7 +501,7 @@ async def test_progress_keeps_what_is_not_said_again(engine: Engine, kind: str) 
     events = [event async for event in job.events()]
 
     last = [event for event in events if event.type == "job.progress"][-1]
-    assert last.data == '{"current": 6, "total": 10, "message": "reading", "unit": "rows"}'
+    assert last.data == '{"current":6,"total":10,"message":"reading","unit":"rows"}'
     record = await engine.get(job.id)
     assert record.progress is not None
     assert record.progress.current == 6

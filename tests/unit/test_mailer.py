@@ -22,7 +22,7 @@ from asyncbg.services.mailer import Mailer, MailError, MailRefusedError, Sent
 from asyncbg.settings import SmtpSettings
 
 ID = "<0190a5c2-7d3e-7abc-8def-0123456789ab@asyncbg.example.com>"
-MAIL = {"to": "ada@example.com", "subject": "Hello", "body": "How are you?", "message_id": ID}
+MAIL: dict[str, Any] = {"to": "ada@example.com", "subject": "Hello", "body": "How are you?", "message_id": ID}
 
 
 class Inbox:
@@ -243,7 +243,7 @@ async def test_any_body_survives_the_wire(listen: Listen, body: str) -> None:
         {"message_id": "<a b@c>"},
     ],
 )
-async def test_a_malformed_message_is_refused_before_it_is_sent(listen: Listen, change: dict[str, str]) -> None:
+async def test_a_malformed_message_is_refused_before_it_is_sent(listen: Listen, change: dict[str, Any]) -> None:
     """Injection, bad addresses and sizes out of bounds fail for good, the input is not quoted, and nothing arrives."""
     inbox = Inbox()
     mailer = Mailer(settings(await listen(inbox)))
@@ -316,10 +316,92 @@ async def test_a_reply_decides_whether_to_try_again(listen: Listen, inbox: Inbox
     assert caught.value.code == int(code[:3])
 
 
-def test_a_password_is_not_sent_in_clear_text() -> None:
-    """security=none with a login off loopback stops the start."""
-    with pytest.raises(SettingsError, match="ASYNCBG_SMTP__SECURITY=none"):
-        Mailer(settings(25, host="mail.example.com", username="u", password=SecretStr("p")))
+@pytest.mark.parametrize("login", [{}, {"username": "ada", "password": SecretStr("s3cret")}])
+@pytest.mark.parametrize("host", ["mail.example.com", "10.0.0.1", "localhost.example.com", "0.0.0.0", "::ffff:1.2.3.4"])  # noqa: S104
+def test_mail_is_not_sent_in_clear_text(host: str, login: dict[str, Any]) -> None:
+    """security=none off loopback stops the start with one line that names the setting, with a login or without."""
+    with pytest.raises(SettingsError, match=r"\AASYNCBG_SMTP__SECURITY=none .+\Z") as caught:
+        Mailer(settings(25, host=host, **login))
+
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.0.0.1", "127.1.2.3", "::1"])
+def test_a_relay_on_this_machine_needs_no_encryption(host: str) -> None:
+    """What is said to loopback leaves no machine."""
+    assert isinstance(Mailer(settings(25, host=host)), Mailer)
+
+
+async def test_the_refusal_of_some_recipients_is_reported(listen: Listen) -> None:
+    """The others get the message, nobody sees another's address, and each refusal is told by its code."""
+
+    class Choosy(Inbox):
+        async def handle_RCPT(  # noqa: N802
+            self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+        ) -> str:
+            """Take some."""
+            if address.startswith("full"):
+                return "452 4.2.2 mailbox full"
+            if address.startswith("gone"):
+                return "550 5.1.1 <gone@example.com> unknown"
+            envelope.rcpt_tos.append(address)
+            return "250 OK"
+
+    inbox = Choosy()
+    to = ["gone@example.com", "ada@example.com", "full@example.com", "bob@example.com", "ada@example.com"]
+
+    sent = await Mailer(settings(await listen(inbox))).send(**MAIL | {"to": to})
+
+    assert sorted(sent.refused) == [452, 550]
+    assert inbox.envelopes[0].rcpt_tos == ["ada@example.com", "bob@example.com"]
+    assert inbox.message()["To"] == "undisclosed-recipients:;"
+    assert b"ada@" not in (inbox.envelopes[0].original_content or b"")
+
+
+async def test_all_recipients_refused_is_a_refusal(listen: Listen) -> None:
+    """Nothing was sent, so it is no success."""
+    mailer = Mailer(settings(await listen(Inbox(rcpt="550 5.1.1 unknown"))))
+
+    with pytest.raises(MailRefusedError, match="550"):
+        await mailer.send(**MAIL | {"to": ["ada@example.com", "bob@example.com"]})
+
+
+@pytest.mark.parametrize("count", [0, 51])
+async def test_the_number_of_recipients_is_bounded(listen: Listen, count: int) -> None:
+    """One to fifty; more are refused before anything is sent."""
+    inbox = Inbox()
+    mailer = Mailer(settings(await listen(inbox)))
+
+    with pytest.raises(MailRefusedError, match="1 to 50 recipients"):
+        await mailer.send(**MAIL | {"to": [f"a{n}@example.com" for n in range(count)]})
+
+    assert inbox.envelopes == []
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\0", "\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c"])
+@pytest.mark.parametrize("field", ["to", "subject", "sender", "name"])
+async def test_no_line_break_makes_a_header(listen: Listen, field: str, end: str) -> None:
+    """In the recipient, the subject, the sender or its name: refused, and nothing arrives."""
+    inbox = Inbox()
+    port = await listen(inbox)
+    evil = {
+        "to": f"ada@example.com{end}Bcc: eve@example.com",
+        "subject": f"Hello{end}Bcc: eve@example.com",
+        "sender": f"app@example.com{end}Bcc:eve@example.com",
+        "name": f"Our{end}Bcc: eve@example.com App <app@example.com>",
+    }[field]
+
+    async def send() -> None:
+        if field in {"to", "subject"}:
+            await Mailer(settings(port)).send(**MAIL | {field: evil})
+        section = SmtpSettings.model_construct(**(settings(port).model_dump() | {"sender": evil}))
+        await Mailer(section).send(**MAIL)
+
+    with pytest.raises((MailRefusedError, SettingsError)) as caught:
+        await send()
+
+    assert inbox.envelopes == []
+    assert "eve" not in str(caught.value)
 
 
 def accepts_login(
@@ -476,7 +558,7 @@ def test_every_subject_line_decodes_to_its_subject(subject: str) -> None:
         return
     mailer = Mailer(settings(25))
 
-    raw = mailer._message("ada@example.com", subject, "x", ID)
+    raw = mailer._message(["ada@example.com"], subject, "x", ID)
 
     assert message_from_bytes(raw, policy=policy.default)["Subject"] == subject
     assert all(len(line) <= 998 for line in raw.split(b"\r\n"))

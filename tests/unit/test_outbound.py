@@ -17,15 +17,16 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from asyncbg.clock import ManualClock, SystemClock
-from asyncbg.errors import FinalError, NotRunningError
+from asyncbg.errors import FinalError, NotRunningError, SettingsError
 from asyncbg.services.egress import BadUrlError, EgressRefusedError
-from asyncbg.services.outbound import (
+from asyncbg.services.outbound import Outbound
+from asyncbg.services.outbound_error import (
     FetchError,
     FetchRejectedError,
     NotJsonError,
-    Outbound,
     TooLargeError,
     WebhookError,
+    WebhookGoneError,
     WebhookRejectedError,
 )
 from asyncbg.settings import OutboundSettings
@@ -283,6 +284,17 @@ async def test_a_refusal_is_final(serve: Serve, status: int) -> None:
     assert issubclass(WebhookRejectedError, FinalError)
 
 
+async def test_a_receiver_that_is_gone_says_so(serve: Serve) -> None:
+    """410 has an error of its own, final like the other refusals."""
+    base = await serve(answering(410, headers={"Retry-After": "1"}))
+
+    async with outbound() as client:
+        with pytest.raises(WebhookGoneError, match="wants no more"):
+            await client.deliver_webhook(base, {}, message_id="m")
+
+    assert issubclass(WebhookGoneError, FinalError)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -453,8 +465,9 @@ async def test_a_webhook_is_compact_json_signed_under_a_constant_id(serve: Serve
         assert Webhook(SECRET).verify(body, headers) == payload
 
 
-async def test_several_secrets_sign_every_message(serve: Serve) -> None:
-    """Secrets separated by a blank each add a signature."""
+@pytest.mark.parametrize("separate", [" ".join, ",".join, json.dumps])
+async def test_several_secrets_sign_every_message(serve: Serve, separate: Callable[[list[str]], str]) -> None:
+    """Secrets separated by a blank or a comma, or in a list, each add a signature."""
     seen: list[dict[str, str]] = []
 
     async def handle(request: web.BaseRequest) -> web.Response:
@@ -463,10 +476,20 @@ async def test_several_secrets_sign_every_message(serve: Serve) -> None:
 
     base = await serve(handle)
     other = "whsec_" + "QUFB" * 8
-    async with outbound(webhook_secret=SecretStr(f"{SECRET} {other}")) as client:
+    async with outbound(webhook_secret=SecretStr(separate([SECRET, other]))) as client:
         await client.deliver_webhook(base, {}, message_id="m")
 
     assert Webhook(SECRET).verify("{}", seen[0]) == Webhook(other).verify("{}", seen[0]) == {}
+    assert seen[0]["webhook-signature"].count("v1,") == 2
+
+
+@pytest.mark.parametrize("secret", ["whsec_***", "[whsec_a]", "whsec_", f"{SECRET},whsec_***"])
+def test_a_malformed_secret_stops_the_start(secret: str) -> None:
+    """One line names the setting, not the secret."""
+    with pytest.raises(SettingsError, match=r"\AASYNCBG_OUTBOUND__WEBHOOK_SECRET: .+\Z") as caught:
+        outbound(webhook_secret=SecretStr(secret))
+
+    assert "***" not in str(caught.value)
 
 
 async def test_without_a_secret_a_webhook_is_not_signed(serve: Serve) -> None:

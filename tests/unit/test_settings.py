@@ -334,6 +334,23 @@ def test_a_list_is_json_or_words_with_commas(monkeypatch: pytest.MonkeyPatch, te
     assert load_settings().outbound.allow_hosts == ("a.example", "b.example")
 
 
+@pytest.mark.parametrize(("text", "delays"), [("1, 5", (1, 5)), ("[0.5]", (0.5,)), ("[]", ()), ("", ())])
+def test_a_schedule_is_a_list_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str, delays: tuple[float, ...]) -> None:
+    """Written like any list; an empty one means that nothing is tried again."""
+    monkeypatch.setenv("ASYNCBG_OUTBOUND__WEBHOOK_SCHEDULE_S", text)
+
+    assert load_settings().outbound.webhook_schedule_s == delays
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "[1, null]", "1e9", "nan"])
+def test_a_schedule_of_something_else_stops_the_start(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """One line names it."""
+    monkeypatch.setenv("ASYNCBG_OUTBOUND__WEBHOOK_SCHEDULE_S", text)
+
+    with pytest.raises(SettingsError, match=r"\AASYNCBG_OUTBOUND__WEBHOOK_SCHEDULE_S.+\Z"):
+        load_settings()
+
+
 def test_settings_do_not_change() -> None:
     """Settings and their sections are frozen."""
     settings = load_settings()

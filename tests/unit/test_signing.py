@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from asyncbg.signing import SignatureError, SigningError, WebhookSigner
+from asyncbg.signing import SignatureError, SigningError, WebhookSigner, split_secrets
 
 OLD = "whsec_" + base64.b64encode(b"o" * 24).decode()
 NEW = "whsec_" + base64.b64encode(b"n" * 32).decode()
@@ -40,6 +40,35 @@ def test_a_raw_text_secret_is_the_key_itself() -> None:
     headers = WebhookSigner(["correct horse"]).sign("msg_1", int(time.time()), b"{}")
 
     assert Webhook(b"correct horse").verify(b"{}", headers) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets"),
+    [
+        (OLD, [OLD]),
+        (f" {OLD}\n", [OLD]),
+        (f"{NEW} {OLD}", [NEW, OLD]),
+        (f"{NEW}\n{OLD}", [NEW, OLD]),
+        (f"{NEW},{OLD}", [NEW, OLD]),
+        (f"{NEW}, {OLD},", [NEW, OLD]),
+        (json.dumps([NEW, OLD]), [NEW, OLD]),
+        (json.dumps(["a raw one, with a comma"]), ["a raw one, with a comma"]),
+        ("raw,with-a-comma", ["raw,with-a-comma"]),
+        ("raw other", ["raw", "other"]),
+    ],
+)
+def test_one_setting_holds_several_secrets(text: str, secrets: list[str]) -> None:
+    """Blanks, commas or a JSON list separate them; a raw secret keeps its commas."""
+    assert split_secrets(text) == secrets
+
+
+@pytest.mark.parametrize("text", ["[", "[1]", f'["{OLD}", {NEW}]', "[[]]"])
+def test_a_malformed_list_of_secrets_is_refused(text: str) -> None:
+    """Rather than sign with what was meant as a list; the message quotes nothing."""
+    with pytest.raises(SigningError, match="JSON list") as caught:
+        split_secrets(text)
+
+    assert "whsec" not in str(caught.value)
 
 
 def test_an_unpadded_base64_secret_is_accepted() -> None:

@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import csv
+import gzip
+import io
+import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from asyncbg.settings import Settings
 from tests.workflows.conftest import Service, at_the_door
 
 PATH = "/upload-csv/7"
@@ -126,6 +131,59 @@ async def test_imports_are_listed_newest_first_in_pages(service: Service) -> Non
     assert (await service.http.get("/user/8/imports")).json() == {"items": [], "next": None}
 
 
+async def test_imports_are_exported_for_a_spreadsheet(service: Service) -> None:
+    """A line for each rejection, by row and column, never by value; a file name that is a formula becomes text."""
+    await upload(service, b"a,b\n1\nsecret,\x00x\n1,2\n", name="=cmd.csv")
+    await upload(service, PEOPLE, name="people.csv")
+
+    answer = await service.http.get("/user/7/imports", params={"format": "csv"})
+
+    lines = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert [line["file"] for line in lines] == ["people.csv", "'=cmd.csv", "'=cmd.csv"]
+    assert [(line["row"], line["column"]) for line in lines] == [("", ""), ("2", ""), ("3", "2")]
+    assert lines[2]["reason"] == "contains a NUL character"
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(("free_bytes", "status"), [(1024**4, 507), (0, 202)])
+async def test_the_free_disk_is_checked_first(
+    serve: Callable[[Settings], Awaitable[Service]], settings: Settings, free_bytes: int, status: int
+) -> None:
+    """An upload that would not leave what is asked for is refused with the remedy, and nothing is kept."""
+    limits = settings.upload.model_copy(update={"min_free_bytes": free_bytes})
+    service = await serve(settings.model_copy(update={"upload": limits}))
+
+    answer = await service.http.post(PATH, files={"file": ("people.csv", PEOPLE)})
+
+    assert answer.status_code == status
+    if status == 507:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "ASYNCBG_DATA_DIR" in answer.json()["detail"]
+        assert service.uploads == []
+
+
+async def test_an_upload_is_readable_by_its_owner_only(service: Service) -> None:
+    """A name of our own, 0600, in a directory of 0700."""
+    directory = service.settings.data_dir / "uploads"
+    seen: list[tuple[str, int]] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield part('name="file"; filename="../x.csv"', PEOPLE[:10]).removesuffix(b"\r\n")
+        yield PEOPLE[10:] * 1_000
+        async with asyncio.timeout(5):
+            while not service.uploads:
+                await service.http.get("/health/live")
+        seen.extend((path.name, path.stat().st_mode & 0o777) for path in service.uploads)
+        yield b"\r\n" + END
+
+    await service.http.post(PATH, content=body(), headers={"content-type": "multipart/form-data; boundary=b"})
+
+    [(name, mode)] = seen
+    assert re.fullmatch(r"[0-9a-f]{32}\.part", name)
+    assert (mode, directory.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
 async def test_fields_around_the_file_are_ignored(service: Service) -> None:
     """A form may send more than the file."""
     [job] = await service.post(PATH, data={"a": "1", "b": "2"}, files={"file": ("x.csv", PEOPLE)})
@@ -192,6 +250,8 @@ END = b"--b--\r\n"
         (FORM, b"nonsense", 400),
         (FORM, b"--b\r\nno colon\r\n\r\nx\r\n--b--\r\n", 400),
         (FORM, part('name="file"; filename="a"', b"name,city"), 400),
+        (FORM, part(f'name="file"; filename="{"a" * 100_000}"') + END, 400),
+        (FORM, part("name=x" + "\r\nX: y" * 100) + END, 400),
         (FORM, part('name="a"') + END, 422),
         (FORM, part('name="file"') + END, 422),
         (FORM, part('name="file"; filename=""') + END, 422),
@@ -205,6 +265,18 @@ async def test_what_is_no_upload_is_refused(door: Service, media: str, body: byt
 
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
+    assert door.uploads == []
+
+
+@at_the_door
+@pytest.mark.parametrize("path", [PATH, "/send-email/"])
+async def test_a_compressed_body_is_not_unpacked(door: Service, path: str) -> None:
+    """415 says what is taken instead."""
+    headers = {"content-encoding": "gzip", "content-type": "multipart/form-data; boundary=b"}
+
+    answer = await door.http.post(path, content=gzip.compress(b" " * 100_000), headers=headers)
+
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
     assert door.uploads == []
 
 

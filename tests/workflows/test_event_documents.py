@@ -15,7 +15,7 @@ from tests.documents import Documents, follow, frames, references
 from tests.workflows.conftest import Service, at_the_door, with_mail
 
 PEOPLE = b"name,city\nAda,London\nGrace,New York,too much\n"
-OF_WORKFLOWS = {"email.sent", "csv.imported", "csv.failed", "webhook.delivered"}
+OF_WORKFLOWS = {"email.sent", "csv.imported", "csv.failed", "webhook.attempted", "webhook.delivered"}
 OF_JOBS = {model.event_type for model in ENGINE_EVENTS} - {LoopBlocked.event_type, StreamBye.event_type}
 
 

@@ -1,6 +1,7 @@
 """Fetching from and telling another server, which may be slow, wrong or not there."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,6 +28,18 @@ def start(bg_web: WebPeer, answer: Any, hook: Any = "ok") -> dict[str, str]:
     bg_web.answers["/data"] = answer if callable(answer) else lambda _: answer
     bg_web.answers["/hook"] = hook if callable(hook) else lambda _: hook
     return {"data_url": f"{bg_web.url}/data", "webhook_url": f"{bg_web.url}/hook"}
+
+
+async def retries(service: Service, job_id: str, count: int) -> list[dict[str, Any]]:
+    """The first ``count`` events of the job that announce another attempt."""
+    seen: list[dict[str, Any]] = []
+    async with asyncio.timeout(20), service.http.stream("GET", f"/jobs/{job_id}/events") as stream:
+        async for line in stream.aiter_lines():
+            if line.startswith("data: ") and '"job.retrying"' in line:
+                seen.append(json.loads(line.removeprefix("data: ")))
+                if len(seen) == count:
+                    break
+    return seen
 
 
 async def test_items_are_counted_and_the_webhook_is_told(service: Service, bg_web: WebPeer) -> None:
@@ -118,6 +131,86 @@ async def test_a_webhook_in_trouble_is_told_again_under_the_same_id(service: Ser
     ids = [request.headers["webhook-id"] for request in bg_web.to("/hook")]
     assert webhook["state"] == "succeeded"
     assert ids == [webhook["id"]] * 2
+
+
+async def test_each_attempt_is_in_the_delivery_log(service: Service, bg_web: WebPeer) -> None:
+    """Status, error and duration of every attempt are events of the job, without the URL."""
+    answers = iter([web.Response(status=503, headers={"Retry-After": "0"}), web.Response(status=204)])
+
+    _, webhook = await trigger(service, bg_web, [], hook=lambda _: next(answers))
+
+    log = [event for event in await service.events(webhook["id"]) if event["type"].startswith("webhook.")]
+    assert [(event["type"], event["attempt"]) for event in log] == [
+        ("webhook.attempted", 1), ("webhook.attempted", 2), ("webhook.delivered", 2),
+    ]  # fmt: skip
+    first, second = (event["data"] for event in log[:2])
+    assert (first["status"], first["error"]) == (503, "WebhookError")
+    assert (second["status"], second["error"]) == (204, None)
+    assert min(first["duration_s"], second["duration_s"]) >= 0
+    assert bg_web.url not in str(log)
+
+
+async def test_the_timestamp_is_that_of_the_attempt(service: Service, bg_web: WebPeer) -> None:
+    """The id stays, the signature is made anew: a receiver that looks at the time takes a late attempt too."""
+    answers = iter([web.Response(status=503, headers={"Retry-After": "1"}), web.Response()])
+
+    await trigger(service, bg_web, [], hook=lambda _: next(answers))
+
+    hooks = [(dict(request.headers), request.body) for request in bg_web.requests if request.path == "/hook"]
+    stamps = [int(headers["webhook-timestamp"]) for headers, _ in hooks]
+    assert stamps[1] > stamps[0]
+    for headers, body in hooks:
+        assert Webhook(SECRET).verify(body, headers)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_the_receivers_own_wish_comes_before_the_schedule(service: Service, bg_web: WebPeer, status: int) -> None:
+    """Retry-After is kept to on 429 and 503."""
+    urls = start(bg_web, [], lambda _: web.Response(status=status, headers={"Retry-After": "4000"}))
+
+    answer = await service.http.post("/trigger-external-fetch/7", json=urls)
+
+    events = await service.events(answer.json()["jobs"][1]["id"], until="job.retrying")
+    assert events[-1]["data"]["delay_s"] == pytest.approx(4000, abs=1)
+
+
+async def test_a_webhook_is_told_again_by_the_schedule(serve: Serve, settings: Settings, bg_web: WebPeer) -> None:
+    """One attempt more than the schedule has delays, each delay drawn out by at most a tenth."""
+    outbound = settings.outbound.model_copy(update={"webhook_schedule_s": (0.01, 1000.0)})
+    service = await serve(settings.model_copy(update={"outbound": outbound}))
+    urls = start(bg_web, [], lambda _: web.Response(status=500))
+
+    answer = await service.http.post("/trigger-external-fetch/7", json=urls)
+
+    job = answer.json()["jobs"][1]["id"]
+    delays = [event["data"]["delay_s"] for event in await retries(service, job, 2)]
+    assert 0.01 <= delays[0] <= 0.012
+    assert 1000 <= delays[1] <= 1100
+    assert (await service.http.get(f"/jobs/{job}")).json()["max_attempts"] == 3
+
+
+async def test_a_refusal_of_ours_is_in_the_delivery_log(serve: Serve, settings: Settings, bg_web: WebPeer) -> None:
+    """A receiver whose name leads to a private address is not connected to, and the log says so."""
+    outbound = settings.outbound.model_copy(update={"allow_private": False, "allow_hosts": ("localhost",)})
+    service = await serve(settings.model_copy(update={"outbound": outbound}))
+    url = bg_web.url.replace("127.0.0.1", "localhost")
+
+    _, webhook = await service.post("/trigger-external-fetch/7", json={"data_url": url, "webhook_url": url})
+
+    [attempt] = [event for event in await service.events(webhook["id"]) if event["type"].startswith("webhook.")]
+    assert (attempt["data"]["status"], attempt["data"]["error"]) == (None, "EgressRefusedError")
+    assert (webhook["state"], webhook["attempt"]) == ("failed", 1)
+    assert not bg_web.requests
+
+
+async def test_a_receiver_that_is_gone_is_told_no_more(service: Service, bg_web: WebPeer) -> None:
+    """410 ends it for good, whatever the schedule has left and Retry-After asks."""
+    gone = web.Response(status=410, headers={"Retry-After": "0"})
+
+    _, webhook = await trigger(service, bg_web, [], hook=lambda _: gone)
+
+    assert (webhook["state"], webhook["attempt"], webhook["error"]["type"]) == ("failed", 1, "WebhookGoneError")
+    assert [request.path for request in bg_web.requests].count("/hook") == 1
 
 
 @at_the_door

@@ -152,28 +152,31 @@ def problem_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 class ProblemRoute(APIRoute):
-    """A route that answers its errors as problem documents in any app, and its HEAD requests without a body."""
+    """A route that answers its errors as problem documents in any app, and its HEAD requests without a body.
 
-    max_body_bytes: ClassVar[int | None] = None
+    It takes no body larger than ``max_body_bytes``, whether its length is announced or not, whatever the app takes: 413
+    otherwise. :func:`limited_to` makes one with another limit.
+    """
+
+    max_body_bytes: ClassVar[int] = MAX_BODY_BYTES
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request with our error handlers in the place of the app's."""
         scope["starlette.exception_handlers"] = ({Exception: _answer}, {})
-        if self.max_body_bytes is not None:
-            receive = _bounded(scope, receive, self.max_body_bytes)
+        receive = _bounded(receive, self.max_body_bytes)
         if scope["method"] == "HEAD":
             send = _headless(send)
         try:
+            _refuse_announced(scope, self.max_body_bytes)
             await super().handle(scope, receive, send)
-        except HTTPException as error:  # the method is not allowed: raised before our handlers are in place
+        except HTTPException as error:  # too much, or the method is not allowed: raised outside our handlers
             response = await _answer(Request(scope), error)
             await response(scope, receive, send)
 
 
-class BoundedRoute(ProblemRoute):
-    """A route that takes no body larger than 1 MiB, whether its length is announced or not: 413 otherwise."""
-
-    max_body_bytes = MAX_BODY_BYTES
+def limited_to(max_bytes: int) -> type[ProblemRoute]:
+    """A ProblemRoute that takes bodies of up to ``max_bytes``."""
+    return type("LimitedRoute", (ProblemRoute,), {"max_body_bytes": max_bytes})
 
 
 def get_and_head(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
@@ -305,21 +308,30 @@ def _allowed(request: Request, headers: Mapping[str, str]) -> str:
     return ", ".join(sorted(allowed))
 
 
-def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """Count the body as it comes, and believe an announced length that is too large."""
+def _refuse_announced(scope: Scope, limit: int) -> None:
+    """Believe an announced length that is too large: nothing of the body is read."""
     length = Request(scope).headers.get("content-length", "")
-    announced, received = int(length) if length.isdecimal() and len(length) < 20 else 0, 0
+    if length.isdecimal() and (len(length) >= 20 or int(length) > limit):
+        raise _too_large(limit)
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """Count the body as it comes."""
+    received = 0
 
     async def receive_bounded() -> Message:
         nonlocal received
-        if announced <= limit:
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received <= limit:
-                return message
-        raise HTTPException(413, f"the body should not be larger than {limit} bytes")
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise _too_large(limit)
+        return message
 
     return receive_bounded
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the body should not be larger than {limit:,} bytes")
 
 
 def _headless(send: Send) -> Send:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from asyncbg.api.auth import NOBODY, Caller, bound
 from asyncbg.api.gate import COOKIE, Gate
 from asyncbg.api.inputs import refuse_input
-from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
+from asyncbg.api.problems import get_and_head, limited_to, problem_docs
 from asyncbg.api.schemas import not_stored
 from asyncbg.clock import Clock, rfc3339
 from asyncbg.errors import UnauthenticatedError
@@ -112,7 +112,7 @@ class _Shown:
 
 def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
     """The page ``/``, ``POST`` and ``DELETE /session``, and ``POST /sign-out`` for a form."""
-    router = APIRouter(route_class=ProblemRoute, tags=["operations"], dependencies=[Depends(not_stored)])
+    router = APIRouter(route_class=limited_to(_MOST_BYTES), tags=["operations"], dependencies=[Depends(not_stored)])
 
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
     async def show_first_page(request: Request) -> HTMLResponse:
@@ -141,7 +141,7 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
         answer.set_cookie(COOKIE, token, max_age=age_s, path="/", secure=True, httponly=True, samesite="strict")
         return answer if shown.by_form else _out(record, session)
 
-    @router.delete("/session", status_code=204, responses=problem_docs(503))
+    @router.delete("/session", status_code=204, responses=problem_docs(413, 503))
     async def sign_out(request: Request) -> Response:
         """Sign the browser out: its session ends here and now, also where the cookie is still kept."""
         return await _leave(request, Response(status_code=204))
@@ -168,12 +168,7 @@ async def _shown(request: Request) -> _Shown:
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media not in {"application/json", _FORM}:
         raise HTTPException(415, "the key should come as JSON or as a form (application/x-www-form-urlencoded)")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise HTTPException(413, f"the body should not be larger than {_MOST_BYTES} bytes")
-    key = _field(bytes(body), by_form=media == _FORM)
+    key = _field(await request.body(), by_form=media == _FORM)
     if not isinstance(key, str) or not key:
         raise refuse_input(("body", "key"), "should be an API key", "key")
     return _Shown(key, media == _FORM)

@@ -8,7 +8,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from asyncbg.api.inputs import refuse_input
+from asyncbg.api.inputs import refuse_coding, refuse_input
 
 OVERHEAD_BYTES = 65_536
 """What boundaries, part headers and other small fields may take beside the file."""
@@ -24,9 +24,11 @@ class FilePart:
     def __init__(self, request: Request, *, max_bytes: int) -> None:
         """Look at the headers: 413 for an announced length over the limit, 415 for another media type."""
         length = request.headers.get("content-length", "")
+        self.announced_bytes = int(length) if length.isdecimal() and len(length) < 20 else 0
         self._left = max_bytes + OVERHEAD_BYTES
-        if length.isdecimal() and int(length) > self._left:
+        if self.announced_bytes > self._left:
             raise too_large(max_bytes)
+        refuse_coding(request)
         self._max_bytes = max_bytes
         self._stream = request.stream()
         self._parser = MultipartParser(_boundary(request), _Part(self).callbacks())

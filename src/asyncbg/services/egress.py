@@ -1,79 +1,38 @@
 """Which addresses our own HTTP requests may reach: a URL check at the gate, and the final say when a socket is made.
 
-``ipaddress.is_global`` of Python 3.11 is out of date; the ranges below are the IANA IPv4 and IPv6 Special-Purpose
-Address Registries (RFC 6890), the multicast ranges, and for IPv6 the rule that only 2000::/3 is public at all.
+What is no public host stands in :mod:`asyncbg.services.special_address`.
 """
 
 import ipaddress
 import re
 import socket
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 from yarl import URL
 
 from asyncbg.errors import FinalError, SettingsError
+from asyncbg.services.special_address import Address, Verdict, embedded, special_block
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 
 MAX_URL_LENGTH = 2048
+_USERINFO = re.compile(r"[^/?#]*//[^/?#]*@")
 _MAX_NAME_LENGTH = 253
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label of this form makes the host an IPv4 address (WHATWG URL)
 _BLANK_OR_CONTROL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\\]")
 
-# Opened as a whole by ASYNCBG_OUTBOUND__ALLOW_PRIVATE.
-_PRIVATE = tuple(
-    (ipaddress.ip_network(block), kind)
-    for block, kind in (
-        ("10.0.0.0/8", "private"),
-        ("100.64.0.0/10", "shared (carrier-grade NAT)"),
-        ("127.0.0.0/8", "loopback"),
-        ("172.16.0.0/12", "private"),
-        ("192.168.0.0/16", "private"),
-        ("::1/128", "loopback"),
-        ("fc00::/7", "private (unique local)"),
-    )
-)
-# Stricter than the registries: the anycast services marked global there (AS112, AMT, …) have no business with a job.
-# Opened by nothing but the address itself in ASYNCBG_OUTBOUND__ALLOW_HOSTS.
-_SPECIAL = tuple(
-    (ipaddress.ip_network(block), kind)
-    for block, kind in (
-        ("0.0.0.0/8", "unspecified"),
-        ("169.254.0.0/16", "link-local"),  # where clouds serve their metadata and credentials
-        ("192.0.0.0/24", "protocol assignment"),
-        ("192.0.2.0/24", "documentation"),
-        ("192.31.196.0/24", "AS112"),
-        ("192.52.193.0/24", "AMT"),
-        ("192.88.99.0/24", "6to4 relay"),
-        ("192.175.48.0/24", "AS112"),
-        ("198.18.0.0/15", "benchmarking"),
-        ("198.51.100.0/24", "documentation"),
-        ("203.0.113.0/24", "documentation"),
-        ("224.0.0.0/4", "multicast"),
-        ("240.0.0.0/4", "reserved or broadcast"),
-        ("::/128", "unspecified"),
-        ("::/96", "IPv4-compatible"),
-        ("64:ff9b:1::/48", "local NAT64"),
-        ("100::/64", "discard-only"),
-        ("100:0:0:1::/64", "dummy prefix"),
-        ("2001::/32", "Teredo"),
-        ("2001::/23", "protocol assignment"),
-        ("2001:db8::/32", "documentation"),
-        ("2002::/16", "6to4"),
-        ("2620:4f:8000::/48", "AS112"),
-        ("3fff::/20", "documentation"),
-        ("5f00::/16", "segment routing"),
-        ("fe80::/10", "link-local"),
-        ("fec0::/10", "site-local"),
-        ("ff00::/8", "multicast"),
-    )
-)
-_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# The ports a browser refuses too (Fetch standard, "port blocking"): what listens there acts on the lines it gets, and
+# takes a request for a mail or a command. tcpmux, echo and discard (1, 7, 9) are left out: nothing there acts on them.
+BLOCKED_PORTS = frozenset(
+    (11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110, 111, 113,
+     115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548,
+     554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566,
+     6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080)
+)  # fmt: skip
 _OPEN_PRIVATE = "set ASYNCBG_OUTBOUND__ALLOW_PRIVATE=true to let jobs reach private networks"
+_NAME_PORT = "name host:port in ASYNCBG_OUTBOUND__ALLOW_HOSTS if it is meant"
 _NAME_ADDRESS = "name that very address in ASYNCBG_OUTBOUND__ALLOW_HOSTS if it is meant"
 _OPEN_EITHER = f"{_OPEN_PRIVATE}, or name that very address in ASYNCBG_OUTBOUND__ALLOW_HOSTS"
 _NAME_HOST = "add it to ASYNCBG_OUTBOUND__ALLOW_HOSTS if it is meant"
@@ -92,7 +51,8 @@ class EgressPolicy:
 
     Without ``allow_hosts`` every public address may be. With it, only the hosts listed: ``host``, ``host:port``, an
     address, ``[address]:port``, without regard to case. A listed address is granted even if it is private; a listed
-    name still needs a public address unless ``allow_private``. Raises SettingsError for a malformed entry.
+    name still needs a public address unless ``allow_private``. A port of ``BLOCKED_PORTS`` is reached only where an
+    entry names host and port. Raises SettingsError for a malformed entry.
     """
 
     def __init__(self, allow_hosts: Sequence[str] = (), allow_private: bool = False) -> None:
@@ -108,26 +68,22 @@ class EgressPolicy:
         """
         parsed = _parse(url)
         host, port = _host(parsed), parsed.port or 0
-        if self._allowed and not {(host, port), (host, None)} & self._allowed:
-            raise EgressRefusedError(f"the URL's host is not in the list of allowed hosts; {_NAME_HOST}")
-        if isinstance(host, str):
-            self._check_name(host)
-        else:
-            self.check_address(host, port)
+        self._check_port(host, port)
+        if not {(host, port), (host, None)} & self._allowed:
+            self._check_unlisted(host, port)
         return parsed
 
     def check_address(self, address: Address, port: int) -> None:
         """Return if a connection to ``address`` and ``port`` may be made; raises EgressRefusedError."""
-        address = _unwrapped(address)
+        address = embedded(address)
         if {(address, port), (address, None)} & self._allowed:
             return
-        if kind := _kind(address, _PRIVATE):
-            if not self._allow_private:
-                raise EgressRefusedError(f"the host is a {kind} address; {_OPEN_PRIVATE}")
-        elif kind := _kind(address, _SPECIAL):
-            raise EgressRefusedError(f"the host is a special ({kind}) address; {_NAME_ADDRESS}")
-        elif address.version == 6 and address not in _GLOBAL_IPV6:
-            raise EgressRefusedError(f"the host is an IPv6 address outside the public range; {_NAME_ADDRESS}")
+        row = special_block(address)
+        if row is None or (row.verdict is Verdict.PRIVATE and self._allow_private):
+            return
+        if row.verdict is Verdict.PRIVATE:
+            raise EgressRefusedError(f"the host is a private address ({row.name}, {row.source}); {_OPEN_PRIVATE}")
+        raise EgressRefusedError(f"the host is a special address ({row.name}, {row.source}); {_NAME_ADDRESS}")
 
     def socket_factory(self, addr_info: AddrInfo) -> socket.socket:
         """Make the socket for an address about to be connected to, or raise EgressRefusedError.
@@ -142,10 +98,18 @@ class EgressPolicy:
             raise EgressRefusedError(f"the host resolves to a private or special address; {_OPEN_EITHER}") from None
         return socket.socket(family=family, type=type_, proto=proto)
 
-    def _check_name(self, name: str) -> None:
-        """RFC 6761 section 6.3: localhost and all below it is loopback. A listed name waits for its address."""
-        if (name == "localhost" or name.endswith(".localhost")) and not (self._allow_private or self._allowed):
+    def _check_port(self, host: Address | str, port: int) -> None:
+        if port in BLOCKED_PORTS and (host, port) not in self._allowed:
+            raise EgressRefusedError(f"the URL's port belongs to another protocol than HTTP; {_NAME_PORT}")
+
+    def _check_unlisted(self, host: Address | str, port: int) -> None:
+        """RFC 6761 section 6.3: localhost and all below it is loopback. A name has more to pass: its addresses."""
+        if not isinstance(host, str):
+            self.check_address(host, port)
+        elif (host == "localhost" or host.endswith(".localhost")) and not self._allow_private:
             raise EgressRefusedError(f"the host is a loopback name; {_OPEN_PRIVATE}")
+        if self._allowed:
+            raise EgressRefusedError(f"the URL's host is not in the list of allowed hosts; {_NAME_HOST}")
 
 
 def _parse(url: str) -> URL:
@@ -160,7 +124,7 @@ def _parse(url: str) -> URL:
         raise BadUrlError("the URL is malformed; its form is https://host:port/path?query") from None
     if parsed.scheme not in ("http", "https"):
         raise BadUrlError("the URL's scheme is not http or https")
-    if "@" in parsed.raw_authority:
+    if _USERINFO.match(url):  # looked for in the text: an empty one is gone from what was parsed
         raise BadUrlError("the URL carries a user name or password; leave them out")
     if not parsed.raw_host:
         raise BadUrlError("the URL has no host; its form is https://host:port/path?query")
@@ -172,7 +136,7 @@ def _parse(url: str) -> URL:
 def _host(url: URL) -> Address | str:
     """The host as an address, or as a name in lower case without its trailing dot."""
     try:
-        return _unwrapped(_address_or_name(url.raw_host or ""))
+        return _address_or_name(url.raw_host or "")
     except ipaddress.AddressValueError:
         raise BadUrlError("the URL's host is not a valid IPv6 address") from None
     except ValueError as error:
@@ -185,7 +149,7 @@ def _address_or_name(text: str) -> Address | str:
     if ":" in text:
         if "%" in text:
             raise ValueError("has a zone id; use an address without one")
-        return ipaddress.IPv6Address(text)
+        return embedded(ipaddress.IPv6Address(text))
     labels = text.removesuffix(".").split(".")
     if _NUMBER.fullmatch(labels[-1]):
         try:
@@ -205,7 +169,7 @@ def _entry(text: str) -> tuple[Address | str, int | None]:
         host, port = match[1] or match[3] or "", match[2] or match[4]
     try:
         parsed = _address_or_name(host if host.isascii() else host.encode("idna").decode())
-        return _unwrapped(parsed), _port(port) if port else None
+        return parsed, _port(port) if port else None
     except ValueError:
         form = "is not a host, host:port, address or [address]:port"
         raise SettingsError(f"ASYNCBG_OUTBOUND__ALLOW_HOSTS: {text!r} {form}") from None
@@ -217,24 +181,3 @@ def _port(text: str) -> int:
     if not 0 < port < 65_536:
         raise ValueError("has a port out of range")
     return port
-
-
-@overload
-def _unwrapped(address: Address) -> Address: ...
-@overload
-def _unwrapped(address: Address | str) -> Address | str: ...
-def _unwrapped(address: Address | str) -> Address | str:
-    """The IPv4 address that an IPv4-mapped or well-known NAT64 address (RFC 6052) stands for; the rest as it is."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped:
-            return address.ipv4_mapped
-        if address in _NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-        if address.scope_id:
-            return ipaddress.IPv6Address(int(address))
-    return address
-
-
-def _kind(address: Address, table: tuple[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str], ...]) -> str | None:
-    """What kind of address the table says it is."""
-    return next((kind for block, kind in table if block.version == address.version and address in block), None)

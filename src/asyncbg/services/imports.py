@@ -171,7 +171,9 @@ class Imports:
         self._database = database
         self._clock = clock
         self._max_rows = settings.max_rows
-        self._uploads = Uploads(data_dir / "uploads", max_bytes=settings.max_bytes, clock=clock)
+        self._uploads = Uploads(
+            data_dir / "uploads", max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes, clock=clock
+        )
         self._limiter = anyio.CapacityLimiter(2)
 
     async def open(self) -> None:
@@ -181,6 +183,10 @@ class Imports:
         tokens = json.dumps(await self._uploads.tokens())
         finished = await self._database.read(lambda connection: connection.execute(_FINISHED, (tokens,)).fetchall())
         await self._uploads.discard(*(Upload(token, "", 0) for (token,) in finished))
+
+    async def check_space(self, expected_bytes: int) -> None:
+        """Raise UploadSpaceError if there is no room for an upload of that size."""
+        await self._uploads.check_space(expected_bytes)
 
     async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str) -> Upload:
         """Stream an upload to disk. Raises UploadTooLargeError, UploadSpaceError and what ``chunks`` raises."""

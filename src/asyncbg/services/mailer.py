@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import ssl
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +24,10 @@ from asyncbg.settings import SmtpSettings
 
 MAX_SUBJECT_LENGTH = 255
 MAX_BODY_BYTES = 1024 * 1024
+MAX_RECIPIENTS = 50
 _QUIT_S = 1.0
 _WRITE_IN_LOOP_LENGTH = 16_384
+_UNDISCLOSED = "undisclosed-recipients:;"
 _CRLF = "\r\n"
 _MESSAGE_ID = re.compile(r"<[!#-;=?A-Z^-~]+@[!#-;=?A-Z\[\]^-~]+>")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -66,11 +69,11 @@ class Mailer:
     """
 
     def __init__(self, settings: SmtpSettings, *, clock: Clock | None = None) -> None:
-        """Take the section; raises SettingsError for a login in clear text, a bad sender or an unreadable CA file."""
-        if settings.security == "none" and settings.password and not _is_loopback(settings.host):
+        """Take the section; raises SettingsError for mail in clear text, a bad sender or an unreadable CA file."""
+        if settings.security == "none" and not _is_loopback(settings.host):
             raise SettingsError(
-                "ASYNCBG_SMTP__SECURITY=none would send the password in clear text; set it to starttls or tls, "
-                "or leave out ASYNCBG_SMTP__USERNAME and ASYNCBG_SMTP__PASSWORD"
+                "ASYNCBG_SMTP__SECURITY=none would send mail in clear text to another machine; "
+                "set it to starttls or tls, or ASYNCBG_SMTP__HOST to a relay on this machine (localhost)"
             )
         self._settings = settings
         self._clock = clock or SystemClock()
@@ -78,45 +81,46 @@ class Mailer:
         self._tls = None if settings.security == "none" else _tls_context(settings)
         self._local_hostname: str | None = None
 
-    async def send(self, *, to: str, subject: str, body: str, message_id: str) -> Sent:
-        """Send ``body`` as plain text and return when the server took it.
+    async def send(self, *, to: str | Sequence[str], subject: str, body: str, message_id: str) -> Sent:
+        """Send ``body`` as plain text and return when the server took it, for one of the recipients at least.
 
-        ``message_id`` has the form ``<left@right>``; keep it the same for every attempt, so that a mail server can drop
-        repeats: after a MailError the server may have the message all the same. Raises MailError where another try may
-        help, MailRefusedError where not.
+        Up to ``MAX_RECIPIENTS``; where there are several, none is shown another's address. ``message_id`` has the form
+        ``<left@right>``; keep it the same for every attempt, so that a mail server can drop repeats: after a MailError
+        the server may have the message all the same. Raises MailError where another try may help, MailRefusedError
+        where not.
         """
-        recipient = _recipient(to)
+        recipients = _recipients(to)
         _check(subject, body, message_id)
-        message = await self._written(recipient, subject, body, message_id)
+        message = await self._written(recipients, subject, body, message_id)
         client = self._client()
         try:
-            refused = await self._hand_over(client, recipient, message)
+            refused = await self._hand_over(client, recipients, message)
             await _say_goodbye(client)
         finally:
             client.close()  # also after a cancellation: a client left in the middle of a command hangs the next one
         return Sent(message_id, refused)
 
-    async def _written(self, to: str, subject: str, body: str, message_id: str) -> bytes:
+    async def _written(self, to: list[str], subject: str, body: str, message_id: str) -> bytes:
         """The message; one with a large body is written in a thread, away from the event loop."""
         if len(body) <= _WRITE_IN_LOOP_LENGTH:
             return self._message(to, subject, body, message_id)
         return await anyio.to_thread.run_sync(self._message, to, subject, body, message_id)
 
-    def _message(self, to: str, subject: str, body: str, message_id: str) -> bytes:
+    def _message(self, to: list[str], subject: str, body: str, message_id: str) -> bytes:
         """The message as it goes over the wire."""
         message = EmailMessage(_BODY_POLICY)
         message["Date"] = format_datetime(datetime.fromtimestamp(self._clock.now_ms() // 1000, UTC))
         message["From"] = self._sender
-        message["To"] = _address(to)
+        message["To"] = _address(to[0]) if len(to) == 1 else _UNDISCLOSED
         message["Message-ID"] = message_id
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation replies, please
         message.set_content(body, charset="utf-8", cte="base64" if _UNPRINTABLE.search(body) else None)
         utf8 = self._needs_utf8(to)
         return _subject_line(subject) + message.as_bytes(policy=_HEADER_POLICY.clone(utf8=utf8))
 
-    def _needs_utf8(self, to: str) -> bool:
+    def _needs_utf8(self, to: list[str]) -> bool:
         """Whether the server must know SMTPUTF8 (RFC 6531): an address has no ASCII form."""
-        return not (to.isascii() and self._sender.addr_spec.isascii())
+        return not all(address.isascii() for address in (*to, self._sender.addr_spec))
 
     def _client(self) -> aiosmtplib.SMTP:
         """A fresh client. The encryption is always said: left to choose, it goes on in clear text without STARTTLS."""
@@ -130,7 +134,7 @@ class Mailer:
             local_hostname=self._local_hostname,
         )
 
-    async def _hand_over(self, client: aiosmtplib.SMTP, to: str, message: bytes) -> tuple[int, ...]:
+    async def _hand_over(self, client: aiosmtplib.SMTP, to: list[str], message: bytes) -> tuple[int, ...]:
         """Connect, log in, send, all before the deadline; gives the codes of refused recipients."""
         sender, settings = self._sender.addr_spec, self._settings
         options = ["SMTPUTF8"] if self._needs_utf8(to) else []
@@ -140,7 +144,7 @@ class Mailer:
                 self._local_hostname = client.local_hostname  # looked up once: it may take a resolver's time
                 if settings.username and settings.password:
                     await client.login(settings.username, settings.password.get_secret_value())
-                refused, _ = await client.sendmail(sender, [to], message, mail_options=options)
+                refused, _ = await client.sendmail(sender, to, message, mail_options=options)
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise _explained(error) from None  # the cause may quote addresses
         return tuple(reply.code for reply in refused.values())
@@ -168,6 +172,14 @@ def _check(subject: str, body: str, message_id: str) -> None:
         raise MailRefusedError(f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
+def _recipients(to: str | Sequence[str]) -> list[str]:
+    """Each address once, in the form it has on the wire."""
+    given = [to] if isinstance(to, str) else to
+    if not 0 < len(given) <= MAX_RECIPIENTS:
+        raise MailRefusedError(f"a message has 1 to {MAX_RECIPIENTS} recipients; send several")
+    return list(dict.fromkeys(_recipient(address) for address in given))
+
+
 def _recipient(to: str) -> str:
     """The address in the form it has on the wire: ASCII if it has one, normalized Unicode for SMTPUTF8 otherwise."""
     try:
@@ -191,7 +203,7 @@ def _subject_line(subject: str) -> bytes:
 def _sender(text: str) -> Address:
     """ASYNCBG_SMTP__SENDER as an address with its display name."""
     name, address = parseaddr(text)
-    if not re.fullmatch(r"[^@\s]+@[^@\s]+", address):
+    if _CONTROL.search(text) or not re.fullmatch(r"[^@\s]+@[^@\s]+", address):
         raise SettingsError(
             "ASYNCBG_SMTP__SENDER is not an address like asyncbg@example.com or Name <asyncbg@example.com>; "
             "put double quotes around a name that holds a comma or another special character"
@@ -206,14 +218,11 @@ def _address(text: str, *, name: str = "") -> Address:
 
 
 def _tls_context(settings: SmtpSettings) -> ssl.SSLContext:
-    """The system's trust, plus ``ca_file``."""
-    context = ssl.create_default_context()
-    if settings.ca_file:
-        try:
-            context.load_verify_locations(settings.ca_file)
-        except OSError:
-            raise SettingsError("ASYNCBG_SMTP__CA_FILE cannot be read as PEM certificates") from None
-    return context
+    """Trust in ``ca_file``, or in the system's authorities where there is none."""
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError:
+        raise SettingsError("ASYNCBG_SMTP__CA_FILE cannot be read as PEM certificates") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,65 +2,55 @@
 
 import importlib.metadata
 import json
-import os
+import re
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import aiohttp
 import anyio
 import anyio.to_thread
+from aiohttp.abc import AbstractResolver
+from pydantic import SecretStr
 from yarl import URL
 
 from asyncbg.clock import Clock
-from asyncbg.errors import AsyncBGError, FinalError, NotRunningError
-from asyncbg.services.egress import BadUrlError, EgressPolicy, EgressRefusedError
+from asyncbg.errors import AsyncBGError, NotRunningError, SettingsError
+from asyncbg.services.egress import BadUrlError, EgressPolicy
+from asyncbg.services.outbound_error import (
+    FetchError,
+    FetchRejectedError,
+    NotJsonError,
+    OutboundError,
+    TooLargeError,
+    WebhookError,
+    WebhookGoneError,
+    WebhookRejectedError,
+    raise_ours,
+)
 from asyncbg.settings import OutboundSettings
-from asyncbg.signing import ID_HEADER, TIMESTAMP_HEADER, WebhookSigner, check_message_id
+from asyncbg.signing import (
+    ID_HEADER,
+    TIMESTAMP_HEADER,
+    SigningError,
+    WebhookSigner,
+    check_message_id,
+    split_secrets,
+)
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _RETRYABLE_4XX = frozenset({408, 429})
+_CODINGS = ("gzip", "deflate")
 _CHUNK_BYTES = 65_536
 _PARSE_IN_LOOP_BYTES = 65_536
 _MAX_RETRY_AFTER_S = 86_400.0
-
-
-class OutboundError(AsyncBGError):
-    """A request did not succeed. ``status`` is the answer's, if one came; ``retry_after_s`` what it asked for."""
-
-    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
-        """Say what happened; name the peer by its origin only."""
-        super().__init__(message)
-        self.status = status
-        self.retry_after_s = retry_after_s
-
-
-class FetchError(OutboundError):
-    """A fetch failed in a way that may pass: no connection, no answer in time, 408, 429 or 5xx."""
-
-
-class FetchRejectedError(FetchError, FinalError):
-    """The peer will not give us this: another 4xx, too many redirects or an impossible one."""
-
-
-class NotJsonError(FetchError, FinalError):
-    """The answer is not JSON."""
-
-
-class TooLargeError(FetchError, FinalError):
-    """The decoded answer is larger than ASYNCBG_OUTBOUND__MAX_BYTES."""
-
-
-class WebhookError(OutboundError):
-    """A delivery failed in a way that may pass: no connection, no answer in time, 408, 429 or 5xx."""
-
-
-class WebhookRejectedError(WebhookError, FinalError):
-    """The receiver does not take this message: a redirect or another 4xx (410: it asked for no more)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +73,32 @@ class Delivered:
 class Outbound:
     """One client session for all requests; use it as an async context manager.
 
-    Nothing of the environment is used (no proxy, no .netrc), no cookie is kept, every address is checked when its
-    socket is made, and ``timeout_s`` bounds a request as a whole, redirects and body included. Several webhook
-    secrets, separated by blanks, sign every message (rotation).
+    No proxy and no login of the environment is used, no cookie is kept, every address is checked when its socket is
+    made, and ``timeout_s`` bounds a request as a whole, redirects and body included. A connection that is kept alive
+    was checked when it was made, and each request on it has its URL checked. Several webhook secrets all sign every
+    message, so that a receiver may hold either while they rotate.
     """
 
-    def __init__(self, settings: OutboundSettings, *, clock: Clock) -> None:
-        """Take the section; raises SettingsError and SigningError for what is malformed in it."""
+    def __init__(self, settings: OutboundSettings, *, clock: Clock, resolver: AbstractResolver | None = None) -> None:
+        """Take the section, and the system's resolver unless given another; raises SettingsError for a bad value."""
         self._settings = settings
         self._clock = clock
+        self._resolver = resolver
         self._policy = EgressPolicy(settings.allow_hosts, settings.allow_private)
-        secret = settings.webhook_secret
-        self._signer = WebhookSigner(secret.get_secret_value().split()) if secret else None
+        self._signer = _signer(settings.webhook_secret)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         """Open the session."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(socket_factory=self._policy.socket_factory),
+            connector=aiohttp.TCPConnector(
+                socket_factory=self._policy.socket_factory,
+                resolver=self._resolver,
+                use_dns_cache=False,  # a new connection goes where the name leads now
+                ssl=_trust(),
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": "gzip, deflate"},
+            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": ", ".join(_CODINGS)},
             timeout=aiohttp.ClientTimeout(total=None),  # the deadline is ours, over all hops
             trust_env=False,
         )
@@ -146,6 +142,8 @@ class Outbound:
         started_ms = self._clock.monotonic_ms()
         with _deadline(self._settings.timeout_s, WebhookError):
             async with self._request("POST", target, WebhookError, headers=headers, data=body) as answer:
+                if answer.status == HTTPStatus.GONE:
+                    raise WebhookGoneError(f"{target.origin()} answered 410: it wants no more of these", status=410)
                 self._check_status(answer, WebhookError, WebhookRejectedError)
                 return Delivered(answer.status, (self._clock.monotonic_ms() - started_ms) / 1000)
 
@@ -176,22 +174,24 @@ class Outbound:
         except AsyncBGError:  # ours already, though one of them is an OSError too
             raise
         except (aiohttp.ClientError, OSError, ValueError) as cause:
-            _raise(cause, url, error)
+            raise_ours(cause, url, error)
 
     def _next_hop(self, answer: aiohttp.ClientResponse) -> URL:
-        """Where a redirect leads, checked like the first URL."""
+        """Where a redirect leads, checked like the first URL; never from https to http."""
         location = answer.headers.get("Location", "")
         if not location:
             raise FetchRejectedError(f"{answer.url.origin()} redirects to nowhere", status=answer.status)
-        try:
-            joined = str(answer.url.join(URL(location)))
-        except ValueError:
-            raise BadUrlError(f"{answer.url.origin()} redirects to a malformed URL") from None
-        return self._policy.check_url(joined)
+        target = self._policy.check_url(_absolute(answer.url, location))
+        if answer.url.scheme == "https" and target.scheme != "https":
+            raise FetchRejectedError(f"{answer.url.origin()} redirects from https to http", status=answer.status)
+        return target
 
     async def _read(self, answer: aiohttp.ClientResponse) -> Fetched:
         """The body as JSON, with decoded bytes counted as they come."""
         self._check_status(answer, FetchError, FetchRejectedError)
+        if answer.headers.get("Content-Encoding", "").strip().lower() not in {*_CODINGS, "identity", ""}:
+            unasked = "sent its answer in a coding that was not asked for"
+            raise FetchRejectedError(f"{answer.url.origin()} {unasked}", status=answer.status)
         body = bytearray()
         async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
             body += chunk
@@ -226,6 +226,35 @@ class Outbound:
         return min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)
 
 
+def _trust() -> ssl.SSLContext:
+    """The system's authorities; nothing is spoken but HTTP/1.1."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _signer(secret: SecretStr | None) -> WebhookSigner | None:
+    """A signer with all the secrets of the setting; None where there is none."""
+    if secret is None:
+        return None
+    try:
+        return WebhookSigner(split_secrets(secret.get_secret_value()))
+    except SigningError as error:
+        raise SettingsError(f"ASYNCBG_OUTBOUND__WEBHOOK_SECRET: {error}; correct it") from None
+
+
+def _absolute(base: URL, location: str) -> str:
+    """A Location as a whole URL. One that names a host stays as it is written: parsing it would mend what is wrong."""
+    if location.startswith("//"):
+        return f"{base.scheme}:{location}"
+    if _HAS_SCHEME.match(location):
+        return location
+    try:
+        return str(base.join(URL(location)))
+    except ValueError:
+        raise BadUrlError(f"{base.origin()} redirects to a malformed URL") from None
+
+
 @contextmanager
 def _deadline(timeout_s: float, error: type[OutboundError]) -> Iterator[None]:
     """Bound a block in time, whatever it waits for; running out of it raises ``error``."""
@@ -250,33 +279,6 @@ def _loads(body: bytes) -> Any:
 def _not_json(name: str) -> NoReturn:
     """RFC 8259 knows no NaN and no Infinity."""
     raise ValueError(f"{name} is not JSON")
-
-
-def _raise(cause: Exception, url: URL, error: type[OutboundError]) -> NoReturn:
-    """Turn the client's error into ours, naming the peer by its origin."""
-    origin = url.origin()
-    match cause:
-        case aiohttp.ClientConnectorError(os_error=EgressRefusedError() as refused):
-            raise refused from None
-        case aiohttp.InvalidURL():
-            raise BadUrlError("the URL is malformed; its form is https://host:port/path?query") from None
-        case aiohttp.ClientConnectorDNSError():
-            said = f"the host of {origin} could not be resolved"
-        case aiohttp.ClientConnectorCertificateError():
-            said = f"the certificate of {origin} is not valid"
-        case aiohttp.ClientConnectorSSLError():
-            said = f"no TLS connection to {origin} could be made"
-        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(errno))):
-            said = f"cannot connect to {origin}: {os.strerror(errno)}"
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-            said = f"{origin} closed the connection before its answer was complete"
-        case aiohttp.ClientPayloadError():
-            said = f"{origin} sent a body that is cut off or cannot be decoded"
-        case aiohttp.ClientResponseError():
-            said = f"{origin} did not answer in HTTP"
-        case _:
-            said = f"the request to {origin} failed ({type(cause).__name__})"
-    raise error(said) from None  # the cause may quote the whole URL
 
 
 def _version() -> str:

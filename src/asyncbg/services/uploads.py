@@ -23,7 +23,6 @@ UPLOAD_AGE_MS = 7 * PART_AGE_MS
 """A whole upload this old is taken for one that no job is waiting to read, even after a long weekend."""
 
 _WRITE_BYTES = 1_048_576
-_RESERVE_BYTES = 64 * 1_048_576
 _NAME_CHARS = 100
 _TOKEN = re.compile("[0-9a-f]{32}")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -43,7 +42,10 @@ class UploadSpaceError(AsyncBGError):
 
     def __init__(self) -> None:
         """Say what to do."""
-        super().__init__("too little free disk space for the upload; free some, or move data_dir")
+        super().__init__(
+            "there is too little disk space for the upload; the operator frees some, moves ASYNCBG_DATA_DIR or lowers "
+            "ASYNCBG_UPLOAD__MIN_FREE_BYTES; then send it again"
+        )
 
 
 class UploadGoneError(FinalError):
@@ -66,16 +68,21 @@ class Upload:
 class Uploads:
     """A directory of uploads that only we can read."""
 
-    def __init__(self, directory: Path, *, max_bytes: int, clock: Clock) -> None:
-        """Keep the files in ``directory``, each of at most ``max_bytes``."""
+    def __init__(self, directory: Path, *, max_bytes: int, min_free_bytes: int, clock: Clock) -> None:
+        """Keep the files in ``directory``, each of at most ``max_bytes``, and leave ``min_free_bytes`` to others."""
         self._directory = directory
         self._max_bytes = max_bytes
+        self._min_free_bytes = min_free_bytes
         self._clock = clock
         self._limiter = anyio.CapacityLimiter(4)
 
     async def open(self) -> None:
         """Create the directory and sweep out what was left behind."""
         await run_sync(self._open, limiter=self._limiter)
+
+    async def check_space(self, expected_bytes: int) -> None:
+        """Raise UploadSpaceError if so much more would not leave the disk what it should have free."""
+        await run_sync(self._check_space, expected_bytes, limiter=self._limiter)
 
     async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str) -> Upload:
         """Stream ``chunks`` to disk; when this returns the file survives a power cut.
@@ -138,12 +145,12 @@ class Uploads:
         return size
 
     def _create(self, token: str) -> None:
-        self._check_space()
+        self._check_space(0)
         os.close(os.open(self._part(token), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def _append(self, token: str, data: bytes) -> None:
         """Write to the end of a file that is there: a write overtaken by the removal must not create it again."""
-        self._check_space()
+        self._check_space(len(data))
         with os.fdopen(os.open(self._part(token), os.O_WRONLY | os.O_APPEND), "wb", buffering=0) as file:
             left = memoryview(data)
             while left:
@@ -166,8 +173,8 @@ class Uploads:
         self._part(token).unlink(missing_ok=True)  # first: so that it can no longer become the other
         self._whole(token).unlink(missing_ok=True)
 
-    def _check_space(self) -> None:
-        if shutil.disk_usage(self._directory).free < _RESERVE_BYTES:
+    def _check_space(self, expected_bytes: int) -> None:
+        if shutil.disk_usage(self._directory).free < self._min_free_bytes + expected_bytes:
             raise UploadSpaceError
 
     def _part(self, token: str) -> Path:

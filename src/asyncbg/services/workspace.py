@@ -1,5 +1,6 @@
 """Keep the working files of a batch of jobs together, one directory a batch, until somebody cleans up."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -40,8 +41,11 @@ class Workspace:
         return self._directory / batch
 
     def _write(self, path: Path, name: str, text: str) -> None:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (path / f"{name}.txt").write_text(text, encoding="utf-8")
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        file = os.open(path / f"{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(file, "w", encoding="utf-8") as stream:
+            stream.write(text)
 
     def _sweep(self) -> int:
         if not self._directory.is_dir():

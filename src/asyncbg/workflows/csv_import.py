@@ -1,17 +1,18 @@
 """Import an uploaded CSV file: stream it to disk, store its rows in batches, notify its owner, remove the upload."""
 
 import json
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from asyncbg.api.auth import Asking
+from asyncbg.api.csv_export import csv_response
 from asyncbg.api.inputs import Cursor, UserId, UserNumber, accepts
-from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
+from asyncbg.api.problems import ProblemRoute, get_and_head, limited_to, problem_docs
 from asyncbg.api.schemas import Accepted, accepted
-from asyncbg.api.upload import FilePart, too_large
+from asyncbg.api.upload import OVERHEAD_BYTES, FilePart, too_large
 from asyncbg.clock import rfc3339
 from asyncbg.context import Progress, current_job
 from asyncbg.event import Event, EventType
@@ -24,6 +25,10 @@ from asyncbg.services.notices import Notices
 from asyncbg.services.uploads import Upload, UploadSpaceError, UploadTooLargeError
 from asyncbg.settings import UploadSettings
 
+_COLUMNS = (
+    "id", "file", "status", "rows_stored", "rows_rejected", "started_at", "finished_at", "error",
+    "row", "column", "reason",
+)  # fmt: skip
 _UPLOAD_DOCS: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -93,6 +98,7 @@ class CsvFailed(EventModel):
 def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, settings: UploadSettings) -> APIRouter:
     """``POST /upload-csv/{user_id}``, ``GET /user/{user_id}/imports`` and the task ``process_csv``."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+    uploads = APIRouter(route_class=limited_to(settings.max_bytes + OVERHEAD_BYTES), tags=["workflows"])
 
     @bg.task(name="process_csv", retries=3)
     async def process_csv(
@@ -146,7 +152,7 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
             await imports.discard(upload)
             raise
 
-    @router.post("/upload-csv/{user_id}", name="upload_csv", **accepts(openapi_extra=_UPLOAD_DOCS))
+    @uploads.post("/upload-csv/{user_id}", name="upload_csv", **accepts(openapi_extra=_UPLOAD_DOCS))
     async def upload_csv_route(
         user_id: UserId,
         upload: Annotated[Upload, Depends(received, scope="function")],
@@ -157,24 +163,50 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
         job = background_tasks.add_task(process_csv, user_id, upload.token, upload.file_name, upload.size)
         return accepted("CSV file will be processed in the background", [job], response)
 
-    @get_and_head(router, "/user/{user_id}/imports", name="list_imports", responses=problem_docs(422, 503))
+    @get_and_head(
+        router,
+        "/user/{user_id}/imports",
+        name="list_imports",
+        response_model=ImportPage,
+        responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **problem_docs(422, 503)},
+    )
     async def imports_route(
-        user_id: UserId, caller: Asking, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
-    ) -> ImportPage:
+        user_id: UserId,
+        caller: Asking,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        cursor: Cursor = None,
+        format: Annotated[Literal["json", "csv"], Query(description="csv: a line for each rejection")] = "json",  # noqa: A002 - what one would look for
+    ) -> Any:
         """What was imported for the user, newest first: file, rows stored, rows rejected and why."""
         page = await imports.list(user_id, owner=caller.visible, limit=limit, cursor=cursor)
-        return ImportPage(items=[_view(record) for record in page.items], next=page.next)
+        views = [_view(record) for record in page.items]
+        return ImportPage(items=views, next=page.next) if format == "json" else _table(user_id, views)
 
+    router.include_router(uploads)
     return router
 
 
 async def _receive(imports: Imports, part: FilePart, max_bytes: int) -> Upload:
     try:
+        await imports.check_space(part.announced_bytes)
         return await imports.receive(part.chunks(), file_name=await part.open())
     except UploadTooLargeError:
         raise too_large(max_bytes) from None
-    except UploadSpaceError:
-        raise HTTPException(507, "there is too little disk space for the upload now; try again later") from None
+    except UploadSpaceError as error:
+        raise HTTPException(507, str(error)) from None
+
+
+def _table(user_id: int, views: list[ImportView]) -> Response:
+    return csv_response(f"imports-{user_id}.csv", _COLUMNS, (line for view in views for line in _lines(view)))
+
+
+def _lines(view: ImportView) -> Iterator[list[str | int | None]]:
+    """An import as lines of a table: one for each rejection, or one alone."""
+    about = [getattr(view, name) for name in _COLUMNS[:-3]]
+    for rejection in view.rejections:
+        yield [*about, rejection.row, rejection.column, rejection.reason]
+    if not view.rejections:
+        yield [*about, None, None, None]
 
 
 def _view(record: ImportRecord) -> ImportView:

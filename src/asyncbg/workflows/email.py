@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import EmailAddress, Line, LongText, accepts, query_or_body
-from asyncbg.api.problems import ProblemRoute
+from asyncbg.api.inputs import MAX_TEXT_BODY_BYTES, EmailAddress, Line, LongText, accepts, query_or_body
+from asyncbg.api.problems import limited_to
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.context import current_job
 from asyncbg.event_model import EventModel
@@ -32,11 +32,14 @@ class EmailSent(EventModel):
         description="its Message-ID, made from the job's id",
         examples=["<01a205a8-7c81-7000-a84f-7e8968cdc313@asyncbg>"],
     )
+    refused: list[int] = Field(
+        default=[], description="the reply code of each recipient it refused while it took the message for others"
+    )
 
 
 def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
     """``POST /send-email/`` and its task ``send_email``."""
-    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+    router = APIRouter(route_class=limited_to(MAX_TEXT_BODY_BYTES), tags=["workflows"])
 
     @bg.task(name="send_email", retries=3, timeout=300)
     async def send_email(
@@ -47,8 +50,8 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
         """Hand a message to the SMTP server; its Message-ID is the job's, so that a repeat can be recognised."""
         job = current_job()
         message_id = f"<{job.id}@asyncbg>"
-        await mailer.send(to=to_email, subject=subject, body=body, message_id=message_id)
-        await job.publish(EmailSent(message_id=message_id))
+        sent = await mailer.send(to=to_email, subject=subject, body=body, message_id=message_id)
+        await job.publish(EmailSent(message_id=message_id, refused=list(sent.refused)))
         return {"message_id": message_id}
 
     @router.post("/send-email/", name="send_email", **accepts(EmailForm))

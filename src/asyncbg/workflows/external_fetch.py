@@ -1,5 +1,6 @@
 """Fetch JSON from elsewhere, process it, and tell a webhook."""
 
+import random
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -14,6 +15,9 @@ from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.egress import BadUrlError, EgressRefusedError
 from asyncbg.services.outbound import Outbound
+from asyncbg.services.outbound_error import WebhookError
+from asyncbg.services.webhook_schedule import WebhookSchedule
+from asyncbg.settings import OutboundSettings
 
 
 class FetchForm(BaseModel):
@@ -21,6 +25,18 @@ class FetchForm(BaseModel):
 
     data_url: Annotated[UrlText, Field(examples=["https://example.com/items.json"])]
     webhook_url: Annotated[UrlText, Field(examples=["https://example.com/hooks/fetched"])]
+
+
+class WebhookAttempted(EventModel):
+    """A delivery was tried, whatever came of it. All of a job's are its delivery log."""
+
+    event_type = "webhook.attempted"
+
+    status: int | None = Field(description="the status that was answered; null where no answer came", examples=[503])
+    duration_s: float = Field(ge=0, description="seconds that took", examples=[0.042])
+    error: str | None = Field(
+        description="null for a success, else the class of the error by its name", examples=["WebhookError"]
+    )
 
 
 class WebhookDelivered(EventModel):
@@ -32,8 +48,9 @@ class WebhookDelivered(EventModel):
     duration_s: float = Field(ge=0, description="seconds that took", examples=[0.042])
 
 
-def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound) -> APIRouter:
+def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: OutboundSettings) -> APIRouter:
     """``POST /trigger-external-fetch/{user_id}`` and its tasks ``fetch_external_data`` and ``send_webhook``."""
+    schedule, rng = WebhookSchedule(settings.webhook_schedule_s), random.Random()  # noqa: S311 - jitter, no secret
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="fetch_external_data", retries=3, timeout=600)
@@ -49,12 +66,26 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound) -> APIRouter:
         progress.set(1, message=f"{items} items in {fetched.bytes} bytes")
         return {"items": items, "bytes": fetched.bytes}
 
-    @bg.task(name="send_webhook", retries=3, timeout=600)
+    @bg.task(name="send_webhook", retries=schedule.retries, timeout=600)
     async def send_webhook(user_id: UserNumber, webhook_url: Annotated[UrlText, Personal("url")]) -> dict[str, int]:
         """POST the news to the webhook, signed; its id is the job's, so that a repeat can be recognised."""
-        job = current_job()
+        job, began_ms = current_job(), bg.clock.monotonic_ms()
         payload = {"user_id": user_id, "action": "external_fetch_triggered"}
-        delivered = await outbound.deliver_webhook(webhook_url, payload, message_id=job.id)
+
+        async def tell(status: int | None, error: str | None = None) -> None:
+            took_s = (bg.clock.monotonic_ms() - began_ms) / 1000
+            await job.publish(WebhookAttempted(status=status, duration_s=took_s, error=error))
+
+        try:
+            delivered = await outbound.deliver_webhook(webhook_url, payload, message_id=job.id)
+        except WebhookError as error:
+            await tell(error.status, type(error).__name__)
+            error.retry_after_s = schedule.delay_s(job.attempt, rng, asked_s=error.retry_after_s)
+            raise
+        except EgressRefusedError as error:
+            await tell(None, type(error).__name__)
+            raise
+        await tell(delivered.status)
         await job.publish(WebhookDelivered(status=delivered.status, duration_s=delivered.duration_s))
         return {"status": delivered.status}
 

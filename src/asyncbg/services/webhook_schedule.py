@@ -1,0 +1,31 @@
+"""When a webhook that did not arrive is tried again: a schedule with a little jitter, unless the receiver asks."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_JITTER = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSchedule:
+    """``delays_s[k]`` seconds lie between attempt ``k + 1`` and the next; there is one attempt more than delays."""
+
+    delays_s: Sequence[float]
+
+    @property
+    def retries(self) -> int:
+        """How many attempts follow the first."""
+        return len(self.delays_s)
+
+    def delay_s(self, attempt: int, rng: random.Random, *, asked_s: float | None = None) -> float:
+        """Seconds to wait after the failed attempt number ``attempt`` (1 is the first).
+
+        What the receiver asked for (``Retry-After``) wins. The schedule's own delay is drawn out by up to a tenth, so
+        that the messages a receiver missed do not all come back in the same moment.
+        """
+        if asked_s is not None:
+            return asked_s
+        if not self.delays_s:
+            return 0.0
+        return self.delays_s[min(attempt, self.retries) - 1] * (1 + rng.uniform(0, _JITTER))

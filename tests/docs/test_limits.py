@@ -1,0 +1,49 @@
+"""The numbers in docs/limits.md are those of the code."""
+
+from pathlib import Path
+
+import pytest
+from python_multipart import multipart
+
+from asyncbg.api.inputs import MAX_TEXT_BODY_BYTES, MAX_TEXT_BYTES
+from asyncbg.api.problems import MAX_BODY_BYTES
+from asyncbg.api.upload import OVERHEAD_BYTES
+from asyncbg.services.csv_reader import MAX_COLUMNS, MAX_FIELD_CHARS, MAX_ROW_BYTES
+from asyncbg.services.imports import MAX_REJECTIONS
+from asyncbg.services.mailer import MAX_BODY_BYTES as MAX_MAIL_BYTES
+from asyncbg.services.mailer import MAX_RECIPIENTS, MAX_SUBJECT_LENGTH
+
+DOCS = Path(__file__).parents[2] / "docs"
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"| all but these | {MAX_BODY_BYTES // MIB} MiB |",
+        f"| {MAX_TEXT_BODY_BYTES // MIB} MiB: a text of {MAX_TEXT_BYTES // MIB} MiB,",
+        f"`ASYNCBG_UPLOAD__MAX_BYTES` and {OVERHEAD_BYTES // 1024} KiB",
+        f"has at most {multipart.DEFAULT_MAX_HEADER_SIZE:,} bytes",
+        f"a part at most {multipart.DEFAULT_MAX_HEADER_COUNT} of them",
+        f"| columns | {MAX_COLUMNS:,} |",
+        f"| a row | {MAX_ROW_BYTES:,} bytes |",
+        f"| a field | {MAX_FIELD_CHARS:,} characters |",
+        f"| rejections that are kept | {MAX_REJECTIONS:,} |",
+    ],
+)
+def test_each_limit_is_the_codes(line: str) -> None:
+    """The page says it in these words."""
+    assert line in (DOCS / "limits.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"up to {MAX_RECIPIENTS} from Python",
+        f"subject of up to {MAX_SUBJECT_LENGTH} characters",
+        f"body of up to {MAX_MAIL_BYTES // MIB} MiB",
+    ],
+)
+def test_each_limit_of_mail_is_the_codes(words: str) -> None:
+    """They stand with what leaves the service."""
+    assert words in (DOCS / "outbound.md").read_text("utf-8")
