@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from asyncbg.api.auth import NOBODY, Caller, bind, bound, confirm_with, required, route_path
 from asyncbg.api.gate import COOKIE, Gate
 from asyncbg.api.origin import refuse_cross_site
-from asyncbg.api.problems import describe, problem_docs, problem_response
+from asyncbg.api.problems import describe, headless, problem_docs, problem_response
 from asyncbg.errors import AsyncBGError, AuthError, NotRunningError
 from asyncbg.services.audit import Audit
 
@@ -86,7 +86,8 @@ class Guard:
         problem = describe(error)
         if isinstance(error, AuthError):
             self._note(problem.kind, scope)
-        await problem_response(Request(scope), problem)(scope, receive, send)
+        answer = headless(send) if scope["method"] == "HEAD" else send
+        await problem_response(Request(scope), problem)(scope, receive, answer)
 
     def _note(self, kind: str, scope: Scope) -> None:
         """Into the audit log: the caller if it is known, and the first word of the path, which is nobody's name."""

@@ -165,7 +165,7 @@ class ProblemRoute(APIRoute):
         scope["starlette.exception_handlers"] = ({Exception: _answer}, {})
         receive = _bounded(receive, self.max_body_bytes)
         if scope["method"] == "HEAD":
-            send = _headless(send)
+            send = headless(send)
         try:
             _refuse_announced(scope, self.max_body_bytes)
             await super().handle(scope, receive, send)
@@ -334,7 +334,7 @@ def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the body should not be larger than {limit:,} bytes")
 
 
-def _headless(send: Send) -> Send:
+def headless(send: Send) -> Send:
     """HEAD: the headers of GET and nothing else (RFC 9110, 9.3.2)."""
 
     async def send_head(message: Message) -> None:
