@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar, cast, get_type_hints
 
@@ -21,6 +20,7 @@ from asyncbg.event_model import RESERVED_PREFIXES, EventModel
 from asyncbg.job import Lease, ProgressValue
 
 T = TypeVar("T")
+_NOTHING = (0, None, "", "")
 _current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", default=None)
 
 
@@ -90,7 +90,7 @@ class Cancellation:
 class CurrentJob:
     """The job that is running here. Get it with :func:`current_job`."""
 
-    __slots__ = ("_lease", "_loop", "_reporter", "_thread", "cancelled", "changed", "now_ms", "progress", "reported_s")
+    __slots__ = ("_lease", "_loop", "_reporter", "_thread", "_told", "cancelled", "changed", "now_ms", "reported_s")
 
     def __init__(self, lease: Lease, reporter: Reporter, now_ms: Callable[[], int]) -> None:
         """Bind a claimed job to the runner that runs it."""
@@ -99,7 +99,7 @@ class CurrentJob:
         self._reporter = reporter
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self.progress: ProgressValue | None = None
+        self._told: tuple[float, float | None, str, str] | None = None
         self.changed = False
         self.reported_s = 0.0
         self.cancelled = Cancellation()
@@ -161,11 +161,33 @@ class CurrentJob:
             raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
         await self._reporter.publish(self, name, dump(told))
 
-    def report(self, progress: ProgressValue) -> None:
-        """Set the progress. Cheap, never blocks, safe from the task's worker thread."""
-        self.progress = progress
-        if self.changed:
-            return
+    @property
+    def progress(self) -> ProgressValue | None:
+        """The latest report; made into a value here, since far more is reported than looked at."""
+        if self._told is None:
+            return None
+        current, total, message, unit = self._told
+        return ProgressValue(current=current, total=total, message=message, unit=unit)
+
+    def report(
+        self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
+    ) -> None:
+        """Set the progress; what is left out keeps its value. Cheap, never blocks, safe from the worker thread."""
+        _, old_total, old_message, old_unit = self._told or _NOTHING
+        self._told = (
+            current,
+            old_total if total is None else total,
+            old_message if message is None else message,
+            old_unit if unit is None else unit,
+        )
+        if not self.changed:
+            self._tell()
+
+    def advance(self, n: float) -> None:
+        """Add ``n`` to what is done."""
+        self.report((self._told or _NOTHING)[0] + n)
+
+    def _tell(self) -> None:
         self.changed = True
         if self._loop is None:
             self.bind_loop()
@@ -204,24 +226,14 @@ class Progress:
     ) -> None:
         """Set how far the job is. What is left out keeps its value."""
         job = _current.get()
-        if job is None:
-            return
-        old = job.progress or ProgressValue()
-        job.report(
-            ProgressValue(
-                current=current,
-                total=old.total if total is None else total,
-                message=old.message if message is None else message,
-                unit=old.unit if unit is None else unit,
-            )
-        )
+        if job is not None:
+            job.report(current, total, message, unit)
 
     def advance(self, n: float = 1) -> None:
         """Add ``n`` to what is done."""
         job = _current.get()
         if job is not None:
-            old = job.progress or ProgressValue()
-            job.report(replace(old, current=old.current + n))
+            job.advance(n)
 
     async def track(self, items: AsyncIterable[T], total: float | None = None) -> AsyncIterator[T]:
         """Go through ``items`` and count each when the loop's body is done with it."""

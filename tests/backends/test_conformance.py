@@ -841,7 +841,7 @@ NAMES = st.sampled_from(["a", "b"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     types=st.frozensets(st.sampled_from(["job.*", "job.queued", "a.b", "a.*", "*", "*.b", "job.?ueued"]), max_size=2),
-    tasks=st.frozensets(NAMES, max_size=1),
+    tasks=st.frozensets(NAMES, max_size=2),
     owner=st.none() | NAMES,
     nth_job=st.none() | st.integers(0, 3),
     nth_batch=st.none() | st.integers(0, 3),

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from asyncbg.api.auth import Caller
+from asyncbg.api.connection import Connection
 from asyncbg.api.gathering import Gathering
 from asyncbg.api.pacing import ProgressPacer
 from asyncbg.api.view import View, has_ended, jobs_in_view, standing, start_of
@@ -35,7 +36,8 @@ _log = logging.getLogger(__name__)
 MEDIA_TYPE: Final = "text/event-stream"
 LATER: Final = "asyncbg.later"
 """Where in the scope a stream finds the list of what runs when FastAPI is done with the request, if there is one."""
-SEND_TIMEOUT_S: Final = 30.0
+SEND_TIMEOUT_S: Final = 28.0
+"""Looked at each second, on a busy machine a little later: who takes nothing is closed within 30 s."""
 BYE_TIMEOUT_S: Final = 0.8
 REVOKED_S: Final = 0.3
 RETRY_AFTER_S: Final = 5.0
@@ -123,7 +125,7 @@ class Streams:
             self._drained_life = self.engine.bus.life
             for stream in self._open:
                 stream.wake()
-            asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._cut)
+            asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._cut, list(self._open))
 
     @property
     def are_open(self) -> bool:
@@ -135,6 +137,8 @@ class Streams:
         ending = [one for one in self._open if one.view.caller is not None and not stands(one.view.caller)]
         for stream in ending:
             stream.revoke()
+        if ending:
+            asyncio.get_running_loop().call_later(REVOKED_S, self._cut_revoked, ending)
         return len(ending)
 
     def reopen(self) -> None:
@@ -168,6 +172,8 @@ class Streams:
             del self._open_of[stream.view.owner]
         if not self._open:
             self._empty.set()
+        if stream.connection.waiting:
+            asyncio.get_running_loop().call_later(self.send_timeout_s, stream.connection.let_go)
 
     def note_stall(self) -> None:
         """Count a stream whose client took nothing."""
@@ -207,9 +213,20 @@ class Streams:
         for stream in list(self._open):
             stream.look_at_time(loop.time())
 
-    def _cut(self) -> None:
+    def _cut(self, told: Sequence["EventStream"]) -> None:
+        """End those that are still there, and the connections of those whose goodbye waits for a client that is not."""
         for stream in self._open if self.is_draining else ():
             stream.cut()
+        for stream in told:
+            stream.connection.let_go()
+
+    def _cut_revoked(self, told: Sequence["EventStream"]) -> None:
+        """The same for those whose credentials ended."""
+        for stream in told:
+            if stream in self._open:
+                stream.cut()
+            else:
+                stream.connection.let_go()
 
 
 class EventStream(Response):
@@ -234,6 +251,8 @@ class EventStream(Response):
         self._subscription: Subscription | None = None
         self._limit: asyncio.Timeout | None = None
         self._send: Send
+        self.connection: Connection
+        """The one below, once the response was called."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the job is over, the client is gone or stalls, or the process stops. Raises OverloadedError."""
@@ -243,7 +262,9 @@ class EventStream(Response):
             await send(start)
             await send({"type": "http.response.body", "body": b""})
             return
-        self._ends_at = asyncio.get_running_loop().time() + self._streams.age_s()
+        now = asyncio.get_running_loop().time()
+        self._ends_at = now + self._streams.age_s()
+        self.connection = Connection(receive, now=now)
         self._streams.add(self)
         if (later := scope.get(LATER)) is None:
             await self._run(start, receive)
@@ -269,7 +290,8 @@ class EventStream(Response):
 
     def look_at_time(self, now: float) -> None:
         """End a send that its client does not take; wake the stream when a heartbeat or its own end is due."""
-        if now - self._sending_since >= self._streams.send_timeout_s:
+        still_s = self.connection.look(now)
+        if (now - self._sending_since if still_s is None else still_s) >= self._streams.send_timeout_s:
             self._is_stalled = True
             self.cut()
         elif now >= min(self._sent_at + self._streams.settings.heartbeat_s, self._ends_at):
@@ -281,22 +303,24 @@ class EventStream(Response):
             self._subscription.wake()
 
     def revoke(self) -> None:
-        """End it, since its caller may not look any more; cut it where the client does not take the goodbye."""
-        if not self._is_revoked:
-            self._is_revoked = True
-            self.wake()
-            asyncio.get_running_loop().call_later(REVOKED_S, self.cut)
+        """End it with a goodbye, since its caller may not look any more."""
+        self._is_revoked = True
+        self.wake()
 
     def cut(self) -> None:
-        """End it at once, whatever its client does."""
-        if self._limit is not None and not self._limit.expired():
-            self._limit.reschedule(asyncio.get_running_loop().time())
+        """End it and its connection at once, whatever its client does."""
+        self.connection.hang_up()
+        self._end()
 
     async def _watch_client(self, receive: Receive) -> None:
         """A client that left is only told by ``receive``: a server's ``send`` may say nothing."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.cut()
+        self._end()
+
+    def _end(self) -> None:
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def _serve(self) -> None:
         try:
@@ -489,6 +513,7 @@ class EventStream(Response):
         self._sending_since = asyncio.get_running_loop().time()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
         self._sent_at, self._sending_since = self._sending_since, math.inf
+        self.connection.gave(len(chunk))
 
 
 def accepts_gzip(header: str) -> bool:
