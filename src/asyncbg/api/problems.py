@@ -163,7 +163,11 @@ class ProblemRoute(APIRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request with our error handlers in the place of the app's."""
         scope["starlette.exception_handlers"] = ({Exception: _answer}, {})
-        receive = _bounded(receive, self.max_body_bytes)
+        if scope["method"] not in {
+            "GET",
+            "HEAD",
+        }:  # which have no body, and a stream looks at the server's own
+            receive = _bounded(receive, self.max_body_bytes)
         if scope["method"] == "HEAD":
             send = headless(send)
         try:
