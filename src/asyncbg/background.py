@@ -263,7 +263,7 @@ class Engine:
         self.backend: Backend = SQLiteBackend(self.database, clock=self.clock)
         self.backend.on_commit = self._committed
         self.schedules = Schedules(self.backend, self._fire, clock=self.clock)
-        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._rng = rng or random.Random()  # nosec B311  # noqa: S311 - jitter, not a secret
         self._held = _Held()
         self._worker: Worker | None = None
         self._pump: ProgressPump | None = None

@@ -1,7 +1,6 @@
 """The command ``asyncbg``. Exit codes: 0 done, 1 failed, 2 usage, 3 the job failed, 4 not found, 124 timed out."""
 
 import asyncio
-import copy
 import errno
 import json
 import logging.config
@@ -31,6 +30,7 @@ from asyncbg.errors import (
     SettingsError,
     UnknownTaskError,
 )
+from asyncbg.log_config import log_config
 from asyncbg.services.keys import KeyNameError, KeyNotFoundError, Keys
 from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
 from asyncbg.signals import end_children_at_second_signal
@@ -115,7 +115,7 @@ def worker(*, profile: Profile = None) -> int:
     from asyncbg.server import run_worker
 
     settings = load_settings(**_overrides(profile))
-    logging.config.dictConfig(_log_config(settings))
+    logging.config.dictConfig(log_config(settings))
     asyncio.run(run_worker(settings))
     return _leave(ExitCode.DONE)
 
@@ -193,6 +193,8 @@ def _serve(settings: Settings, workers: int, reload: bool) -> int:
     """Let uvicorn serve until it is told to stop."""
     import uvicorn
 
+    from asyncbg.connection_limits import connection_limits
+
     if workers > 1 or reload:
         end_children_at_second_signal()
     try:
@@ -204,7 +206,8 @@ def _serve(settings: Settings, workers: int, reload: bool) -> int:
             workers=workers,
             reload=reload,
             access_log=True,
-            log_config=_log_config(settings),
+            log_config=log_config(settings),
+            **connection_limits(settings.stream),
             timeout_graceful_shutdown=max(1, math.ceil(settings.runner.shutdown_grace_s)),
         )
     except SystemExit as stop:  # uvicorn's code for a failed start is 3, which here means a failed job
@@ -219,19 +222,6 @@ def _leave(code: ExitCode) -> ExitCode:
         sys.stdout.flush()
         os._exit(code)
     return code
-
-
-def _log_config(settings: Settings) -> dict[str, Any]:
-    """uvicorn's way of logging for our loggers too, and redacted unless privacy.mask is off."""
-    from uvicorn.config import LOGGING_CONFIG
-
-    config = copy.deepcopy(LOGGING_CONFIG)
-    config["loggers"]["asyncbg"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    if settings.privacy.mask:
-        config["filters"] = {"redact": {"()": "asyncbg.redact.RedactingFilter"}}
-        for handler in config["handlers"].values():
-            handler["filters"] = ["redact"]
-    return config
 
 
 def _as_tree(shown: Sequence[SettingSource], *, sources: bool) -> dict[str, Any]:

@@ -330,7 +330,7 @@ def _settings(directory: Path, mail_port: int, secret: str) -> Settings:
             "port": mail_port,
             "security": "none",
             "username": None,
-            "password": None,
+            "password": None,  # nosec B105  # there is none
             "sender": _OPERATOR,
         },
         outbound={"allow_private": True, "allow_hosts": (), "webhook_secret": secret},

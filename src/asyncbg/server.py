@@ -14,11 +14,15 @@ import anyio
 from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, FastAPI
 
+from asyncbg.api.access_log import show_route
+from asyncbg.api.docs_page import install_docs
 from asyncbg.api.event_schema import share_event_schemas
 from asyncbg.api.gate import Gate
 from asyncbg.api.guard import Guard, describe_guard
+from asyncbg.api.headers import ServiceApp
 from asyncbg.api.origin import is_loopback
 from asyncbg.api.problems import install_problems
+from asyncbg.api.security_txt import security_txt_router
 from asyncbg.api.sign_in import sign_in_router
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
@@ -81,7 +85,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             async with _watching(service.bg, gate):
                 yield
 
-    app = FastAPI(
+    app = ServiceApp(
+        docs_url=None,
+        redoc_url=None,
         title="asyncbg",
         version=_version(),
         description=_DESCRIPTION,
@@ -93,6 +99,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_problems(app)
     app.add_middleware(Guard, gate=gate, audit=service.bg.audit)
     app.include_router(sign_in_router(gate, service.bg.audit, clock=service.bg.clock))
+    install_docs(app)
+    app.include_router(security_txt_router(settings.server.security_contact, clock=service.bg.clock))
     app.include_router(service.bg.router)
     for router in service.routers:
         app.include_router(router)
@@ -220,13 +228,13 @@ def _gate(settings: Settings, service: _Service) -> Gate:
 
 
 def _redact_logs(settings: Settings) -> None:
-    """Keep personal data out of what the server itself logs, unless ``privacy.mask`` is off."""
-    if not settings.privacy.mask:
-        return
+    """Keep line breaks out of what the server itself logs, and personal data unless ``privacy.mask`` is off."""
+    if settings.privacy.mask:
+        logging.getLogger("uvicorn.access").addFilter(show_route)
     for name in ("", "asyncbg", "uvicorn", "uvicorn.access", "uvicorn.error"):
         for handler in logging.getLogger(name).handlers:
             if not any(isinstance(known, RedactingFilter) for known in handler.filters):
-                handler.addFilter(RedactingFilter())
+                handler.addFilter(RedactingFilter(mask=settings.privacy.mask))
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:

@@ -108,6 +108,13 @@ def _sender(address: str) -> str:
     return address
 
 
+def _contact(uri: str) -> str:
+    """Whom to tell of a hole: a URI of RFC 9116, 2.5.3, on one line."""
+    if not re.fullmatch(r"(mailto:[^\s@]+@[^\s@]+|https://[^\s/]+\S*|tel:\+?[0-9.()-]+)", uri):
+        raise ValueError("should be mailto:security@example.com, https://… or tel:+1-202-555-0143")
+    return uri
+
+
 def _distinct(keys: "tuple[ApiKey, ...]") -> "tuple[ApiKey, ...]":
     """No two keys of the same name: a name is an owner."""
     if len({key.name for key in keys}) != len(keys):
@@ -133,6 +140,10 @@ class ServerSettings(_Section):
 
     host: Host = "127.0.0.1"
     port: Port = Field(default=8000, description="0 picks a free port")
+    log_format: Literal["text", "json"] = Field(default="text", description="how a log line is written")
+    security_contact: Annotated[Text, AfterValidator(_contact)] | None = Field(
+        default=None, description="named in `/.well-known/security.txt`; not set: there is none"
+    )
 
 
 class RunnerSettings(_Section):

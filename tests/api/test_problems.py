@@ -181,6 +181,8 @@ async def test_an_unforeseen_error_is_logged_once(client: httpx.AsyncClient, cap
         ("number", "ada"),
         ("number", 424242),
         (SECRET, 1),
+        ("ada lovelace", 1),
+        ("a" * 90 + "ada" * 10, 1),
     ],
 )
 async def test_a_rejected_input_is_never_echoed(client: httpx.AsyncClient, field: str, value: object) -> None:

@@ -99,12 +99,12 @@ async def test_the_page_runs_nothing_and_cannot_be_framed(house: House) -> None:
 
 
 async def test_a_wrong_key_signs_nobody_in(house: House) -> None:
-    """A form is answered with the page, JSON with a problem; neither repeats what was sent, and no cookie comes."""
+    """A browser's form is answered with the page, anybody else with a problem; neither repeats what was sent, and no cookie comes."""
     await house.key("ada")
     client, wrong = await house.enter(), new_key()
 
     for answer in (
-        await client.post("/session", data={"key": wrong}),
+        await client.post("/session", data={"key": wrong}, headers={"Accept": "text/html"}),
         await client.post("/session", json={"key": wrong}),
     ):
         assert answer.status_code == 401

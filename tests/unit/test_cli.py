@@ -43,7 +43,12 @@ def test_settings_show_prints_json(tmp_path: Path) -> None:
     plain = asyncbg_command(tmp_path, "settings", "show", "--json")
     sourced = asyncbg_command(tmp_path, "settings", "show", "--json", "--sources")
 
-    assert json.loads(plain.stdout)["server"] == {"host": "127.0.0.1", "port": 8000}
+    assert json.loads(plain.stdout)["server"] == {
+        "host": "127.0.0.1",
+        "port": 8000,
+        "log_format": "text",
+        "security_contact": None,
+    }
     assert json.loads(sourced.stdout)["server"]["port"] == {
         "value": 8000,
         "variable": "ASYNCBG_SERVER__PORT",

@@ -5,7 +5,7 @@ from typing import Final
 
 PAUSE_S: Final = 100e-6
 """For each open stream."""
-LONGEST_S: Final = 0.02
+LONGEST_S: Final = 0.1
 _BUSY_S: Final = 40e-6
 """A send each stream in this time keeps a processor at least a quarter busy."""
 _LOOK_S: Final = 0.05

@@ -4,6 +4,7 @@ It is plain ASGI and stands before the router: pages, documents, streams and pat
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -33,6 +34,13 @@ OPEN: Final = frozenset(
 """All that is open to everybody: the page to sign in at, whether the service lives, whom to tell of a hole in it."""
 _LEAVING: Final = frozenset({("DELETE", "/session"), ("POST", "/sign-out")})
 """Needs no scope: whoever is in may leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Stands where the route would, of a request that came to none."""
+
+    path: str
 
 
 class Guard:
@@ -84,22 +92,26 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         problem = describe(error)
+        scope["route"] = _Refused(self._shown(scope))  # for the access log: no route was looked for
         if isinstance(error, AuthError):
             self._note(problem.kind, scope)
         answer = headless(send) if scope["method"] == "HEAD" else send
         await problem_response(Request(scope), problem)(scope, receive, answer)
 
     def _note(self, kind: str, scope: Scope) -> None:
-        """Into the audit log: the caller if it is known, and the first word of the path, which is nobody's name."""
+        """Into the audit log, with the caller if it is known."""
         caller = bound(HTTPConnection(scope))
-        first = route_path(scope).split("/")[1:2]
-        word = first[0] if first and first[0] in self._words(scope) else "?"
         try:
             self._audit.refuse(
-                "request", f"{scope['method']} /{word}", who=caller.owner if caller else "?", reason=kind
+                "request", f"{scope['method']} {self._shown(scope)}", who=caller.owner if caller else "?", reason=kind
             )
         except NotRunningError:
             return
+
+    def _shown(self, scope: Scope) -> str:
+        """The first word of the path, where it is one of ours: what follows may be somebody's name."""
+        word = route_path(scope).split("/")[1:2]
+        return f"/{word[0]}" if word and word[0] in self._words(scope) else "/?"
 
     def _words(self, scope: Scope) -> frozenset[str]:
         """What a path of this service may begin with."""

@@ -53,7 +53,8 @@ _log = logging.getLogger(__name__)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _DATABASE_RETRY_AFTER_S = 1.0
 _MOST_ERRORS = 100
-_LONGEST_NAME = 100
+# What a name in a location may be: a word of ours, a slip of one, or a branch of a union such as list[str].
+_NAME = re.compile(r"[A-Za-z_][\w.,$()\[\]-]{0,99}", re.ASCII)
 _PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # What pydantic says of these types quotes the input after the comma; the sentence before it says enough.
 _QUOTES_INPUT = re.compile(r"(?:date|time|datetime|date_from_datetime|datetime_from_date|time_delta|uuid|url)_parsing")
@@ -236,8 +237,13 @@ def _clean(item: Mapping[str, Any]) -> ErrorItem:
         msg = "value is not a valid email address"
     elif kind in _FREE_TEXT and isinstance(given, str) and given.strip() and given.strip() in msg:
         msg = "Input is not valid"
-    loc = [part if isinstance(part, int) else redact(str(part))[:_LONGEST_NAME] for part in item["loc"]]
+    loc = [part if isinstance(part, int) else _name(str(part)) for part in item["loc"]]
     return ErrorItem(loc=loc, msg=redact(msg), type=kind)
+
+
+def _name(part: str) -> str:
+    """A name in a location. One that is no name is a caller's text, such as the key of a field there is not."""
+    return redact(part) if _NAME.fullmatch(part) else "?"
 
 
 _PLAIN_DETAILS = {

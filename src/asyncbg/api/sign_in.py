@@ -77,6 +77,10 @@ _LINKS: Final = """<nav aria-label="What there is">
 </nav>"""
 _ALERT: Final = '<p role="alert">There is no such API key; it may be mistyped, expired or revoked.</p>\n'
 _SEE_OTHER: Final[dict[int | str, dict[str, Any]]] = {303: {"description": "Signed in by a form: to the first page"}}
+_UNKNOWN: Final[dict[str, Any]] = {
+    **problem_docs(401)[401],
+    "content": {**problem_docs(401)[401]["content"], "text/html": {"schema": {"type": "string"}}},
+}
 _BODY_DOCS: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -104,10 +108,11 @@ class SessionOut(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A key as it was sent, and whether by a form, which wants a page for an answer."""
+    """A key as it was sent, whether by a form, and whether by a browser, which shows a page."""
 
     key: str
     by_form: bool
+    wants_page: bool
 
 
 def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
@@ -123,7 +128,7 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
         "/session",
         status_code=201,
         response_model=SessionOut,
-        responses={**_SEE_OTHER, **problem_docs(401, 403, 413, 415, 422, 503)},
+        responses={**_SEE_OTHER, **problem_docs(403, 413, 415, 422, 503), 401: _UNKNOWN},
         openapi_extra=_BODY_DOCS,
     )
     async def sign_in(shown: Annotated[_Shown, Depends(_shown)], response: Response) -> Any:
@@ -132,7 +137,7 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
             token, session, record = await gate.sign_in(shown.key)
         except UnauthenticatedError:
             audit.refuse("session.begin", who="?", reason="unknown key")
-            if shown.by_form:
+            if shown.by_form and shown.wants_page:
                 return _page(NOBODY, status_code=401, alert=_ALERT, headers={"WWW-Authenticate": "Bearer"})
             raise
         await audit.record("session.begin", who=record.name, outcome=Outcome.DONE)
@@ -171,7 +176,7 @@ async def _shown(request: Request) -> _Shown:
     key = _field(await request.body(), by_form=media == _FORM)
     if not isinstance(key, str) or not key:
         raise refuse_input(("body", "key"), "should be an API key", "key")
-    return _Shown(key, media == _FORM)
+    return _Shown(key, media == _FORM, "text/html" in request.headers.get("accept", ""))
 
 
 def _field(body: bytes, *, by_form: bool) -> object:

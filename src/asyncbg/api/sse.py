@@ -67,7 +67,7 @@ class Streams:
         self.settings = engine.settings.stream
         self.send_timeout_s = send_timeout_s
         self._drained_life = -1
-        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._rng = rng or random.Random()  # nosec B311  # noqa: S311 - jitter is no secret
         self._open: set[EventStream] = set()
         self._open_of: Counter[str] = Counter()
         self._empty = asyncio.Event()

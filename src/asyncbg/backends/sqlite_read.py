@@ -35,7 +35,7 @@ def find_record(connection: sqlite3.Connection, where: str, *values: Any) -> Job
 
 def find_records(connection: sqlite3.Connection, where: str, values: Sequence[Any], limit: int) -> list[JobRecord]:
     """The newest jobs that a condition of ours picks."""
-    statement = f"SELECT {_RECORD_COLUMNS} FROM job WHERE {where} ORDER BY n DESC LIMIT ?"  # noqa: S608 - no input
+    statement = f"SELECT {_RECORD_COLUMNS} FROM job WHERE {where} ORDER BY n DESC LIMIT ?"  # nosec B608  # noqa: S608 - no input
     return [_record(row) for row in connection.execute(statement, (*values, limit)).fetchall()]
 
 
@@ -107,7 +107,7 @@ def find_events(
         values.append(wanted.owner)
     reach = end if narrow else min(end, after_seq + _SCAN)
     statement = (
-        "SELECT json_group_array(json_array(seq, type, at, id, task, batch, owner, attempt, data)) FROM ("  # noqa: S608
+        "SELECT json_group_array(json_array(seq, type, at, id, task, batch, owner, attempt, data)) FROM ("  # nosec B608  # noqa: S608
         "SELECT e.seq, e.type, e.at, j.id, j.task, j.batch, j.owner, e.attempt, e.data "
         f"FROM event e JOIN job j ON j.n = e.job WHERE {' AND '.join(parts)} ORDER BY e.seq LIMIT ?)"
     )

@@ -80,7 +80,7 @@ class Client:
             timeout_s=timeout_s,
             retry=retry,
             clock=clock or SystemClock(),
-            rng=rng or random.Random(),  # noqa: S311 - jitter is no secret
+            rng=rng or random.Random(),  # nosec B311  # noqa: S311 - jitter is no secret
             sleep=sleep,
         )
         self._idle_s = idle_s

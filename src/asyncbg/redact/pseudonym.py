@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote
 
-SECRET = "[secret]"  # noqa: S105 - what is shown instead of one
+SECRET = "[secret]"  # nosec B105  # noqa: S105 - what is shown instead of one
 CARD = "[card]"
 _SECRET_KINDS = frozenset({"secret", "password", "token"})
 

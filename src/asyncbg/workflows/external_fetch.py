@@ -50,7 +50,7 @@ class WebhookDelivered(EventModel):
 
 def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: OutboundSettings) -> APIRouter:
     """``POST /trigger-external-fetch/{user_id}`` and its tasks ``fetch_external_data`` and ``send_webhook``."""
-    schedule, rng = WebhookSchedule(settings.webhook_schedule_s), random.Random()  # noqa: S311 - jitter, no secret
+    schedule, rng = WebhookSchedule(settings.webhook_schedule_s), random.Random()  # nosec B311  # noqa: S311 - jitter
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="fetch_external_data", retries=3, timeout=600)
