@@ -99,7 +99,7 @@ async def test_the_page_runs_nothing_and_cannot_be_framed(house: House) -> None:
 
 
 async def test_a_wrong_key_signs_nobody_in(house: House) -> None:
-    """A browser's form is answered with the page, anybody else with a problem; neither repeats what was sent, and no cookie comes."""
+    """A browser's form gets the page, anybody else a problem; neither repeats what was sent, and no cookie comes."""
     await house.key("ada")
     client, wrong = await house.enter(), new_key()
 
