@@ -17,7 +17,9 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from asyncbg.cli_jobs import enqueue, events_app, jobs_app
+from asyncbg.cli_keys import audit, keys_app
 from asyncbg.cli_store import backup, doctor, forget, purge, rekey
+from asyncbg.clock import SystemClock
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -30,8 +32,10 @@ from asyncbg.errors import (
 )
 from asyncbg.log_config import log_config
 from asyncbg.redact import redact
+from asyncbg.services.keys import KeyNameError, KeyNotFoundError, Keys
 from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
 from asyncbg.signals import end_children_at_second_signal
+from asyncbg.store import open_store
 from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, remark, say_json, say_table
 
 __all__ = ["ExitCode", "app", "main", "run"]
@@ -42,6 +46,8 @@ _CODES: Mapping[type[AsyncBGError], ExitCode] = {
     ArgumentsError: ExitCode.USAGE,
     JobNotFoundError: ExitCode.NOT_FOUND,
     UnknownTaskError: ExitCode.NOT_FOUND,
+    KeyNotFoundError: ExitCode.NOT_FOUND,
+    KeyNameError: ExitCode.USAGE,
     JobFailedError: ExitCode.JOB_FAILED,
     JobCancelledError: ExitCode.JOB_FAILED,
     JobTimeoutError: ExitCode.TIMED_OUT,
@@ -62,7 +68,9 @@ def _version() -> str:
 
 app = App(name="asyncbg", version=_version, help="FastAPI's background tasks, kept, visible and streamed.")
 settings_app = App(name="settings", help="What is set, and where it comes from.")
-for _part in (jobs_app, enqueue, events_app, settings_app, doctor, purge, forget, rekey, backup):
+for _part in (
+    jobs_app, enqueue, events_app, settings_app, keys_app, audit, doctor, purge, forget, rekey, backup,
+):  # fmt: skip
     app.command(_part)
 
 
@@ -102,6 +110,7 @@ def serve(
     if workers < 1 or (reload and workers > 1):
         raise SettingsError("--workers should be at least 1, and exactly 1 with --reload; correct it")
     settings = load_settings(**_overrides(profile, host=host, port=port))
+    asyncio.run(_refuse_if_open(settings))
     _require_free_port(settings.server.host, settings.server.port)
     _hand_down(host=host, port=port, profile=profile)
     return _serve(settings, workers, reload)
@@ -169,6 +178,16 @@ def _require_free_port(host: str, port: int) -> None:
 
 class ListenError(AsyncBGError):
     """The address to listen on is taken or not ours."""
+
+
+async def _refuse_if_open(settings: Settings) -> None:
+    """Say in one line that strangers would get in, before anything is started."""
+    from asyncbg.api.origin import is_loopback
+    from asyncbg.server import refuse_if_open
+
+    if not is_loopback(settings.server.host) and not settings.auth.allow_anonymous:
+        async with open_store(settings) as store:
+            await refuse_if_open(settings, Keys(store.database, settings.auth, clock=SystemClock()))
 
 
 def _hand_down(*, host: str | None, port: int | None, profile: str | None) -> None:

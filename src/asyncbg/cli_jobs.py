@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from asyncbg.api.schemas import Cursor, JobOut, cursor_after
 from asyncbg.backends.base import Backend, JobQuery
-from asyncbg.background import CallOptions
+from asyncbg.background import ANONYMOUS, CallOptions
 from asyncbg.clock import SystemClock, rfc3339
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
 from asyncbg.event import Event, EventFilter, EventType
@@ -248,11 +248,12 @@ def enqueue(
     delay: Annotated[float | None, Parameter(help="Seconds until it is due.")] = None,
     priority: Annotated[int | None, Parameter(help="Higher runs first.")] = None,
     tag: Annotated[tuple[str, ...], Parameter(help="A word to find it by; may be given again.", negative="")] = (),
+    owner: Annotated[str, Parameter(help="Whose job it is: the name of an API key.")] = ANONYMOUS,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> int:
     """Accept a job for one of the service's tasks; it is on disk when this returns, and runs when the service does."""
-    options = CallOptions(delay=delay, priority=priority, tags=tag)
+    options = CallOptions(delay=delay, priority=priority, tags=tag, owner=owner)
     return asyncio.run(
         _enqueue(task, _object(arguments), options, profile, wait=wait, timeout_s=timeout, as_json=as_json)
     )

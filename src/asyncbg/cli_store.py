@@ -1,7 +1,6 @@
 """The commands on the store as a whole: ``doctor``, ``purge``, ``forget``, ``rekey`` and ``backup``."""
 
 import asyncio
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +17,9 @@ from asyncbg.rekey import Rekeyed
 from asyncbg.rekey import rekey as encrypt_anew
 from asyncbg.settings import Settings, load_settings
 from asyncbg.store import empty_log, existing_file, open_store
-from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, overrides, remark, say, say_json, say_table
+from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, age_s, overrides, remark, say, say_json, say_table
 
 _SLICE = 500
-_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw])", re.ASCII)
-_UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def doctor(*, as_json: AsJson = False, profile: Profile = None) -> int:
@@ -48,31 +45,23 @@ def purge(
     profile: Profile = None,
 ) -> None:
     """Delete final jobs that ended longer ago than that, with their events."""
-    age_s = None if older_than is None else _age_s(older_than)
+    age = None if older_than is None else age_s(older_than, option="--older-than")
     settings = load_settings(**overrides(profile))
-    purged = asyncio.run(_purge(settings, settings.runner.retention_s if age_s is None else age_s))
+    purged = asyncio.run(_purge(settings, settings.runner.retention_s if age is None else age))
     if as_json:
         say_json({"purged": purged})
     else:
         say(f"{purged} {'job' if purged == 1 else 'jobs'} purged")
 
 
-async def _purge(settings: Settings, age_s: float) -> int:
-    before_ms = SystemClock().now_ms() - int(age_s * 1000)
+async def _purge(settings: Settings, age: float) -> int:
+    before_ms = SystemClock().now_ms() - int(age * 1000)
     total = 0
     existing_file(settings)
     async with open_store(settings) as store:
         while purged := await store.purge(before_ms=before_ms, limit=_SLICE):
             total += purged
     return total
-
-
-def _age_s(text: str) -> float:
-    """``7d`` in seconds. Raises UsageError."""
-    found = _AGE.fullmatch(text.strip())
-    if found is None:
-        raise UsageError("--older-than should be a number and a unit: 90s, 30m, 12h, 7d or 2w")
-    return float(found[1]) * _UNIT_S[found[2]]
 
 
 def forget(

@@ -162,13 +162,13 @@ class StreamReset(EventModel):
 
 
 class StreamBye(EventModel):
-    """The server stops, or the stream is old; come back after `retry_ms`, which is the frame's `retry` too."""
+    """The stream ends, not what it tells of; come back after `retry_ms`, which is the frame's `retry` too."""
 
     event_type = "stream.bye"
     event_publisher = Publisher.STREAM
     event_storage = Storage.NONE
 
-    reason: str = Field(description="why the stream ends: `shutdown` or `age`", examples=["shutdown"])
+    reason: str = Field(description="why the stream ends: `shutdown`, `age` or `revoked`", examples=["shutdown"])
     retry_ms: int = Field(ge=0, description="milliseconds, different for each stream", examples=[2731])
 
 

@@ -173,6 +173,36 @@ class UnreadableError(AsyncBGError):
     """An encrypted value cannot be decrypted: its key is not in the ring, or it is not what was stored here."""
 
 
+class AuthError(AsyncBGError):
+    """Who calls is not known, or may not do this. Nothing was done."""
+
+
+class UnauthenticatedError(AuthError):
+    """No credentials came with a request that needs them, or they are no good: unknown, expired or revoked."""
+
+    def __init__(self, message: str = "", *, is_wrong: bool = False) -> None:
+        """Say what to send; ``is_wrong`` where something was sent and is no good."""
+        super().__init__(message or "this needs an API key: send it as Authorization: Bearer KEY")
+        self.is_wrong = is_wrong
+
+
+class ScopeError(AuthError):
+    """The caller is known, and its key lacks the scope that this needs."""
+
+    def __init__(self, scope: str) -> None:
+        """Name the scope."""
+        super().__init__(f"this needs the scope {scope}, which the key does not have")
+        self.scope = scope
+
+
+class CrossSiteError(AuthError):
+    """A browser was sent here by a page of another site, with credentials that it adds by itself."""
+
+
+class ForeignHostError(AuthError):
+    """A caller without a key came by another way than straight from this machine."""
+
+
 class TransactionError(AsyncBGError, ValueError):
     """The caller's own transaction cannot carry the job: none is open, another database, a job that is not durable."""
 

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, overload
 
@@ -14,19 +14,24 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from asyncbg.api.assets import assets_router
 from asyncbg.api.asyncapi import asyncapi_router
+from asyncbg.api.auth import asking, bound
 from asyncbg.api.event_schema import EventSchemas
-from asyncbg.api.events import events_router
+from asyncbg.api.events import events_router, ticket_router
 from asyncbg.api.jobs import jobs_router
 from asyncbg.api.ops import ops_router
+from asyncbg.api.problems import problem_docs
 from asyncbg.api.sse import Streams
 from asyncbg.background import Engine, Job, Prepared, Task, TaskCall
 from asyncbg.clock import Clock
 from asyncbg.engine_events import ENGINE_EVENTS
 from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError, QuotaError
 from asyncbg.event_model import EventModel, Vocabulary
+from asyncbg.services.audit import Audit
+from asyncbg.services.tickets import Tickets
 from asyncbg.settings import Settings, load_settings
 from asyncbg.signals import chain_signals
 from asyncbg.task import unwrap_partial
@@ -58,9 +63,17 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
     starts. Outside a request it is FastAPI's own: ``await tasks()`` runs what was added, here and in order.
     """
 
-    def __init__(self, tasks: Sequence[BackgroundTask] | None = None, *, engine: Engine | None = None) -> None:
-        """Hold ``tasks``; ``engine`` is given by the dependency."""
+    def __init__(
+        self,
+        tasks: Sequence[BackgroundTask] | None = None,
+        *,
+        engine: Engine | None = None,
+        owner: str | None = None,
+    ) -> None:
+        """Hold ``tasks``; ``engine`` and ``owner`` are given by the dependency."""
         super().__init__(tasks)
+        self.owner = owner
+        """Whose jobs are added from now on: whoever was found to call, unless you set it; None: ``anonymous``."""
         self.stop_on_failure = False
         """Whether a job that does not succeed cancels those added after it."""
         self._engine = engine
@@ -140,7 +153,7 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         target, _, _ = unwrap_partial(func, args, kwargs)
         if isinstance(target, Task | TaskCall):
             engine = target.engine
-        return _Added(engine, engine.prepare(func, args, kwargs), func, args, dict(kwargs))
+        return _Added(engine, engine.prepare(func, args, kwargs, owner=self.owner), func, args, dict(kwargs))
 
 
 def engine_of(connection: HTTPConnection) -> Engine:
@@ -158,7 +171,8 @@ def committing(find: Callable[[HTTPConnection], Engine]) -> Callable[..., AsyncI
     """The dependency that gives a request its :class:`JobBackgroundTasks`, for the engine that ``find`` names."""
 
     async def committed(connection: HTTPConnection) -> AsyncIterator[JobBackgroundTasks]:
-        tasks = JobBackgroundTasks(engine=find(connection))
+        caller = bound(connection)
+        tasks = JobBackgroundTasks(engine=find(connection), owner=caller.owner if caller else None)
         yield tasks
         try:
             await tasks.commit()
@@ -199,6 +213,32 @@ RequestBackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(_share
 use no other of scope "function", so this one stands between. What is added after the response is committed at once."""
 
 
+class EngineRouter(APIRouter):
+    """The library's routes. Include it as it is, or ask it for routes with authentication: ``bg.router(auth=…)``."""
+
+    def __init__(self, with_ticket: APIRouter) -> None:
+        """``with_ticket`` are the routes for those who show a ticket, and need not be asked again."""
+        super().__init__()
+        self._with_ticket = with_ticket
+
+    @overload  # type: ignore[override]  # Starlette's own call, and one of ours beside it
+    def __call__(self, *, auth: Callable[..., Any]) -> APIRouter: ...
+    @overload
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
+    def __call__(self, *asgi: Any, auth: Callable[..., Any] | None = None, **named: Any) -> Any:
+        """The same routes, each of which asks the dependency ``auth`` first.
+
+        It returns the owner, a name, or something that has ``owner`` and ``scopes`` (of ``submit``, ``read`` and
+        ``admin``), and raises what you raise for a stranger. A stream opened with a ticket is its holder's.
+        """
+        if auth is None:
+            return super().__call__(*asgi, **named)
+        routes = APIRouter()
+        routes.include_router(self._with_ticket)
+        routes.include_router(self, dependencies=[Depends(asking(auth))], responses=problem_docs(401, 403))
+        return routes
+
+
 class AsyncBG(Engine):
     """The engine with its FastAPI side: ``FastAPI(lifespan=bg.lifespan)``, ``app.include_router(bg.router)``."""
 
@@ -217,21 +257,36 @@ class AsyncBG(Engine):
         super().__init__(settings or load_settings(**overrides), clock=clock)
         self.streams = Streams(self)
         self.event_schemas = EventSchemas(Vocabulary.of([*ENGINE_EVENTS, *events]))
-        self._router: APIRouter | None = None
+        self.audit = Audit(self.database, clock=self.clock)
+        self.tickets = Tickets(self.database, clock=self.clock)
+        self._router: EngineRouter | None = None
         self.provide = committing(lambda _: self)
         """For several engines in one app: ``Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")]``."""
 
     @property
-    def router(self) -> APIRouter:
-        """The routes of jobs, events, health, metrics and the start page, to include under a prefix of your own."""
+    def router(self) -> "EngineRouter":
+        """The routes of jobs, events, health, metrics and the start page, to include under a prefix of your own.
+
+        As it is it asks nobody who they are. Called, ``bg.router(auth=current_user)``, it gives routes that ask your
+        own dependency, which returns the owner.
+        """
         if self._router is None:
-            self._router = APIRouter()
+            self._router = EngineRouter(ticket_router(self.streams, self.event_schemas, self.tickets))
             self._router.include_router(ops_router(self))
-            self._router.include_router(jobs_router(self))
-            self._router.include_router(events_router(self, self.streams, self.event_schemas))
+            self._router.include_router(jobs_router(self, self.audit))
+            self._router.include_router(events_router(self.streams, self.event_schemas, self.tickets))
             self._router.include_router(asyncapi_router(self.event_schemas))
             self._router.include_router(assets_router())
         return self._router
+
+    async def start(self) -> None:
+        """Open the database and start to run jobs. Raises DatabaseError; nothing is left open then."""
+        await super().start()
+        try:
+            await asyncio.gather(self.audit.open(), self.tickets.open())
+        except BaseException:
+            await self.stop()
+            raise
 
     @overload
     def lifespan(self, target: Starlette, /) -> AbstractAsyncContextManager[None]: ...

@@ -1,5 +1,6 @@
 """The standalone service: the only place where concrete parts meet."""
 
+import asyncio
 import logging
 import re
 import signal
@@ -16,18 +17,25 @@ from fastapi import APIRouter, FastAPI
 from asyncbg.api.access_log import show_route
 from asyncbg.api.docs_page import install_docs
 from asyncbg.api.event_schema import share_event_schemas
+from asyncbg.api.gate import Gate
+from asyncbg.api.guard import Guard, describe_guard
 from asyncbg.api.headers import ServiceApp
+from asyncbg.api.origin import is_loopback
 from asyncbg.api.problems import install_problems
 from asyncbg.api.security_txt import security_txt_router
+from asyncbg.api.sign_in import sign_in_router
 from asyncbg.api.spans import CleanSpans, Paths
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.redact import RedactingFilter, use_pseudonym_key
+from asyncbg.runner.upkeep import every
 from asyncbg.services.activity import Activity
 from asyncbg.services.imports import Imports
+from asyncbg.services.keys import Keys
 from asyncbg.services.mailer import Mailer
 from asyncbg.services.notices import Notices
 from asyncbg.services.outbound import Outbound
+from asyncbg.services.sessions import Sessions
 from asyncbg.services.workspace import Workspace
 from asyncbg.settings import Settings, SmtpSettings, load_settings
 from asyncbg.workflows.activity import activity_workflow
@@ -47,6 +55,7 @@ Background jobs over HTTP: every accepted request is on disk before its answer l
 (`GET /events`, server-sent events), cancelled and retried.
 """
 _FORESEEN = re.compile(r"\ATraceback .*^asyncbg\.[\w.]+Error: ([^\n]*)\s*\Z", re.DOTALL | re.MULTILINE)
+_WATCH_S = 0.2
 _TAGS = [
     {"name": "workflows", "description": "What this service does: each request is answered with the jobs it became."},
     {"name": "jobs", "description": "Submit, list, watch, cancel and retry jobs."},
@@ -64,17 +73,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Raises SettingsError. Nothing is opened before the application starts.
     """
     settings = settings or load_settings()
-    _refuse_unkept_promises(settings)
     service = _Service.build(settings)
+    gate = _gate(settings, service)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logging.getLogger("uvicorn.error").addFilter(_in_one_line)
         _redact_logs(settings)
-        _warn_if_open(settings.server.host)
         async with service.outbound, service.bg.lifespan(app):
             await service.open()
-            yield
+            await refuse_if_open(settings, service.keys)
+            async with _watching(service.bg, gate):
+                yield
 
     app = ServiceApp(
         docs_url=None,
@@ -89,13 +99,48 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(CleanSpans, paths=Paths((service.bg.router, *service.routers)))
     install_problems(app)
+    app.add_middleware(Guard, gate=gate, audit=service.bg.audit)
+    app.include_router(sign_in_router(gate, service.bg.audit, clock=service.bg.clock))
     install_docs(app)
     app.include_router(security_txt_router(settings.server.security_contact, clock=service.bg.clock))
     app.include_router(service.bg.router)
     for router in service.routers:
         app.include_router(router)
     share_event_schemas(app, service.bg.event_schemas)
+    describe_guard(app)
     return app
+
+
+async def refuse_if_open(settings: Settings, keys: Keys) -> None:
+    """Rather not start than let strangers in where nobody said so. Raises SettingsError."""
+    auth, host = settings.auth, settings.server.host
+    if auth.allow_anonymous:
+        if not is_loopback(host):
+            logger.warning("listening on %s, and ASYNCBG_AUTH__ALLOW_ANONYMOUS lets everybody in who reaches it", host)
+    elif not await keys.exist():
+        if not is_loopback(host):
+            raise SettingsError(
+                f"{host} can be reached from elsewhere and there is no API key: make one (asyncbg keys create NAME), "
+                "set ASYNCBG_AUTH__API_KEYS, or let everybody in with ASYNCBG_AUTH__ALLOW_ANONYMOUS=true"
+            )
+        if auth.allow_anonymous is False:
+            logger.warning("there is no API key, so nobody can get in; make one: asyncbg keys create NAME")
+
+
+@asynccontextmanager
+async def _watching(bg: AsyncBG, gate: Gate) -> AsyncIterator[None]:
+    """End the streams of keys that were revoked, of sessions that are over, and of callers who need a key now."""
+
+    async def look() -> None:
+        if bg.streams.are_open and bg.streams.end_unless(await gate.judge()):
+            gate.forget()  # so that whoever was sent away is not let in again by what was found a moment ago
+
+    task = asyncio.create_task(every(_WATCH_S, look, name="the watch over revoked keys"), name="asyncbg-watch")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def run_worker(settings: Settings) -> None:
@@ -126,6 +171,8 @@ class _Service:
     outbound: Outbound
     activity: Activity
     imports: Imports
+    keys: Keys
+    sessions: Sessions
     routers: tuple[APIRouter, ...]
 
     @classmethod
@@ -152,17 +199,19 @@ class _Service:
             tracked_task_workflow(bg, settings=settings.demo),
             injected_workflow(bg, notifier=_notifier(settings.smtp, mailer, notices), activity=activity),
         )
-        return cls(bg, outbound, activity, imports, routers)
+        keys = Keys(bg.database, settings.auth, clock=clock)
+        sessions = Sessions(bg.database, lifetime_s=settings.auth.session_s, clock=clock)
+        return cls(bg, outbound, activity, imports, keys, sessions, routers)
 
     async def open(self) -> None:
         """Bring the tables up to date. Call it as soon as the engine runs.
 
-        Both migrations are handed to the one writer before it can answer the worker's first claim, so no job taken up
+        All migrations are handed to the one writer before it can answer the worker's first claim, so no job taken up
         from an earlier life meets old tables.
         """
         async with anyio.create_task_group() as group:
-            group.start_soon(self.activity.open)
-            group.start_soon(self.imports.open)
+            for store in (self.activity, self.imports, self.keys, self.sessions):
+                group.start_soon(store.open)
 
 
 def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
@@ -175,18 +224,9 @@ def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
     return LogNotifier(notices) if smtp == SmtpSettings() else MailNotifier(mailer, address)
 
 
-def _refuse_unkept_promises(settings: Settings) -> None:
-    """Rather not start than be open where the settings ask for a closed door."""
-    if settings.auth.api_keys or not settings.auth.allow_anonymous:
-        raise SettingsError(
-            "ASYNCBG_AUTH__ALLOW_ANONYMOUS, ASYNCBG_AUTH__API_KEYS: this version has no authentication yet; "
-            "unset both and put a gateway that authenticates before the service"
-        )
-
-
-def _warn_if_open(host: str) -> None:
-    if host not in ("127.0.0.1", "::1", "localhost"):
-        logger.warning("listening on %s without authentication: whoever reaches it can use it", host)
+def _gate(settings: Settings, service: _Service) -> Gate:
+    allow_anonymous = settings.auth.allow_anonymous
+    return Gate(service.keys, service.sessions, service.bg.tickets, allow_anonymous=allow_anonymous)
 
 
 def _redact_logs(settings: Settings) -> None:

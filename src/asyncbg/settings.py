@@ -239,7 +239,7 @@ class ApiKey(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     hash: Secret
-    scopes: tuple[Text, ...] = ()
+    scopes: tuple[Literal["submit", "read", "admin"], ...] = ("submit", "read")
 
 
 class AuthSettings(_Section):
@@ -248,7 +248,11 @@ class AuthSettings(_Section):
     api_keys: Annotated[tuple[ApiKey, ...], BeforeValidator(_decoded), AfterValidator(_distinct)] = Field(
         default=(), description="JSON list of objects with name, hash and scopes"
     )
-    allow_anonymous: bool = True
+    allow_anonymous: bool | None = Field(
+        default=None, description="let callers without a key in; not set: from this machine, while no key exists"
+    )
+    pepper: Secret | None = Field(default=None, description="goes into the hash of every key; a change ends all keys")
+    session_s: float = Field(default=43_200.0, gt=0, le=30 * _DAY_S, description="how long a browser stays signed in")
 
 
 class PrivacySettings(_Section):

@@ -1,6 +1,7 @@
 """What the commands share: exit codes, usage errors, and how results and remarks are printed."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
@@ -13,6 +14,8 @@ from rich.table import Table
 from asyncbg.errors import AsyncBGError
 
 _UNBROKEN = 10_000  # columns where nobody's terminal has to fold the lines
+_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw])", re.ASCII)
+_UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class ExitCode(IntEnum):
@@ -37,6 +40,14 @@ AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON.", negative="
 def overrides(profile: str | None) -> dict[str, str]:
     """The settings that ``--profile`` gives."""
     return {} if profile is None else {"profile": profile}
+
+
+def age_s(text: str, *, option: str) -> float:
+    """``7d`` in seconds. Raises UsageError, which names the option."""
+    found = _AGE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"{option} should be a number and a unit: 90s, 30m, 12h, 7d or 2w")
+    return float(found[1]) * _UNIT_S[found[2]]
 
 
 def say(line: str) -> None:

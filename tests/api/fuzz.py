@@ -249,7 +249,7 @@ def _echoes(case: Case, problem: Mapping[str, Any], raw: bytes | None, jobs: Seq
 
 def _is_ours(text: str) -> bool:
     """A word that our source has too, such as ``stream`` or ``multipart/form-data``, may stand in an error of ours."""
-    return _WORD.fullmatch(text) is not None and text in _source()
+    return _WORD.fullmatch(text.strip()) is not None and text in _source()
 
 
 @functools.cache

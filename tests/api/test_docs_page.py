@@ -17,9 +17,10 @@ from asyncbg.settings import load_settings
 
 @asynccontextmanager
 async def client(place: Path, **server: object) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service, which is not started."""
+    """A client of the service."""
     app = create_app(load_settings(database_url=f"sqlite:///{place}/jobs.db", data_dir=place, server=server))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as http:
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as http:
         yield http
 
 

@@ -43,14 +43,14 @@ def _filled(path: str) -> str:
 
 
 def service(directory: Path) -> FastAPI:
-    """The standalone service. Its lifespan does not run: what is refused needs no engine."""
-    (directory / "uploads").mkdir()  # its lifespan would
-    return create_app(load_settings(data_dir=directory, upload={"max_bytes": LARGE // 2}))
+    """The standalone service."""
+    database_url = f"sqlite:///{directory}/jobs.db"
+    return create_app(load_settings(data_dir=directory, database_url=database_url, upload={"max_bytes": LARGE // 2}))
 
 
 def library(directory: Path) -> FastAPI:
     """An application that sets no limit, with the library's router in it."""
-    bg = AsyncBG(Settings(data_dir=directory))
+    bg = AsyncBG(Settings(data_dir=directory, database_url=f"sqlite:///{directory}/jobs.db"))
     app = FastAPI(lifespan=bg.lifespan)
     app.include_router(bg.router, prefix="/bg")
     return app
@@ -66,7 +66,7 @@ async def test_every_route_refuses_an_announced_body_without_end(make: Make, tmp
     """A route that reads no body too: 413 as a problem document, before anything of it is read."""
     app = make(tmp_path)
 
-    async with client_of(app) as client:
+    async with app.router.lifespan_context(app), client_of(app) as client:
         for operation in operations(app):
             answer = await client.request(operation.method, operation.path, headers=ENDLESS)
             assert (answer.status_code, answer.headers["content-type"]) == TOO_LARGE, operation
@@ -79,7 +79,7 @@ async def test_every_route_that_takes_a_body_counts_it(make: Make, tmp_path: Pat
     routes = [operation for operation in operations(app) if operation.takes_body]
     assert len(routes) >= 3
 
-    async with client_of(app) as client:
+    async with app.router.lifespan_context(app), client_of(app) as client:
         for operation in routes:
             media = "multipart/form-data; boundary=b" if "upload" in operation.path else "application/json"
             headers = {"content-type": media}

@@ -42,9 +42,10 @@ class Log:
 async def service(place: Path, **variables: str) -> AsyncIterator[Log]:
     """Start the service; when the block ends it has stopped and all its lines are there."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    variables = {"ASYNCBG_RUNNER__SHUTDOWN_GRACE_S": "0", "ASYNCBG_AUTH__ALLOW_ANONYMOUS": "true", **variables}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "asyncbg.cli", "serve", "--port", "0",
-        cwd=place, env={**kept, "HOME": str(place), "ASYNCBG_RUNNER__SHUTDOWN_GRACE_S": "0", **variables},
+        cwd=place, env={**kept, "HOME": str(place), **variables},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     log = Log(process)

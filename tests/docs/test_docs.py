@@ -28,14 +28,18 @@ from asyncbg.cli import ExitCode
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
+    CrossSiteError,
     DatabaseError,
     FinalError,
+    ForeignHostError,
     IdempotencyError,
     JobNotFoundError,
     JobStateError,
     NotRunningError,
     OverloadedError,
     QuotaError,
+    ScopeError,
+    UnauthenticatedError,
     UnknownTaskError,
 )
 from asyncbg.services.page import BadCursorError
@@ -216,6 +220,10 @@ def test_the_exit_codes_are_those_of_the_command() -> None:
 
 
 PROBLEMS: Mapping[str, Exception] = {
+    "unauthenticated": UnauthenticatedError(),
+    "missing-scope": ScopeError("submit"),
+    "cross-site": CrossSiteError("elsewhere"),
+    "foreign-host": ForeignHostError("elsewhere"),
     "invalid-request": BadCursorError(),
     "invalid-arguments": ArgumentsError("ship", []),
     "idempotency-key-reused": IdempotencyError("key"),

@@ -93,7 +93,7 @@ async def test_concurrent_actions_are_all_counted(activity: Activity, database: 
     assert (await activity.statistics(1)).by_action == {"a0": 34, "a1": 33, "a2": 33}
     stored = await database.read(lambda connection: connection.execute("SELECT * FROM user_statistics").fetchall())
     assert stored == [
-        (1, 100, '{"a0": 34, "a1": 33, "a2": 33}', NOON_MS, NOON_MS, '{"2027-01-15": 100}', NOON_MS),
+        ("anonymous", 1, 100, '{"a0": 34, "a1": 33, "a2": 33}', NOON_MS, NOON_MS, '{"2027-01-15": 100}', NOON_MS),
     ]
 
 

@@ -281,7 +281,7 @@ def test_a_secrets_directory_that_is_missing_is_an_error(place: Path, monkeypatc
 def test_secrets_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret is in no repr, no shown setting, and no error about another setting."""
     secret = "hunter2-and-more"
-    keys = [{"name": "alice", "hash": secret, "scopes": ["jobs"]}]
+    keys = [{"name": "alice", "hash": secret, "scopes": ["read"]}]
     monkeypatch.setenv("ASYNCBG_SMTP__USERNAME", "mailer")
     monkeypatch.setenv("ASYNCBG_SMTP__PASSWORD", secret)
     monkeypatch.setenv("ASYNCBG_OUTBOUND__WEBHOOK_SECRET", secret)

@@ -286,7 +286,7 @@ async def test_the_upload_of_a_client_that_left_is_removed(door: Service) -> Non
     client = socket.create_connection((door.http.base_url.host, door.http.base_url.port or 0))
     with contextlib.closing(client):
         client.sendall(
-            b"POST /upload-csv/7 HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+            b"POST /upload-csv/7 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
             b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.csv"\r\n\r\nname,city\r\n'
         )

@@ -106,8 +106,16 @@ async def test_the_other_answers_of_the_streams_stay_described(door: Service) ->
     """The end of a job's stream and the problems stand beside the frames."""
     paths = (await documents(door)).openapi["paths"]
 
-    assert paths["/events"]["get"]["responses"].keys() == {"200", "401", "422", "503"}
-    assert paths["/jobs/{job_id}/events"]["get"]["responses"].keys() == {"200", "204", "401", "404", "422", "503"}
+    assert paths["/events"]["get"]["responses"].keys() == {"200", "401", "403", "422", "503"}
+    assert paths["/jobs/{job_id}/events"]["get"]["responses"].keys() == {
+        "200",
+        "204",
+        "401",
+        "403",
+        "404",
+        "422",
+        "503",
+    }
 
 
 async def test_a_service_tells_the_events_of_its_workflows(settings: Settings) -> None:

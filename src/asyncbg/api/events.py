@@ -2,25 +2,28 @@
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
+from starlette.datastructures import QueryParams
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from asyncbg.api.auth import ANONYMOUS, Owner, owner_of
+from asyncbg.api.auth import WRONG_TICKET, Asking, Caller, bound, caller_of
 from asyncbg.api.event_schema import EventSchemas
 from asyncbg.api.inputs import refuse_input
 from asyncbg.api.problems import ProblemRoute, problem_docs
 from asyncbg.api.sse import LATER, MEDIA_TYPE, Streams, accepts_gzip
-from asyncbg.api.tickets import LIFETIME_S, Tickets
-from asyncbg.background import Engine
 from asyncbg.clock import rfc3339
+from asyncbg.errors import UnauthenticatedError
 from asyncbg.event import EventFilter
+from asyncbg.services.tickets import LIFETIME_S, Tickets
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.?\*)?|\*")
+_NONE = frozenset({""})  # no job has this id
 _ANY: frozenset[str] = frozenset()  # one for all: an empty one of its own takes 216 bytes
 _OF_FASTAPI = {"fastapi_inner_astack", "fastapi_function_astack", "starlette.exception_handlers"}
 _STREAM_PATH = re.compile(r"(/[^?#]*)?/(events|jobs/[^/?#]+/events)")
@@ -74,12 +77,50 @@ class StreamRoute(ProblemRoute):
             await run(receive)
 
 
-def events_router(engine: Engine, streams: Streams, schemas: EventSchemas, tickets: Tickets | None = None) -> APIRouter:
-    """The routes ``/jobs/{id}/events``, ``/events`` and ``/stream-tickets`` over ``engine``; ``schemas`` are told."""
+class TicketRoute(StreamRoute):
+    """A stream's route for requests that show a ticket, in an application whose own dependency knows nothing of it."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Only with a ticket in the query, good or not."""
+        found, child = super().matches(scope)
+        has_ticket = found is not Match.NONE and "ticket" in QueryParams(scope["query_string"])
+        return (found, child) if has_ticket else (Match.NONE, {})
+
+
+def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> APIRouter:
+    """The routes ``/jobs/{id}/events``, ``/events`` and ``/stream-tickets``; ``schemas`` are told."""
     router = APIRouter(tags=["events"], route_class=StreamRoute)
+    _add_streams(router, streams, schemas, tickets, without_ticket=True)
+
+    @router.post(
+        "/stream-tickets",
+        status_code=201,
+        summary="Get a ticket for a stream",
+        responses=problem_docs(400, 413, 422, 503),
+    )
+    async def issue_ticket(wish: TicketRequest, request: Request, response: Response, caller: Asking) -> TicketAnswer:
+        """A ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""
+        path, query = _stream_path(wish.path, request)
+        token, expires_ms = await tickets.issue(unquote(path), owner=caller.owner, holder=caller.dump())
+        response.headers["Cache-Control"] = "no-store"
+        url = f"{path}?{query}&ticket={token}" if query else f"{path}?ticket={token}"
+        return TicketAnswer(ticket=token, path=path, url=url, expires_at=rfc3339(expires_ms))
+
+    return router
+
+
+def ticket_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> APIRouter:
+    """The streams once more, for those who show a ticket: they need not be asked who they are."""
+    router = APIRouter(route_class=TicketRoute, include_in_schema=False)
+    _add_streams(router, streams, schemas, tickets, without_ticket=False)
+    return router
+
+
+def _add_streams(
+    router: APIRouter, streams: Streams, schemas: EventSchemas, tickets: Tickets, *, without_ticket: bool
+) -> None:
     stream_docs = _stream_docs(schemas)
-    issued = tickets or Tickets(engine.clock)
-    StreamOwner = Annotated[str, Depends(_stream_owner(issued))]  # noqa: N806 - a type
+    Watching = Annotated[Caller, Depends(_watcher(tickets, without_ticket=without_ticket))]  # noqa: N806 - a type
 
     @router.head("/jobs/{job_id}/events", include_in_schema=False)
     @router.get(
@@ -89,37 +130,23 @@ def events_router(engine: Engine, streams: Streams, schemas: EventSchemas, ticke
         responses={**stream_docs, **_ENDED_DOCS, **problem_docs(404)},
     )
     async def stream_job(
-        job_id: Annotated[str, Path(description="the id of the job")], owner: StreamOwner, start: Start
+        job_id: Annotated[str, Path(description="the id of the job")], caller: Watching, start: Start
     ) -> Response:
         """Server-Sent Events of one job: from its first event, or from a cursor, until its final one."""
-        wanted = EventFilter(jobs=frozenset({job_id}), owner=_visible(owner))
+        wanted = EventFilter(jobs=frozenset({job_id}), owner=caller.visible)
         return await streams.open(
-            wanted, owner=owner, job_id=job_id, cursor=start.cursor, follow=start.follow, gzip=start.gzip
-        )
+            wanted, owner=caller.owner, job_id=job_id, cursor=start.cursor, follow=start.follow, gzip=start.gzip,
+            caller=caller,
+        )  # fmt: skip
 
     @router.head("/events", include_in_schema=False)
     @router.get("/events", summary="Stream events", response_class=Response, responses=stream_docs)
-    async def stream_all(wanted: Wanted, caller: StreamOwner, start: Start) -> Response:
+    async def stream_all(wanted: Wanted, caller: Watching, start: Start) -> Response:
         """Server-Sent Events of all jobs the caller may see, from now on or from a cursor."""
         return await streams.open(
-            _narrow(wanted, caller), owner=caller, cursor=start.cursor, follow=start.follow, gzip=start.gzip
-        )
-
-    @router.post(
-        "/stream-tickets",
-        status_code=201,
-        summary="Get a ticket for a stream",
-        responses=problem_docs(400, 413, 422, 503),
-    )
-    async def issue_ticket(wish: TicketRequest, request: Request, response: Response, owner: Owner) -> TicketAnswer:
-        """A ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""
-        path, query = _stream_path(wish.path, request)
-        token, ticket = issued.issue(unquote(path), owner)
-        response.headers["Cache-Control"] = "no-store"
-        url = f"{path}?{query}&ticket={token}" if query else f"{path}?ticket={token}"
-        return TicketAnswer(ticket=token, path=path, url=url, expires_at=rfc3339(ticket.expires_at_ms))
-
-    return router
+            _narrow(wanted, caller), owner=caller.owner, cursor=start.cursor, follow=start.follow, gzip=start.gzip,
+            caller=caller,
+        )  # fmt: skip
 
 
 def _stream_docs(schemas: EventSchemas) -> dict[int | str, dict[str, Any]]:
@@ -127,18 +154,18 @@ def _stream_docs(schemas: EventSchemas) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": "Events as they happen", "content": content}, **problem_docs(401, 422, 503)}
 
 
-def _stream_owner(tickets: Tickets) -> Callable[..., Awaitable[str]]:
-    """A dependency: who opens a stream, by a ticket or as on any other route."""
+def _watcher(tickets: Tickets, *, without_ticket: bool) -> Callable[..., Awaitable[Caller]]:
+    """A dependency: who opens a stream, by a ticket or, ``without_ticket``, as on any other route."""
 
     async def read(
         request: Request, ticket: Annotated[str | None, Query(description="from `POST /stream-tickets`")] = None
-    ) -> str:
-        if ticket is None:
-            return await owner_of(request)
-        owner = tickets.redeem(ticket, request.scope["path"])
-        if owner is None:
-            raise HTTPException(401, "the ticket is used, expired or for another stream; get a new one")
-        return owner
+    ) -> Caller:
+        if bound(request) is not None or (ticket is None and without_ticket):
+            return await caller_of(request)
+        holder = await tickets.redeem(ticket or "", request.scope["path"])
+        if holder is None:
+            raise UnauthenticatedError(WRONG_TICKET, is_wrong=True)
+        return Caller.load(holder)
 
     return read
 
@@ -177,22 +204,13 @@ def _words(values: list[str]) -> frozenset[str]:
     return frozenset(word.strip() for value in values for word in value.split(",") if word.strip()) or _ANY
 
 
-def _visible(caller: str) -> str | None:
-    """Whose jobs the caller sees: its own, or all where nobody logs in."""
-    return None if caller == ANONYMOUS else caller
-
-
-def _narrow(wanted: EventFilter, caller: str) -> EventFilter:
-    visible = _visible(caller)
-    if visible is not None and wanted.owner not in {None, visible}:
-        raise HTTPException(403, "these events are another owner's; leave `owner` out to see your own")
-    return EventFilter(
-        jobs=wanted.jobs,
-        tasks=wanted.tasks,
-        batches=wanted.batches,
-        types=wanted.types,
-        owner=visible or wanted.owner,
-    )
+def _narrow(wanted: EventFilter, caller: Caller) -> EventFilter:
+    """The part of what is wanted that the caller may see; nothing where another owner's is wanted."""
+    visible = caller.visible
+    if visible is None:
+        return wanted
+    jobs = _NONE if wanted.owner not in {None, visible} else wanted.jobs
+    return replace(wanted, jobs=jobs, owner=visible)
 
 
 def _stream_path(wish: str, request: Request) -> tuple[str, str]:

@@ -4,13 +4,15 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from asyncbg.api.auth import Owner
+from asyncbg.api.auth import Asking, Caller, confirm
 from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import (
     EXAMPLE_ID,
@@ -27,9 +29,10 @@ from asyncbg.api.schemas import (
 )
 from asyncbg.backends.base import JobQuery
 from asyncbg.background import Engine
-from asyncbg.errors import JobNotFoundError
+from asyncbg.errors import JobError, JobNotFoundError
 from asyncbg.ids import is_job_id
 from asyncbg.job import JobState
+from asyncbg.services.audit import Audit, Outcome
 
 _EXAMPLE: dict[str, Any] = {
     "task": "send_notification",
@@ -140,14 +143,14 @@ class Cancellation(BaseModel):
     )
 
 
-def jobs_router(engine: Engine) -> APIRouter:
-    """The routes under ``/jobs``."""
+def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
+    """The routes under ``/jobs``. Who cancels or retries a job stands in ``audit``, if there is one."""
     router = APIRouter(route_class=ProblemRoute, tags=["jobs"], dependencies=[Depends(not_stored)])
 
     @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 422, 429, 503))
     async def submit_job(
         submission: Submission,
-        caller: Owner,
+        caller: Asking,
         prefix: Prefix,
         response: Response,
         idempotency_key: IdempotencyKey = None,
@@ -156,7 +159,7 @@ def jobs_router(engine: Engine) -> APIRouter:
         job = await engine.submit(
             submission.task,
             submission.args,
-            owner=caller,
+            owner=caller.owner,
             delay_s=submission.delay_s,
             priority=submission.priority,
             tags=submission.tags,
@@ -168,7 +171,7 @@ def jobs_router(engine: Engine) -> APIRouter:
 
     @get_and_head(router, "/jobs", responses=problem_docs(422, 503))
     async def list_jobs(  # noqa: PLR0913, RUF100 - one parameter for each filter
-        caller: Owner,
+        caller: Asking,
         prefix: Prefix,
         state: States = [],  # noqa: B006 - FastAPI copies it
         task: Filter = None,
@@ -179,39 +182,61 @@ def jobs_router(engine: Engine) -> APIRouter:
         cursor: Annotated[Cursor, Query(description="`next` of the page before")] = None,
     ) -> Page:
         """List jobs, newest first."""
-        records = await engine.backend.list(
-            JobQuery(
-                states=frozenset(state), task=task, tag=tag, batch=batch, owner=owner, before_n=cursor, limit=limit + 1
-            )
-        )
+        if caller.visible is not None and owner not in {None, caller.visible}:
+            return Page(items=[], next=None)
+        query = JobQuery(
+            states=frozenset(state), task=task, tag=tag, batch=batch, owner=caller.visible or owner, before_n=cursor,
+            limit=limit + 1,
+        )  # fmt: skip
+        records = await engine.backend.list(query)
         shown = records[:limit]
         following = cursor_after(shown[-1]) if len(records) > limit else None
         return Page.model_construct(items=[JobOut.from_record(record, prefix) for record in shown], next=following)
 
     @get_and_head(router, "/jobs/{job_id}", responses=problem_docs(404, 422, 503))
-    async def show_job(job_id: JobId, caller: Owner, prefix: Prefix, wait: Wait = 0) -> JobOut:
+    async def show_job(job_id: JobId, caller: Asking, request: Request, prefix: Prefix, wait: Wait = 0) -> JobOut:
         """Show a job; with `wait`, answer when it is final, or after so many seconds."""
-        record = await (engine.wait(job_id, wait) if wait else engine.get(job_id))
+        record = caller.own(await engine.get(job_id))
+        if wait:
+            record = await engine.wait(job_id, wait)
+            await confirm(request)
         return JobOut.from_record(record, prefix)
 
     @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 422, 503))
     async def cancel_job(
         job_id: JobId,
-        caller: Owner,
+        caller: Asking,
         prefix: Prefix,
         response: Response,
         cancellation: Annotated[Cancellation | None, Body()] = None,
     ) -> ChangedJob:
         """Cancel a job: at once if it does not run yet, through its coroutine if it does."""
-        await engine.cancel(job_id, cancellation.reason if cancellation else "")
+        caller.own(await engine.get(job_id))
+        async with _audited(audit, "job.cancel", job_id, caller):
+            await engine.cancel(job_id, cancellation.reason if cancellation else "")
         record = await engine.get(job_id)
         return changed(f"{record.task} will not go on", record, response, prefix=prefix)
 
     @router.post("/jobs/{job_id}/retry", status_code=202, responses=problem_docs(404, 409, 413, 422, 503))
-    async def retry_job(job_id: JobId, caller: Owner, prefix: Prefix, response: Response) -> ChangedJob:
+    async def retry_job(job_id: JobId, caller: Asking, prefix: Prefix, response: Response) -> ChangedJob:
         """Run a final job again; its history stays."""
-        await engine.retry(job_id)
+        caller.own(await engine.get(job_id))
+        async with _audited(audit, "job.retry", job_id, caller):
+            await engine.retry(job_id)
         record = await engine.get(job_id)
         return changed(f"{record.task} will run again", record, response, prefix=prefix)
 
     return router
+
+
+@asynccontextmanager
+async def _audited(audit: Audit | None, what: str, job_id: str, caller: Caller) -> AsyncIterator[None]:
+    """Write down what the block does to a job, and what came of it."""
+    try:
+        yield
+    except JobError as error:
+        if audit is not None:
+            await audit.record(what, job_id, who=caller.owner, outcome=Outcome.FAILED, reason=type(error).__name__)
+        raise
+    if audit is not None:
+        await audit.record(what, job_id, who=caller.owner)

@@ -25,14 +25,19 @@ from starlette.types import Message, Receive, Scope, Send
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
+    AuthError,
+    CrossSiteError,
     DatabaseError,
     ErrorItem,
+    ForeignHostError,
     IdempotencyError,
     JobNotFoundError,
     JobStateError,
     NotRunningError,
     OverloadedError,
     QuotaError,
+    ScopeError,
+    UnauthenticatedError,
     UnknownTaskError,
 )
 from asyncbg.invalid import clean_error
@@ -94,6 +99,8 @@ def describe(error: Exception) -> Problem:  # noqa: C901 - one row for each erro
             return _invalid("invalid-arguments", "The arguments do not fit the task", error.errors)
         case HTTPException():
             return _http(error)
+        case AuthError():
+            return _refused(error)
         case BadCursorError():
             item = ErrorItem(loc=["query", "cursor"], msg=str(error), type="cursor")
             return _invalid("invalid-request", "The request is not valid", [item])
@@ -150,7 +157,7 @@ class ProblemRoute(APIRoute):
         scope["starlette.exception_handlers"] = ({Exception: _answer}, {})
         receive = _bounded(receive, self.max_body_bytes)
         if scope["method"] == "HEAD":
-            send = _headless(send)
+            send = headless(send)
         try:
             _refuse_announced(scope, self.max_body_bytes)
             await super().handle(scope, receive, send)
@@ -219,6 +226,35 @@ def _http(error: HTTPException) -> Problem:
     return Problem(status=error.status_code, detail=told, headers=error.headers or {})
 
 
+def _refused(error: AuthError) -> Problem:
+    """401 with a challenge, 403 otherwise (RFC 6750, section 3)."""
+    detail = str(error)
+    match error:
+        case UnauthenticatedError():
+            challenge = 'Bearer error="invalid_token"' if error.is_wrong else "Bearer"
+            headers = {"WWW-Authenticate": challenge}
+            return Problem(
+                status=401, kind="unauthenticated", title="Credentials are needed", detail=detail, headers=headers
+            )
+        case ScopeError():
+            headers = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{error.scope}"'}
+            extra = {"scope": error.scope}
+            return Problem(
+                status=403,
+                kind="missing-scope",
+                title="A scope is missing",
+                detail=detail,
+                headers=headers,
+                extra=extra,
+            )
+        case CrossSiteError():
+            return Problem(status=403, kind="cross-site", title="Sent by another site", detail=detail)
+        case ForeignHostError():
+            return Problem(status=403, kind="foreign-host", title="Not from this machine", detail=detail)
+        case _:
+            return Problem(status=403)
+
+
 def _come_back(kind: str, title: str, detail: str, retry_after_s: float) -> Problem:
     headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
     return Problem(status=503, kind=kind, title=title, detail=detail, headers=headers)
@@ -275,7 +311,7 @@ def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the body should not be larger than {limit:,} bytes")
 
 
-def _headless(send: Send) -> Send:
+def headless(send: Send) -> Send:
     """HEAD: the headers of GET and nothing else (RFC 9110, 9.3.2)."""
 
     async def send_head(message: Message) -> None:

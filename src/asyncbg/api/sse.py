@@ -12,7 +12,7 @@ import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -20,12 +20,12 @@ from typing import Any, Final
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from asyncbg.api.auth import ANONYMOUS
+from asyncbg.api.auth import Caller
 from asyncbg.api.connection import Connection
 from asyncbg.api.gathering import Gathering
 from asyncbg.api.pacing import ProgressPacer
 from asyncbg.api.view import View, has_ended, jobs_in_view, standing, start_of
-from asyncbg.background import Engine
+from asyncbg.background import ANONYMOUS, Engine
 from asyncbg.bus import Chunk, Published, Subscription
 from asyncbg.clock import rfc3339
 from asyncbg.errors import DatabaseError, JobNotFoundError, OverloadedError
@@ -40,6 +40,7 @@ LATER: Final = "asyncbg.later"
 SEND_TIMEOUT_S: Final = 28.0
 """Looked at each second, on a busy machine a little later: who takes nothing is closed within 30 s."""
 BYE_TIMEOUT_S: Final = 0.8
+REVOKED_S: Final = 0.3
 RETRY_AFTER_S: Final = 5.0
 _LONGEST_SWEEP_S = 1.0
 _PAGE = 500
@@ -85,6 +86,7 @@ class Streams:
         cursor: str | None = None,
         follow: bool = True,
         gzip: bool = False,
+        caller: Caller | None = None,
     ) -> Response:
         """The response for one request: a stream, or 204 where ``cursor`` has seen the job's final event.
 
@@ -106,6 +108,7 @@ class Streams:
             reset_reason=reason,
             follow=follow,
             gzip=gzip,
+            caller=caller,
         )
         return EventStream(self, view)
 
@@ -124,6 +127,20 @@ class Streams:
             for stream in self._open:
                 stream.wake()
             asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._cut, list(self._open))
+
+    @property
+    def are_open(self) -> bool:
+        """Whether there is any stream."""
+        return bool(self._open)
+
+    def end_unless(self, stands: Callable[[Caller], bool]) -> int:
+        """End the streams of callers whose credentials do not stand any more, within a second; returns how many."""
+        ending = [one for one in self._open if one.view.caller is not None and not stands(one.view.caller)]
+        for stream in ending:
+            stream.revoke()
+        if ending:
+            asyncio.get_running_loop().call_later(REVOKED_S, self._cut_revoked, ending)
+        return len(ending)
 
     def reopen(self) -> None:
         """Take streams again after :meth:`drain`: one application has ended, and the engine goes on."""
@@ -204,6 +221,14 @@ class Streams:
         for stream in told:
             stream.connection.let_go()
 
+    def _cut_revoked(self, told: Sequence["EventStream"]) -> None:
+        """The same for those whose credentials ended."""
+        for stream in told:
+            if stream in self._open:
+                stream.cut()
+            else:
+                stream.connection.let_go()
+
 
 class EventStream(Response):
     """One stream. Not FastAPI's EventSourceResponse: the same bytes go to every subscriber, many events in one send."""
@@ -220,7 +245,7 @@ class EventStream(Response):
         self._engine = streams.engine
         self._epoch = self._engine.backend.epoch
         self._cursor = self._told = view.after_seq
-        self._is_over = self._is_stalled = False
+        self._is_over = self._is_stalled = self._is_revoked = False
         self._sent_at = self._ends_at = self._sending_since = math.inf
         self._pacer = ProgressPacer(streams.settings.progress_per_s)
         self._gzip = _compressor() if view.gzip else None
@@ -278,6 +303,11 @@ class EventStream(Response):
         """Make the stream look at the state of things."""
         if self._subscription is not None:
             self._subscription.wake()
+
+    def revoke(self) -> None:
+        """End it with a goodbye, since its caller may not look any more."""
+        self._is_revoked = True
+        self.wake()
 
     def cut(self) -> None:
         """End it and its connection at once, whatever its client does."""
@@ -431,7 +461,11 @@ class EventStream(Response):
         self._is_over = self.view.job_id is not None and event.type in FINAL_EVENTS
 
     def _is_stopping(self) -> bool:
-        return self._streams.is_draining or (self._subscription is not None and self._subscription.closing)
+        return (
+            self._is_revoked
+            or self._streams.is_draining
+            or (self._subscription is not None and self._subscription.closing)
+        )
 
     def _heartbeat(self) -> bytes:
         """A comment; with it the position, where the log went on without anything for this stream."""
@@ -444,7 +478,8 @@ class EventStream(Response):
     def _bye(self) -> bytes:
         retry_ms = self._streams.bye_retry_ms()
         is_old = asyncio.get_running_loop().time() >= self._ends_at
-        data = {"reason": "age" if is_old and not self._streams.is_draining else "shutdown", "retry_ms": retry_ms}
+        reason = "age" if is_old and not self._streams.is_draining else "shutdown"
+        data = {"reason": "revoked" if self._is_revoked else reason, "retry_ms": retry_ms}
         return self._notice("stream.bye", data, f"retry: {retry_ms}\n")
 
     async def _tell_reset(self, reason: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from asyncbg.api.auth import Caller
 from asyncbg.backends.base import Backend, JobQuery, LogPosition
 from asyncbg.event import EventFilter
 from asyncbg.job import JobRecord
@@ -17,7 +18,8 @@ _JOBS_IN_VIEW = 100
 class View:
     """The events ``wanted`` after ``after_seq``, of a log that reached ``log_seq`` when the stream was opened.
 
-    ``reset_reason`` says why the cursor that came with the request could not be used.
+    ``reset_reason`` says why the cursor that came with the request could not be used; ``caller`` who looks, where that
+    was asked, so that the stream ends with the credentials it was opened with.
     """
 
     wanted: EventFilter
@@ -28,6 +30,7 @@ class View:
     reset_reason: str | None = None
     follow: bool = True
     gzip: bool = False
+    caller: Caller | None = None
 
 
 def start_of(

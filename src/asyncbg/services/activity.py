@@ -30,8 +30,29 @@ CREATE TABLE user_statistics (
 );
 """
 
+# A user's number is another user for every owner. The statistics are computed anew with the next action.
+_OWNERS = """
+ALTER TABLE activity ADD COLUMN owner TEXT NOT NULL DEFAULT 'anonymous';
+CREATE INDEX activity_of_owner ON activity (owner, user_id, seq);
+CREATE INDEX activity_of_owner_to_count ON activity (owner, user_id, action, at_ms);
+DROP TABLE user_statistics;
+CREATE TABLE user_statistics (
+    owner         TEXT NOT NULL,
+    user_id       INTEGER NOT NULL,
+    total         INTEGER NOT NULL,
+    by_action     TEXT NOT NULL CHECK (json_valid(by_action)),
+    first_seen_ms INTEGER,
+    last_seen_ms  INTEGER,
+    by_day        TEXT NOT NULL CHECK (json_valid(by_day)),
+    computed_ms   INTEGER NOT NULL,
+    PRIMARY KEY (owner, user_id)
+) WITHOUT ROWID;
+"""
+
 # A job that runs again finds its row there.
-_RECORD = "INSERT INTO activity (job_id, user_id, action, at_ms) VALUES (?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING"
+_RECORD = """
+INSERT INTO activity (job_id, owner, user_id, action, at_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING
+"""
 
 _LOG = """
 SELECT json_group_array(json_array(seq, user_id, action, at_ms)) FROM (
@@ -48,7 +69,8 @@ SELECT json_group_array(json_array(action, day, count, first_ms, last_ms)) FROM 
 )
 """
 
-_STORE = "INSERT OR REPLACE INTO user_statistics VALUES (?, ?, ?, ?, ?, ?, ?)"
+_STORE = "INSERT OR REPLACE INTO user_statistics VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_ANONYMOUS = "anonymous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +95,7 @@ class Statistics:
 
 
 class Activity:
-    """The activity log of all users and the statistics computed from it."""
+    """The activity log of all users and the statistics computed from it; ``owner`` None reads those of all owners."""
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
         """Keep the log in ``database``, which must be open before ``open`` is called."""
@@ -82,39 +104,50 @@ class Activity:
 
     async def open(self) -> None:
         """Create or upgrade the tables."""
-        await self._database.migrate("activity", [_SCHEMA])
+        await self._database.migrate("activity", [_SCHEMA, _OWNERS])
 
-    async def record(self, *, user_id: int, action: str, job_id: str) -> bool:
+    async def record(self, *, user_id: int, action: str, job_id: str, owner: str = _ANONYMOUS) -> bool:
         """Add one row; False when ``job_id`` has added its row before."""
-        row = (job_id, user_id, action, self._clock.now_ms())
+        row = (job_id, owner, user_id, action, self._clock.now_ms())
         return await self._database.write(lambda connection: connection.execute(_RECORD, row).rowcount == 1)
 
-    async def log(self, user_id: int, *, limit: int = 50, cursor: str | None = None) -> Page[ActivityItem]:
+    async def log(
+        self, user_id: int, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> Page[ActivityItem]:
         """A page of the user's log, newest first. Raises BadCursorError."""
-        wanted = (user_id, before(cursor), limit + 1)
-        rows = await self._database.read(lambda connection: connection.execute(_LOG, wanted).fetchone()[0])
+        statement, whose = _of(owner, _LOG)
+        wanted = (user_id, *whose, before(cursor), limit + 1)
+        rows = await self._database.read(lambda connection: connection.execute(statement, wanted).fetchone()[0])
         return page_of([(row[0], ActivityItem(*row)) for row in json.loads(rows)], limit)
 
-    async def statistics(self, user_id: int) -> Statistics:
+    async def statistics(self, user_id: int, *, owner: str | None = None) -> Statistics:
         """What the log says now, every committed row counted."""
-        return await self._database.read(lambda connection: _count(connection, user_id))
+        return await self._database.read(lambda connection: _count(connection, user_id, owner))
 
-    async def refresh_statistics(self, user_id: int) -> Statistics:
+    async def refresh_statistics(self, user_id: int, *, owner: str = _ANONYMOUS) -> Statistics:
         """Compute the statistics and store them as the user's row of ``user_statistics``, in one transaction."""
         now_ms = self._clock.now_ms()
 
         def refresh(connection: sqlite3.Connection) -> Statistics:
-            counted = _count(connection, user_id)
+            counted = _count(connection, user_id, owner)
             by_action, by_day = json.dumps(counted.by_action), json.dumps(counted.by_day)
-            row = (user_id, counted.total, by_action, counted.first_seen_ms, counted.last_seen_ms, by_day, now_ms)
-            connection.execute(_STORE, row)
+            seen = (counted.first_seen_ms, counted.last_seen_ms)
+            connection.execute(_STORE, (owner, user_id, counted.total, by_action, *seen, by_day, now_ms))
             return counted
 
         return await self._database.write(refresh)
 
 
-def _count(connection: sqlite3.Connection, user_id: int) -> Statistics:
-    groups = json.loads(connection.execute(_COUNT, (user_id,)).fetchone()[0])
+def _of(owner: str | None, statement: str) -> tuple[str, tuple[str, ...]]:
+    """A statement about one user, for one owner or for all, and the values for the owner."""
+    if owner is None:
+        return statement, ()
+    return statement.replace("user_id = ?", "user_id = ? AND owner = ?"), (owner,)
+
+
+def _count(connection: sqlite3.Connection, user_id: int, owner: str | None) -> Statistics:
+    statement, whose = _of(owner, _COUNT)
+    groups = json.loads(connection.execute(statement, (user_id, *whose)).fetchone()[0])
     by_action: Counter[str] = Counter()
     by_day: Counter[str] = Counter()
     for action, day, count, _, _ in groups:

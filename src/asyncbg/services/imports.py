@@ -22,6 +22,7 @@ OnProgress = Callable[[int, int, int, str], None]
 """Called behind every commit: rows read, bytes read, bytes in all, a line for people."""
 Status = Literal["running", "completed", "failed"]
 
+_ANONYMOUS = "anonymous"
 MAX_REJECTIONS = 1_000
 """Rejections kept for one import; those after it are only counted."""
 
@@ -59,9 +60,16 @@ CREATE TABLE import_rejection (
 );
 """
 
+# A user's number is another user for every owner.
+_OWNERS = """
+ALTER TABLE import ADD COLUMN owner TEXT NOT NULL DEFAULT 'anonymous';
+CREATE INDEX import_of_owner ON import (owner, user_id, seq);
+"""
+
 # The first attempt makes the record; a later one finds it and goes on, also after a failure.
 _BEGIN = """
-INSERT INTO import (id, user_id, token, file_name, size, status, started_ms) VALUES (?, ?, ?, ?, ?, 'running', ?)
+INSERT INTO import (id, owner, user_id, token, file_name, size, status, started_ms)
+VALUES (?, ?, ?, ?, ?, ?, 'running', ?)
 ON CONFLICT (id) DO UPDATE SET
     status = CASE status WHEN 'failed' THEN 'running' ELSE status END,
     finished_ms = CASE status WHEN 'failed' THEN NULL ELSE finished_ms END,
@@ -170,7 +178,7 @@ class Imports:
 
     async def open(self) -> None:
         """Create or upgrade the tables, and remove the uploads that nobody will import any more."""
-        await self._database.migrate("imports", [_SCHEMA])
+        await self._database.migrate("imports", [_SCHEMA, _OWNERS])
         await self._uploads.open()
         tokens = json.dumps(await self._uploads.tokens())
         finished = await self._database.read(lambda connection: connection.execute(_FINISHED, (tokens,)).fetchall())
@@ -188,13 +196,15 @@ class Imports:
         """Remove an upload; one that is gone already is fine."""
         await self._uploads.discard(upload)
 
-    async def run(self, import_id: str, *, user_id: int, upload: Upload, on_progress: OnProgress) -> ImportResult:
+    async def run(
+        self, import_id: str, *, user_id: int, upload: Upload, on_progress: OnProgress, owner: str = _ANONYMOUS
+    ) -> ImportResult:
         """Import ``upload``, from the start or from where an earlier attempt of ``import_id`` got to.
 
         An import that is complete is not run again: its result is returned. Raises CsvError, TooManyRowsError and
         UploadGoneError, after which the import is marked as failed, and ImportOvertakenError, after which it is not.
         """
-        begin = (import_id, user_id, upload.token, upload.file_name, upload.size, self._clock.now_ms())
+        begin = (import_id, owner, user_id, upload.token, upload.file_name, upload.size, self._clock.now_ms())
         row = await self._database.write(lambda connection: connection.execute(_BEGIN, begin).fetchone())
         run = _Run(self._database, import_id, row)
         if run.is_complete:
@@ -214,10 +224,13 @@ class Imports:
         failure = (self._clock.now_ms(), reason, import_id)
         await self._database.write(lambda connection: connection.execute(_FAIL, failure).rowcount)
 
-    async def list(self, user_id: int, *, limit: int = 50, cursor: str | None = None) -> Page[ImportRecord]:
-        """A page of the user's imports, newest first. Raises BadCursorError."""
-        wanted = (user_id, before(cursor), limit + 1)
-        rows = await self._database.read(lambda connection: connection.execute(_LIST, wanted).fetchone()[0])
+    async def list(
+        self, user_id: int, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> Page[ImportRecord]:
+        """A page of the user's imports, of one owner or of all, newest first. Raises BadCursorError."""
+        statement = _LIST if owner is None else _LIST.replace("user_id = ?", "user_id = ? AND owner = ?")
+        wanted = (user_id, *([owner] if owner is not None else []), before(cursor), limit + 1)
+        rows = await self._database.read(lambda connection: connection.execute(statement, wanted).fetchone()[0])
         return page_of([(row[0], _record(row[1:])) for row in json.loads(rows)], limit)
 
     async def rows(self, import_id: str, *, first_row: int = 1, limit: int = 100) -> Sequence[dict[str, str]]:

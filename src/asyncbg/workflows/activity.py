@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
+from asyncbg.api.auth import Asking
 from asyncbg.api.inputs import Cursor, Line, UserId, UserNumber, accepts, query_or_body
 from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import Accepted, accepted
@@ -55,12 +56,13 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
     @bg.task(name="log_user_activity", retries=3, timeout=30)
     async def log_user_activity(user_id: UserNumber, action: Annotated[Line, Personal("action")]) -> None:
         """Add a row to the activity log; a repeat of the job adds none."""
-        await activity.record(user_id=user_id, action=action, job_id=current_job().id)
+        job = current_job()
+        await activity.record(user_id=user_id, action=action, job_id=job.id, owner=job.owner)
 
     @bg.task(name="update_user_statistics", retries=3, timeout=60)
     async def update_user_statistics(user_id: UserNumber) -> dict[str, int]:
         """Compute the user's statistics from the activity log."""
-        return {"total": (await activity.refresh_statistics(user_id)).total}
+        return {"total": (await activity.refresh_statistics(user_id, owner=current_job().owner)).total}
 
     @router.post("/user/{user_id}/action", name="record_action", **accepts(ActionForm))
     async def user_action_route(
@@ -78,10 +80,10 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
 
     @get_and_head(router, "/user/{user_id}/activity", name="list_activity", responses=problem_docs(422, 503))
     async def activity_route(
-        user_id: UserId, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
+        user_id: UserId, caller: Asking, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
     ) -> ActivityPage:
         """The user's activity log, newest first."""
-        page = await activity.log(user_id, limit=limit, cursor=cursor)
+        page = await activity.log(user_id, owner=caller.visible, limit=limit, cursor=cursor)
         return ActivityPage(
             items=[
                 ActivityEntry(id=item.id, user_id=item.user_id, action=item.action, at=rfc3339(item.at_ms))
@@ -91,9 +93,9 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
         )
 
     @get_and_head(router, "/user/{user_id}/statistics", name="show_statistics", responses=problem_docs(422, 503))
-    async def statistics_route(user_id: UserId) -> StatisticsView:
+    async def statistics_route(user_id: UserId, caller: Asking) -> StatisticsView:
         """The user's statistics, every recorded action counted."""
-        return _view(user_id, await activity.statistics(user_id))
+        return _view(user_id, await activity.statistics(user_id, owner=caller.visible))
 
     return router
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from asyncbg.api.auth import Asking
 from asyncbg.api.csv_export import csv_response
 from asyncbg.api.inputs import Cursor, UserId, UserNumber, accepts
 from asyncbg.api.problems import ProblemRoute, get_and_head, limited_to, problem_docs
@@ -114,7 +115,7 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
             progress.set(bytes_read, total=bytes_total, unit="bytes", message=message)
 
         try:
-            done = await imports.run(job.id, user_id=user_id, upload=file, on_progress=on_progress)
+            done = await imports.run(job.id, owner=job.owner, user_id=user_id, upload=file, on_progress=on_progress)
         except Exception as error:
             if job.attempt >= job.max_attempts or not is_retryable(error):
                 await imports.fail(job.id, reason=str(error))
@@ -171,12 +172,13 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
     )
     async def imports_route(
         user_id: UserId,
+        caller: Asking,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         cursor: Cursor = None,
         format: Annotated[Literal["json", "csv"], Query(description="csv: a line for each rejection")] = "json",  # noqa: A002 - what one would look for
     ) -> Any:
         """What was imported for the user, newest first: file, rows stored, rows rejected and why."""
-        page = await imports.list(user_id, limit=limit, cursor=cursor)
+        page = await imports.list(user_id, owner=caller.visible, limit=limit, cursor=cursor)
         views = [_view(record) for record in page.items]
         return ImportPage(items=views, next=page.next) if format == "json" else _table(user_id, views)
 

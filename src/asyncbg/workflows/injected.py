@@ -77,7 +77,8 @@ def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) ->
         log: Activity = Depends(open_activity),  # noqa: B008 - a marker
     ) -> None:
         """Add a row to the activity log and notify the operator."""
-        await log.record(user_id=user_id, action=action, job_id=current_job().id)
+        job = current_job()
+        await log.record(user_id=user_id, action=action, job_id=job.id, owner=job.owner)
         await mail.notify(user_id, action)
 
     @router.post("/action/{user_id}", name="handle_action", **accepts(InjectedActionForm))

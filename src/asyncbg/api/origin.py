@@ -1,0 +1,96 @@
+"""Where a request comes from: from a page of our own, and straight from this machine."""
+
+import re
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+
+from asyncbg.errors import CrossSiteError, ForeignHostError
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
+_PORTS: Final = {"http": "80", "https": "443"}
+
+
+def refuse_cross_site(method: str, headers: Headers, *, must_tell: bool) -> None:
+    """Let a browser change something only from a page of our own. Raises CrossSiteError.
+
+    For credentials that a browser adds by itself, or that nobody needs. Browsers tell by Sec-Fetch-Site (Fetch
+    Metadata) and Origin (Fetch, 3.2) whose page sends a request; what is no browser sends neither, which ``must_tell``
+    refuses.
+    """
+    if method in _SAFE:
+        return
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is None and origin is None:
+        if must_tell:
+            raise CrossSiteError("a request with a cookie should have an Origin header; send an API key instead")
+        return
+    # A page with Referrer-Policy: no-referrer sends its own forms with the origin null (Fetch, 3.2.5).
+    is_ours = origin is None or _is_ours(origin, headers) or (origin == "null" and site == "same-origin")
+    if site not in {None, "same-origin", "none"} or not is_ours:
+        raise CrossSiteError("a page of another site sent this; do it from a page of this service, or with an API key")
+
+
+def refuse_strangers(connection: HTTPConnection) -> None:
+    """Let in only who came straight from this machine and means it. Raises ForeignHostError.
+
+    The address alone would let in whatever a proxy on this machine passes on, and any web page whose host name was made
+    to lead here (DNS rebinding): the Host header has to name this machine too. A server that runs inside the caller's
+    own process has no address to check.
+    """
+    scope, headers = connection.scope, connection.headers
+    server, client = scope.get("server"), scope.get("client")
+    if any(name in headers for name in _FORWARDED):
+        raise ForeignHostError(_refusal("through a proxy"))
+    if server is None or server[1] is None or not _is_address(server[0]):
+        return
+    if not is_loopback(server[0]) or (client is not None and _is_address(client[0]) and not is_loopback(client[0])):
+        raise ForeignHostError(_refusal("over the network"))
+    if not is_loopback(_host_name(headers)):
+        raise ForeignHostError(_refusal("under another name than localhost"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address is this machine's own, seen by itself only."""
+    name = host.strip("[]").lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, 6.3
+        return True
+    return _is_address(name) and _is_loopback_address(name)
+
+
+def _is_loopback_address(text: str) -> bool:
+    address = ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _is_ours(origin: str, headers: Headers) -> bool:
+    """Whether an origin is the one that this request was sent to. Its scheme is the proxy's matter, if there is one."""
+    scheme, separator, netloc = origin.partition("://")
+    if not separator or scheme not in _PORTS:
+        return False
+    host, default = headers.get("host", ""), f":{_PORTS[scheme]}"
+    return netloc.lower().removesuffix(default) == host.lower().removesuffix(default)
+
+
+def _host_name(headers: Headers) -> str:
+    """The name in the Host header, without the port; nothing of one that is malformed or sent twice."""
+    hosts = headers.getlist("host")
+    found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    return found[1] if found else ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _refusal(how: str) -> str:
+    return f"without an API key only this machine itself may call, and this came {how}; make a key: asyncbg keys create"

@@ -1,0 +1,201 @@
+"""Sign in with an API key: a plain page for browsers, and the session behind it. No script, no style from elsewhere."""
+
+import base64
+import hashlib
+import html
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import BaseModel, Field
+
+from asyncbg.api.auth import NOBODY, Caller, bound
+from asyncbg.api.gate import COOKIE, Gate
+from asyncbg.api.inputs import refuse_input
+from asyncbg.api.problems import get_and_head, limited_to, problem_docs
+from asyncbg.api.schemas import not_stored
+from asyncbg.clock import Clock, rfc3339
+from asyncbg.errors import UnauthenticatedError
+from asyncbg.services.audit import Audit, Outcome
+from asyncbg.services.keys import KeyRecord
+from asyncbg.services.sessions import Session
+
+_MOST_BYTES: Final = 4_096
+_FORM: Final = "application/x-www-form-urlencoded"
+_STYLE: Final = """
+body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; }
+input, button { font: inherit; padding: .3rem .6rem; }
+[role=alert] { border-left: .3rem solid #b3261e; padding-left: .8rem; }
+@media (prefers-color-scheme: dark) { body { background: #14171a; color: #e8eaed; } a { color: #8ab4f8; } }
+"""
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_PAGE: Final = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>asyncbg</title>
+<style>{style}</style>
+</head>
+<body>
+<header><h1>asyncbg</h1></header>
+<main>
+<p>Background jobs: on disk before the response leaves, visible, cancellable, retried, streamed.</p>
+{body}
+</main>
+</body>
+</html>
+"""
+_SIGN_IN: Final = """{alert}<form method="post" action="session">
+<p><label for="key">API key</label><br>
+<input id="key" name="key" type="password" autocomplete="current-password" required size="56"></p>
+<p><button type="submit">Sign in</button></p>
+</form>"""
+_SIGNED_IN: Final = """<p>Signed in as <strong>{owner}</strong>.</p>
+<form method="post" action="sign-out"><p><button type="submit">Sign out</button></p></form>
+"""
+_LINKS: Final = """<nav aria-label="What there is">
+<ul>
+<li><a href="docs">API documentation</a></li>
+<li><a href="jobs">Jobs, newest first (JSON)</a></li>
+<li><a href="events">Events as they happen (stream)</a></li>
+<li><a href="metrics">Metrics (Prometheus)</a></li>
+<li><a href="health/ready">Health: ready for work?</a></li>
+</ul>
+</nav>"""
+_ALERT: Final = '<p role="alert">There is no such API key; it may be mistyped, expired or revoked.</p>\n'
+_SEE_OTHER: Final[dict[int | str, dict[str, Any]]] = {303: {"description": "Signed in by a form: to the first page"}}
+_UNKNOWN: Final[dict[str, Any]] = {
+    **problem_docs(401)[401],
+    "content": {**problem_docs(401)[401]["content"], "text/html": {"schema": {"type": "string"}}},
+}
+_BODY_DOCS: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {
+                "schema": {
+                    "type": "object",
+                    "required": ["key"],
+                    "properties": {"key": {"type": "string", "format": "password"}},
+                }
+            }
+            for kind in ("application/json", _FORM)
+        },
+    }
+}
+
+
+class SessionOut(BaseModel):
+    """A browser's session; its token is in the cookie only."""
+
+    owner: str = Field(description="the name of the key", examples=["ada"])
+    scopes: list[str] = Field(examples=[["read", "submit"]])
+    expires_at: str = Field(examples=["2026-11-22T22:15:00.250Z"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A key as it was sent, whether by a form, and whether by a browser, which shows a page."""
+
+    key: str
+    by_form: bool
+    wants_page: bool
+
+
+def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
+    """The page ``/``, ``POST`` and ``DELETE /session``, and ``POST /sign-out`` for a form."""
+    router = APIRouter(route_class=limited_to(_MOST_BYTES), tags=["operations"], dependencies=[Depends(not_stored)])
+
+    @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
+    async def show_first_page(request: Request) -> HTMLResponse:
+        """Sign in here, or see where to go."""
+        return _page(bound(request) or NOBODY)
+
+    @router.post(
+        "/session",
+        status_code=201,
+        response_model=SessionOut,
+        responses={**_SEE_OTHER, **problem_docs(403, 413, 415, 422, 503), 401: _UNKNOWN},
+        openapi_extra=_BODY_DOCS,
+    )
+    async def sign_in(shown: Annotated[_Shown, Depends(_shown)], response: Response) -> Any:
+        """Sign a browser in: the answer sets a cookie that stands for the key, as long as that is good."""
+        try:
+            token, session, record = await gate.sign_in(shown.key)
+        except UnauthenticatedError:
+            audit.refuse("session.begin", who="?", reason="unknown key")
+            if shown.by_form and shown.wants_page:
+                return _page(NOBODY, status_code=401, alert=_ALERT, headers={"WWW-Authenticate": "Bearer"})
+            raise
+        await audit.record("session.begin", who=record.name, outcome=Outcome.DONE)
+        answer: Any = RedirectResponse("./", 303, {"Cache-Control": "no-store"}) if shown.by_form else response
+        age_s = max(1, (session.expires_ms - clock.now_ms()) // 1000)
+        answer.set_cookie(COOKIE, token, max_age=age_s, path="/", secure=True, httponly=True, samesite="strict")
+        return answer if shown.by_form else _out(record, session)
+
+    @router.delete("/session", status_code=204, responses=problem_docs(413, 503))
+    async def sign_out(request: Request) -> Response:
+        """Sign the browser out: its session ends here and now, also where the cookie is still kept."""
+        return await _leave(request, Response(status_code=204))
+
+    @router.post("/sign-out", include_in_schema=False)
+    async def sign_out_by_form(request: Request) -> Response:
+        """The same for a form, which knows no DELETE."""
+        return await _leave(request, RedirectResponse("./", 303))
+
+    async def _leave(request: Request, answer: Response) -> Response:
+        caller = bound(request)
+        if caller is not None and caller.session_id is not None:
+            await gate.sign_out(caller)
+            await audit.record("session.end", who=caller.owner)
+        answer.headers["Cache-Control"] = "no-store"
+        answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
+        return answer
+
+    return router
+
+
+async def _shown(request: Request) -> _Shown:
+    """The key in a small body, as JSON or as a form. Never repeated in an error."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media not in {"application/json", _FORM}:
+        raise HTTPException(415, "the key should come as JSON or as a form (application/x-www-form-urlencoded)")
+    key = _field(await request.body(), by_form=media == _FORM)
+    if not isinstance(key, str) or not key:
+        raise refuse_input(("body", "key"), "should be an API key", "key")
+    return _Shown(key, media == _FORM, "text/html" in request.headers.get("accept", ""))
+
+
+def _field(body: bytes, *, by_form: bool) -> object:
+    try:
+        if by_form:
+            return next(iter(parse_qs(body.decode("ascii")).get("key", [])), None)
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value.get("key") if isinstance(value, dict) else None
+
+
+def _out(record: KeyRecord, session: Session) -> SessionOut:
+    return SessionOut(owner=record.name, scopes=sorted(record.scopes), expires_at=rfc3339(session.expires_ms))
+
+
+def _page(
+    caller: Caller, *, status_code: int = 200, alert: str = "", headers: dict[str, str] | None = None
+) -> HTMLResponse:
+    signed_in = _SIGNED_IN.format(owner=html.escape(caller.owner)) if caller.session_id is not None else ""
+    body = signed_in + _LINKS if caller.scopes else _SIGN_IN.format(alert=alert)
+    return HTMLResponse(_PAGE.format(style=_STYLE, body=body), status_code, {**_HEADERS, **(headers or {})})
