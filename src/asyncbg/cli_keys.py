@@ -11,14 +11,13 @@ from cyclopts import App, Parameter
 
 from asyncbg.api_key import Scope, hash_key, new_key
 from asyncbg.clock import SystemClock, rfc3339
-from asyncbg.services.audit import Audit, AuditEntry, Outcome
+from asyncbg.services.audit import COMMAND_LINE, Audit, AuditEntry, Outcome
 from asyncbg.services.keys import KeyNotFoundError, KeyRecord, Keys, KeyTakenError, check_name
 from asyncbg.services.page import Page
 from asyncbg.settings import Settings, load_settings
 from asyncbg.store import existing_file, open_store
 from asyncbg.terminal import AsJson, Profile, UsageError, age_s, overrides, remark, say, say_json, say_table
 
-_WHO = "command line"
 _MOST = 1_000
 
 keys_app = App(name="keys", help="Make, list and revoke API keys.")
@@ -77,9 +76,9 @@ async def _create(
         try:
             key, record = await stores.keys.create(name, scopes=scopes, expires_ms=expires_ms)
         except KeyTakenError:
-            await stores.audit.record("key.create", name, who=_WHO, outcome=Outcome.FAILED, reason="taken")
+            await stores.audit.record("key.create", name, who=COMMAND_LINE, outcome=Outcome.FAILED, reason="taken")
             raise
-        await stores.audit.record("key.create", name, who=_WHO, reason=",".join(sorted(scopes)))
+        await stores.audit.record("key.create", name, who=COMMAND_LINE, reason=",".join(sorted(scopes)))
         return key, record
 
 
@@ -126,9 +125,9 @@ async def _revoke(settings: Settings, name: str) -> KeyRecord:
         try:
             record = await stores.keys.revoke(name)
         except KeyNotFoundError:
-            await stores.audit.record("key.revoke", name, who=_WHO, outcome=Outcome.FAILED, reason="not found")
+            await stores.audit.record("key.revoke", name, who=COMMAND_LINE, outcome=Outcome.FAILED, reason="not found")
             raise
-        await stores.audit.record("key.revoke", name, who=_WHO)
+        await stores.audit.record("key.revoke", name, who=COMMAND_LINE)
         return record
 
 
@@ -141,7 +140,7 @@ def audit(
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
-    """Show the audit log, newest first: sign-ins, keys, cancels, retries and refusals."""
+    """Show the audit log, newest first: sign-ins, keys, cancels, retries, erasures and refusals."""
     if not 1 <= limit <= _MOST:
         raise UsageError(f"--limit should be 1 to {_MOST}")
     settings = load_settings(**overrides(profile))

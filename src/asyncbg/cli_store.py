@@ -15,6 +15,7 @@ from asyncbg.forget import forget as erase_person
 from asyncbg.redact import use_pseudonym_key
 from asyncbg.rekey import Rekeyed
 from asyncbg.rekey import rekey as encrypt_anew
+from asyncbg.services.audit import COMMAND_LINE, Audit, Outcome
 from asyncbg.settings import Settings, load_settings
 from asyncbg.store import empty_log, existing_file, open_store
 from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, age_s, overrides, remark, say, say_json, say_table
@@ -97,7 +98,12 @@ def forget(
 async def _forget(settings: Settings, address: Address, wait_s: float) -> Erasure:
     path = existing_file(settings)
     async with open_store(settings) as store:
-        return await erase_person(store, path, settings.data_dir, address, wait_s=wait_s)
+        done = await erase_person(store, path, settings.data_dir, address, wait_s=wait_s)
+        audit = Audit(store.database, clock=SystemClock())
+        await audit.open()
+        outcome = Outcome.DONE if done.is_complete else Outcome.FAILED
+        await audit.record("person.forget", done.person, who=COMMAND_LINE, outcome=outcome, reason=f"{done.jobs} jobs")
+        return done
 
 
 def _say_erasure(done: Erasure) -> None:

@@ -168,6 +168,10 @@ def test_a_second_time_there_is_nothing_to_erase(tmp_path: Path) -> None:
     errors = place.rows("SELECT error_message FROM job WHERE state = 'failed'")
     assert all(re.fullmatch(r"nobody is called \[email:\w{8}]", text) for (text,) in errors)
     assert place.rows("SELECT count(*) FROM job WHERE durable = 1 OR fingerprint IS NOT NULL") == [(0,)]
+    audited = place.rows("SELECT who, what, outcome, reason FROM audit ORDER BY seq")
+    assert audited == [("command line", "person.forget", "done", f"{many} jobs") for many in (3, 0)]
+    ((which,),) = place.rows("SELECT DISTINCT which FROM audit")
+    assert re.fullmatch(r"\[email:\w{8}]", which)
 
 
 async def _run_jobs(path: Path) -> None:

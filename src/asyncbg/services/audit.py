@@ -22,6 +22,9 @@ KEPT_DAYS: Final = 400
 REFUSALS_PER_MINUTE: Final = 60
 """Refusals that are written one by one; more of a minute are counted in one row, so that nobody can fill the disk."""
 
+COMMAND_LINE: Final = "command line"
+"""Who did what was done by a command on this machine."""
+
 _Row = tuple[int, str, str, str, str, str]
 _MINUTE_MS = 60_000
 _LONGEST = 200
