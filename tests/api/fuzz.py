@@ -1,6 +1,6 @@
 """Cases made by schemathesis from the OpenAPI document, sent to the real service; what must hold for each.
 
-``python -m tests.api.fuzz --cases 10000`` is the full form; ``test_schemathesis.py`` runs a few hundred. No answer is a
+``python -m tests.api.fuzz --cases 10000 [--with-key]`` is the full form; ``test_schemathesis.py`` runs a few hundred. No answer is a
 5xx, none has a status, a kind of content or a body the document does not tell of, every error is a problem document
 and repeats nothing that was sent.
 """
@@ -37,8 +37,12 @@ from schemathesis.specs.openapi.checks import (
 )
 
 import asyncbg.errors
+from asyncbg.api_key import Scope
+from asyncbg.clock import SystemClock
 from asyncbg.server import create_app
+from asyncbg.services.keys import Keys
 from asyncbg.settings import Settings, load_settings
+from asyncbg.store import open_store
 from asyncbg.testing import serve
 
 Headers: TypeAlias = Mapping[str, str]
@@ -64,8 +68,21 @@ _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
 
 def no_credentials(settings: Settings) -> Headers:
-    """The headers of somebody who shows no key. Another such function makes a key first, and gives its header."""
+    """The headers of somebody who shows no key."""
     return {}
+
+
+def a_key(settings: Settings) -> Headers:
+    """The headers of somebody who shows a key that may do everything; it is made beside the running service."""
+
+    async def make() -> str:
+        async with open_store(settings) as store:
+            keys = Keys(store.database, settings.auth, clock=SystemClock())
+            await keys.open()
+            key, _ = await keys.create("fuzz", scopes=tuple(Scope))
+            return key
+
+    return {"Authorization": f"Bearer {asyncio.run(make())}"}
 
 
 @dataclass
@@ -276,8 +293,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--with-key", action="store_true", help="show a key, at a service that lets nobody else in")
     arguments = parser.parse_args()
-    with service() as (url, headers):
+    with service(a_key if arguments.with_key else no_credentials) as (url, headers):
         report = fuzz(url, headers, cases=arguments.cases, seed=arguments.seed)
     sys.stdout.write(f"seed {arguments.seed}: {report}\n")
     return 1 if report.faults else 0
