@@ -1,8 +1,8 @@
 """Cases made by schemathesis from the OpenAPI document, sent to the real service; what must hold for each.
 
 ``python -m tests.api.fuzz --cases 10000 [--with-key]`` is the full form; ``test_schemathesis.py`` runs a few hundred.
-No answer is a 5xx, none has a status, a kind of content or a body the document does not tell of, every error is a problem document
-and repeats nothing that was sent.
+No answer is a 5xx, none has a status, a kind of content or a body the document does not tell of, every error is a
+problem document and repeats nothing that was sent.
 """
 
 import argparse
