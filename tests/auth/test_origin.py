@@ -31,6 +31,11 @@ def test_this_machine_is_let_in(server: Any, client: Any) -> None:
     refuse_strangers(connection(server, client))
 
 
+def test_a_name_without_a_dot_is_of_this_house() -> None:
+    """No page of the web can have it."""
+    refuse_strangers(connection(("127.0.0.1", 8000), ("127.0.0.1", 50000), "devbox:8000"))
+
+
 @pytest.mark.parametrize(
     ("server", "client", "host"),
     [

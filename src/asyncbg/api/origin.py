@@ -12,6 +12,8 @@ from asyncbg.errors import CrossSiteError, ForeignHostError
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
+_LOCAL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+"""One label, such as a name of a hosts file: nobody can register it, so no page of the web has it (ICANN, SAC 053)."""
 _PORTS: Final = {"http": "80", "https": "443"}
 
 
@@ -39,7 +41,7 @@ def refuse_strangers(connection: HTTPConnection) -> None:
     """Let in only who came straight from this machine and means it. Raises ForeignHostError.
 
     The address alone would let in whatever a proxy on this machine passes on, and any web page whose host name was made
-    to lead here (DNS rebinding): the Host header has to name this machine too. A server that runs inside the caller's
+    to lead here (DNS rebinding): the Host header has to name this machine too, or be a name without a dot. A server that runs inside the caller's
     own process has no address to check.
     """
     scope, headers = connection.scope, connection.headers
@@ -50,7 +52,8 @@ def refuse_strangers(connection: HTTPConnection) -> None:
         return
     if not is_loopback(server[0]) or (client is not None and _is_address(client[0]) and not is_loopback(client[0])):
         raise ForeignHostError(_refusal("over the network"))
-    if not is_loopback(_host_name(headers)):
+    name = _host_name(headers)
+    if not (is_loopback(name) or _LOCAL_NAME.fullmatch(name)):
         raise ForeignHostError(_refusal("under another name than localhost"))
 
 
