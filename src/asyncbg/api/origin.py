@@ -41,8 +41,8 @@ def refuse_strangers(connection: HTTPConnection) -> None:
     """Let in only who came straight from this machine and means it. Raises ForeignHostError.
 
     The address alone would let in whatever a proxy on this machine passes on, and any web page whose host name was made
-    to lead here (DNS rebinding): the Host header has to name this machine too, or be a name without a dot. A server that
-    runs inside the caller's own process has no address to check.
+    to lead here (DNS rebinding): the Host header has to name this machine too, or be a name without a dot.
+    A server that runs inside the caller's own process has no address to check.
     """
     scope, headers = connection.scope, connection.headers
     server, client = scope.get("server"), scope.get("client")
