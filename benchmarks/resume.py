@@ -13,6 +13,7 @@ sys.path.pop(0)  # this folder holds an http.py, which would stand before the st
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import random
@@ -166,7 +167,8 @@ class Server:
 
 
 def serve(path: Path, fd: int) -> None:
-    """Be the server."""
+    """Be the server, which leaves what it has loaded alone as ``asyncbg serve`` does."""
+    gc.freeze()
     bg = AsyncBG(load_settings(database_url=f"sqlite:///{path}"))
     app = fastapi.FastAPI(lifespan=bg.lifespan)
     app.include_router(bg.router)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import json
 import logging.config
 import math
@@ -200,8 +201,10 @@ def _serve(settings: Settings, workers: int, reload: bool) -> int:
     """Let uvicorn serve until it is told to stop."""
     import uvicorn
 
+    import asyncbg.server  # noqa: F401 - loaded before the line below
     from asyncbg.connection_limits import connection_limits
 
+    gc.freeze()  # what is loaded stays: walking through it again holds the loop for 50 ms each time
     if workers > 1 or reload:
         end_children_at_second_signal()
     try:
