@@ -45,6 +45,9 @@ async def shop(directory: Path, **auth: Any) -> AsyncIterator[tuple[AsyncBG, Fas
     async def greet(name: str = "x") -> str:
         return f"hello {name}"
 
+    @bg.task(name="once", key="{name}")
+    async def once(name: str) -> None: ...
+
     @app.post("/greet")
     async def greet_route(background_tasks: BackgroundTasks, owner: str | None = None) -> dict[str, str]:
         if owner is not None:
@@ -132,6 +135,18 @@ async def test_a_batch_belongs_to_whom_the_route_names(guarded: FastAPI) -> None
 
         assert (await ada.get(f"/bg/jobs/{hers}")).json()["owner"] == "ada"
         assert (await ada.get(f"/bg/jobs/{nobodys}")).status_code == 404
+
+
+async def test_the_answer_to_a_taken_key_names_no_job_of_another_owner(guarded: FastAPI) -> None:
+    """``@bg.task(key=…)`` allows one open job for each value and owner: a foreign id is in no answer."""
+    later = {"task": "once", "args": {"name": "nightly"}, "delay_s": 3600}
+    async with user(guarded, "ada") as ada, user(guarded, "bob") as bob:
+        hers, again = [(await ada.post("/bg/jobs", json=later)).json()["jobs"][0]["id"] for _ in range(2)]
+        answer = await bob.post("/bg/jobs", json=later)
+
+        assert again == hers
+        assert answer.status_code == 202
+        assert hers not in answer.text + str(answer.headers)
 
 
 async def test_the_router_as_it_is_asks_nobody(tmp_path: Path) -> None:

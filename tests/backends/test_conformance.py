@@ -727,6 +727,17 @@ async def test_a_unique_key_allows_one_open_job(store: Store) -> None:
     assert len({first, other_task, afterwards}) == 3
 
 
+async def test_unique_keys_are_each_owners_own(store: Store) -> None:
+    """Two owners have a job of the same key open at once, also within one commit, and neither learns of the other's."""
+    hers, his = await store.add(owner="ada", unique_key="u"), await store.add(owner="eve", unique_key="u")
+    both = [store.job(owner=owner, unique_key="u") for owner in ("ada", "eve", "bob", "bob")]
+    accepted = await store.backend.enqueue(both)
+
+    assert hers != his
+    assert accepted.ids[:2] == (hers, his)
+    assert accepted.created == (False, False, True, False)
+
+
 async def test_a_job_is_not_retried_beside_another_of_its_unique_key(store: Store) -> None:
     """One open job for a key stays one, also by hand."""
     lease = await store.start(unique_key="u")

@@ -42,7 +42,7 @@ from asyncbg.job import (
 from asyncbg.seal import Seal
 
 SQL = load_statements("sqlite.sql")
-MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3))
+MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4))
 POISON_AFTER = 3
 """A job that took its process down this often is failed instead of run again."""
 
@@ -229,8 +229,8 @@ class SQLiteBackend:
         known: dict[tuple[Any, ...], Any] = {}
         for kind, at, job_id, fingerprint in _json(tx.connection, "find_keys", {"keys": json.dumps(keys)}):
             owner, idempotency_key, task, unique_key = keys[at]
-            key = ("idempotency", owner, idempotency_key) if kind == "idempotency" else ("unique", task, unique_key)
-            known[key] = (job_id, fingerprint)
+            key = (idempotency_key,) if kind == "idempotency" else (task, unique_key)
+            known[kind, owner, *key] = (job_id, fingerprint)
         return known
 
     # Scheduling
@@ -687,16 +687,19 @@ def _without_earlier(
     ours: dict[tuple[Any, ...], Any] = {}
     for job in jobs:
         earlier_id = job.id
-        keys = (("idempotency", job.owner, job.idempotency_key), ("unique", job.task, job.unique_key))
+        keys = (
+            ("idempotency", job.owner, job.idempotency_key),
+            ("unique", job.owner, job.task, job.unique_key),
+        )
         for key in keys:
-            if key[2] is not None and earlier_id == job.id:
+            if key[-1] is not None and earlier_id == job.id:
                 earlier_id, fingerprint = ours.get(key) or known.get(key) or (job.id, job.fingerprint)
                 if key[0] == "idempotency" and fingerprint != job.fingerprint:
-                    return (), IdempotencyError(key[2])
+                    return (), IdempotencyError(key[-1])
         ids.append(earlier_id)
         if earlier_id == job.id:
             fresh.append(job)
-            ours.update({key: (job.id, job.fingerprint) for key in keys if key[2] is not None})
+            ours.update({key: (job.id, job.fingerprint) for key in keys if key[-1] is not None})
     known.update(ours)  # not before the whole group is accepted
     created = tuple(found == job.id for found, job in zip(ids, jobs, strict=True))
     return _rechained(fresh, jobs), Enqueued(ids=tuple(ids), created=created)

@@ -45,7 +45,7 @@ SELECT json_group_array(json_array(kind, at, id, fingerprint)) FROM (
     UNION ALL
     SELECT 'unique', v.key, job.id, NULL
     FROM json_each(:keys) v
-    JOIN job ON job.task = v.value->>2 AND job.unique_key = v.value->>3
+    JOIN job ON job.owner = v.value->>0 AND job.task = v.value->>2 AND job.unique_key = v.value->>3
     WHERE job.unique_key IS NOT NULL AND job.finished_at IS NULL
 )
 
