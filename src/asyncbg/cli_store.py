@@ -15,7 +15,6 @@ from asyncbg.forget import forget as erase_person
 from asyncbg.redact import use_pseudonym_key
 from asyncbg.rekey import Rekeyed
 from asyncbg.rekey import rekey as encrypt_anew
-from asyncbg.services.audit import COMMAND_LINE, Audit, Outcome
 from asyncbg.settings import Settings, load_settings
 from asyncbg.store import empty_log, existing_file, open_store
 from asyncbg.terminal import AsJson, ExitCode, Profile, UsageError, age_s, overrides, remark, say, say_json, say_table
@@ -76,7 +75,7 @@ def forget(
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> int:
-    """Erase a person from jobs, events, activity, imports and files; the jobs that wait are cancelled.
+    """Erase a person from jobs, events, activity, imports, tickets and files; the jobs that wait are cancelled.
 
     Works beside a running service. Exit code 1 where something remains: what, and what to do, is told.
     """
@@ -98,12 +97,7 @@ def forget(
 async def _forget(settings: Settings, address: Address, wait_s: float) -> Erasure:
     path = existing_file(settings)
     async with open_store(settings) as store:
-        done = await erase_person(store, path, settings.data_dir, address, wait_s=wait_s)
-        audit = Audit(store.database, clock=SystemClock())
-        await audit.open()
-        outcome = Outcome.DONE if done.is_complete else Outcome.FAILED
-        await audit.record("person.forget", done.person, who=COMMAND_LINE, outcome=outcome, reason=f"{done.jobs} jobs")
-        return done
+        return await erase_person(store, path, settings.data_dir, address, wait_s=wait_s)
 
 
 def _say_erasure(done: Erasure) -> None:
@@ -112,6 +106,7 @@ def _say_erasure(done: Erasure) -> None:
         [
             ("jobs", f"{done.jobs}, of them {done.cancelled} cancelled"), ("events", str(done.events)),
             ("activity", str(done.activity)), ("imports", str(done.imports)),
+            ("stream tickets", str(done.tickets)), ("audit log", f"{done.audit} rows"),
             ("notification log", f"{done.log_lines} lines"), ("files", str(done.files)),
             ("checked", f"{done.checked.bytes} bytes of {done.checked.files} files"),
         ],

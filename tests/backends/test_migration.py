@@ -14,11 +14,13 @@ async def test_a_unique_key_of_before_goes_on_for_its_owner(tmp_path: Path, cloc
     await database.open()
     await database.migrate("engine", MIGRATIONS[:3])
     await database.write(
-        lambda connection: connection.execute(
-            "INSERT INTO job (n, id, task, queue, owner, batch, state, priority, durable, at_most_once, "
-            "stop_on_failure, retries, args, personal, created_at, run_at, unique_key) "
-            "VALUES (1, 'j1', 'greet', 'default', 'ada', 'j1', 'queued', 0, 1, 0, 0, 0, '{}', '{}', 1, 1, 'u')"
-        ).rowcount
+        lambda connection: (
+            connection.execute(
+                "INSERT INTO job (n, id, task, queue, owner, batch, state, priority, durable, at_most_once, "
+                "stop_on_failure, retries, args, personal, created_at, run_at, unique_key) "
+                "VALUES (1, 'j1', 'greet', 'default', 'ada', 'j1', 'queued', 0, 1, 0, 0, 0, '{}', '{}', 1, 1, 'u')"
+            ).rowcount
+        )
     )
     await database.write(lambda connection: connection.execute("INSERT INTO log VALUES (1, 'e', 0, 1, 0, 0)").rowcount)
     await database.close()

@@ -18,11 +18,14 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from asyncbg import AsyncBG
 from asyncbg.cli import run
 from asyncbg.redact import Personal
-from asyncbg.settings import Settings
+from asyncbg.services.activity import Activity
+from asyncbg.services.keys import KeyNameError, check_name
+from asyncbg.settings import ApiKey, Settings
 
 ADA, BOB, LONGER = "Ada.Lovelace@example.com", "bob@example.com", "ada.lovelace@example.com.au"
 KEY = "6b" * 32
@@ -189,6 +192,86 @@ async def _run_jobs(path: Path) -> None:
         await (await bg.submit("welcome", {"email": ADA, "note": ADA}, idempotency_key=ADA, fingerprint="f")).result(10)
         await bg.wait((await refuse.enqueue(ADA)).id, 10)
         await welcome.options(delay=3600, tags=[ADA]).enqueue(ADA, "later")
+
+
+def test_an_owner_that_is_the_person_is_forgotten_too(tmp_path: Path) -> None:
+    """Of what they submitted nothing but the rows is left, of their tickets nothing; the log of it has a pseudonym."""
+    place = Place(tmp_path)
+    asyncio.run(_own(tmp_path))
+    held = {table for table in ("job", "stream_ticket", "audit") if ADA in str(place.rows(f"SELECT * FROM {table}"))}  # noqa: S608 - our own words
+    assert held == {"job", "stream_ticket", "audit"}
+
+    code, out, err = place.forget(ADA, "--json")
+
+    done = json.loads(out)
+    assert (code, err) == (0, ""), out
+    assert (done["jobs"], done["tickets"], done["audit"], done["elsewhere"]) == (2, 1, 1, {})
+    assert place.holding() == {}
+    assert place.rows("SELECT owner, args, result, tags FROM job ORDER BY n") == [
+        (done["person"], "{}", "null", "[]"),
+        ("shop", f'{{"email": "{done["person"]}"}}', "null", '["x"]'),
+    ]
+    assert place.rows("SELECT owner FROM stream_ticket") == [("shop",)]
+    audited = place.rows("SELECT who, what, which, reason FROM audit WHERE who <> 'command line' ORDER BY seq")
+    assert audited == [
+        (done["person"], "job.cancel", "j1", f"told {done['person']}"),
+        ("shop", "job.cancel", "j2", ""),
+    ]
+    ((reason,),) = place.rows("SELECT reason FROM audit WHERE what = 'person.forget'")
+    assert reason == "2 jobs, 1 rows of this log"
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        place.rows("UPDATE audit SET who = 'x'")
+
+
+async def _own(path: Path) -> None:
+    """Ada is an owner herself, and somebody whom the shop writes to; a row of the audit log let her slip."""
+    async with AsyncBG(Settings(database_url=f"sqlite:///{path / 'asyncbg.db'}")) as bg:
+
+        @bg.task
+        async def write(email: Annotated[str, Personal("email")] = "", diary: str = "") -> None: ...
+
+        await (await write.options(owner=ADA, tags=["x"]).enqueue(diary="what nobody marked")).result(10)
+        await (await write.options(owner="shop", tags=["x"]).enqueue(ADA)).result(10)
+        for owner in (ADA, "shop"):
+            await bg.tickets.issue("/events", owner=owner, holder=json.dumps({"owner": owner}))
+        row = (bg.clock.now_ms(), ADA, f"told {ADA}")
+        insert = "INSERT INTO audit VALUES (NULL, ?, ?, 'job.cancel', 'j1', 'done', ?)"
+        await bg.database.write(lambda connection: connection.execute(insert, row).rowcount)
+        await bg.audit.record("job.cancel", "j2", who="shop")
+
+
+def test_the_same_user_of_another_owner_keeps_the_statistics(tmp_path: Path) -> None:
+    """A user's number is another user for every owner: what is erased of one is not written over the other's."""
+    place = Place(tmp_path)
+    asyncio.run(_act(tmp_path))
+
+    code, out, _ = place.forget(ADA, "--json")
+
+    assert code == 0, out
+    assert place.holding() == {}
+    assert place.rows("SELECT owner, by_action FROM user_statistics") == [("bob", '{"login": 1}')]
+    person = json.loads(out)["person"]
+    assert place.rows("SELECT owner, action FROM activity ORDER BY seq") == [
+        ("bob", "login"), ("ada", person), (person, "look"),
+    ]  # fmt: skip
+
+
+async def _act(path: Path) -> None:
+    async with AsyncBG(Settings(database_url=f"sqlite:///{path / 'asyncbg.db'}")) as bg:
+        activity = Activity(bg.database, clock=bg.clock)
+        await activity.open()
+        for owner, action in (("bob", "login"), ("ada", f"wrote to {ADA}"), (ADA, "look")):
+            await activity.record(user_id=7, action=action, job_id=action[:5], owner=owner)
+            await activity.refresh_statistics(7, owner=owner)
+
+
+@pytest.mark.parametrize("name", [ADA, "ada@localhost", "[email:ab12cd34]"])
+async def test_the_name_of_a_key_cannot_be_an_address(name: str) -> None:
+    """So the tables of keys and sessions hold nobody: a key is revoked and never deleted."""
+    with pytest.raises(KeyNameError):
+        check_name(name)
+    with pytest.raises(ValidationError):
+        ApiKey(name=name, hash="x")
 
 
 def test_a_job_that_runs_is_named_and_erased_the_next_time(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from asyncbg.backends.sqlite import SQLiteBackend
+from asyncbg.clock import SystemClock
 from asyncbg.database import translate
 from asyncbg.errors import JobNotFoundError, JobStateError
 from asyncbg.forget.address import Address
 from asyncbg.forget.files import erase_files, uploads_with
 from asyncbg.forget.proof import Proof, search
-from asyncbg.forget.rows import FoundJob, Rows
+from asyncbg.forget.rows import TABLES, FoundJob, Rows
+from asyncbg.services.audit import COMMAND_LINE, Audit, Outcome
 from asyncbg.store import empty_log
 
 _REASON = "the person it was for is forgotten"
@@ -21,7 +23,6 @@ _LOOK_S = 0.1
 _LOG_S = 3.0
 """A service empties its log within a second or so, unless a reader is in the way."""
 _MOST_PASSES = 5
-_TABLES = ("event", "activity", "user_statistics", "import", "import_row", "import_rejection")
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class Erasure:
     events: int = 0
     activity: int = 0
     imports: int = 0
+    tickets: int = 0
+    audit: int = 0
     log_lines: int = 0
     files: int = 0
     running: list[str] = field(default_factory=list)
@@ -55,13 +58,27 @@ class Erasure:
 async def forget(store: SQLiteBackend, database: Path, data_dir: Path, address: Address, *, wait_s: float) -> Erasure:
     """Erase the person: jobs that wait are cancelled, running ones get ``wait_s`` seconds to end.
 
-    A service may go on accepting and running jobs meanwhile: what it adds of the person is erased too.
+    A service may go on accepting and running jobs meanwhile: what it adds of the person is erased too. What was done
+    is in the audit log at the end.
     """
+    audit = Audit(store.database, clock=SystemClock())
+    await audit.open()
+    done = await _forget(store, audit, database, data_dir, address, wait_s)
+    outcome = Outcome.DONE if done.is_complete else Outcome.FAILED
+    reason = f"{done.jobs} jobs" + (f", {done.audit} rows of this log" if done.audit else "")
+    await audit.record("person.forget", done.person, who=COMMAND_LINE, outcome=outcome, reason=reason)
+    return done
+
+
+async def _forget(
+    store: SQLiteBackend, audit: Audit, database: Path, data_dir: Path, address: Address, wait_s: float
+) -> Erasure:
     done = Erasure(person=address.stand_in)
     rows = Rows(store, address)
     for _ in range(_MOST_PASSES):
         if not await _erase(rows, store, data_dir, address, done, wait_s):
             break
+    done.audit = await audit.forget(address.hidden)
     done.unreadable = sorted(rows.remarks.unreadable)
     done.elsewhere |= await rows.elsewhere()
 
@@ -88,7 +105,7 @@ async def _erase(
     running = [job for job in jobs if job.is_open]
     done.running = [job.id for job in running]
     rewritten = await rows.rewrite_jobs([job for job in jobs if not job.is_open])
-    erased = {table: await rows.erase(table) for table in _TABLES}
+    erased = {table: await rows.erase(table) for table in TABLES}
     kept = frozenset(token for token in tokens for job in running if token in (job.texts["args"] or ""))
     files = await asyncio.to_thread(erase_files, data_dir, address, kept=kept)
     rows.remarks.longer |= files.longer
@@ -96,6 +113,7 @@ async def _erase(
     done.events += erased["event"]
     done.activity += erased["activity"]
     done.imports += erased["import"] + erased["import_row"] + erased["import_rejection"]
+    done.tickets += erased["stream_ticket"]
     done.log_lines += files.lines
     done.files += files.removed
     done.elsewhere |= dict.fromkeys(files.elsewhere, 1)

@@ -23,16 +23,31 @@ _REWRITE_JOB = (
     "UPDATE job SET args = ?, result = ?, owner = ?, tags = ?, progress = ?, error_message = ?, cancel_reason = ?, "
     "idempotency_key = NULL, unique_key = NULL, fingerprint = NULL, durable = 0 WHERE n = ? AND finished_at IS NOT NULL"
 )
-_SINGLE = {
-    "event": ("seq", ("data",)),
-    "activity": ("seq", ("action",)),
-    "user_statistics": ("user_id", ("by_action",)),
-    "import": ("seq", ("file_name", "header", "error")),
-    "import_row": ("place", ("data",)),
-    "import_rejection": ("place", ("reason",)),
+
+
+class _Table(NamedTuple):
+    """One of our other tables: its key, the least key there is, and its columns that hold texts."""
+
+    key: tuple[str, ...]
+    texts: tuple[str, ...]
+    least: tuple[Any, ...] = (-(2**63),)
+    is_deleted: bool = False
+    """Whether a row that names the person goes as a whole."""
+
+
+TABLES = {
+    "event": _Table(("seq",), ("data",)),
+    "activity": _Table(("seq",), ("owner", "action")),
+    "user_statistics": _Table(("owner", "user_id"), ("owner", "by_action"), ("", -(2**63)), is_deleted=True),
+    "import": _Table(("seq",), ("owner", "file_name", "header", "error")),
+    "import_row": _Table(("place",), ("data",), is_deleted=True),
+    "import_rejection": _Table(("place",), ("reason",)),
+    "stream_ticket": _Table(("hash",), ("owner", "holder", "path"), (b"",), is_deleted=True),
 }
-"""Our other tables: the key of each, and its columns that hold texts."""
-_PLAIN = frozenset({"job", "log", "lookup_key", "purged_job", "schedule", "schema_version"})
+_PLAIN = frozenset(
+    {"job", "audit", "log", "lookup_key", "purged_job", "schedule", "schema_version", "api_key", "browser_session"}
+)
+"""Looked through elsewhere, or never with a person in it: the name of a key cannot be an address."""
 
 
 class FoundJob(NamedTuple):
@@ -70,7 +85,7 @@ class Rows:
     async def jobs(self, tokens: frozenset[str] = frozenset()) -> list[FoundJob]:
         """The jobs that name the address, or one of the ``tokens`` of uploads that do."""
         found: list[FoundJob] = []
-        async for rows in self._slices(_JOBS):
+        async for rows in self._pages(_JOBS, (-(2**63),)):
             for n, job_id, state, personal, *values in rows:
                 texts = self._opened(job_id, dict(zip(_JOB_TEXTS, values, strict=True)))
                 told = [text for text in texts.values() if text]
@@ -84,27 +99,26 @@ class Rows:
         """Put pseudonyms in the place of everything personal of final jobs; returns how many."""
         return await self._write(_REWRITE_JOB, [self._forgotten(job) for job in jobs])
 
-    async def erase(self, table: str) -> int:
-        """Erase the address from one of the other tables; an imported row that names it goes as a whole."""
-        key, columns = _SINGLE[table]
-        if not await self._has(table):
+    async def erase(self, name: str) -> int:
+        """Erase the address from one of the other tables: from the rows that name it, or these rows as a whole."""
+        if not await self._has(name):
             return 0
-        erased = 0
-        texts = ", ".join(columns)
-        async for rows in self._slices(f'SELECT {key}, {texts} FROM "{table}" WHERE {key} > ? ORDER BY {key} LIMIT ?'):  # noqa: S608  # nosec B608 - of our table
+        table, erased = TABLES[name], 0
+        where = " AND ".join(f"{column} = ?" for column in table.key)
+        changed = ", ".join(f"{column} = ?" for column in table.texts)
+        async for rows in self._slices(name, table):
             found = []
             for row in rows:
-                told = [text for text in row[1:] if text]
-                if any(map(self._address.is_in, told)):
-                    found.append(row)
+                key, texts = row[: len(table.key)], row[len(table.key) :]
+                if any(self._address.is_in(text) for text in texts if text):
+                    found.append((key, texts))
                 else:
-                    self._note_longer(told)
-            if table == "import_row":
-                erased += await self._write("DELETE FROM import_row WHERE place = ?", [(row[0],) for row in found])
+                    self._note_longer([text for text in texts if text])
+            if table.is_deleted:
+                erased += await self._write(f'DELETE FROM "{name}" WHERE {where}', [key for key, _ in found])  # noqa: S608  # nosec B608
             else:
-                changed = ", ".join(f"{column} = ?" for column in columns)
-                values = [(*(self._hidden(table, text) for text in row[1:]), row[0]) for row in found]
-                erased += await self._write(f'UPDATE "{table}" SET {changed} WHERE {key} = ?', values)  # noqa: S608  # nosec B608
+                values = [(*(self._hidden(name, text) for text in texts), *key) for key, texts in found]
+                erased += await self._write(f'UPDATE "{name}" SET {changed} WHERE {where}', values)  # noqa: S608  # nosec B608
         return erased
 
     async def elsewhere(self) -> dict[str, int]:
@@ -112,7 +126,7 @@ class Rows:
         tables = await self._read(
             lambda c: [name for (name,) in c.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         )
-        others = [name for name in tables if name not in _PLAIN | _SINGLE.keys() and not name.startswith("sqlite_")]
+        others = [name for name in tables if name not in _PLAIN | TABLES.keys() and not name.startswith("sqlite_")]
         return {name: many for name in others if (many := await self._read(partial(self._count, name)))}
 
     def _count(self, table: str, connection: sqlite3.Connection) -> int:
@@ -131,31 +145,22 @@ class Rows:
         return texts
 
     def _forgotten(self, job: FoundJob) -> tuple[Any, ...]:
-        """What stays of a job: who it was for can be told from nothing of it."""
+        """What stays of a job: who it was for, or whose it was, can be told from nothing of it."""
         hide, seal = self._address.hidden, self._store.seal
-        args = self._address.hidden_json(masked_arguments(json.loads(job.texts["args"] or "{}"), job.marks))
-        result = job.texts["result"]
+        texts = _emptied(job.texts) if self._address.is_in(job.texts["owner"] or "") else job.texts
+        args = self._address.hidden_json(masked_arguments(json.loads(texts["args"] or "{}"), job.marks))
+        result = texts["result"]
         if result is not None:
             shown = self._address.hidden_json(masked_result(json.loads(result), job.marks))
             result = seal.seal(json.dumps(shown, ensure_ascii=False), job.id, "result")
-        rest = [None if (text := job.texts[name]) is None else hide(text) for name in _JOB_TEXTS[2:7]]
+        rest = [None if (text := texts[name]) is None else hide(text) for name in _JOB_TEXTS[2:7]]
         return (seal.seal(json.dumps(args, ensure_ascii=False), job.id, "args"), result, *rest, job.n)
 
     def _hidden(self, table: str, text: str | None) -> str | None:
         """A free text that names the person goes whole; JSON keeps its form."""
         if text is None or not self._address.is_in(text):
             return text
-        if table == "activity":
-            return self._address.stand_in
-        return self._statistics(text) if table == "user_statistics" else self._address.hidden(text)
-
-    def _statistics(self, by_action: str) -> str:
-        """Counts by action, those of erased actions under the pseudonym."""
-        counts: dict[str, int] = {}
-        for action, many in json.loads(by_action).items():
-            name = self._address.stand_in if self._address.is_in(action) else action
-            counts[name] = counts.get(name, 0) + many
-        return json.dumps(dict(sorted(counts.items())))
+        return self._address.stand_in if table == "activity" else self._address.hidden(text)
 
     def _note_longer(self, texts: Sequence[str]) -> None:
         for text in texts:
@@ -164,12 +169,17 @@ class Rows:
     async def _has(self, table: str) -> bool:
         return bool(await self._read(partial(_rows, "SELECT 1 FROM sqlite_master WHERE name = ?", (table,))))
 
-    async def _slices(self, statement: str) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """All rows by their first column, a slice at a time: no read is open for long."""
-        after = -(2**63)
-        while rows := await self._read(partial(_rows, statement, (after, _SLICE))):
+    def _slices(self, name: str, table: _Table) -> AsyncIterator[list[tuple[Any, ...]]]:
+        key, marks = ", ".join(table.key), ", ".join("?" * len(table.key))
+        columns = f"{key}, {', '.join(table.texts)}"
+        statement = f'SELECT {columns} FROM "{name}" WHERE ({key}) > ({marks}) ORDER BY {key} LIMIT ?'  # noqa: S608  # nosec B608 - of our table
+        return self._pages(statement, table.least)
+
+    async def _pages(self, statement: str, after: tuple[Any, ...]) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """All rows behind a key, which is what they begin with, a slice at a time: no read is open for long."""
+        while rows := await self._read(partial(_rows, statement, (*after, _SLICE))):
             yield rows
-            after = rows[-1][0]
+            after = rows[-1][: len(after)]
 
     async def _read(self, fn: Callable[[sqlite3.Connection], Any]) -> Any:
         return await self._store.database.read(fn)
@@ -180,6 +190,11 @@ class Rows:
         for at in range(0, len(rows), _WRITE):
             changed += await self._store.database.write(partial(_change, statement, rows[at : at + _WRITE]))
         return changed
+
+
+def _emptied(texts: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """The texts of a job that is the person's own: what was in it is theirs, marked or not."""
+    return {**texts, "args": "{}", "result": texts["result"] and "null", "tags": "[]", "progress": None}
 
 
 def _rows(statement: str, values: Sequence[Any], connection: sqlite3.Connection) -> list[tuple[Any, ...]]:

@@ -1,13 +1,14 @@
 """The audit log: who did what to which thing, when, and what came of it. Rows are added and never changed.
 
 Nothing personal goes in: keys are named by their names, jobs by their ids, and an owner that a host application names
-by an address is written as a pseudonym.
+by an address is written as a pseudonym. Should a row hold an address all the same, an erasure alone may put a pseudonym
+in its place: who, what and when stay, and so does the erasure's own row.
 """
 
 import asyncio
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -53,6 +54,11 @@ WHEN OLD.at_ms > (strftime('%s', 'now') - 400 * 86400) * 1000 BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
 """
+
+_ALLOW_CHANGE = "DROP TRIGGER audit_is_not_changed"
+_FORBID_CHANGE = "SELECT sql FROM sqlite_master WHERE name = 'audit_is_not_changed'"
+_TEXTS = "SELECT seq, who, which, reason FROM audit"
+_HIDE = "UPDATE audit SET who = ?, which = ?, reason = ? WHERE seq = ?"
 
 _INSERT = "INSERT INTO audit (at_ms, who, what, which, outcome, reason) VALUES (?, ?, ?, ?, ?, ?)"
 _EXPIRE = """
@@ -134,6 +140,18 @@ class Audit:
         rows = await self._database.read(lambda connection: connection.execute(_READ, wanted).fetchone()[0])
         return page_of([(row[0], _entry(row)) for row in json.loads(rows)], limit)
 
+    async def forget(self, hidden: Callable[[str], str]) -> int:
+        """Put what ``hidden`` makes of them in the place of the texts of all rows; returns how many rows it changed.
+
+        Nothing but the erasure of a person may call this. The log takes no other change: one transaction lifts its
+        guard and sets it again.
+        """
+        rows = await self._database.read(lambda connection: connection.execute(_TEXTS).fetchall())
+        changed = [(*shown, seq) for seq, *texts in rows if (shown := [hidden(text) for text in texts]) != texts]
+        if changed:
+            await self._database.write(lambda connection: _change(connection, changed))
+        return len(changed)
+
     def _row(self, what: str, which: str, who: str, outcome: Outcome, reason: str) -> _Row:
         shown = [redact(text)[:_LONGEST] for text in (which, reason)]
         return (self._clock.now_ms(), redact(who)[:_LONGEST], what, shown[0], outcome.value, shown[1])
@@ -147,6 +165,13 @@ class Audit:
         self._late.discard(future)
         if not future.cancelled():
             future.exception()  # of an outage the database itself tells
+
+
+def _change(connection: sqlite3.Connection, rows: Sequence[tuple[str, ...]]) -> None:
+    guard: str = connection.execute(_FORBID_CHANGE).fetchone()[0]
+    connection.execute(_ALLOW_CHANGE)
+    connection.executemany(_HIDE, rows)
+    connection.execute(guard)
 
 
 def _append(tx: Any, rows: Sequence[_Row]) -> list[None]:
