@@ -598,12 +598,34 @@ async def test_a_ticket_opens_one_stream_once(serve: Serve) -> None:
             assert response.status == 401
 
 
-@pytest.mark.parametrize("path", ["/jobs", "http://elsewhere/events", "//elsewhere/events", "events", "/eventsx"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/jobs", "http://elsewhere/events", "//elsewhere/events", "events", "/eventsx", "//[x/events", "/jobs/x/events",
+        "/bg/bg/events", "/events#/events", "/bg", "/of/ada.canary7f3a@canary7f3a.example/events",
+        "/jobs/ada.canary7f3a@canary7f3a.example/events", "/jobs/ada.canary7f3a%40canary7f3a.example/events",
+    ],
+)  # fmt: skip
 async def test_a_ticket_is_for_streams_only(serve: Serve, path: str) -> None:
-    """Any other path is refused."""
+    """Any other path is refused, and not repeated."""
     service = await serve()
     async with service.session.post(service.base + "/stream-tickets", json={"path": path}) as response:
         assert response.status == 422
+        assert "canary7f3a" not in await response.text()
+
+
+async def test_a_ticket_repeats_nothing_of_the_query(serve: Serve) -> None:
+    """The ticket is for the path; filters go behind it, and may hold somebody's name."""
+    service = await serve()
+    query = "?task=ada.canary7f3a@canary7f3a.example&type=job.failed"
+    for path in ("/events", "/bg/events", "/bg/%65vents"):
+        async with service.session.post(service.base + "/stream-tickets", json={"path": path + query}) as response:
+            assert "canary7f3a" not in await response.text() + str(response.headers)
+            answer = await response.json()
+        assert (answer["path"], answer["url"]) == ("/bg/events", f"/bg/events?ticket={answer['ticket']}")
+        url = service.base.removesuffix("/bg") + answer["url"]
+        async with service.session.get(url + "&type=job.failed&follow=false") as response:
+            assert response.status == 200
 
 
 async def test_head_answers_without_streaming(serve: Serve) -> None:

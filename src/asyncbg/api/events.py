@@ -4,7 +4,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -20,13 +20,14 @@ from asyncbg.api.sse import LATER, MEDIA_TYPE, Streams, accepts_gzip
 from asyncbg.clock import rfc3339
 from asyncbg.errors import UnauthenticatedError
 from asyncbg.event import EventFilter
+from asyncbg.ids import is_job_id
 from asyncbg.services.tickets import LIFETIME_S, Tickets
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.?\*)?|\*")
 _NONE = frozenset({""})  # no job has this id
 _ANY: frozenset[str] = frozenset()  # one for all: an empty one of its own takes 216 bytes
 _OF_FASTAPI = {"fastapi_inner_astack", "fastapi_function_astack", "starlette.exception_handlers"}
-_STREAM_PATH = re.compile(r"(/[^?#]*)?/(events|jobs/[^/?#]+/events)")
+_STREAM_OF_JOB = re.compile(r"/jobs/([^/]+)/events")
 
 _ENDED_DOCS: Final[dict[int | str, dict[str, Any]]] = {
     204: {"description": "The cursor has seen the job's final event: do not reconnect"}
@@ -39,7 +40,7 @@ class TicketRequest(BaseModel):
     path: str = Field(
         min_length=1,
         max_length=8_192,
-        description="the path of the stream, with its query if it has one",
+        description="the path of the stream, with or without the prefix of these routes; a query is not looked at",
         examples=["/jobs/018f3a5e-7b1c-7def-8a90-123456789abc/events"],
     )
 
@@ -49,7 +50,7 @@ class TicketAnswer(BaseModel):
 
     ticket: str
     path: str
-    url: str = Field(description="the stream's path with the ticket in its query")
+    url: str = Field(description="the stream's path with the ticket in its query; put filters of your own behind it")
     expires_at: str
     expires_in_s: int = LIFETIME_S
 
@@ -100,11 +101,11 @@ def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> 
     )
     async def issue_ticket(wish: TicketRequest, request: Request, response: Response, caller: Asking) -> TicketAnswer:
         """A ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""
-        path, query = _stream_path(wish.path, request)
-        token, expires_ms = await tickets.issue(unquote(path), owner=caller.owner, holder=caller.dump())
+        path = _stream_path(wish.path, request)
+        token, expires_ms = await tickets.issue(path, owner=caller.owner, holder=caller.dump())
         response.headers["Cache-Control"] = "no-store"
-        url = f"{path}?{query}&ticket={token}" if query else f"{path}?ticket={token}"
-        return TicketAnswer(ticket=token, path=path, url=url, expires_at=rfc3339(expires_ms))
+        shown = quote(path)
+        return TicketAnswer(ticket=token, path=shown, url=f"{shown}?ticket={token}", expires_at=rfc3339(expires_ms))
 
     return router
 
@@ -213,10 +214,11 @@ def _narrow(wanted: EventFilter, caller: Caller) -> EventFilter:
     return replace(wanted, jobs=jobs, owner=visible)
 
 
-def _stream_path(wish: str, request: Request) -> tuple[str, str]:
-    """The full path and the query of a stream, which may be named with or without the prefix of this router."""
-    parts = urlsplit(wish)
-    if parts.scheme or parts.netloc or not _STREAM_PATH.fullmatch(parts.path):
-        raise refuse_input(("body", "path"), "should be the path of a stream: /events or /jobs/ID/events", "stream")
+def _stream_path(wish: str, request: Request) -> str:
+    """The full path of a stream, made anew: of what the caller wrote nothing but a job's id is repeated."""
     prefix: str = request.scope["path"].removesuffix("/stream-tickets")
-    return (parts.path if parts.path.startswith(f"{prefix}/") else prefix + parts.path), parts.query
+    path = unquote(wish.partition("?")[0]).removeprefix(prefix)
+    of_job = _STREAM_OF_JOB.fullmatch(path)
+    if path != "/events" and not (of_job and is_job_id(of_job[1])):
+        raise refuse_input(("body", "path"), "should be the path of a stream: /events or /jobs/ID/events", "stream")
+    return prefix + path
