@@ -164,8 +164,8 @@ class IdempotencyError(AsyncBGError):
     """An idempotency key was used before with another request body."""
 
     def __init__(self, key: str) -> None:
-        """Name the key."""
-        super().__init__(f"idempotency key {key!r} was used before with another request; use a new key")
+        """Keep the key; it may be made of somebody's address, so the message does not name it."""
+        super().__init__("this idempotency key was used before with another request; use a new key")
         self.key = key
 
 

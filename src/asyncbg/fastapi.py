@@ -5,7 +5,7 @@ import inspect
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, overload
 
 import fastapi
@@ -16,6 +16,7 @@ from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from asyncbg.api.access_log import show_our_route
 from asyncbg.api.assets import assets_router
 from asyncbg.api.asyncapi import asyncapi_router
 from asyncbg.api.auth import asking, bound
@@ -30,6 +31,8 @@ from asyncbg.clock import Clock
 from asyncbg.engine_events import ENGINE_EVENTS
 from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError, QuotaError
 from asyncbg.event_model import EventModel, Vocabulary
+from asyncbg.log_guard import guard_handlers, guard_own_loggers
+from asyncbg.redact import use_pseudonym_key
 from asyncbg.services.audit import Audit
 from asyncbg.services.tickets import Tickets
 from asyncbg.settings import Settings, load_settings
@@ -255,6 +258,10 @@ class AsyncBG(Engine):
         ``events`` are the classes of what your tasks publish: OpenAPI and AsyncAPI describe them beside the engine's.
         """
         super().__init__(settings or load_settings(**overrides), clock=clock)
+        privacy = self.settings.privacy
+        if privacy.pseudonym_key:
+            use_pseudonym_key(privacy.pseudonym_key.get_secret_value().encode())
+        guard_own_loggers(mask=privacy.mask)
         self.streams = Streams(self)
         self.event_schemas = EventSchemas(Vocabulary.of([*ENGINE_EVENTS, *events]))
         self.audit = Audit(self.database, clock=self.clock)
@@ -305,11 +312,26 @@ class AsyncBG(Engine):
     @asynccontextmanager
     async def _lifespan(self, app: Starlette, other: Lifespan | None) -> AsyncIterator[Mapping[str, Any] | None]:
         if other is None:
-            async with self._told_to_stop(), self, self._serving(app):
-                yield None
+            with self._discreet():
+                async with self._told_to_stop(), self, self._serving(app):
+                    yield None
         else:
-            async with other(app) as state, self._told_to_stop(), self, self._serving(app):
-                yield state
+            async with other(app) as state:
+                with self._discreet():
+                    async with self._told_to_stop(), self, self._serving(app):
+                        yield state
+
+    @contextmanager
+    def _discreet(self) -> Iterator[None]:
+        """Keep people out of the lines that uvicorn logs of our routes, and out of all lines where that is wished."""
+        privacy = self.settings.privacy
+        if privacy.mask:
+            logging.getLogger("uvicorn.access").addFilter(show_our_route)  # the same one is not added twice
+        restore = guard_handlers(mask=privacy.mask) if privacy.redact_logs else lambda: None
+        try:
+            yield
+        finally:
+            restore()
 
     @asynccontextmanager
     async def _told_to_stop(self) -> AsyncIterator[None]:

@@ -27,7 +27,7 @@ from asyncbg.api.sign_in import sign_in_router
 from asyncbg.api.spans import CleanSpans, Paths
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
-from asyncbg.redact import RedactingFilter, use_pseudonym_key
+from asyncbg.log_guard import guard_handlers
 from asyncbg.runner.upkeep import every
 from asyncbg.services.activity import Activity
 from asyncbg.services.imports import Imports
@@ -178,8 +178,6 @@ class _Service:
     @classmethod
     def build(cls, settings: Settings) -> "_Service":
         """Make all parts and give each what it needs. Opens nothing."""
-        if settings.privacy.pseudonym_key:
-            use_pseudonym_key(settings.privacy.pseudonym_key.get_secret_value().encode())
         bg = AsyncBG(settings, events=_EVENTS)
         clock, data_dir = bg.clock, settings.data_dir
         outbound = Outbound(settings.outbound, clock=clock)
@@ -233,10 +231,7 @@ def _redact_logs(settings: Settings) -> None:
     """Keep line breaks out of what the server itself logs, and personal data unless ``privacy.mask`` is off."""
     if settings.privacy.mask:
         logging.getLogger("uvicorn.access").addFilter(show_route)
-    for name in ("", "asyncbg", "uvicorn", "uvicorn.access", "uvicorn.error"):
-        for handler in logging.getLogger(name).handlers:
-            if not any(isinstance(known, RedactingFilter) for known in handler.filters):
-                handler.addFilter(RedactingFilter(mask=settings.privacy.mask))
+    guard_handlers(mask=settings.privacy.mask)
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:

@@ -258,7 +258,11 @@ class AuthSettings(_Section):
 class PrivacySettings(_Section):
     """What of a person is shown."""
 
-    mask: bool = Field(default=True, description="show marked fields as pseudonyms")
+    mask: bool = Field(default=True, description="show pseudonyms in logs; answers show them either way")
+    redact_logs: bool = Field(
+        default=False,
+        description="in an application of your own: redact what all of its handlers log",
+    )
     pseudonym_key: Secret | None = Field(default=None, description="keeps pseudonyms the same across processes")
     encryption_keys: Annotated[tuple[Secret, ...], BeforeValidator(_listed), AfterValidator(_ring)] = Field(
         default=(), description="32 bytes each, base64 or hex: the first encrypts what is stored, every one decrypts it"

@@ -138,10 +138,7 @@ class Arguments:
         unmet = self.dependencies.unmet
         if unmet and not unmet.keys() <= given.keys():
             raise ArgumentsError(task, [_unmet(name, missing) for name, missing in unmet.items() if name not in given])
-        try:
-            valid: dict[str, Any] = self._validate_python(bound)
-        except pydantic.ValidationError as error:
-            raise ArgumentsError(task, _items(error)) from None
+        valid = _checked(self._validate_python, bound, task)
         return {**valid, **given} if given else valid
 
     def dump(self, bound: dict[str, Any]) -> str | None:
@@ -158,10 +155,7 @@ class Arguments:
 
     def load(self, task: str, text: str) -> dict[str, Any]:
         """Read arguments back. Raises ArgumentsError where the function has changed meanwhile."""
-        try:
-            return cast("dict[str, Any]", self._validate_json(text))
-        except pydantic.ValidationError as error:
-            raise ArgumentsError(task, _items(error)) from None
+        return _checked(self._validate_json, text, task)
 
     def spread(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Turn an object of arguments into the positional and keyword arguments of the call."""
@@ -379,6 +373,21 @@ def _is_plain(hint: Any) -> bool:
     if all(mark is Personal or isinstance(mark, Personal) for mark in marks):
         inner = get_args(inner)[0] if marks else inner
     return inner in _PLAIN
+
+
+def _checked(check: Callable[[Any], Any], given: Any, task: str) -> dict[str, Any]:
+    """What ``check`` makes of the arguments. Raises ArgumentsError.
+
+    pydantic's error quotes its input, and Starlette's BaseHTTPMiddleware brings back what ``from None`` has put away:
+    so ours is raised where there is no other.
+    """
+    try:
+        valid: dict[str, Any] = check(given)
+    except pydantic.ValidationError as error:
+        items = _items(error)
+    else:
+        return valid
+    raise ArgumentsError(task, items)
 
 
 def _items(error: pydantic.ValidationError) -> list[ErrorItem]:

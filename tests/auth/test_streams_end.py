@@ -29,7 +29,7 @@ async def test_a_revoked_key_closes_its_streams(house: House, how: str) -> None:
     """Opened with the key itself, with a session or with a ticket; another key's stream goes on."""
     other = await house.enter("bob")
     client = await signed_in(house) if how == "session" else await house.enter("ada" if how == "key" else None)
-    path = await ticket(house, "ada", "/events") if how == "ticket" else "/events"
+    path = await ticket(house, "ada", "/events", follow=True) if how == "ticket" else "/events"
     async with client.stream("GET", path) as stream, other.stream("GET", "/events") as bobs:
         assert (stream.status_code, bobs.status_code) == (200, 200)
         await house.keys.revoke("ada")

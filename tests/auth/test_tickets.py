@@ -12,11 +12,11 @@ from tests.auth.conftest import House, Street
 from tests.auth.test_guard import answered
 
 
-async def ticket(house: House, name: str, path: str) -> str:
-    """The URL of a stream, which ends with what is stored, with a ticket in it."""
+async def ticket(house: House, name: str, path: str, *, follow: bool = False) -> str:
+    """The URL of a stream with a ticket in it."""
     answer = await (await house.enter(name)).post("/stream-tickets", json={"path": path})
     assert answer.status_code == 201
-    return f"{answer.json()['url']}&follow=false"
+    return str(answer.json()["url"]) + ("" if follow else "&follow=false")
 
 
 async def test_a_ticket_is_good_at_another_process(street: Street) -> None:

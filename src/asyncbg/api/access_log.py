@@ -2,6 +2,7 @@
 
 uvicorn logs the path and the query as they came, and ``POST /send-notification/{email}`` has a person in its path. So
 the line names the route, job ids stay, every other parameter is shown by its name, and a query is not shown at all.
+In an application of somebody else's that holds for our own routes only; how the others are logged is its own matter.
 """
 
 import logging
@@ -15,6 +16,10 @@ from asyncbg.ids import is_job_id
 from asyncbg.redact import redact
 
 _LONGEST: Final = 200
+_MOST_KNOWN: Final = 1_000
+_ours: Final[dict[int, str]] = {}
+"""What to show of the latest requests to our own routes, by a hash of what uvicorn would log: its context may be lost
+between there and here, in a middleware that runs the application in a task of its own."""
 _request: Final[ContextVar[Scope | None]] = ContextVar("asyncbg_request", default=None)
 
 
@@ -31,11 +36,34 @@ def show_route(record: logging.LogRecord) -> bool:
     return True
 
 
+def note_ours(scope: Scope, template: str) -> None:
+    """A request that one of our own routes serves; its path ends as ``template``, behind the prefix it has here."""
+    path, query = scope["path"], scope["query_string"]
+    told = hash(quote(path) + (f"?{query.decode('ascii', 'replace')}" if query else ""))
+    prefix = "/".join(path.split("/")[: -template.count("/")])
+    _ours.pop(told, None)
+    _ours[told] = quote(redact(prefix), safe="/[]:{}") + _filled(template, scope)
+    if len(_ours) > _MOST_KNOWN:
+        del _ours[next(iter(_ours))]
+
+
+def show_our_route(record: logging.LogRecord) -> bool:
+    """As :func:`show_route`, for our own routes in an application that is not ours; no other line is changed."""
+    if isinstance(record.args, tuple) and len(record.args) == 5:
+        client, method, path, version, status = record.args
+        record.args = (client, method, _ours.get(hash(path), path), version, status)
+    return True
+
+
 def _shown(scope: Scope | None, path: str) -> str:
     """The route's path; the path itself, cut and redacted, where no route was found."""
     template = getattr((scope or {}).get("route"), "path", None)
     if scope is None or not isinstance(template, str):
         return quote(redact(unquote(path.partition("?")[0]))[:_LONGEST], safe="/[]:{}")
+    return _filled(template, scope)
+
+
+def _filled(template: str, scope: Scope) -> str:
     for name, value in dict[str, Any](scope.get("path_params") or {}).items():
         if is_job_id(str(value)):
             template = template.replace(f"{{{name}}}", str(value))

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
+from asyncbg.api.access_log import note_ours
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -154,6 +155,7 @@ class ProblemRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request with our error handlers in the place of the app's."""
+        note_ours(scope, self.path_format)
         scope["starlette.exception_handlers"] = ({Exception: _answer}, {})
         receive = _bounded(receive, self.max_body_bytes)
         if scope["method"] == "HEAD":

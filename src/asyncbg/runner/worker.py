@@ -333,9 +333,9 @@ class Worker:
             return
         running.is_reported = True
         logger.warning(
-            "job %s (%s) was told to stop %g s ago (%s) and goes on; it keeps its slot until it ends: "
+            "job %s (%s) was told to stop %g s ago and goes on; it keeps its slot until it ends: "
             "let a coroutine end on CancelledError, let a function look at current_job().cancelled",
-            running.lease.id, running.lease.task, self._settings.cancel_grace_s, running.job.cancelled.reason,
+            running.lease.id, running.lease.task, self._settings.cancel_grace_s,
         )  # fmt: skip
         report = asyncio.create_task(self._tell(running), name=f"asyncbg-report-{running.lease.id}")
         self._reports.add(report)
