@@ -134,8 +134,9 @@ class Outbound:
     async def deliver_webhook(self, url: str, payload: Mapping[str, object], *, message_id: str) -> Delivered:
         """POST ``payload`` as compact JSON. ``message_id`` must be the same for every attempt: receivers drop repeats.
 
-        No redirect is followed. Raises WebhookError where another try may help; WebhookRejectedError, BadUrlError and
-        EgressRefusedError where not.
+        No redirect is followed. Every answer but a 2xx is a failure that another try may mend (Standard Webhooks,
+        "Delivery success and failure"): WebhookError. Final are 410, WebhookGoneError; a payload without a JSON form,
+        WebhookRejectedError; a URL that is not to be asked, BadUrlError and EgressRefusedError.
         """
         target = self._policy.check_url(url)
         body, headers = self._message(payload, message_id)
@@ -144,7 +145,7 @@ class Outbound:
             async with self._request("POST", target, WebhookError, headers=headers, data=body) as answer:
                 if answer.status == HTTPStatus.GONE:
                     raise WebhookGoneError(f"{target.origin()} answered 410: it wants no more of these", status=410)
-                self._check_status(answer, WebhookError, WebhookRejectedError)
+                self._check_status(answer, WebhookError, final=WebhookError)
                 return Delivered(answer.status, (self._clock.monotonic_ms() - started_ms) / 1000)
 
     def _message(self, payload: Mapping[str, object], message_id: str) -> tuple[bytes, dict[str, str]]:
@@ -188,7 +189,7 @@ class Outbound:
 
     async def _read(self, answer: aiohttp.ClientResponse) -> Fetched:
         """The body as JSON, with decoded bytes counted as they come."""
-        self._check_status(answer, FetchError, FetchRejectedError)
+        self._check_status(answer, FetchError, final=FetchRejectedError)
         if answer.headers.get("Content-Encoding", "").strip().lower() not in {*_CODINGS, "identity", ""}:
             unasked = "sent its answer in a coding that was not asked for"
             raise FetchRejectedError(f"{answer.url.origin()} {unasked}", status=answer.status)
@@ -205,7 +206,7 @@ class Outbound:
         return Fetched(value, answer.status, len(body))
 
     def _check_status(
-        self, answer: aiohttp.ClientResponse, error: type[OutboundError], final: type[OutboundError]
+        self, answer: aiohttp.ClientResponse, error: type[OutboundError], *, final: type[OutboundError]
     ) -> None:
         """Raise for anything but 2xx: ``error`` for 408, 429 and 5xx, ``final`` for the rest."""
         status = answer.status

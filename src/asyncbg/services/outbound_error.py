@@ -37,11 +37,11 @@ class TooLargeError(FetchError, FinalError):
 
 
 class WebhookError(OutboundError):
-    """A delivery failed in a way that may pass: no connection, no answer in time, 408, 429 or 5xx."""
+    """A delivery failed, and is tried again: no connection, no answer in time, or any answer but a 2xx and 410."""
 
 
 class WebhookRejectedError(WebhookError, FinalError):
-    """The receiver does not take this message: a redirect or another 4xx."""
+    """This message can never be delivered: its payload has no JSON form, or the receiver is gone."""
 
 
 class WebhookGoneError(WebhookRejectedError):
