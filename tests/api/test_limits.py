@@ -1,5 +1,6 @@
 """No route takes a body without end: every one of the service and of the library's router answers 413."""
 
+import gzip
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from asyncbg.settings import Settings, load_settings
 
 Make = Callable[[Path], FastAPI]
 ENDLESS = {"content-length": str(10**15), "content-type": "application/json"}
-TOO_LARGE = (413, "application/problem+json")
+PROBLEM = "application/problem+json"
+TOO_LARGE = (413, PROBLEM)
 LARGE = 20 * 1024 * 1024
 
 
@@ -26,12 +28,13 @@ class Operation:
     method: str
     path: str
     takes_body: bool
+    statuses: frozenset[str]
 
 
 def operations(app: FastAPI) -> list[Operation]:
     """All of the OpenAPI document."""
     return [
-        Operation(method.upper(), _filled(path), "requestBody" in operation)
+        Operation(method.upper(), _filled(path), "requestBody" in operation, frozenset(operation["responses"]))
         for path, item in app.openapi()["paths"].items()
         for method, operation in item.items()
     ]
@@ -85,6 +88,32 @@ async def test_every_route_that_takes_a_body_counts_it(make: Make, tmp_path: Pat
             headers = {"content-type": media}
             answer = await client.request(operation.method, operation.path, content=endless(), headers=headers)
             assert (answer.status_code, answer.headers["content-type"]) == TOO_LARGE, operation
+
+
+@pytest.mark.parametrize("make", [service, library])
+async def test_every_route_refuses_a_compressed_body(make: Make, tmp_path: Path) -> None:
+    """Nothing is unpacked: 415 says what is taken instead, announced or chunked, and OpenAPI says so of each route."""
+    app = make(tmp_path)
+    routes = [operation for operation in operations(app) if operation.method != "GET"]
+    assert {"/jobs", "/bg/jobs"} & {operation.path for operation in routes}
+    content = gzip.compress(b'{"task": "x"}')
+
+    async def chunked() -> AsyncIterator[bytes]:
+        yield content
+
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        for operation in routes:
+            assert operation.statuses >= {"413", "415"}, operation
+            for coding, body in (("gzip", content), ("identity, br", content), ("GZip", chunked())):
+                headers = {"content-type": "application/json", "content-encoding": coding}
+                answer = await client.request(operation.method, operation.path, content=body, headers=headers)
+                assert (answer.status_code, answer.headers["content-type"]) == (415, PROBLEM), operation
+                assert answer.headers["accept-encoding"] == "identity"
+                assert "Content-Encoding" in answer.json()["detail"]
+        [jobs] = [operation.path for operation in routes if operation.path.endswith("/jobs")]
+        for coding, body in (("gzip", b""), ("identity", b"{}")):
+            answer = await client.post(jobs, content=body, headers={"content-encoding": coding})
+            assert answer.status_code == 422
 
 
 async def endless() -> AsyncIterator[bytes]:

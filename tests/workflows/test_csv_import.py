@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import csv
-import gzip
 import io
 import re
 import socket
@@ -265,18 +264,6 @@ async def test_what_is_no_upload_is_refused(door: Service, media: str, body: byt
 
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    assert door.uploads == []
-
-
-@at_the_door
-@pytest.mark.parametrize("path", [PATH, "/send-email/"])
-async def test_a_compressed_body_is_not_unpacked(door: Service, path: str) -> None:
-    """415 says what is taken instead."""
-    headers = {"content-encoding": "gzip", "content-type": "multipart/form-data; boundary=b"}
-
-    answer = await door.http.post(path, content=gzip.compress(b" " * 100_000), headers=headers)
-
-    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
     assert door.uploads == []
 
 

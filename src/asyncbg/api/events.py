@@ -97,7 +97,7 @@ def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> 
         "/stream-tickets",
         status_code=201,
         summary="Get a ticket for a stream",
-        responses=problem_docs(400, 413, 422, 503),
+        responses=problem_docs(400, 413, 415, 422, 503),
     )
     async def issue_ticket(wish: TicketRequest, request: Request, response: Response, caller: Asking) -> TicketAnswer:
         """A ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""

@@ -147,7 +147,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
     """The routes under ``/jobs``. Who cancels or retries a job stands in ``audit``, if there is one."""
     router = APIRouter(route_class=ProblemRoute, tags=["jobs"], dependencies=[Depends(not_stored)])
 
-    @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 422, 429, 503))
+    @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 415, 422, 429, 503))
     async def submit_job(
         submission: Submission,
         caller: Asking,
@@ -202,7 +202,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
             await confirm(request)
         return JobOut.from_record(record, prefix)
 
-    @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 422, 503))
+    @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 415, 422, 503))
     async def cancel_job(
         job_id: JobId,
         caller: Asking,
@@ -217,7 +217,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         record = await engine.get(job_id)
         return changed(f"{record.task} will not go on", record, response, prefix=prefix)
 
-    @router.post("/jobs/{job_id}/retry", status_code=202, responses=problem_docs(404, 409, 413, 422, 503))
+    @router.post("/jobs/{job_id}/retry", status_code=202, responses=problem_docs(404, 409, 413, 415, 422, 503))
     async def retry_job(job_id: JobId, caller: Asking, prefix: Prefix, response: Response) -> ChangedJob:
         """Run a final job again; its history stays."""
         caller.own(await engine.get(job_id))

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
@@ -52,6 +53,7 @@ MAX_BODY_BYTES = 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
+_BODILESS = frozenset({"GET", "HEAD"})
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _DATABASE_RETRY_AFTER_S = 1.0
 _MOST_ERRORS = 100
@@ -148,7 +150,7 @@ class ProblemRoute(APIRoute):
     """A route that answers its errors as problem documents in any app, and its HEAD requests without a body.
 
     It takes no body larger than ``max_body_bytes``, whether its length is announced or not, whatever the app takes: 413
-    otherwise. :func:`limited_to` makes one with another limit.
+    otherwise, and :func:`limited_to` makes one with another limit. A compressed body is answered with 415.
     """
 
     max_body_bytes: ClassVar[int] = MAX_BODY_BYTES
@@ -161,7 +163,9 @@ class ProblemRoute(APIRoute):
         if scope["method"] == "HEAD":
             send = headless(send)
         try:
-            _refuse_announced(scope, self.max_body_bytes)
+            _refuse_announced(Headers(scope=scope), self.max_body_bytes)
+            if scope["method"] not in _BODILESS:
+                _refuse_coding(Headers(scope=scope))
             await super().handle(scope, receive, send)
         except HTTPException as error:  # too much, or the method is not allowed: raised outside our handlers
             response = await _answer(Request(scope), error)
@@ -287,11 +291,20 @@ def _allowed(request: Request, headers: Mapping[str, str]) -> str:
     return ", ".join(sorted(allowed))
 
 
-def _refuse_announced(scope: Scope, limit: int) -> None:
+def _refuse_announced(headers: Headers, limit: int) -> None:
     """Believe an announced length that is too large: nothing of the body is read."""
-    length = Request(scope).headers.get("content-length", "")
+    length = headers.get("content-length", "")
     if length.isdecimal() and (len(length) >= 20 or int(length) > limit):
         raise _too_large(limit)
+
+
+def _refuse_coding(headers: Headers) -> None:
+    """Nothing is unpacked, so that nothing can unpack without end (RFC 9110, 15.5.16)."""
+    has_body = headers.get("content-length", "").strip("0") or "transfer-encoding" in headers
+    codings = {coding.strip().lower() for line in headers.getlist("content-encoding") for coding in line.split(",")}
+    if has_body and codings - {"identity", ""}:
+        detail = "the body should not be compressed; send it without Content-Encoding"
+        raise HTTPException(415, detail, {"Accept-Encoding": "identity"})
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

@@ -146,7 +146,7 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
         answer.set_cookie(COOKIE, token, max_age=age_s, path="/", secure=True, httponly=True, samesite="strict")
         return answer if shown.by_form else _out(record, session)
 
-    @router.delete("/session", status_code=204, responses=problem_docs(413, 503))
+    @router.delete("/session", status_code=204, responses=problem_docs(413, 415, 503))
     async def sign_out(request: Request) -> Response:
         """Sign the browser out: its session ends here and now, also where the cookie is still kept."""
         return await _leave(request, Response(status_code=204))

@@ -8,7 +8,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from asyncbg.api.inputs import refuse_coding, refuse_input
+from asyncbg.api.inputs import refuse_input
 
 OVERHEAD_BYTES = 65_536
 """What boundaries, part headers and other small fields may take beside the file."""
@@ -28,7 +28,6 @@ class FilePart:
         self._left = max_bytes + OVERHEAD_BYTES
         if self.announced_bytes > self._left:
             raise too_large(max_bytes)
-        refuse_coding(request)
         self._max_bytes = max_bytes
         self._stream = request.stream()
         self._parser = MultipartParser(_boundary(request), _Part(self).callbacks())

@@ -66,7 +66,12 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
             progress.set(item, message=f"item {item} of {items_count} done")
         return {"items": items_count}
 
-    @router.post("/start-task/{task_id}", name="start_task", status_code=202, responses=problem_docs(409, 422, 503))
+    @router.post(
+        "/start-task/{task_id}",
+        name="start_task",
+        status_code=202,
+        responses=problem_docs(409, 413, 415, 422, 429, 503),
+    )
     async def start_task_route(
         task_id: TaskId,
         items_count: Annotated[ItemsCount, Query(examples=[10])],
