@@ -1,6 +1,7 @@
 """The drop-in: FastAPI's ``BackgroundTasks`` with jobs behind it, the lifespan, and the router to mount."""
 
 import asyncio
+import hashlib
 import inspect
 import logging
 import math
@@ -31,6 +32,7 @@ from asyncbg.clock import Clock
 from asyncbg.engine_events import ENGINE_EVENTS
 from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError, QuotaError
 from asyncbg.event_model import EventModel, Vocabulary
+from asyncbg.job import NewJob
 from asyncbg.log_guard import guard_handlers, guard_own_loggers
 from asyncbg.redact import use_pseudonym_key
 from asyncbg.services.audit import Audit
@@ -45,6 +47,8 @@ Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 logger = logging.getLogger("asyncbg")
 _STATE = "asyncbg"
+_NUMBERED = "\x1f"
+"""Stands between a key and the number of a job: no header can hold it, so no other key begins like this one."""
 
 
 class _Added(BackgroundTask):
@@ -79,8 +83,14 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         """Whose jobs are added from now on: whoever was found to call, unless you set it; None: ``anonymous``."""
         self.stop_on_failure = False
         """Whether a job that does not succeed cancels those added after it."""
+        self.idempotency_key: str | None = None
+        """Makes of a request that is sent again the same jobs; set it before the first commit, from a header say. With
+        other jobs or arguments under the same key and owner, the commit raises IdempotencyError."""
+        self.fingerprint: str | None = None
+        """What tells the request from another under the same key, where the arguments do not."""
         self._engine = engine
         self._committed: dict[int, BackgroundTask] = {}
+        self._keyed = 0
         self._open_loop: asyncio.AbstractEventLoop | None = None
         self._late: set[asyncio.Task[None]] = set()
 
@@ -108,7 +118,8 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
     async def commit(self) -> None:
         """Put on disk what was added since the last commit, as one batch. Called for you when the route has returned.
 
-        A WebSocket route that goes on calls it itself. Raises OverloadedError, DatabaseError, NotRunningError.
+        A WebSocket route that goes on calls it itself. Raises OverloadedError, IdempotencyError, DatabaseError,
+        NotRunningError.
         """
         if self._engine is None:
             return
@@ -118,7 +129,19 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
             batches.setdefault(added.engine, []).append(added.prepared)
         self._committed.update((id(task), task) for task in fresh)
         for engine, prepared in batches.items():
+            if self.idempotency_key is not None:
+                self._give_keys(prepared, self.idempotency_key)
             await engine.accept(prepared, stop_on_failure=self.stop_on_failure)
+
+    def _give_keys(self, prepared: Sequence[Prepared], key: str) -> None:
+        """The first job of the request has the key itself, the others have it with their number."""
+        for one in prepared:
+            number, self._keyed = self._keyed, self._keyed + 1
+            if one.new.idempotency_key is None:
+                one.new = one.new._replace(
+                    idempotency_key=f"{key}{_NUMBERED}{number}" if number else key,
+                    fingerprint=self.fingerprint or _fingerprint(one.new),
+                )
 
     def stay_open(self) -> None:
         """From now on commit at once what is still added: the response is on its way."""
@@ -157,6 +180,10 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         if isinstance(target, Task | TaskCall):
             engine = target.engine
         return _Added(engine, engine.prepare(func, args, kwargs, owner=self.owner), func, args, dict(kwargs))
+
+
+def _fingerprint(job: NewJob) -> str:
+    return hashlib.sha256(f"{job.task}\n{job.args}".encode()).hexdigest()
 
 
 def engine_of(connection: HTTPConnection) -> Engine:

@@ -127,10 +127,13 @@ async def test_an_accepted_job_says_where_it_can_be_followed(client: httpx.Async
     assert body["message"]
 
 
-def test_jobs_of_one_request_wait_for_the_one_before(tmp_path: Path, gate: Gate) -> None:
+async def test_jobs_of_one_request_wait_for_the_one_before(tmp_path: Path, gate: Gate) -> None:
     """The answer to several jobs names the first one as its place, and says that the others wait."""
     engine, response = engine_in(tmp_path, gate), Response()
-    jobs = [engine.prepare(len, ["x"], {}).job for _ in range(3)]
+    async with engine:
+        prepared = [engine.prepare(len, ["x"], {}) for _ in range(3)]
+        await engine.accept(prepared)
+    jobs = [one.job for one in prepared]
 
     body = accepted("done soon", jobs, response, prefix="/bg", more="1")
 

@@ -88,6 +88,40 @@ async def test_a_known_idempotency_key_gives_the_earlier_job(app: FastAPI, bg: A
     assert second == {"job": first["job"], "created": False}
 
 
+async def test_a_request_that_is_sent_again_is_the_same_jobs(app: FastAPI, bg: AsyncBG, serve: Any) -> None:
+    """``background_tasks.idempotency_key``: over several commits, for each owner, and for nothing but the same jobs."""
+
+    @bg.task
+    async def charge(order: int, at: str = "") -> int:
+        return order
+
+    @app.post("/orders/{order}")
+    async def route(order: int, background_tasks: BackgroundTasks, owner: str = "ada", at: str = "") -> list[str]:
+        background_tasks.owner, background_tasks.idempotency_key = owner, "k"
+        background_tasks.fingerprint = str(order) if at else None
+        added = [background_tasks.add_task(charge, order, at) for _ in range(2)]
+        await background_tasks.commit()
+        added.append(background_tasks.add_task(charge.options(idempotency_key="own"), order, at))
+        await background_tasks.commit()
+        return [job.id for job in added]
+
+    @app.post("/later")
+    async def later(background_tasks: BackgroundTasks) -> None:
+        background_tasks.owner, background_tasks.idempotency_key = "ada", "k"
+        background_tasks.add_task(charge, 8)
+
+    http = await serve(app)
+    first, second = [(await http.post("/orders/7")).json() for _ in range(2)]
+    other = (await http.post("/orders/7?owner=bob&at=1")).json()
+
+    assert first == second
+    assert len(set(first)) == 3
+    assert not set(first) & set(other)
+    assert (await http.post("/orders/7?owner=bob&at=2")).json() == other
+    assert (await http.post("/later")).status_code == 422
+    assert len((await http.get("/bg/jobs")).json()["items"]) == 6
+
+
 MODULE = """
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ async def test_every_operation_has_a_name_of_its_own(door: Service) -> None:
         "to_email",
         "subject",
         "body",
+        "Idempotency-Key",
     }
 
 

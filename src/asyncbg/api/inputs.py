@@ -6,12 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from email_validator import EmailNotValidError, validate_email
-from fastapi import HTTPException, Path, Query, Request
+from fastapi import Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from asyncbg.api.problems import problem_docs
 from asyncbg.errors import ErrorItem
 from asyncbg.redact import Personal
 
@@ -64,6 +63,14 @@ UrlText = Annotated[str, StringConstraints(min_length=1, max_length=2_048), Afte
 UserNumber = Annotated[int, Field(ge=1, le=2**63 - 1)]
 UserId = Annotated[UserNumber, Path(description="who it is about, a number", examples=[7])]
 Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the page before")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[\x20-\x7e]{1,255}$",
+        description="send the same request again with it and get the same jobs; 1 to 255 printable ASCII characters",
+    ),
+]
 TaskName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9._-]{1,64}$"), Personal("task")]
 TaskId = Annotated[TaskName, Path(description="a name you choose for the task", examples=["report-1"])]
 
@@ -85,31 +92,6 @@ def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
             raise RequestValidationError(_located(error, query, body)) from None
 
     return read
-
-
-def accepts(form: type[BaseModel] | None = None, *, openapi_extra: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The options of a route that answers 202 with the jobs a request became, for ``@router.post(path, **accepts(…))``.
-
-    They document ``form``, which the route reads with :func:`query_or_body`, in both its forms.
-    """
-    location = {"schema": {"type": "string"}, "description": "the first of the jobs"}
-    accepted = {"description": "The jobs are on disk and will be run", "headers": {"Location": location}}
-    return {
-        "status_code": 202,
-        "responses": {202: accepted, **problem_docs(400, 413, 415, 422, 429, 503)},
-        "openapi_extra": _form_docs(form) if form else openapi_extra,
-    }
-
-
-def _form_docs(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of both forms of ``model``."""
-    schema = model.model_json_schema()
-    parameters = [
-        {"name": name, "in": "query", "required": False, "schema": part}
-        for name, part in schema.get("properties", {}).items()
-    ]
-    body = {"required": False, "content": {"application/json": {"schema": schema}}}
-    return {"parameters": parameters, "requestBody": body}
 
 
 def refuse_input(loc: tuple[str, ...], msg: str, kind: str) -> RequestValidationError:

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from asyncbg.api.auth import Asking, Caller, confirm
+from asyncbg.api.inputs import IdempotencyKey
 from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import (
     EXAMPLE_ID,
@@ -96,14 +97,6 @@ Filter = Annotated[str | None, Query(max_length=255), AfterValidator(lambda valu
 States = Annotated[list[JobState], BeforeValidator(_split), Query(description="one or more, with commas between")]
 JobId = Annotated[str, Depends(_job_id)]
 Prefix = Annotated[str, Depends(_prefix)]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        pattern=r"^[\x20-\x7e]{1,255}$",
-        description="send it again with the same body and get the same job; 1 to 255 printable ASCII characters",
-    ),
-]
 Wait = Annotated[
     float, Query(ge=0, le=60, allow_inf_nan=False, description="seconds to wait for a final state before answering")
 ]

@@ -147,17 +147,14 @@ class JobLike(Protocol):
 
 
 def accepted(message: str, jobs: Sequence[JobLike], response: Response, *, prefix: str = "", **extra: Any) -> Accepted:
-    """The body of a 202 for the ``jobs`` of one request, in order; sets ``Location`` on ``response``.
+    """The body of a 202 for the ``jobs`` of one request, which are on disk, in order; sets ``Location`` on ``response``.
 
-    They may be committed yet or not: every job but the first waits for the one before it. ``extra`` are more members.
+    ``extra`` are more members.
     """
     response.headers["Location"] = job_url(prefix, jobs[0].id)
     return Accepted(
         message=message,
-        jobs=[
-            _accepted_job(job, job.state if job is jobs[0] or job.state.is_final else JobState.WAITING, prefix)
-            for job in jobs
-        ],
+        jobs=[_accepted_job(job, prefix) for job in jobs],
         events_url=f"{prefix}/events?batch={jobs[0].batch}",
         **extra,
     )
@@ -238,9 +235,9 @@ def _shown(record: JobRecord, prefix: str) -> dict[str, Any]:
     }
 
 
-def _accepted_job(job: JobLike, state: JobState, prefix: str) -> AcceptedJob:
+def _accepted_job(job: JobLike, prefix: str) -> AcceptedJob:
     url = job_url(prefix, job.id)
-    return AcceptedJob(id=job.id, task=job.task, state=state, url=url, events_url=f"{url}/events")
+    return AcceptedJob(id=job.id, task=job.task, state=job.state, url=url, events_url=f"{url}/events")
 
 
 def _time(ms: int | None) -> str | None:

@@ -6,14 +6,15 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from asyncbg.api.auth import Asking
-from asyncbg.api.inputs import Cursor, Line, UserId, UserNumber, accepts, query_or_body
+from asyncbg.api.inputs import Cursor, Line, UserId, UserNumber, query_or_body
 from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
-from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.api.schemas import Accepted
 from asyncbg.clock import rfc3339
 from asyncbg.context import current_job
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.activity import Activity, Statistics
+from asyncbg.workflows.acceptance import accept, accepts
 
 
 class ActionForm(BaseModel):
@@ -76,7 +77,7 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
             background_tasks.add_task(log_user_activity, user_id, form.action),
             background_tasks.add_task(update_user_statistics, user_id),
         ]
-        return accepted("Action will be recorded in the background", jobs, response)
+        return await accept("Action will be recorded in the background", jobs, background_tasks, response)
 
     @get_and_head(router, "/user/{user_id}/activity", name="list_activity", responses=problem_docs(422, 503))
     async def activity_route(

@@ -1,7 +1,9 @@
 """Import an uploaded CSV file: stream it to disk, store its rows in batches, notify its owner, remove the upload."""
 
+import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
@@ -9,9 +11,9 @@ from pydantic import BaseModel, Field
 
 from asyncbg.api.auth import Asking
 from asyncbg.api.csv_export import csv_response
-from asyncbg.api.inputs import Cursor, UserId, UserNumber, accepts
+from asyncbg.api.inputs import Cursor, UserId, UserNumber
 from asyncbg.api.problems import ProblemRoute, get_and_head, limited_to, problem_docs
-from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.api.schemas import Accepted
 from asyncbg.api.upload import OVERHEAD_BYTES, FilePart, too_large
 from asyncbg.clock import rfc3339
 from asyncbg.context import Progress, current_job
@@ -24,6 +26,7 @@ from asyncbg.services.imports import ImportRecord, Imports
 from asyncbg.services.notices import Notices
 from asyncbg.services.uploads import Upload, UploadSpaceError, UploadTooLargeError
 from asyncbg.settings import UploadSettings
+from asyncbg.workflows.acceptance import accept, accepts
 
 _COLUMNS = (
     "id", "file", "status", "rows_stored", "rows_rejected", "started_at", "finished_at", "error",
@@ -141,27 +144,21 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
         record = await bg.get(event.job_id)
         args = json.loads(record.args)
         await imports.fail(record.id, reason=record.error.message if record.error else "cancelled")
-        await imports.discard(Upload(args["upload"], args["file_name"], args["size"]))
-
-    async def received(request: Request) -> AsyncIterator[Upload]:
-        """Stream the file to disk; it is removed again if the request is not accepted after all."""
-        upload = await _receive(imports, FilePart(request, max_bytes=settings.max_bytes), settings.max_bytes)
-        try:
-            yield upload
-        except BaseException:
-            await imports.discard(upload)
-            raise
+        await imports.discard(Upload(args.get("upload", ""), "", 0))  # none is left of a job that was erased
 
     @uploads.post("/upload-csv/{user_id}", name="upload_csv", **accepts(openapi_extra=_UPLOAD_DOCS))
     async def upload_csv_route(
         user_id: UserId,
-        upload: Annotated[Upload, Depends(received, scope="function")],
+        got: Annotated[_Received, Depends(_receiver(imports, settings.max_bytes), scope="function")],
         background_tasks: BackgroundTasks,
         response: Response,
     ) -> Accepted:
         """Accept a CSV file; it is imported in the background, and its owner is told what came of it."""
+        upload, background_tasks.fingerprint = got.upload, got.fingerprint(user_id)
         job = background_tasks.add_task(process_csv, user_id, upload.token, upload.file_name, upload.size)
-        return accepted("CSV file will be processed in the background", [job], response)
+        told = await accept("CSV file will be processed in the background", [job], background_tasks, response)
+        got.is_repeat = not job.created
+        return told
 
     @get_and_head(
         router,
@@ -186,14 +183,52 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
     return router
 
 
-async def _receive(imports: Imports, part: FilePart, max_bytes: int) -> Upload:
+@dataclass(slots=True)
+class _Received:
+    """An upload, what it held, and whether it came before."""
+
+    upload: Upload
+    digest: hashlib.blake2b
+    is_repeat: bool = False
+
+    def fingerprint(self, user_id: int) -> str:
+        """What tells it from another upload: whose it is, the file's name and every byte."""
+        self.digest.update(f"{user_id} {self.upload.file_name}".encode())
+        return self.digest.hexdigest()
+
+
+def _receiver(imports: Imports, max_bytes: int) -> Callable[[Request], AsyncIterator[_Received]]:
+    """A dependency: the file, on disk; removed again if the request is not accepted after all, or was before."""
+
+    async def received(request: Request) -> AsyncIterator[_Received]:
+        got = await _receive(imports, request, max_bytes)
+        try:
+            yield got
+        except BaseException:
+            await imports.discard(got.upload)
+            raise
+        if got.is_repeat:
+            await imports.discard(got.upload)
+
+    return received
+
+
+async def _receive(imports: Imports, request: Request, max_bytes: int) -> _Received:
+    part, digest = FilePart(request, max_bytes=max_bytes), hashlib.blake2b(digest_size=32)
+    chunks = _hashed(part.chunks(), digest) if "idempotency-key" in request.headers else part.chunks()
     try:
         await imports.check_space(part.announced_bytes)
-        return await imports.receive(part.chunks(), file_name=await part.open())
+        return _Received(await imports.receive(chunks, file_name=await part.open()), digest)
     except UploadTooLargeError:
         raise too_large(max_bytes) from None
     except UploadSpaceError as error:
         raise HTTPException(507, str(error)) from None
+
+
+async def _hashed(chunks: AsyncIterator[bytes], digest: hashlib.blake2b) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
 
 
 def _table(user_id: int, views: list[ImportView]) -> Response:

@@ -5,14 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import MAX_TEXT_BODY_BYTES, EmailAddress, Line, LongText, accepts, query_or_body
+from asyncbg.api.inputs import MAX_TEXT_BODY_BYTES, EmailAddress, Line, LongText, query_or_body
 from asyncbg.api.problems import limited_to
-from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.api.schemas import Accepted
 from asyncbg.context import current_job
 from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.mailer import Mailer
+from asyncbg.workflows.acceptance import accept, accepts
 
 
 class EmailForm(BaseModel):
@@ -62,6 +63,6 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
     ) -> Accepted:
         """Accept an e-mail. Send the JSON form: a query ends up in access logs."""
         job = background_tasks.add_task(send_email, form.to_email, form.subject, form.body)
-        return accepted("Email will be sent in the background", [job], response)
+        return await accept("Email will be sent in the background", [job], background_tasks, response)
 
     return router

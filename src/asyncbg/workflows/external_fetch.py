@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import UrlText, UserId, UserNumber, accepts, query_or_body, refuse_input
+from asyncbg.api.inputs import UrlText, UserId, UserNumber, query_or_body, refuse_input
 from asyncbg.api.problems import ProblemRoute
-from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.api.schemas import Accepted
 from asyncbg.context import Progress, current_job
 from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
@@ -18,6 +18,7 @@ from asyncbg.services.outbound import Outbound
 from asyncbg.services.outbound_error import WebhookError
 from asyncbg.services.webhook_schedule import WebhookSchedule
 from asyncbg.settings import OutboundSettings
+from asyncbg.workflows.acceptance import accept, accepts
 
 
 class FetchForm(BaseModel):
@@ -102,7 +103,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
             background_tasks.add_task(fetch_external_data, user_id, form.data_url),
             background_tasks.add_task(send_webhook, user_id, form.webhook_url),
         ]
-        return accepted("External fetch started in the background", jobs, response)
+        return await accept("External fetch started in the background", jobs, background_tasks, response)
 
     return router
 

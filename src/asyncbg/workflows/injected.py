@@ -7,15 +7,16 @@ import fastapi
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import Line, UserId, UserNumber, accepts, query_or_body
+from asyncbg.api.inputs import Line, UserId, UserNumber, query_or_body
 from asyncbg.api.problems import ProblemRoute
-from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.api.schemas import Accepted
 from asyncbg.context import Depends, current_job
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.activity import Activity
 from asyncbg.services.mailer import Mailer
 from asyncbg.services.notices import Notices
+from asyncbg.workflows.acceptance import accept, accepts
 
 
 class InjectedActionForm(BaseModel):
@@ -90,6 +91,6 @@ def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) ->
     ) -> Accepted:
         """Accept an action; the task gets its notifier and its activity log when it runs."""
         job = background_tasks.add_task(notification_task, user_id, form.action)
-        return accepted("Action will be handled in the background", [job], response)
+        return await accept("Action will be handled in the background", [job], background_tasks, response)
 
     return router

@@ -5,12 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel
 
-from asyncbg.api.inputs import EmailAddress, Message, accepts, query_or_body
+from asyncbg.api.inputs import EmailAddress, Message, query_or_body
 from asyncbg.api.problems import ProblemRoute
-from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.api.schemas import Accepted
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.notices import Notices
+from asyncbg.workflows.acceptance import accept, accepts
 
 
 class NotificationForm(BaseModel):
@@ -39,6 +40,6 @@ def notification_workflow(bg: AsyncBG, *, notices: Notices) -> APIRouter:
     ) -> Accepted:
         """Accept a notification; it is sent in the background."""
         job = background_tasks.add_task(send_notification, email, form.message)
-        return accepted("Notification will be sent in the background", [job], response)
+        return await accept("Notification will be sent in the background", [job], background_tasks, response)
 
     return router

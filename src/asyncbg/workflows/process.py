@@ -6,14 +6,15 @@ from typing import Annotated
 import anyio
 from fastapi import APIRouter, Path, Response
 
-from asyncbg.api.inputs import Line, accepts
+from asyncbg.api.inputs import Line
 from asyncbg.api.problems import ProblemRoute
-from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.api.schemas import Accepted
 from asyncbg.context import Progress, current_job
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.workspace import Workspace
 from asyncbg.settings import DemoSettings
+from asyncbg.workflows.acceptance import accept, accepts
 
 _REPORTS_PER_S = 8
 
@@ -45,7 +46,7 @@ def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSetting
     ) -> Accepted:
         """Accept a process: two slow steps one after the other, then a clean-up that runs even if a step failed."""
         jobs = [background_tasks.add_task(task, name) for task in (slow_task_1, slow_task_2, cleanup_task)]
-        return accepted("Processing started in the background", jobs, response)
+        return await accept("Processing started in the background", jobs, background_tasks, response)
 
     return router
 

@@ -5,14 +5,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import Message, UserId, UserNumber, accepts, query_or_body
+from asyncbg.api.inputs import Message, UserId, UserNumber, query_or_body
 from asyncbg.api.problems import ProblemRoute
-from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.api.schemas import Accepted
 from asyncbg.background import Task
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.notices import Notices
 from asyncbg.services.workspace import Workspace
+from asyncbg.workflows.acceptance import accept, accepts
 
 
 class SafeTaskForm(BaseModel):
@@ -48,6 +49,6 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
         """Accept a notification and a clean-up, both found by their names in the registry."""
         chosen: dict[str, tuple[Any, ...]] = {"send_notification_task": (user_id, form.message), "cleanup": (user_id,)}
         jobs = [background_tasks.add_task(task_named(name), *args) for name, args in chosen.items()]
-        return accepted("Safe task started in the background", jobs, response)
+        return await accept("Safe task started in the background", jobs, background_tasks, response)
 
     return router

@@ -1,5 +1,6 @@
 """Start a long task under a name of the caller's own, and ask by that name how far it is."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -9,10 +10,12 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, Field
 
 from asyncbg.api.auth import Owner
-from asyncbg.api.inputs import TaskId, TaskName
+from asyncbg.api.inputs import IdempotencyKey, TaskId, TaskName
 from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.background import Job
 from asyncbg.context import Progress
+from asyncbg.errors import IdempotencyError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.job import JobRecord, JobState, ProgressValue
 from asyncbg.settings import DemoSettings
@@ -66,6 +69,20 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
             progress.set(item, message=f"item {item} of {items_count} done")
         return {"items": items_count}
 
+    async def start(task_id: str, items_count: int, owner: str, idempotency_key: str | None) -> Job:
+        """The job under that name. Raises HTTPException where it belongs to another request."""
+        sent = None if idempotency_key is None else f"{idempotency_key} {items_count}"
+        try:
+            job = await bg.submit(
+                long_running_task.name, {"task_id": task_id, "items_count": items_count}, owner=owner,
+                idempotency_key=_key(task_id), fingerprint=sent and hashlib.sha256(sent.encode()).hexdigest(),
+            )  # fmt: skip
+        except IdempotencyError:
+            raise _taken() from None
+        if not job.created and sent is None:
+            raise _taken()
+        return job
+
     @router.post(
         "/start-task/{task_id}",
         name="start_task",
@@ -77,11 +94,10 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
         items_count: Annotated[ItemsCount, Query(examples=[10])],
         owner: Owner,
         response: Response,
+        idempotency_key: IdempotencyKey = None,
     ) -> Started:
         """Start a long task. Its name stays taken for as long as its job is kept."""
-        job = await long_running_task.options(idempotency_key=_key(task_id), owner=owner).enqueue(task_id, items_count)
-        if not job.created:
-            raise HTTPException(409, "a task of this id was started before; choose another id")
+        job = await start(task_id, items_count, owner, idempotency_key)
         body = accepted("Task started in the background", [job], response)
         return Started(**body.model_dump(), task_id=task_id, check_progress_url=f"/task-progress/{task_id}")
 
@@ -99,6 +115,10 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
 def _key(task_id: str) -> str:
     """The idempotency key that keeps a task id from being taken twice."""
     return f"task-id/{task_id}"
+
+
+def _taken() -> HTTPException:
+    return HTTPException(409, "a task of this id was started before; choose another id")
 
 
 def _progress(record: JobRecord) -> TaskProgress:
