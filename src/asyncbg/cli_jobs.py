@@ -13,12 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from asyncbg.api.schemas import Cursor, JobOut, cursor_after
 from asyncbg.backends.base import Backend, JobQuery
+from asyncbg.backends.sqlite import SQLiteBackend
 from asyncbg.background import ANONYMOUS, CallOptions
 from asyncbg.clock import SystemClock, rfc3339
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
 from asyncbg.event import Event, EventFilter, EventType
 from asyncbg.job import JobRecord, JobState, told_of
 from asyncbg.redact import redact_json
+from asyncbg.services.audit import COMMAND_LINE, audited, open_audit
 from asyncbg.settings import load_settings
 from asyncbg.store import database_file, open_store, processes_at
 from asyncbg.terminal import (
@@ -205,7 +207,9 @@ def retry(job_id: JobId, /, *, as_json: AsJson = False, profile: Profile = None)
 
     async def again() -> JobRecord:
         async with _opened(profile) as store:
-            await store.retry(job_id)
+            await _get(store, job_id)
+            async with audited(await open_audit(store.database), "job.retry", job_id, who=COMMAND_LINE):
+                await store.retry(job_id)
             return await _get(store, job_id)
 
     _say_changed(asyncio.run(again()), as_json=as_json)
@@ -224,7 +228,9 @@ def cancel(
 
     async def stop() -> JobRecord:
         async with _opened(profile) as store:
-            await store.cancel(job_id, told_of(await _get(store, job_id), reason))
+            told = told_of(await _get(store, job_id), reason)
+            async with audited(await open_audit(store.database), "job.cancel", job_id, who=COMMAND_LINE):
+                await store.cancel(job_id, told)
             return await _get(store, job_id)
 
     record = asyncio.run(stop())
@@ -322,7 +328,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _opened(profile: str | None, *, create: bool = False) -> AsyncIterator[Backend]:
+async def _opened(profile: str | None, *, create: bool = False) -> AsyncIterator[SQLiteBackend]:
     """The store; a remark tells where there is no database yet."""
     settings = load_settings(**overrides(profile))
     if not create and not (path := database_file(settings)).exists():

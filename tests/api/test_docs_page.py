@@ -81,9 +81,12 @@ async def test_security_txt_names_the_contact(tmp_path: Path) -> None:
 
 
 async def test_without_a_contact_there_is_no_security_txt(tmp_path: Path) -> None:
-    """A file that names nobody helps nobody."""
+    """A file that names nobody helps nobody; the answer says what names somebody."""
     async with client(tmp_path) as http:
-        assert (await http.get("/.well-known/security.txt")).status_code == 404
+        answer = await http.get("/.well-known/security.txt")
+
+    assert answer.status_code == 404
+    assert "ASYNCBG_SERVER__SECURITY_CONTACT" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("contact", ["security@example.com", "http://example.com", "mailto:a@b\nContact: c", "tel:x"])

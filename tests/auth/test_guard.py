@@ -175,7 +175,7 @@ async def test_without_a_key_the_host_header_has_to_be_ours(house: House) -> Non
 async def test_without_a_key_nobody_comes_through_a_proxy(house: House) -> None:
     """A proxy on this machine is no reason to let in whom it speaks for."""
     client = await house.enter()
-    for header in ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"):
+    for header in ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via"):
         assert (await client.get("/jobs", headers={header: "127.0.0.1"})).status_code == 403, header
 
 

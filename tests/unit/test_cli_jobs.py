@@ -234,6 +234,14 @@ def test_a_waiting_job_is_cancelled_retried_and_purged(idle: Place) -> None:
     assert idle.run("purge", "--older-than", "7d").stdout == "0 jobs purged\n"
     assert idle.json("purge", "--older-than", "0s") == {"purged": 1}
     assert idle.run("jobs", "show", job_id).returncode == 4
+    assert idle.run("jobs", "retry", job_id).returncode == 4
+    log = [(one["who"], one["what"], one["which"], one["outcome"]) for one in idle.json("audit")["items"]]
+    assert log == [
+        ("command line", what, job_id, outcome)
+        for what, outcome in (
+            ("job.cancel", "done"), ("job.retry", "done"), ("job.cancel", "failed"), ("job.cancel", "done"),
+        )
+    ]  # fmt: skip
 
 
 # Beside a service

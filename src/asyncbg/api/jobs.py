@@ -4,15 +4,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from asyncbg.api.auth import Asking, Caller, confirm
+from asyncbg.api.auth import Asking, confirm
 from asyncbg.api.inputs import IdempotencyKey
 from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
 from asyncbg.api.schemas import (
@@ -30,10 +28,10 @@ from asyncbg.api.schemas import (
 )
 from asyncbg.backends.base import JobQuery
 from asyncbg.background import Engine
-from asyncbg.errors import JobError, JobNotFoundError
+from asyncbg.errors import JobNotFoundError
 from asyncbg.ids import is_job_id
 from asyncbg.job import JobState
-from asyncbg.services.audit import Audit, Outcome
+from asyncbg.services.audit import Audit, audited
 
 _EXAMPLE: dict[str, Any] = {
     "task": "send_notification",
@@ -205,7 +203,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
     ) -> ChangedJob:
         """Cancel a job: at once if it does not run yet, through its coroutine if it does."""
         caller.own(await engine.get(job_id))
-        async with _audited(audit, "job.cancel", job_id, caller):
+        async with audited(audit, "job.cancel", job_id, who=caller.owner):
             await engine.cancel(job_id, cancellation.reason if cancellation else "")
         record = await engine.get(job_id)
         return changed(f"{record.task} will not go on", record, response, prefix=prefix)
@@ -214,22 +212,9 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
     async def retry_job(job_id: JobId, caller: Asking, prefix: Prefix, response: Response) -> ChangedJob:
         """Run a final job again; its history stays."""
         caller.own(await engine.get(job_id))
-        async with _audited(audit, "job.retry", job_id, caller):
+        async with audited(audit, "job.retry", job_id, who=caller.owner):
             await engine.retry(job_id)
         record = await engine.get(job_id)
         return changed(f"{record.task} will run again", record, response, prefix=prefix)
 
     return router
-
-
-@asynccontextmanager
-async def _audited(audit: Audit | None, what: str, job_id: str, caller: Caller) -> AsyncIterator[None]:
-    """Write down what the block does to a job, and what came of it."""
-    try:
-        yield
-    except JobError as error:
-        if audit is not None:
-            await audit.record(what, job_id, who=caller.owner, outcome=Outcome.FAILED, reason=type(error).__name__)
-        raise
-    if audit is not None:
-        await audit.record(what, job_id, who=caller.owner)

@@ -10,7 +10,8 @@ from starlette.requests import HTTPConnection
 from asyncbg.errors import CrossSiteError, ForeignHostError
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_FORWARDED: Final = re.compile(r"forwarded|x-forwarded.*|via|x-real-ip|(x|true)-client-ip|cf-connecting-ip")
+"""What proxies add to the headers of a request they pass on (RFC 7239; RFC 9110, 7.6.3; and what stood for them)."""
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
 _LOCAL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 """One label, such as a name of a hosts file: nobody can register it, so no page of the web has it (ICANN, SAC 053)."""
@@ -46,7 +47,7 @@ def refuse_strangers(connection: HTTPConnection) -> None:
     """
     scope, headers = connection.scope, connection.headers
     server, client = scope.get("server"), scope.get("client")
-    if any(name in headers for name in _FORWARDED):
+    if any(map(_FORWARDED.fullmatch, headers)):
         raise ForeignHostError(_refusal("through a proxy"))
     if server is None or server[1] is None or not _is_address(server[0]):
         return

@@ -147,9 +147,9 @@ class JobLike(Protocol):
 
 
 def accepted(message: str, jobs: Sequence[JobLike], response: Response, *, prefix: str = "", **extra: Any) -> Accepted:
-    """The body of a 202 for the ``jobs`` of one request, which are on disk, in order; sets ``Location`` on ``response``.
+    """The body of a 202 for the ``jobs`` of one request, in order; sets ``Location`` on ``response``.
 
-    ``extra`` are more members.
+    They are on disk. ``extra`` are more members.
     """
     response.headers["Location"] = job_url(prefix, jobs[0].id)
     return Accepted(

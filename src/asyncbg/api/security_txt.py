@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 from fastapi.responses import PlainTextResponse
 
 from asyncbg.api.problems import ProblemRoute, get_and_head
@@ -13,18 +13,18 @@ _GOOD_FOR_DAYS: Final = 30
 
 
 def security_txt_router(contact: str | None, *, clock: Clock) -> APIRouter:
-    """The route of the file; none, so 404, where nobody is named as the contact.
+    """The route of the file; 404 where nobody is named as the contact, without whom there is no such file.
 
     ``Expires`` is thirty days after the day it is asked for, so a service that runs is never out of date (section 2.5.5
     recommends less than a year).
     """
     router = APIRouter(route_class=ProblemRoute)
-    if contact is None:
-        return router
 
     @get_and_head(router, "/.well-known/security.txt", include_in_schema=False)
     async def show_security_txt() -> PlainTextResponse:
         """Contact and expiry, the two fields that have to be there."""
+        if contact is None:
+            raise HTTPException(404, "nobody is named to be told; who runs this sets ASYNCBG_SERVER__SECURITY_CONTACT")
         now_ms = clock.now_ms()
         expires = rfc3339(now_ms - now_ms % _DAY_MS + _GOOD_FOR_DAYS * _DAY_MS)
         text = f"Contact: {contact}\nExpires: {expires}\nPreferred-Languages: en\n"

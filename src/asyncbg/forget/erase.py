@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.clock import SystemClock
 from asyncbg.database import translate
 from asyncbg.errors import JobNotFoundError, JobStateError
 from asyncbg.forget.address import Address
 from asyncbg.forget.files import erase_files, uploads_with
 from asyncbg.forget.proof import Proof, search
 from asyncbg.forget.rows import TABLES, FoundJob, Rows
-from asyncbg.services.audit import COMMAND_LINE, Audit, Outcome
+from asyncbg.services.audit import COMMAND_LINE, Audit, Outcome, open_audit
 from asyncbg.store import empty_log
 
 _REASON = "the person it was for is forgotten"
@@ -61,8 +60,7 @@ async def forget(store: SQLiteBackend, database: Path, data_dir: Path, address: 
     A service may go on accepting and running jobs meanwhile: what it adds of the person is erased too. What was done
     is in the audit log at the end.
     """
-    audit = Audit(store.database, clock=SystemClock())
-    await audit.open()
+    audit = await open_audit(store.database)
     done = await _forget(store, audit, database, data_dir, address, wait_s)
     outcome = Outcome.DONE if done.is_complete else Outcome.FAILED
     reason = f"{done.jobs} jobs" + (f", {done.audit} rows of this log" if done.audit else "")

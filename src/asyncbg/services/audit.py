@@ -8,13 +8,15 @@ in its place: who, what and when stay, and so does the erasure's own row.
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from asyncbg.clock import Clock, rfc3339
+from asyncbg.clock import Clock, SystemClock, rfc3339
 from asyncbg.database import Database
+from asyncbg.errors import JobError
 from asyncbg.redact import redact
 from asyncbg.services.page import Page, before, page_of
 
@@ -165,6 +167,26 @@ class Audit:
         self._late.discard(future)
         if not future.cancelled():
             future.exception()  # of an outage the database itself tells
+
+
+async def open_audit(database: Database) -> Audit:
+    """The log of a database that is open, for a command beside the service."""
+    audit = Audit(database, clock=SystemClock())
+    await audit.open()
+    return audit
+
+
+@asynccontextmanager
+async def audited(audit: Audit | None, what: str, job_id: str, *, who: str) -> AsyncIterator[None]:
+    """Write down what the block does to a job, and what came of it; nothing where there is no log."""
+    try:
+        yield
+    except JobError as error:
+        if audit is not None:
+            await audit.record(what, job_id, who=who, outcome=Outcome.FAILED, reason=type(error).__name__)
+        raise
+    if audit is not None:
+        await audit.record(what, job_id, who=who)
 
 
 def _change(connection: sqlite3.Connection, rows: Sequence[tuple[str, ...]]) -> None:
