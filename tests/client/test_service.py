@@ -112,8 +112,9 @@ async def test_mistakes_are_named(client: Client) -> None:
         await client.submit("subtract")
     with pytest.raises(ArgumentsError, match="a: "):
         await client.submit("add", {"a": "many"})
-    with pytest.raises(IdempotencyError, match="'once'"):
+    with pytest.raises(IdempotencyError, match="use a new key") as reused:
         await client.submit("add", {"a": 2}, idempotency_key="once")
+    assert reused.value.key == "once"
     with pytest.raises(JobStateError, match=f"cannot cancel job {done.id}: it is succeeded"):
         await client.cancel(done.id)
     for call in (client.get, client.cancel, client.retry, client.wait):

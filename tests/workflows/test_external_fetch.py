@@ -177,7 +177,7 @@ async def test_the_receivers_own_wish_comes_before_the_schedule(service: Service
 
 async def test_a_webhook_is_told_again_by_the_schedule(serve: Serve, settings: Settings, bg_web: WebPeer) -> None:
     """One attempt more than the schedule has delays, each delay drawn out by at most a tenth."""
-    outbound = settings.outbound.model_copy(update={"webhook_schedule_s": (0.01, 1000.0)})
+    outbound = settings.outbound.model_copy(update={"webhook_schedule_s": (0.2, 1000.0)})
     service = await serve(settings.model_copy(update={"outbound": outbound}))
     urls = start(bg_web, [], lambda _: web.Response(status=500))
 
@@ -185,7 +185,7 @@ async def test_a_webhook_is_told_again_by_the_schedule(serve: Serve, settings: S
 
     job = answer.json()["jobs"][1]["id"]
     delays = [event["data"]["delay_s"] for event in await retries(service, job, 2)]
-    assert 0.01 <= delays[0] <= 0.012
+    assert 0 < delays[0] <= 0.22  # what is left of it when the outcome is on disk
     assert 1000 <= delays[1] <= 1100
     assert (await service.http.get(f"/jobs/{job}")).json()["max_attempts"] == 3
 
