@@ -4,20 +4,30 @@ Every pattern here is linear: it starts only where a run of its characters start
 """
 
 import re
+from itertools import islice
 
+from asyncbg.redact.judge import is_placeholder
 from asyncbg.redact.named import HINTS as NAME_HINTS
 from asyncbg.redact.named import hide_named
 from asyncbg.redact.pseudonym import SECRET
 
-_USERINFO = re.compile(
-    r"""(?<=://)(?!(?:git|hg|svn|anonymous)@|[^\s/?\#"'<>`:@]*+:[*x•]{3,}@)[^\s\0-\x08/?\#"'<>`]+@"""
+_USERINFO = re.compile(r"""(?<=://)(?!(?:git|hg|svn|anonymous)@)[^\s\0-\x08/?\#"'<>`]+@""")
+_LOGIN = re.compile(  # `ada:hunter2@10.0.0.5`, `ada:hunter2@db:3306`, `ada:hunter2@tcp(db)`
+    r""":([^\s:@/'"\0-\x08]{1,128})@(?=\d{1,3}(?:\.\d{1,3}){3}|[\w.-]{1,255}+:\d{2,5}\b|(?:tcp|udp|unix)\()"""
 )
-_LOGIN = re.compile(  # `ada:hunter2@10.0.0.5`
-    r""":[^\s:@/'"\0-\x08]{1,128}@(?=\d{1,3}(?:\.\d{1,3}){3}|[\w.-]{1,255}+:\d{2,5}\b)"""
-)
+_ORACLE = re.compile(r"""(?<=\w/)[^\s/@"'\0-\x08]{1,128}+(?=@)""")  # `thin:ada/hunter2@//db:1521/prod`
 _CURL = re.compile(r"""( -u )[^\s:\-"'\0-\x08]++:[^\s"'\0-\x08]++""")
+_TOOL = re.compile(r"sshpass|mysql|mariadb|mongo|redis-cli|ldap|docker login|smbclient")
+_FLAG = {  # the password on the command line of each
+    "sshpass": r" -p ?", "mysql": r" -p", "mariadb": r" -p", "mongo": r" -p ?", "redis-cli": r" -a ?", "ldap": r" -w ?",
+    "docker login": r" -p ?", "smbclient": r" -U [^\s%]{1,64}%",
+}  # fmt: skip
+_FLAGS = {tool: re.compile(rf"""[^|;&\n]{{0,120}}?{flag}(?P<value>'[^'\n]+'|"[^"\n]+"|[^\s'"\-\0-\x08][^\s'"]*+)""")
+          for tool, flag in _FLAG.items()}  # fmt: skip
+_MOST_TOOLS = 20  # a text with more of them is no log line
 _PEM = re.compile(
-    r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----[^-]*+(?:-(?!----)[^-]*+)*+(?:-----END[^-\n]{0,50}-----)?",
+    r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?=(?:\s|\\+[nr])*+(?:MI|b3B|Proc-|Version|[A-Za-z0-9+/]{16}))"
+    r"[^-]*+(?:-(?!----)[^-]*+)*+(?:-----END[^-\n]{0,50}-----)?",
 )
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{5,}+(?:\.[\w-]*+){1,4}")
 _SCHEME = re.compile(r"\b(bearer|basic)(\s++|%20|\+)([A-Za-z0-9._~+/-]{8,}+=*+)(?![A-Za-z0-9])", re.IGNORECASE)
@@ -109,21 +119,47 @@ def hide_credentials(text: str) -> str:
         if hint in lower:
             text = hide_named(text, lower)
             break
-    text = _hide_logins(text)
+    text = _hide_logins(text, lower)
     if "bearer" in lower or "basic" in lower:
         text = _SCHEME.sub(_hide_scheme, text)
     return _hide_keys(text)
 
 
-def _hide_logins(text: str) -> str:
-    """``user:password`` before the host it is for."""
-    if "://" in text and "@" in text:
-        text = _USERINFO.sub(f"{SECRET}@", text)
-    if "@" in text and ":" in text:
-        text = _LOGIN.sub(f":{SECRET}@", text)
-    if " -u " in text:
-        text = _CURL.sub(rf"\1{SECRET}", text)
+def _hide_logins(text: str, lower: str) -> str:
+    """``user:password`` before the host it is for, or given to a command."""
+    if "@" in text:
+        if "://" in text:
+            text = _USERINFO.sub(_hide_userinfo, text)
+        if ":" in text:
+            text = _LOGIN.sub(_hide_login, text)
+        if "oracle" in lower or "sqlplus" in lower:
+            text = _ORACLE.sub(SECRET, text)
+    if " -" in text:
+        if " -u " in text:
+            text = _CURL.sub(rf"\1{SECRET}", text)
+        text = _hide_flags(text)
     return text
+
+
+def _hide_userinfo(match: re.Match[str]) -> str:
+    password = match[0][:-1].partition(":")[2]
+    return match[0] if password and is_placeholder(password) else f"{SECRET}@"
+
+
+def _hide_login(match: re.Match[str]) -> str:
+    return match[0] if is_placeholder(match[1]) else f":{SECRET}@"
+
+
+def _hide_flags(text: str) -> str:
+    """``sshpass -p hunter2``: what these commands take for a password."""
+    pieces: list[str] = []
+    done = 0
+    for tool in islice(_TOOL.finditer(text), _MOST_TOOLS):
+        given = _FLAGS[tool[0]].match(text, tool.end()) if tool.start() >= done else None
+        if given and not is_placeholder(given["value"].strip("'\"")):
+            pieces += text[done : given.start("value")], SECRET
+            done = given.end()
+    return "".join([*pieces, text[done:]]) if pieces else text
 
 
 def _hide_keys(text: str) -> str:

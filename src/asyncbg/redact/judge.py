@@ -28,7 +28,7 @@ _WHOLE_WORDS = frozenset(
 )
 _DIGITS = ("verif", "confirm", "security", "one-time", "otp", "pin", "cvv", "cvc", "ssn")
 _LOOSE = ("cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
-_PASSWORDS = ("pass", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified")
+_PASSWORDS = ("pass", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified", "requirepass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,17 @@ _SAYINGS = """
     updated failed failure field must is not the a an and or for to in too this that value input unknown
     undefined default disabled enabled redacted filtered masked hidden removed omitted accepted rejected denied
     refused revoked valid verified absent present provided given bearer basic digest refreshed rotated created
-    deleted issued error success see please use should cannot can may will was has does did stored plain
+    await lambda yield new async function deleted issued error success see please use should cannot can may will was has does did stored plain
     plaintext unexpected expected checked skipped bcrypt argon2 argon2id scrypt pbkdf2 sha256 md5 eof newline
     indent dedent name number op identifier include same-origin
 """
 _SAID = frozenset(_SAYINGS.split())  # what is said of a secret, or stands where one would
 _PLACEHOLDER = re.compile(
-    r"""[\W_xX]*|%\(?\w*\)?[srd]|\$\{?[A-Z_][A-Z0-9_]*+\}?|[({\[<][^\n]*[)}\]>]|[*•]+\S{0,4}|\S{0,4}[*•]{4,}\S{0,4}"""
+    r"""[\W_xX]*|%\(?\w*\)?[srd]|\$\{?[A-Z_][A-Z0-9_]*+\}?|\$\d{1,2}|\$[{(]\S*|:[a-z_]\w*|[({\[<][^\n]*[)}\]>]"""
+    r"""|[*•]+\S{0,4}|\S{0,4}[*•]{4,}\S{0,4}"""
 )
 _CODE = re.compile(
-    r"[A-Za-z_][\w.]*+[(\[].*|(?:self|cls|settings|config|conf|cfg|os|request|args|kwargs|opts|options|params|form|data|payload|"
+    r"[A-Za-z_][\w.]*+[(\[](?:[\w\"'\s*(\[{)\]-].*)?$|(?:self|cls|settings|config|conf|cfg|os|request|args|kwargs|opts|options|params|form|data|payload|"
     r"user|ctx|env|environ|creds|credentials|body)\.[A-Za-z_.]+$|_?[a-z_]+(?:\.[a-z_]+)*[._](?:password|secret|token|key)$|"
     r"rf?[\"']|_[a-z]+$"
 )
@@ -85,15 +86,25 @@ _PAIR_AFTER = re.compile(r"""\\*["']\s?[)\]]""")
 _ABOUT_SYNTAX = re.compile(r"(?:unexpected|illegal|invalid|bad|unknown|expected|next|last|current|syntax|end)[ _]$")
 _GOES_ON = re.compile(r" [A-Za-z]{2,}(?![\w=:])")
 _SIGNS = frozenset("!@#$%^&*+=~/")
+_PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]+){2,}/?|[A-Za-z]:\\\S+")
+_RESOURCE = re.compile(r"0x[0-9a-fA-F]+|[A-Z]{2}[0-9a-f]{32}")  # `session 0x1f`, `SID SM0a…`
+_GRANT = re.compile(r"user|role|login|@")
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether a value only stands where a secret would: ``***``, ``${TOKEN}``, ``<redacted>``, ``$1``."""
+    return value.lower() in _SAID or ((not value.isalnum() or value[0] in "xX") and bool(_PLACEHOLDER.fullmatch(value)))
 
 
 def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, value: str) -> bool:
     """Whether what stands behind the name of a secret is one."""
     bare = value.rstrip(".:!?")
-    if not bare or bare.lower() in _SAID or ((not bare.isalnum() or bare[0] in "xX") and _PLACEHOLDER.fullmatch(value)):
+    if not bare or bare.lower() in _SAID or is_placeholder(value):
         return False
     if "gap" not in rest.re.groupindex:  # an option, a header of cookies
         return bare.lower() != name[0]
+    if _is_named_otherwise(text, name, rest, value):
+        return False
     if (
         rest["gap"] == ">" and text[rest.end() : rest.end() + 1] != "<"
     ):  # `<token>` alone; `<token>x7</token>` has a value
@@ -102,6 +113,18 @@ def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, v
         return (3 if rest["gap"] != " " else 4) <= sum(map(str.isdigit, value)) <= 10
     judge = _is_plain_value if rest["quoted"] is None else _is_quoted_value
     return judge(text, name, rest, kind, bare)
+
+
+def _is_named_otherwise(text: str, name: re.Match[str], rest: re.Match[str], value: str) -> bool:
+    """``identified by`` outside SQL, a part of an ARN, a variable of psql, an id, a step of PAM."""
+    gap, before = rest["gap"], text[name.start() - 1 : name.start()]
+    if name[0] == "identified by":
+        return not _GRANT.search(text[max(0, name.start() - 100) : name.start()].lower())
+    if gap == ":" and (before == ":" or (before == "(" and value.isalpha() and text.startswith(")", rest.end()))):
+        return True
+    if gap == " :" and rest["quoted"] is not None:
+        return True
+    return name[0].startswith(("sid", "sess")) and bool(_RESOURCE.fullmatch(value))
 
 
 def _is_quoted_value(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, bare: str) -> bool:
@@ -129,6 +152,8 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: K
         return _is_odd(bare) if kind.is_password else len(bare) > 15 and _looks_random(bare)
     if is_said or (word == "pass" and (bare.isdigit() or "=" not in gap)):
         return _is_odd(bare) if kind.is_password else _looks_random(bare)
+    if not kind.is_password and _PATH.fullmatch(bare):
+        return False
     is_told = gap.strip()[-1:] == ":"
     if kind.is_password:
         is_path = word == "pwd" and bare.startswith(("/", "~", "C:"))
@@ -139,6 +164,8 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: K
         return False
     if " " in bare:  # a scheme and its credentials, or `auth: token expired`
         credentials = bare.split()[-1]
+        if is_placeholder(credentials):
+            return False
         return _looks_random(credentials) or (word == "authorization" and credentials.lower() not in _SAID)
     if is_told or "==" in gap or kind.is_loose or _is_about_syntax(text, name):
         return _looks_random(bare)

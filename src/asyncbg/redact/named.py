@@ -55,6 +55,7 @@ _NAME = re.compile(
     | p(?:ass(?:wor[dt]|wd|phrase|code|[_-]?key)?
           (?:[_-]?(?:confirm(?:ation)?|again|repeat|hash|digest|old|new|\d))?(?![a-z])
         | wd(?![a-z]) | in(?:[_ -]?code)?(?![a-z]))
+    | r(?:equirepass(?![a-z]))
     | s(?:ecurity[ _-]code(?![a-z]) | ecret(?:[_ -]?(?:access[_-]?)?key|[_-]?value|[_-]hash)?(?![a-z])
         | enha(?![a-z]) | sn(?![a-z]) | id(?![a-z])
         | ess(?:ion)?(?:[_-]?(?:id|key|cookie))?(?![a-z]) | ig(?:nature)?(?![a-z]))
@@ -74,10 +75,11 @@ _REST = re.compile(
     (?:_(?:base|hash|v?\d{{1,2}}|test|prod(?:uction)?|live|dev|old|new|BASE|HASH|TEST|PROD|LIVE|DEV|OLD|NEW))?
     (?P<gap>
         {_QUOTE}?\]?[^\S\r\n]*+(?:=>|:=|={{1,3}}|:|%3[ADad])[^\S\r\n]*+
+      | =\{{(?=[^\s{{}};]*?[^A-Za-z_\s{{}};][^\s{{}};]*\}}(?:[;"']|$))
       | {_QUOTE},[^\S\r\n]*+(?=b?\\*["'])
       | >
       | [^\S\r\n]++(?=["'])
-      | [ ](?!%3)(?=[^\s\-"'/<>()=:,.]*[0-9!@$%^&*])(?=[^\s\-"'/<>()=:,.]{{4}})
+      | [ ](?!%3)(?=[^\s"'/<>()=:,.\-][^\s"'/<>()=:,.]*[0-9!@$%^&*])(?=[^\s"'/<>()=:,.]{{4}})
       | [ ]for[ ](?:user[ ]|account[ ])?[^\s:]{{1,64}}:[ ]
       | [^\S\r\n]++(?:is|was|ist|lautet|war|est|es|é):?[^\S\r\n]++
     )
@@ -86,7 +88,7 @@ _REST = re.compile(
       | (?P<plain>
             (?i:digest|aws4-hmac-sha256|hawk|oauth|signature)[ ](?=[^\s=]++=)[^"'\r\n\\]++
           | (?![\[{{(<\0-\x08])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?
-            [^\s\0-\x08,;&"'`<>)\]}}|\\]++
+            (?:[^\s\0-\x08,;&"'`<>()\]}}|\\]++|\((?:[^\s\0-\x08"'(),;]*+\))?+)++
         )
     )
     """,

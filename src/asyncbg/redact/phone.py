@@ -62,11 +62,15 @@ HINTS = (
         "call",
         "dial",
     ),
-    *("celul", "gsm", "fon", "contact", "tlf", "puh"),
+    *("celul", "gsm", "fon", "contact", "tlf", "tlm", "tfn", "puh", "durchwahl", "festnetz", "portable", "viber", "hp.", "hp:"),
+    *("ponsel", "kom.", "kom:"),
 )
 HINTS_BEYOND_ASCII = (
     *(
-        "móvil",
+        "móv",
+        "komór",
+        "κιν",
+        "моб",
         "tél",
         "telé",
         "тел",
@@ -86,9 +90,11 @@ HINTS_BEYOND_ASCII = (
     *("هاتف", "טלפון", "điện thoại", "โทร"),
 )
 _WORD = re.compile(
-    r"""c(?:ell(?:phone|ular)?|elular|ontact|all(?:ed|er|ing|back)?)|d(?:ial(?:ed|led|ling)?)|f(?:ax|one)|g(?:sm)|h(?:andy)
-    |m(?:ob(?:il(?:e|iel)?)?(?![a-z])|óvil|ovil|sisdn)|p(?:hone|h(?=[ .:])|uh(?:elin)?(?![a-z]))|r(?:ufnummer)|s(?:ms)
-    |t(?:el(?:[eé](?:f|ph|p)[^\W\d_]{0,9})?(?![a-z])|él(?:éphone)?|lf)|w(?:hatsapp)|τ(?:ηλ(?:έφωνο)?)|т(?:ел(?:ефон)?)
+    r"""c(?:ell(?:phone|ular[ei]?)?|elular|ontact(?:o|s|e|es|ez|en)?|all(?:ed|ee|er|ing|back)?)|d(?:ial(?:ed|led|ling)?|urchwahl)
+    |f(?:ax|one|estnetz)|g(?:sm)|h(?:andy|p(?=[.:]))|k(?:omórka|om(?=[.:]))
+    |m(?:ob(?:il(?:e|iel|n[íiy]|telefon)?)?(?![a-z])|óvil|ovil|sisdn)|p(?:hone|ortable|onsel|h(?=[ .:])|uh(?:elin)?(?![a-z]))
+    |r(?:ufnummer)|s(?:ms)|t(?:el(?:[eé](?:f|ph|p|m[oó]v)[^\W\d_]{0,9})?(?![a-z])|él(?:éphone)?|lf|lm|fn)|v(?:iber)
+    |w(?:hatsapp)|τ(?:ηλ(?:έφωνο)?)|κ(?:ινητό)|т(?:ел(?:ефон)?)|м(?:об(?:ильный)?)
     |电(?:话)|電(?:話)|手(?:机|機)|携(?:帯)|전(?:화)|휴(?:대폰|대전화)|핸(?:드폰)|फ(?:़ोन|ोन)|म(?:ोबाइल)
     |\u0647(?:اتف)|\u05d8(?:לפון)|đ(?:iện[ ]thoại)
     |โ(?:ทร)""",
@@ -171,6 +177,8 @@ def find_phones(text: str) -> list[Span]:
     for match in _SHAPED.finditer(text):
         start = match.start()
         end = _whole(text, start + _length(match))
+        if not end and match.string.startswith("@", match.end()) and match[0][0] == "+":  # `SIP/+12025550143@trunk`
+            end = match.end()
         if end > start and not _is_another_number(text, start):
             spans.append(_span(text, start, end))
     return spans
