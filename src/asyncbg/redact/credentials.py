@@ -11,12 +11,15 @@ from asyncbg.redact.named import HINTS as NAME_HINTS
 from asyncbg.redact.named import hide_named
 from asyncbg.redact.pseudonym import SECRET
 
-_USERINFO = re.compile(r"""(?<=://)(?!(?:git|hg|svn|anonymous)@)[^\s\0-\x08/?\#"'<>`]+@""")
+_NO_PASSWORD = r"(?:[*x•.]{3,}+|\$\{?\w++\}?|\$\([\w ]++\)|<[^\s<>@]{1,40}+>|\{\w{0,40}+\}|%\(?\w{0,40}+\)?s|\[\w{1,40}+])@"
+_USERINFO = re.compile(
+    rf"""(?<=://)(?!(?:git|hg|svn|anonymous)@|[^\s/?\#"'<>`:@]*+:{_NO_PASSWORD})[^\s\0-\x08/?\#"'<>`]+@"""
+)
 _LOGIN = re.compile(  # `ada:hunter2@10.0.0.5`, `ada:hunter2@db:3306`, `ada:hunter2@tcp(db)`
-    r""":([^\s:@/'"\0-\x08]{1,128})@(?=\d{1,3}(?:\.\d{1,3}){3}|[\w.-]{1,255}+:\d{2,5}\b|(?:tcp|udp|unix)\()"""
+    rf""":(?!{_NO_PASSWORD})[^\s:@/'"\0-\x08]{{1,128}}+@(?=\d{{1,3}}(?:\.\d{{1,3}}){{3}}|[\w.-]{{1,255}}+:\d{{2,5}}\b|(?:tcp|udp|unix)\()"""
 )
 _ORACLE = re.compile(r"""(?<=\w/)[^\s/@"'\0-\x08]{1,128}+(?=@)""")  # `thin:ada/hunter2@//db:1521/prod`
-_CURL = re.compile(r"""( -u )[^\s:\-"'\0-\x08]++:[^\s"'\0-\x08]++""")
+_CURL = re.compile(r"""( -u |--(?:proxy-)?user[ =])[^\s:\-"'\0-\x08]++:[^\s"'\0-\x08]++""")
 _TOOL = re.compile(r"sshpass|mysql|mariadb|mongo|redis-cli|ldap|docker login|smbclient")
 _FLAG = {  # the password on the command line of each
     "sshpass": r" -p ?", "mysql": r" -p", "mariadb": r" -p", "mongo": r" -p ?", "redis-cli": r" -a ?", "ldap": r" -w ?",
@@ -30,7 +33,7 @@ _PEM = re.compile(
     r"[^-]*+(?:-(?!----)[^-]*+)*+(?:-----END[^-\n]{0,50}-----)?",
 )
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{5,}+(?:\.[\w-]*+){1,4}")
-_SCHEME = re.compile(r"\b(bearer|basic)(\s++|%20|\+)([A-Za-z0-9._~+/-]{8,}+=*+)(?![A-Za-z0-9])", re.IGNORECASE)
+_SCHEME = re.compile(r"\b(bearer|basic|(?<=auth )(?:plain|login|xoauth2|ntlm)|(?<=authenticate )(?:plain|login|xoauth2))(\s++|%20|\+)([A-Za-z0-9._~+/-]{8,}+=*+)(?![A-Za-z0-9])", re.IGNORECASE)
 
 _KEY_HINTS = (
     *(
@@ -120,7 +123,7 @@ def hide_credentials(text: str) -> str:
             text = hide_named(text, lower)
             break
     text = _hide_logins(text, lower)
-    if "bearer" in lower or "basic" in lower:
+    if "bearer" in lower or "basic" in lower or "auth" in lower:
         text = _SCHEME.sub(_hide_scheme, text)
     return _hide_keys(text)
 
@@ -129,25 +132,16 @@ def _hide_logins(text: str, lower: str) -> str:
     """``user:password`` before the host it is for, or given to a command."""
     if "@" in text:
         if "://" in text:
-            text = _USERINFO.sub(_hide_userinfo, text)
+            text = _USERINFO.sub(f"{SECRET}@", text)
         if ":" in text:
-            text = _LOGIN.sub(_hide_login, text)
+            text = _LOGIN.sub(f":{SECRET}@", text)
         if "oracle" in lower or "sqlplus" in lower:
             text = _ORACLE.sub(SECRET, text)
     if " -" in text:
-        if " -u " in text:
+        if " -u " in text or "user" in text:
             text = _CURL.sub(rf"\1{SECRET}", text)
         text = _hide_flags(text)
     return text
-
-
-def _hide_userinfo(match: re.Match[str]) -> str:
-    password = match[0][:-1].partition(":")[2]
-    return match[0] if password and is_placeholder(password) else f"{SECRET}@"
-
-
-def _hide_login(match: re.Match[str]) -> str:
-    return match[0] if is_placeholder(match[1]) else f":{SECRET}@"
 
 
 def _hide_flags(text: str) -> str:

@@ -19,7 +19,6 @@ _WHOLE_WORDS = frozenset(
         "cvc",
         "cvc2",
         "jwt",
-        "pass",
         "auth",
         "sess",
         "ticket",
@@ -28,7 +27,7 @@ _WHOLE_WORDS = frozenset(
 )
 _DIGITS = ("verif", "confirm", "security", "one-time", "otp", "pin", "cvv", "cvc", "ssn")
 _LOOSE = ("cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
-_PASSWORDS = ("pass", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified", "requirepass")
+_PASSWORDS = ("pass", "pw", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified", "requirepass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +120,8 @@ def _is_named_otherwise(text: str, name: re.Match[str], rest: re.Match[str], val
     if name[0] == "identified by":
         return not _GRANT.search(text[max(0, name.start() - 100) : name.start()].lower())
     if gap == ":" and (before == ":" or (before == "(" and value.isalpha() and text.startswith(")", rest.end()))):
+        return True
+    if gap == ":" and value.startswith("?"):  # `${PASSWORD:?must be set}`
         return True
     if gap == " :" and rest["quoted"] is not None:
         return True

@@ -13,6 +13,7 @@ HINTS = (
     *(
         "pass",
         "pwd",
+        "pw",
         "kennwort",
         "contrase",
         "senha",
@@ -44,7 +45,7 @@ HINTS = (
 # Each alternative starts with a letter of its own, so that most characters are passed over at once.
 _NAME = re.compile(
     r"""
-      a(?:uth(?:orization)?(?![a-z]))
+      a(?:uth(?:orization|tok)?(?![a-z]))
     | c(?:redentials?(?![a-z]) | ookie(?![a-z]) | vv2?(?![a-z0-9]) | vc2?(?![a-z0-9])
         | onfirmation[ _-]code(?![a-z]) | ontrase(?:ñ|n|\\u00f1)a(?![a-z]) | onnect\.sid(?![a-z]))
     | i(?:dentified\ by(?![a-z]))
@@ -54,7 +55,7 @@ _NAME = re.compile(
     | o(?:tp(?:[_ -]?code)?(?![a-z]) | ne-time[ _](?:code|password)(?![a-z]))
     | p(?:ass(?:wor[dt]|wd|phrase|code|[_-]?key)?
           (?:[_-]?(?:confirm(?:ation)?|again|repeat|hash|digest|old|new|\d))?(?![a-z])
-        | wd(?![a-z]) | in(?:[_ -]?code)?(?![a-z]))
+        | wd?(?![a-z]) | in(?:[_ -]?code)?(?![a-z]))
     | r(?:equirepass(?![a-z]))
     | s(?:ecurity[ _-]code(?![a-z]) | ecret(?:[_ -]?(?:access[_-]?)?key|[_-]?value|[_-]hash)?(?![a-z])
         | enha(?![a-z]) | sn(?![a-z]) | id(?![a-z])
@@ -67,8 +68,10 @@ _NAME = re.compile(
 )
 _BEFORE_KEY = re.compile(
     r"(?:api|access|private|encrypt(?:ion)?|signing|session|master|auth|account|storage|licen[sc]e|ssh|webhook|service|"
-    r"subscription|consumer|app(?:lication)?|client|deploy|hmac|jwt|aes|fernet)[_ -]?$"
+    r"subscription|consumer|app(?:lication)?|client|deploy|hmac|jwt|aes|fernet|shared)[_ -]?$"
 )
+_NOT_A_PASS = re.compile(r"(?:by|com|tres|sur|over|under|im|multi|single|one|two|first|second|high|low|band)$")
+_NOT_A_SECRET = re.compile(r"(?:existing|pull)[_-]?$")  # they name an object of Kubernetes
 _QUOTE = r"""(?:\\*+["'`]|&quot;|&\#(?:34|39|x27);|%22)"""
 _REST = re.compile(
     rf"""
@@ -84,11 +87,11 @@ _REST = re.compile(
       | [^\S\r\n]++(?:is|was|ist|lautet|war|est|es|é):?[^\S\r\n]++
     )
     (?:
-        [bBrRuU]{{0,2}}(?P<open>{_QUOTE})(?P<quoted>(?:[^\\\n"'`&%]++|(?!(?P=open))(?:\\.|[^\\\n]))*+)
+        [bBrRuUnN]{{0,2}}(?P<open>{_QUOTE})(?P<quoted>(?:[^\\\n"'`&%]++|(?!(?P=open))(?:\\.|[^\\\n]))*+)
       | (?P<plain>
             (?i:digest|aws4-hmac-sha256|hawk|oauth|signature)[ ](?=[^\s=]++=)[^"'\r\n\\]++
           | (?![\[{{(<\0-\x08])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?
-            (?:[^\s\0-\x08,;&"'`<>()\]}}|\\]++|\((?:[^\s\0-\x08"'(),;]*+\))?+)++
+            (?:[^\s\0-\x08,;&"'`<>()\]}}|\\]++|&(?:amp|lt|gt|\#\d{{1,5}});|\((?:[^\s\0-\x08"'(),;]*+\))?+)++
         )
     )
     """,
@@ -149,6 +152,10 @@ def _unjudged_values(text: str, lower: str, start: int) -> Iterator[tuple[int, i
 def _stands_alone(text: str, name: re.Match[str], kind: Kind) -> bool:
     """``key`` needs to be an ``api_key``; ``pin`` must not end ``mapping``; ``ticket`` is a parameter of a URL."""
     start = name.start()
+    if name[0] == "pass":
+        return _NOT_A_PASS.search(text[max(0, start - 6) : start].lower()) is None
+    if name[0] == "secret":
+        return _NOT_A_SECRET.search(text[max(0, start - 9) : start].lower()) is None
     if kind.is_whole_word:
         before = text[start - 1 : start]
         if before.isalpha() and not (before.islower() and text[start].isupper()):

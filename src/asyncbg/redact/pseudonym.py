@@ -12,6 +12,9 @@ CARD = "[card]"
 _SECRET_KINDS = frozenset({"secret", "password", "token"})
 
 
+_NOT_A_DIGIT = re.compile(r"[^0-9]+")
+
+
 class _Pseudonyms:
     """The key that ties a value to its pseudonym: random in each process unless one is set."""
 
@@ -69,9 +72,10 @@ def digits_of(number: str) -> str:
     """The digits of a phone number, without the ``(0)`` that is not dialled from abroad."""
     if number.isdigit():
         return number
-    for mark in ("(0)", "%20", "%2B", "%2b", " ", "-", ".", "/", "(", ")", "+"):
-        number = number.replace(mark, "")
-    return number if number.isdigit() else re.sub(r"\D", "", number)
+    if "(0)" in number or "%" in number:
+        for mark in ("(0)", "%20", "%2B", "%2b"):
+            number = number.replace(mark, "")
+    return _NOT_A_DIGIT.sub("", number)
 
 
 def _normal_iban(text: str) -> str:
