@@ -70,7 +70,7 @@ _PLACEHOLDER = re.compile(
     r"""|[*•]+\S{0,4}|\S{0,4}[*•]{4,}\S{0,4}"""
 )
 _CODE = re.compile(
-    r"[A-Za-z_][\w.]*+[(\[](?:[\w\"'\s*(\[{)\]-].*)?$|(?:self|cls|settings|config|conf|cfg|os|request|args|kwargs|opts|options|params|form|data|payload|"
+    r"[A-Za-z_][\w.]*+[(\[](?:[\w\"'\s*:(\[{)\]-].*)?$|(?:self|cls|settings|config|conf|cfg|os|request|args|kwargs|opts|options|params|form|data|payload|"
     r"user|ctx|env|environ|creds|credentials|body)\.[A-Za-z_.]+$|_?[a-z_]+(?:\.[a-z_]+)*[._](?:password|secret|token|key)$|"
     r"rf?[\"']|_[a-z]+$"
 )
@@ -97,7 +97,7 @@ def is_placeholder(value: str) -> bool:
 
 def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, value: str) -> bool:
     """Whether what stands behind the name of a secret is one."""
-    bare = value.rstrip(".:!?")
+    bare = value.strip(" ").rstrip(".:!?")
     if not bare or bare.lower() in _SAID or is_placeholder(value):
         return False
     if "gap" not in rest.re.groupindex:  # an option, a header of cookies
@@ -118,7 +118,7 @@ def _is_named_otherwise(text: str, name: re.Match[str], rest: re.Match[str], val
     """``identified by`` outside SQL, a part of an ARN, a variable of psql, an id, a step of PAM."""
     gap, before = rest["gap"], text[name.start() - 1 : name.start()]
     if name[0] == "identified by":
-        return not _GRANT.search(text[max(0, name.start() - 100) : name.start()].lower())
+        return not text[name.start() : name.end()].isupper() and not _GRANT.search(text[max(0, name.start() - 100) : name.start()].lower())
     if gap == ":" and (before == ":" or (before == "(" and value.isalpha() and text.startswith(")", rest.end()))):
         return True
     if gap == ":" and value.startswith("?"):  # `${PASSWORD:?must be set}`
@@ -134,6 +134,8 @@ def _is_quoted_value(text: str, name: re.Match[str], rest: re.Match[str], kind: 
         return False
     if kind.is_password and name[0] != "pass":
         return True
+    if len(bare) < 3:  # `accesskey="n"`
+        return False
     if not gap or "==" in gap or _is_about_syntax(text, name):  # `unexpected token '}'`
         return bool(gap) and _looks_random(bare)
     return (
@@ -158,6 +160,8 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: K
     is_told = gap.strip()[-1:] == ":"
     if kind.is_password:
         is_path = word == "pwd" and bare.startswith(("/", "~", "C:"))
+        if word == "pw" and is_told:
+            return _is_odd(bare)
         return not is_path and (_ends_there(text, rest, bare) if is_told else True)
     if (bare.isdigit() and len(bare) < 6) or (
         _DOTTED.fullmatch(bare) and ("." in bare or (bare[0].isupper() and not bare.isupper()))

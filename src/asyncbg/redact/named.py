@@ -43,8 +43,7 @@ HINTS = (
     *("ion code", "ion_code", "ty code", "ty_code", "one-time"),
 )  # parts of the names below
 # Each alternative starts with a letter of its own, so that most characters are passed over at once.
-_NAME = re.compile(
-    r"""
+_NAMES = r"""
       a(?:uth(?:orization|tok)?(?![a-z]))
     | c(?:redentials?(?![a-z]) | ookie(?![a-z]) | vv2?(?![a-z0-9]) | vc2?(?![a-z0-9])
         | onfirmation[ _-]code(?![a-z]) | ontrase(?:ñ|n|\\u00f1)a(?![a-z]) | onnect\.sid(?![a-z]))
@@ -63,18 +62,17 @@ _NAME = re.compile(
     | t(?:oken(?:[_ -]?key|[_-]?value|[_-]hash)?(?![a-z]) | icket(?![a-z]))
     | v(?:erification[ _-]code(?![a-z]))
     | w(?:achtwoord(?![a-z]))
-    """,
-    re.VERBOSE,
-)
+    """
+_NAME = re.compile(_NAMES, re.VERBOSE)
 _BEFORE_KEY = re.compile(
     r"(?:api|access|private|encrypt(?:ion)?|signing|session|master|auth|account|storage|licen[sc]e|ssh|webhook|service|"
     r"subscription|consumer|app(?:lication)?|client|deploy|hmac|jwt|aes|fernet|shared)[_ -]?$"
 )
 _NOT_A_PASS = re.compile(r"(?:by|com|tres|sur|over|under|im|multi|single|one|two|first|second|high|low|band)$")
+_NOT_A_PASSWORD = re.compile(r"(?<![a-z])no$")  # NOPASSWD of sudo
 _NOT_A_SECRET = re.compile(r"(?:existing|pull)[_-]?$")  # they name an object of Kubernetes
 _QUOTE = r"""(?:\\*+["'`]|&quot;|&\#(?:34|39|x27);|%22)"""
-_REST = re.compile(
-    rf"""
+_RESTS = rf"""
     (?:_(?:base|hash|v?\d{{1,2}}|test|prod(?:uction)?|live|dev|old|new|BASE|HASH|TEST|PROD|LIVE|DEV|OLD|NEW))?
     (?P<gap>
         {_QUOTE}?\]?[^\S\r\n]*+(?:=>|:=|={{1,3}}|:|%3[ADad])[^\S\r\n]*+
@@ -94,9 +92,9 @@ _REST = re.compile(
             (?:[^\s\0-\x08,;&"'`<>()\]}}|\\]++|&(?:amp|lt|gt|\#\d{{1,5}});|\((?:[^\s\0-\x08"'(),;]*+\))?+)++
         )
     )
-    """,
-    re.VERBOSE,
-)
+    """
+_REST = re.compile(_RESTS, re.VERBOSE)
+_NAME_AND_REST = re.compile(f"(?i:{_NAMES})(?:{_RESTS})", re.VERBOSE)
 _OPTION = re.compile(r"(?<=\w)[ ]++(?P<plain>[^\s\-\"'<\[{(]\S*+)")
 _COOKIES = re.compile(r"""["']?\s?+:\s?+(?P<plain>(?=[^\s"';,=\[]++=)[^"'\r\n\\]++)""")
 
@@ -134,19 +132,15 @@ def _values(text: str, lower: str) -> Iterator[tuple[int, int]]:
                 past = rest.end()
         name = _NAME.search(lower, past)
     if name:
-        yield from _unjudged_values(text, lower, name.start())
+        yield from _unjudged_values(text, name.start())
 
 
-def _unjudged_values(text: str, lower: str, start: int) -> Iterator[tuple[int, int]]:
+def _unjudged_values(text: str, start: int) -> Iterator[tuple[int, int]]:
     """Where names come by the hundred, what stands behind each is taken for a secret."""
-    name = _NAME.search(lower, start)
-    while name:
-        rest = _REST.match(text, name.end())
-        if rest:
-            start, end = rest.span("quoted" if rest["plain"] is None else "plain")
-            if text[start : start + 1] > "\x08":
-                yield start, end
-        name = _NAME.search(lower, rest.end() if rest else name.end())
+    for match in _NAME_AND_REST.finditer(text, start):
+        start, end = match.span("quoted" if match["plain"] is None else "plain")
+        if text[start : start + 1] > "\x08":
+            yield start, end
 
 
 def _stands_alone(text: str, name: re.Match[str], kind: Kind) -> bool:
@@ -154,6 +148,8 @@ def _stands_alone(text: str, name: re.Match[str], kind: Kind) -> bool:
     start = name.start()
     if name[0] == "pass":
         return _NOT_A_PASS.search(text[max(0, start - 6) : start].lower()) is None
+    if name[0] == "passwd":
+        return _NOT_A_PASSWORD.search(text[max(0, start - 3) : start].lower()) is None
     if name[0] == "secret":
         return _NOT_A_SECRET.search(text[max(0, start - 9) : start].lower()) is None
     if kind.is_whole_word:

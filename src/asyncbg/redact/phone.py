@@ -89,25 +89,22 @@ HINTS_BEYOND_ASCII = (
     ),
     *("هاتف", "טלפון", "điện thoại", "โทร"),
 )
-_WORD = re.compile(
-    r"""c(?:ell(?:phone|ular[ei]?)?|elular|ontact(?:o|s|e|es|ez|en)?|all(?:ed|ee|er|ing|back)?)|d(?:ial(?:ed|led|ling)?|urchwahl)
+_WORD = r"""c(?:ell(?:phone|ular[ei]?)?|elular|ontact(?:o|s|e|es|ez|en)?|all(?:ed|ee|er|ing|back)?)|d(?:ial(?:ed|led|ling)?|urchwahl)
     |f(?:ax|one|estnetz)|g(?:sm)|h(?:andy|p(?=[.:]))|k(?:omórka|om(?=[.:]))
     |m(?:ob(?:il(?:e|iel|n[íiy]|telefon)?)?(?![a-z])|óvil|ovil|sisdn)|p(?:hone|ortable|onsel|h(?=[ .:])|uh(?:elin)?(?![a-z]))
     |r(?:ufnummer)|s(?:ms)|t(?:el(?:[eé](?:f|ph|p|m[oó]v)[^\W\d_]{0,9})?(?![a-z])|él(?:éphone)?|lf|lm|fn)|v(?:iber)
     |w(?:hatsapp)|τ(?:ηλ(?:έφωνο)?)|κ(?:ινητό)|т(?:ел(?:ефон)?)|м(?:об(?:ильный)?)
     |电(?:话)|電(?:話)|手(?:机|機)|携(?:帯)|전(?:화)|휴(?:대폰|대전화)|핸(?:드폰)|फ(?:़ोन|ोन)|म(?:ोबाइल)
     |\u0647(?:اتف)|\u05d8(?:לפון)|đ(?:iện[ ]thoại)
-    |โ(?:ทร)""",
-    re.VERBOSE,
-)
+    |โ(?:ทร)"""
 _WEAK = ("cell", "call", "dial", "sms", "contact", "ph ")
-_NUMBER = re.compile(
-    r"""
+_NAMED = re.compile(
+    rf"""(?P<word>{_WORD})
     (?:[ _-]?(?:numbers?|nummer|número|numero|num|no|nr|n°|e164
-        |to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)(?![a-z])){0,3}+
-    [\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{0,6}+(?:[^\w+(\n/]|%3[aAdD]){0,8}+(?:(?<=\W)[bu](?=['"]))?+["']?
-    (?P<number>(?:\+|%2B)?\(?\d(?:(?:[ ()./\-]|%20){0,3}\d){6,14}+)(?!\d)""",
-    re.VERBOSE | re.IGNORECASE,
+        |to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)(?![a-z])){{0,3}}+
+    [\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{{0,6}}+(?:[^\w+(\n/]|%3[ad]){{0,8}}+(?:(?<=\W)[bu](?=['"]))?+["']?
+    (?P<number>(?:\+|%2b)?\(?\d(?:(?:[ ()./\-]|%20){{0,3}}\d){{6,14}}+)(?!\d)""",
+    re.VERBOSE,
 )
 _DATE = re.compile(r"(?:\d{1,2}([/. -])\d{1,2}\1(?:\d{4}|\d\d)|(?:19|20)\d\d([/. -])\d\d\2\d\d)(?!\1?\d)")
 _OTHERWISE = re.compile(
@@ -159,13 +156,10 @@ Span = tuple[int, int, str]
 def find_named_phones(text: str, lower: str) -> list[Span]:
     """Where a number stands that the word before calls a phone number; ``lower`` is the same text in lower case."""
     spans = []
-    for word in _WORD.finditer(lower):
-        match = _NUMBER.match(text, word.end())
-        if match is None:
-            continue
+    for match in _NAMED.finditer(lower):
         start, end = match.span("number")
-        number = match["number"]
-        is_vague = number.isdigit() and number[0] != "0" and f"{word[0]} ".startswith(_WEAK)
+        number = text[start:end]
+        is_vague = number.isdigit() and number[0] != "0" and f"{match['word']} ".startswith(_WEAK)
         if not is_vague and not _DATE.match(number) and (end := _whole(text, end)):
             spans.append(_span(text, start, end))
     return spans
