@@ -8,6 +8,7 @@ from itertools import islice
 
 from asyncbg.redact.judge import is_placeholder
 from asyncbg.redact.named import HINTS as NAME_HINTS
+from asyncbg.redact.named import HINTS_BEYOND_ASCII as NAME_HINTS_BEYOND_ASCII
 from asyncbg.redact.named import hide_named
 from asyncbg.redact.pseudonym import SECRET
 
@@ -19,7 +20,14 @@ _LOGIN = re.compile(  # `ada:hunter2@10.0.0.5`, `ada:hunter2@db:3306`, `ada:hunt
     rf""":(?!{_NO_PASSWORD})[^\s:@/'"\0-\x08]{{1,128}}+@(?=\d{{1,3}}(?:\.\d{{1,3}}){{3}}|[\w.-]{{1,255}}+:\d{{2,5}}\b|(?:tcp|udp|unix)\()"""
 )
 _ORACLE = re.compile(r"""(?<=\w/)[^\s/@"'\0-\x08]{1,128}+(?=@)""")  # `thin:ada/hunter2@//db:1521/prod`
-_CURL = re.compile(r"""( -u |--(?:proxy-)?user[ =])[^\s:\-"'\0-\x08]++:[^\s"'\0-\x08]++""")
+_CURL = re.compile(
+    r"""([ ]-u[ ]|--(?:proxy-)?user[ =])(?!\d+:\d+\b)
+    (?:'[^'\n:]{1,64}+:[^'\n]{1,128}+'|"[^"\n:]{1,64}+:[^"\n]{1,128}+"|[^\s:\-"'\0-\x08]++:[^\s"'\0-\x08]++)""",
+    re.VERBOSE,
+)
+_CALL = re.compile(  # `HTTPBasicAuth('ada', 'hunter2')`, `auth=('ada', 'hunter2')`
+    r"""(auth=?\((?:login=|username=)?['"][^'"\n]{1,64}+['"],\s?(?:password=)?['"])[^'"\n\0-\x08]{1,128}+""", re.IGNORECASE
+)
 _TOOL = re.compile(r"sshpass|mysql|mariadb|mongo|redis-cli|ldap|docker login|smbclient")
 _FLAG = {  # the password on the command line of each
     "sshpass": r" -p ?", "mysql": r" -p", "mariadb": r" -p", "mongo": r" -p ?", "redis-cli": r" -a ?", "ldap": r" -w ?",
@@ -33,7 +41,11 @@ _PEM = re.compile(
     r"[^-]*+(?:-(?!----)[^-]*+)*+(?:-----END[^-\n]{0,50}-----)?",
 )
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{5,}+(?:\.[\w-]*+){1,4}")
-_SCHEME = re.compile(r"\b(bearer|basic|(?<=auth )(?:plain|login|xoauth2|ntlm)|(?<=authenticate )(?:plain|login|xoauth2))(\s++|%20|\+)([A-Za-z0-9._~+/-]{8,}+=*+)(?![A-Za-z0-9])", re.IGNORECASE)
+_SCHEME = re.compile(
+    r"""\b(bearer|basic|(?<=auth )(?:plain|login|xoauth2|ntlm)|(?<=authenticate )(?:plain|login|xoauth2))"""
+    r"""(\s++|%20|\+|["'],\s?["'])([A-Za-z0-9._~+/-]{8,}+=*+)(?![A-Za-z0-9])""",
+    re.IGNORECASE,
+)
 
 _KEY_HINTS = (
     *(
@@ -118,7 +130,7 @@ def hide_credentials(text: str) -> str:
     if "private key" in lower:
         text = _PEM.sub(SECRET, text)
         lower = text.lower()
-    for hint in NAME_HINTS:
+    for hint in NAME_HINTS if text.isascii() else (*NAME_HINTS, *NAME_HINTS_BEYOND_ASCII):
         if hint in lower:
             text = hide_named(text, lower)
             break
@@ -141,7 +153,7 @@ def _hide_logins(text: str, lower: str) -> str:
         if " -u " in text or "user" in text:
             text = _CURL.sub(rf"\1{SECRET}", text)
         text = _hide_flags(text)
-    return text
+    return _CALL.sub(rf"\1{SECRET}", text) if "auth" in lower and "(" in text else text
 
 
 def _hide_flags(text: str) -> str:

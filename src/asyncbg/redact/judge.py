@@ -26,8 +26,12 @@ _WHOLE_WORDS = frozenset(
     )
 )
 _DIGITS = ("verif", "confirm", "security", "one-time", "otp", "pin", "cvv", "cvc", "ssn")
-_LOOSE = ("cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
-_PASSWORDS = ("pass", "pw", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified", "requirepass")
+_LOOSE = ("code", "clave", "cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
+_PASSWORDS = (
+    *("pass", "pw", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified", "requirepass"),
+    *("adgangskode", "geslo", "hasło", "heslo", "jelszó", "kodeord", "lozinka", "lösenord", "mật", "parola", "salasana"),
+    *("sandi", "sifre", "şifre", "κωδικός", "парол", "סיסמ", "كلمة", "पासवर्ड", "รหัสผ่าน", "パスワード", "密", "비밀번호", "암호"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ def kind_of(name: str) -> Kind:
         is_loose=name.startswith(_LOOSE),
         is_whole_word=name in _WHOLE_WORDS,
         is_key=name.startswith("key"),
-        is_parameter=name in ("ticket", "signature"),
+        is_parameter=name in ("ticket", "signature", "code"),
     )
 
 
@@ -87,6 +91,7 @@ _GOES_ON = re.compile(r" [A-Za-z]{2,}(?![\w=:])")
 _SIGNS = frozenset("!@#$%^&*+=~/")
 _PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]+){2,}/?|[A-Za-z]:\\\S+")
 _RESOURCE = re.compile(r"0x[0-9a-fA-F]+|[A-Z]{2}[0-9a-f]{32}")  # `session 0x1f`, `SID SM0a…`
+_SIGN = re.compile("[:=：＝]")
 _GRANT = re.compile(r"user|role|login|@")
 
 
@@ -104,9 +109,9 @@ def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, v
         return bare.lower() != name[0]
     if _is_named_otherwise(text, name, rest, value):
         return False
-    if (
-        rest["gap"] == ">" and text[rest.end() : rest.end() + 1] != "<"
-    ):  # `<token>` alone; `<token>x7</token>` has a value
+    if rest["gap"].endswith((">", "&gt;")) and "=>" not in rest["gap"] and not text.startswith(("<", "&lt;"), rest.end()):
+        return False  # `<token>` alone; `<token>x7</token>` has a value
+    if name[0] == "code" and len(bare) < 16:
         return False
     if kind.is_digits:
         return (3 if rest["gap"] != " " else 4) <= sum(map(str.isdigit, value)) <= 10
@@ -130,6 +135,8 @@ def _is_named_otherwise(text: str, name: re.Match[str], rest: re.Match[str], val
 
 def _is_quoted_value(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, bare: str) -> bool:
     gap = rest["gap"].strip()
+    if "value" in gap or gap.startswith('";s'):
+        return not kind.is_loose or _looks_random(bare)
     if "," in gap and not _is_pair(text, name, rest):
         return False
     if kind.is_password and name[0] != "pass":
@@ -150,14 +157,14 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: K
     word, gap = name[0], rest["gap"]
     if _CODE.match(bare) or bare.lower() == word:
         return False
-    is_said = ":" not in gap and "=" not in gap and "%" not in gap and ">" not in gap  # `the password is …`
+    is_said = _SIGN.search(gap) is None and "%" not in gap and ">" not in gap  # `the password is …`
     if gap == " ":  # `password hunter2`
         return _is_odd(bare) if kind.is_password else len(bare) > 15 and _looks_random(bare)
     if is_said or (word == "pass" and (bare.isdigit() or "=" not in gap)):
         return _is_odd(bare) if kind.is_password else _looks_random(bare)
     if not kind.is_password and _PATH.fullmatch(bare):
         return False
-    is_told = gap.strip()[-1:] == ":"
+    is_told = gap.strip()[-1:] in (":", "：")
     if kind.is_password:
         is_path = word == "pwd" and bare.startswith(("/", "~", "C:"))
         if word == "pw" and is_told:

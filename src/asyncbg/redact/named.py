@@ -40,8 +40,13 @@ HINTS = (
         "ssn",
         "jwt",
     ),
-    *("ion code", "ion_code", "ty code", "ty_code", "one-time"),
+    *("ion code", "ion_code", "ty code", "ty_code", "one-time", "code="),
+    *("heslo", "salasana", "adgangskode", "kodeord", "lozinka", "geslo", "parola", "sifre", "sandi", "clave"),
 )  # parts of the names below
+HINTS_BEYOND_ASCII = (
+    *("парол", "密", "パスワード", "비밀번호", "암호", "كلمة", "şifre", "lösenord", "hasło", "jelszó", "κωδικός"),
+    *("סיסמ", "mật khẩu", "รหัสผ่าน", "पासवर्ड"),
+)
 # Each alternative starts with a letter of its own, so that most characters are passed over at once.
 _NAMES = r"""
       a(?:uth(?:orization|tok)?(?![a-z]))
@@ -62,6 +67,10 @@ _NAMES = r"""
     | t(?:oken(?:[_ -]?key|[_-]?value|[_-]hash)?(?![a-z]) | icket(?![a-z]))
     | v(?:erification[ _-]code(?![a-z]))
     | w(?:achtwoord(?![a-z]))
+    | adgangskode | clave(?![a-z]) | geslo(?![a-z]) | hasło | heslo(?![a-z]) | jelszó | kodeord | lozinka | lösenord
+    | mật[ ]khẩu | parola(?![a-z]) | sa(?:lasana|ndi(?![a-z])) | [sş]ifre(?:si)?(?![a-z]) | κωδικός | парол[ьяюа]
+    | סיסמ[הא] | كلمة[ ](?:المرور|السر|مرور|سر) | पासवर्ड | รหัสผ่าน | パスワード | 密[码碼] | 비밀번호 | 암호
+    | code(?==)
     """
 _NAME = re.compile(_NAMES, re.VERBOSE)
 _BEFORE_KEY = re.compile(
@@ -75,10 +84,14 @@ _QUOTE = r"""(?:\\*+["'`]|&quot;|&\#(?:34|39|x27);|%22)"""
 _RESTS = rf"""
     (?:_(?:base|hash|v?\d{{1,2}}|test|prod(?:uction)?|live|dev|old|new|BASE|HASH|TEST|PROD|LIVE|DEV|OLD|NEW))?
     (?P<gap>
-        {_QUOTE}?\]?[^\S\r\n]*+(?:=>|:=|={{1,3}}|:|%3[ADad])[^\S\r\n]*+
+        {_QUOTE}?\]?[^\S\r\n]*+\\{{0,2}}(?:=>|:=|={{1,3}}|[:：＝]|%3[ADad])[^\S\r\n]*+
+      | {_QUOTE}?[^\S\r\n]++value[^\S\r\n]?[:=][^\S\r\n]?                 # <add key="password" value="…">
+      | {_QUOTE},[^\S\r\n]?{_QUOTE}value{_QUOTE}[^\S\r\n]?:[^\S\r\n]?       # {{"name": "PASSWORD", "value": "…"}}
+      | (?:[ ][\w:-]{{1,40}}="[^"<>\n]{{0,120}}"){{1,3}}>                         # <password type="text">…
+      | ";s:\d{{1,4}}:(?=")                                            # PHP's serialize
       | =\{{(?=[^\s{{}};]*?[^A-Za-z_\s{{}};][^\s{{}};]*\}}(?:[;"']|$))
       | {_QUOTE},[^\S\r\n]*+(?=b?\\*["'])
-      | >
+      | >|&gt;
       | [^\S\r\n]++(?=["'])
       | [ ](?!%3)(?=[^\s"'/<>()=:,.\-][^\s"'/<>()=:,.]*[0-9!@$%^&*])(?=[^\s"'/<>()=:,.]{{4}})
       | [ ]for[ ](?:user[ ]|account[ ])?[^\s:]{{1,64}}:[ ]
@@ -89,7 +102,7 @@ _RESTS = rf"""
       | (?P<plain>
             (?i:digest|aws4-hmac-sha256|hawk|oauth|signature)[ ](?=[^\s=]++=)[^"'\r\n\\]++
           | (?![\[{{(<\0-\x08])(?:(?i:bearer|basic|token|apikey|negotiate|ntlm)[ ]++(?!\[))?
-            (?:[^\s\0-\x08,;&"'`<>()\]}}|\\]++|&(?:amp|lt|gt|\#\d{{1,5}});|\((?:[^\s\0-\x08"'(),;]*+\))?+)++
+            (?:[^\s\0-\x08,;&"'`<>()\]}}|\\]++|&(?:amp|\#38);|\((?:[^\s\0-\x08"'(),;]*+\))?+)++
         )
     )
     """
@@ -158,6 +171,8 @@ def _stands_alone(text: str, name: re.Match[str], kind: Kind) -> bool:
             return False
     if kind.is_key:
         return _BEFORE_KEY.search(text[max(0, start - 14) : start].lower()) is not None
+    if name[0] == "token":
+        return not text[max(0, start - 9) : start].lower().endswith("publickey")  # of a .NET assembly
     return not kind.is_parameter or text[max(0, start - 5) : start].lower().endswith(("?", "&", "amz-", "goog-"))
 
 

@@ -21,13 +21,14 @@ def _address(letter: str, *, escaped: bool) -> re.Pattern[str]:
     if escaped:
         start = (
             rf"(?:{start}(?!(?<=\\)[nrt])|(?<=%(?:20|22|26|27|28|29|2[cCfF]|3[aAbBcCdDeEfF]|0[aAdD]|5[bBdD]|7[bBcCdD]))"
+            r"|(?<=%25(?:20|22|26|27|28|29|2[cCfF]|3[aAbBcCdDeEfF]|5[bBdD]|7[bBcCdD]))"
             r"|(?<=\\[nrt])|(?<=\\u00(?:3[cCeEdD]|2[267])))"
         )
     return re.compile(
         rf"""{start}
         (?P<lead>[.+'-]*+(?:[{_CJK}]++(?=[A-Za-z0-9]))?+)
         (?P<address>
-            (?: [{letter}](?:[{letter}.+'-]++|%(?:2[BbDdEe5]|5[Ff]|[89A-Fa-f][0-9A-Fa-f]|(?![0-9A-Fa-f]{{2}})(?=\w))|&\#43;)*+
+            (?: [{letter}](?:[{letter}.+'-]++|%(?:2(?:[BbDdEe]|5(?!40))|5[Ff]|[89A-Fa-f][0-9A-Fa-f]|(?![0-9A-Fa-f]{{2}})(?=\w))|&\#43;)*+
               | \\?"(?=[^"\n]{{1,64}}"[@%])[^"\n\\:,={{}}]{{1,64}}+\\?"
             )
             {_AT}@?
@@ -73,7 +74,7 @@ _ISSUED = re.compile(
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 _BARCODE = re.compile(r"(?:ean|gtin|isbn|barcode|upc)\W{0,3}(?:13)?\W{0,3}$", re.IGNORECASE)
 
-_ACCOUNT = re.compile(r"\d(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})")
+_ACCOUNT = re.compile(r"\d(?:(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)|(?<=\?\d\d[A-Z]{2}.))\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})")
 # ISO 13616: how long an IBAN is in each country of the registry.
 _COUNTRIES = """
     15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
@@ -82,7 +83,7 @@ _COUNTRIES = """
     31:MT,SC 32:LC 33:RU
 """
 _SHAPES = {
-    country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){{{int(length) - 4}}}(?![A-Za-z0-9])")
+    country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){{{int(length) - 4}}}(?:(?![A-Za-z0-9])|(?=(?:EUR|GBP|CHF|USD)\b))")
     for length, countries in (item.split(":") for item in _COUNTRIES.split())
     for country in countries.split(",")
 }

@@ -34,7 +34,7 @@ _SHAPED = re.compile(
           | (?<=0)0[1-9](?:{_GAP}?\(?\d\)?){{7,13}}                                      # 0049 30 123456
           | (?<=0)[1-9]\d{{0,4}}(?:{_GAP}\d{{2,8}}){{1,5}}                               # 030 1234567
           | (?<=1)[ .\-]?\(?[2-9]\d\d\)?[ .\-]?\d{{3}}[ .\-]\d{{4}}                     # 1-800-555-0199
-          | (?<=[1-9])\d\d(?P<gap>[ ./\-])\d{{3}}(?:(?P=gap)|-)\d{{4}}                   # 555-123-4567
+          | (?<=[2-9])\d\d(?P<gap>[ ./\-])\d{{3}}(?:(?P=gap)|-)\d{{4}}                   # 555-123-4567
           | (?<=1)[3-9]\d[ \-]\d{{4}}[ \-]\d{{4}}                                         # 138-0013-8000
           | (?<=1)[38]00\ \d{{3}}\ \d{{3}}                                              # 1300 555 012
           | (?<=[6-9])\d\d\ \d\d\ \d\d\ \d\d                                             # 612 34 56 78
@@ -71,6 +71,7 @@ HINTS_BEYOND_ASCII = (
         "komór",
         "κιν",
         "моб",
+        "абонент",
         "tél",
         "telé",
         "тел",
@@ -93,7 +94,7 @@ _WORD = r"""c(?:ell(?:phone|ular[ei]?)?|elular|ontact(?:o|s|e|es|ez|en)?|all(?:e
     |f(?:ax|one|estnetz)|g(?:sm)|h(?:andy|p(?=[.:]))|k(?:omórka|om(?=[.:]))
     |m(?:ob(?:il(?:e|iel|n[íiy]|telefon)?)?(?![a-z])|óvil|ovil|sisdn)|p(?:hone|ortable|onsel|h(?=[ .:])|uh(?:elin)?(?![a-z]))
     |r(?:ufnummer)|s(?:ms)|t(?:el(?:[eé](?:f|ph|p|m[oó]v)[^\W\d_]{0,9})?(?![a-z])|él(?:éphone)?|lf|lm|fn)|v(?:iber)
-    |w(?:hatsapp)|τ(?:ηλ(?:έφωνο)?)|κ(?:ινητό)|т(?:ел(?:ефон)?)|м(?:об(?:ильный)?)
+    |w(?:hatsapp)|τ(?:ηλ(?:έφωνο)?)|κ(?:ινητό)|т(?:ел(?:ефон)?)|а(?:бонента?)|м(?:об(?:ильный)?)
     |电(?:话)|電(?:話)|手(?:机|機)|携(?:帯)|전(?:화)|휴(?:대폰|대전화)|핸(?:드폰)|फ(?:़ोन|ोन)|म(?:ोबाइल)
     |\u0647(?:اتف)|\u05d8(?:לפון)|đ(?:iện[ ]thoại)
     |โ(?:ทร)"""
@@ -102,10 +103,11 @@ _NAMED = re.compile(
     rf"""(?P<word>{_WORD})
     (?:[ _-]?(?:numbers?|nummer|número|numero|num|no|nr|n°|e164
         |to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)(?![a-z])){{0,3}}+
-    [\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{{0,6}}+(?:[^\w+(\n/]|%3[ad]){{0,8}}+(?:(?<=\W)[bu](?=['"]))?+["']?
-    (?P<number>(?:\+|%2b)?\(?\d(?:(?:[ ()./\-]|%20){{0,3}}\d){{6,14}}+)(?!\d)""",
+    [\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{{0,6}}+(?:[^\w+(\n/\\]|\\(?!u)|%3[ad]){{0,8}}+(?:(?<=\W)[bu](?=['"]))?+["']?
+    (?P<number>(?:\+|%2b|\\u002b)?\(?\d(?:(?:[ ()./\-]|%20){{0,3}}\d){{6,14}}+)(?!\d)""",
     re.VERBOSE,
 )
+_SAYS = re.compile("[:=]")  # `cell=2025550143`
 _DATE = re.compile(r"(?:\d{1,2}([/. -])\d{1,2}\1(?:\d{4}|\d\d)|(?:19|20)\d\d([/. -])\d\d\2\d\d)(?!\1?\d)")
 _OTHERWISE = re.compile(
     rf"{_DATE.pattern}|\d{{5}}-\d{{4}}$|\d{{3}}(?:\.\d{{3}}){{3}}$"
@@ -160,6 +162,7 @@ def find_named_phones(text: str, lower: str) -> list[Span]:
         start, end = match.span("number")
         number = text[start:end]
         is_vague = number.isdigit() and number[0] != "0" and f"{match['word']} ".startswith(_WEAK)
+        is_vague = is_vague and (end - start < 10 or _SAYS.search(text, match.end("word"), start) is None)
         if not is_vague and not _DATE.match(number) and (end := _whole(text, end)):
             spans.append(_span(text, start, end))
     return spans
