@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from asyncbg.redact.words import PASSWORD
+
 _WHOLE_WORDS = frozenset(
     (
         "pin",
@@ -26,12 +28,9 @@ _WHOLE_WORDS = frozenset(
     )
 )
 _DIGITS = ("verif", "confirm", "security", "one-time", "otp", "pin", "cvv", "cvc", "ssn")
-_LOOSE = ("code", "clave", "cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
-_PASSWORDS = (
-    *("pass", "pw", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified", "requirepass"),
-    *("adgangskode", "geslo", "hasło", "heslo", "jelszó", "kodeord", "lozinka", "lösenord", "mật", "parola", "salasana"),
-    *("sandi", "sifre", "şifre", "κωδικός", "парол", "סיסמ", "كلمة", "पासवर्ड", "รหัสผ่าน", "パスワード", "密", "비밀번호", "암호"),
-)
+_LOOSE = ("code", "cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
+_PASSWORDS = ("pass", "pw", "contrase", "mot", "identified", "requirepass", *PASSWORD)
+_MARKUP = (">", "&gt;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,8 @@ _SAYINGS = """
     updated failed failure field must is not the a an and or for to in too this that value input unknown
     undefined default disabled enabled redacted filtered masked hidden removed omitted accepted rejected denied
     refused revoked valid verified absent present provided given bearer basic digest refreshed rotated created
-    await lambda yield new async function deleted issued error success see please use should cannot can may will was has does did stored plain
+    await lambda yield new async function
+    deleted issued error success see please use should cannot can may will was has does did stored plain
     plaintext unexpected expected checked skipped bcrypt argon2 argon2id scrypt pbkdf2 sha256 md5 eof newline
     indent dedent name number op identifier include same-origin
 """
@@ -74,8 +74,9 @@ _PLACEHOLDER = re.compile(
     r"""|[*•]+\S{0,4}|\S{0,4}[*•]{4,}\S{0,4}"""
 )
 _CODE = re.compile(
-    r"[A-Za-z_][\w.]*+[(\[](?:[\w\"'\s*:(\[{)\]-].*)?$|(?:self|cls|settings|config|conf|cfg|os|request|args|kwargs|opts|options|params|form|data|payload|"
-    r"user|ctx|env|environ|creds|credentials|body)\.[A-Za-z_.]+$|_?[a-z_]+(?:\.[a-z_]+)*[._](?:password|secret|token|key)$|"
+    r"[A-Za-z_][\w.]*+[(\[](?:[\w\"'\s*:(\[{)\]-].*)?$|"
+    r"(?:self|cls|settings|config|conf|cfg|os|request|args|"
+    r"kwargs|opts|options|params|form|data|payload|user|ctx|env|environ|creds|credentials|body)\.[A-Za-z_.]+$|_?[a-z_]+(?:\.[a-z_]+)*[._](?:password|secret|token|key)$|"
     r"rf?[\"']|_[a-z]+$"
 )
 _DOTTED = re.compile(
@@ -91,7 +92,8 @@ _GOES_ON = re.compile(r" [A-Za-z]{2,}(?![\w=:])")
 _SIGNS = frozenset("!@#$%^&*+=~/")
 _PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]+){2,}/?|[A-Za-z]:\\\S+")
 _RESOURCE = re.compile(r"0x[0-9a-fA-F]+|[A-Z]{2}[0-9a-f]{32}")  # `session 0x1f`, `SID SM0a…`
-_SIGN = re.compile("[:=：＝]")
+_COLONS = (":", "\uff1a")  # the second is the wide one of Chinese and Japanese
+_SIGN = re.compile("[:=\uff1a\uff1d]")
 _GRANT = re.compile(r"user|role|login|@")
 
 
@@ -109,10 +111,6 @@ def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, v
         return bare.lower() != name[0]
     if _is_named_otherwise(text, name, rest, value):
         return False
-    if rest["gap"].endswith((">", "&gt;")) and "=>" not in rest["gap"] and not text.startswith(("<", "&lt;"), rest.end()):
-        return False  # `<token>` alone; `<token>x7</token>` has a value
-    if name[0] == "code" and len(bare) < 16:
-        return False
     if kind.is_digits:
         return (3 if rest["gap"] != " " else 4) <= sum(map(str.isdigit, value)) <= 10
     judge = _is_plain_value if rest["quoted"] is None else _is_quoted_value
@@ -120,17 +118,21 @@ def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, v
 
 
 def _is_named_otherwise(text: str, name: re.Match[str], rest: re.Match[str], value: str) -> bool:
-    """``identified by`` outside SQL, a part of an ARN, a variable of psql, an id, a step of PAM."""
-    gap, before = rest["gap"], text[name.start() - 1 : name.start()]
-    if name[0] == "identified by":
-        return not text[name.start() : name.end()].isupper() and not _GRANT.search(text[max(0, name.start() - 100) : name.start()].lower())
-    if gap == ":" and (before == ":" or (before == "(" and value.isalpha() and text.startswith(")", rest.end()))):
-        return True
-    if gap == ":" and value.startswith("?"):  # `${PASSWORD:?must be set}`
-        return True
-    if gap == " :" and rest["quoted"] is not None:
-        return True
-    return name[0].startswith(("sid", "sess")) and bool(_RESOURCE.fullmatch(value))
+    """A part of an ARN, a variable of psql, an id, a step of PAM, a tag without a value, ``identified by`` in prose."""
+    word, gap, start = name[0], rest["gap"], name.start()
+    if gap == ":":
+        before = text[start - 1 : start]
+        is_step = before == "(" and value.isalpha() and text.startswith(")", rest.end())
+        return before == ":" or is_step or value.startswith("?")  # `${PASSWORD:?must be set}`
+    if gap == " :":
+        return rest["quoted"] is not None
+    if gap.endswith(_MARKUP) and "=>" not in gap:
+        return not text.startswith(("<", "&lt;"), rest.end())  # `<token>` alone; `<token>x7</token>` has a value
+    if word == "identified by":
+        return not (text[start : name.end()].isupper() or _GRANT.search(text[max(0, start - 100) : start].lower()))
+    return (word == "code" and len(value) < 16) or (
+        word.startswith(("sid", "sess")) and bool(_RESOURCE.fullmatch(value))
+    )
 
 
 def _is_quoted_value(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, bare: str) -> bool:
@@ -164,12 +166,9 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: K
         return _is_odd(bare) if kind.is_password else _looks_random(bare)
     if not kind.is_password and _PATH.fullmatch(bare):
         return False
-    is_told = gap.strip()[-1:] in (":", "：")
+    is_told = gap.strip()[-1:] in _COLONS
     if kind.is_password:
-        is_path = word == "pwd" and bare.startswith(("/", "~", "C:"))
-        if word == "pw" and is_told:
-            return _is_odd(bare)
-        return not is_path and (_ends_there(text, rest, bare) if is_told else True)
+        return _is_password(text, word, rest, bare, is_told=is_told)
     if (bare.isdigit() and len(bare) < 6) or (
         _DOTTED.fullmatch(bare) and ("." in bare or (bare[0].isupper() and not bare.isupper()))
     ):
@@ -182,6 +181,13 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: K
     if is_told or "==" in gap or kind.is_loose or _is_about_syntax(text, name):
         return _looks_random(bare)
     return not (bare.isupper() and bare.isalpha() and len(bare) < 7)
+
+
+def _is_password(text: str, word: str, rest: re.Match[str], bare: str, *, is_told: bool) -> bool:
+    """``PWD=/home`` is a directory; ``pw:api`` and ``password: must be longer`` tell something else."""
+    if word == "pwd" and bare.startswith(("/", "~", "C:")):
+        return False
+    return not is_told or (_is_odd(bare) if word == "pw" else _ends_there(text, rest, bare))
 
 
 def _is_pair(text: str, name: re.Match[str], rest: re.Match[str]) -> bool:

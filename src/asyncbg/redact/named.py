@@ -8,53 +8,22 @@ from collections.abc import Iterator
 
 from asyncbg.redact.judge import Kind, is_secret, kind_of
 from asyncbg.redact.pseudonym import SECRET
+from asyncbg.redact.words import PASSWORD, alternatives
 
 HINTS = (
-    *(
-        "pass",
-        "pwd",
-        "pw",
-        "kennwort",
-        "contrase",
-        "senha",
-        "wachtwoord",
-        "mot de",
-        "mot_de",
-        "secret",
-        "token",
-        "credential",
-    ),
-    *(
-        "cookie",
-        "key",
-        "auth",
-        "sess",
-        "sid",
-        "otp",
-        "pin",
-        "cvv",
-        "cvc",
-        "sig",
-        "ticket",
-        "identified by",
-        "ssn",
-        "jwt",
-    ),
-    *("ion code", "ion_code", "ty code", "ty_code", "one-time", "code="),
-    *("heslo", "salasana", "adgangskode", "kodeord", "lozinka", "geslo", "parola", "sifre", "sandi", "clave"),
+    *("pass", "pwd", "pw", "contrase", "mot de", "mot_de", "secret", "token", "credential", "cookie", "key", "auth"),
+    *("sess", "sid", "otp", "pin", "cvv", "cvc", "sig", "ticket", "identified by", "ssn", "jwt", "code=", "one-time"),
+    *("ion code", "ion_code", "ty code", "ty_code", *(word for word in PASSWORD if word.isascii())),
 )  # parts of the names below
-HINTS_BEYOND_ASCII = (
-    *("парол", "密", "パスワード", "비밀번호", "암호", "كلمة", "şifre", "lösenord", "hasło", "jelszó", "κωδικός"),
-    *("סיסמ", "mật khẩu", "รหัสผ่าน", "पासवर्ड"),
-)
+HINTS_BEYOND_ASCII = tuple(word for word in PASSWORD if not word.isascii())
 # Each alternative starts with a letter of its own, so that most characters are passed over at once.
-_NAMES = r"""
+_NAMES = rf"""
       a(?:uth(?:orization|tok)?(?![a-z]))
     | c(?:redentials?(?![a-z]) | ookie(?![a-z]) | vv2?(?![a-z0-9]) | vc2?(?![a-z0-9])
         | onfirmation[ _-]code(?![a-z]) | ontrase(?:ñ|n|\\u00f1)a(?![a-z]) | onnect\.sid(?![a-z]))
     | i(?:dentified\ by(?![a-z]))
     | j(?:wt(?![a-z]))
-    | k(?:ey(?:[_-]?value)?(?=(?:\\|["'`&\])=:>\s%]))|ennwort(?![a-z]))
+    | k(?:ey(?:[_-]?value)?(?=(?:\\|["'`&\])=:>\s%])))
     | m(?:ot[ _]de[ _]passe(?![a-z]))
     | o(?:tp(?:[_ -]?code)?(?![a-z]) | ne-time[ _](?:code|password)(?![a-z]))
     | p(?:ass(?:wor[dt]|wd|phrase|code|[_-]?key)?
@@ -62,14 +31,11 @@ _NAMES = r"""
         | wd?(?![a-z]) | in(?:[_ -]?code)?(?![a-z]))
     | r(?:equirepass(?![a-z]))
     | s(?:ecurity[ _-]code(?![a-z]) | ecret(?:[_ -]?(?:access[_-]?)?key|[_-]?value|[_-]hash)?(?![a-z])
-        | enha(?![a-z]) | sn(?![a-z]) | id(?![a-z])
+        | sn(?![a-z]) | id(?![a-z])
         | ess(?:ion)?(?:[_-]?(?:id|key|cookie))?(?![a-z]) | ig(?:nature)?(?![a-z]))
     | t(?:oken(?:[_ -]?key|[_-]?value|[_-]hash)?(?![a-z]) | icket(?![a-z]))
     | v(?:erification[ _-]code(?![a-z]))
-    | w(?:achtwoord(?![a-z]))
-    | adgangskode | clave(?![a-z]) | geslo(?![a-z]) | hasło | heslo(?![a-z]) | jelszó | kodeord | lozinka | lösenord
-    | mật[ ]khẩu | parola(?![a-z]) | sa(?:lasana|ndi(?![a-z])) | [sş]ifre(?:si)?(?![a-z]) | κωδικός | парол[ьяюа]
-    | סיסמ[הא] | كلمة[ ](?:المرور|السر|مرور|سر) | पासवर्ड | รหัสผ่าน | パスワード | 密[码碼] | 비밀번호 | 암호
+    | {alternatives(PASSWORD)}
     | code(?==)
     """
 _NAME = re.compile(_NAMES, re.VERBOSE)
@@ -84,7 +50,7 @@ _QUOTE = r"""(?:\\*+["'`]|&quot;|&\#(?:34|39|x27);|%22)"""
 _RESTS = rf"""
     (?:_(?:base|hash|v?\d{{1,2}}|test|prod(?:uction)?|live|dev|old|new|BASE|HASH|TEST|PROD|LIVE|DEV|OLD|NEW))?
     (?P<gap>
-        {_QUOTE}?\]?[^\S\r\n]*+\\{{0,2}}(?:=>|:=|={{1,3}}|[:：＝]|%3[ADad])[^\S\r\n]*+
+        {_QUOTE}?\]?[^\S\r\n]*+\\{{0,2}}(?:=>|:=|={{1,3}}|[:\uff1a\uff1d]|%3[ADad])[^\S\r\n]*+
       | {_QUOTE}?[^\S\r\n]++value[^\S\r\n]?[:=][^\S\r\n]?                 # <add key="password" value="…">
       | {_QUOTE},[^\S\r\n]?{_QUOTE}value{_QUOTE}[^\S\r\n]?:[^\S\r\n]?       # {{"name": "PASSWORD", "value": "…"}}
       | (?:[ ][\w:-]{{1,40}}="[^"<>\n]{{0,120}}"){{1,3}}>                         # <password type="text">…

@@ -6,8 +6,6 @@ from typing import Any
 
 from asyncbg.redact.credentials import hide_credentials
 from asyncbg.redact.people import AT_HINTS, Span, find_accounts, find_cards, hide_addresses
-from asyncbg.redact.phone import HINTS as PHONE_HINTS
-from asyncbg.redact.phone import HINTS_BEYOND_ASCII as PHONE_HINTS_BEYOND_ASCII
 from asyncbg.redact.phone import find_named_phones, find_phones
 from asyncbg.redact.pseudonym import SECRET
 
@@ -96,18 +94,8 @@ def _hide_numbers(text: str) -> str:
     plain = text if text.isascii() or not _UNUSUAL.search(text) else text.translate(_PLAIN)
     if not _SEVEN_DIGITS.match(plain):
         return text
-    spans = find_accounts(plain) + find_cards(plain) + _find_named_phones(plain) + find_phones(plain)
+    spans = find_accounts(plain) + find_cards(plain) + find_named_phones(plain) + find_phones(plain)
     return _cut(text, spans) if spans else text
-
-
-def _find_named_phones(plain: str) -> list[Span]:
-    lower = plain.lower()
-    if len(lower) != len(plain):  # a capital whose small letter takes two: words are found as they are
-        lower = plain
-    for hint in PHONE_HINTS if plain.isascii() else (*PHONE_HINTS, *PHONE_HINTS_BEYOND_ASCII):
-        if hint in lower:
-            return find_named_phones(plain, lower)
-    return []
 
 
 def _cut(text: str, spans: list[Span]) -> str:

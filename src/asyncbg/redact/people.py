@@ -28,7 +28,8 @@ def _address(letter: str, *, escaped: bool) -> re.Pattern[str]:
         rf"""{start}
         (?P<lead>[.+'-]*+(?:[{_CJK}]++(?=[A-Za-z0-9]))?+)
         (?P<address>
-            (?: [{letter}](?:[{letter}.+'-]++|%(?:2(?:[BbDdEe]|5(?!40))|5[Ff]|[89A-Fa-f][0-9A-Fa-f]|(?![0-9A-Fa-f]{{2}})(?=\w))|&\#43;)*+
+            (?: [{letter}](?:[{letter}.+'-]++|&\#43;
+                  |%(?:2(?:[BbDdEe]|5(?!40))|5[Ff]|[89A-Fa-f][0-9A-Fa-f]|(?![0-9A-Fa-f]{{2}})(?=\w)))*+
               | \\?"(?=[^"\n]{{1,64}}"[@%])[^"\n\\:,={{}}]{{1,64}}+\\?"
             )
             {_AT}@?
@@ -74,7 +75,9 @@ _ISSUED = re.compile(
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 _BARCODE = re.compile(r"(?:ean|gtin|isbn|barcode|upc)\W{0,3}(?:13)?\W{0,3}$", re.IGNORECASE)
 
-_ACCOUNT = re.compile(r"\d(?:(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)|(?<=\?\d\d[A-Z]{2}.))\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})")
+_ACCOUNT = re.compile(
+    r"\d(?:(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)|(?<=\?\d\d[A-Z]{2}.))\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})"
+)
 # ISO 13616: how long an IBAN is in each country of the registry.
 _COUNTRIES = """
     15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
@@ -83,7 +86,10 @@ _COUNTRIES = """
     31:MT,SC 32:LC 33:RU
 """
 _SHAPES = {
-    country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){{{int(length) - 4}}}(?:(?![A-Za-z0-9])|(?=(?:EUR|GBP|CHF|USD)\b))")
+    country: re.compile(
+        rf"[A-Za-z]{{2}}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){{{int(length) - 4}}}"
+        r"(?:(?![A-Za-z0-9])|(?=(?:EUR|GBP|CHF|USD)\b))"
+    )
     for length, countries in (item.split(":") for item in _COUNTRIES.split())
     for country in countries.split(",")
 }

@@ -3,6 +3,7 @@
 import re
 
 from asyncbg.redact.pseudonym import digits_of, pseudonym
+from asyncbg.redact.words import PHONE, alternatives
 
 # ITU-T E.164: calling codes with the digits that may follow each; others of the list get 6 to 12.
 _CODES = """
@@ -44,60 +45,11 @@ _SHAPED = re.compile(
     )(?!\d)""",
     re.VERBOSE,
 )
-HINTS = (
-    *(
-        "phone",
-        "tel",
-        "mob",
-        "ph:",
-        "ph.",
-        "ph ",
-        "cell",
-        "handy",
-        "fax",
-        "sms",
-        "whats",
-        "msisdn",
-        "rufn",
-        "call",
-        "dial",
-    ),
-    *("celul", "gsm", "fon", "contact", "tlf", "tlm", "tfn", "puh", "durchwahl", "festnetz", "portable", "viber", "hp.", "hp:"),
-    *("ponsel", "kom.", "kom:"),
-)
-HINTS_BEYOND_ASCII = (
-    *(
-        "móv",
-        "komór",
-        "κιν",
-        "моб",
-        "абонент",
-        "tél",
-        "telé",
-        "тел",
-        "τηλ",
-        "电话",
-        "電話",
-        "手机",
-        "手機",
-        "携帯",
-        "전화",
-        "휴대",
-        "핸드폰",
-        "फ़ोन",
-        "फोन",
-        "मोबाइल",
-    ),
-    *("هاتف", "טלפון", "điện thoại", "โทร"),
-)
-_WORD = r"""c(?:ell(?:phone|ular[ei]?)?|elular|ontact(?:o|s|e|es|ez|en)?|all(?:ed|ee|er|ing|back)?)|d(?:ial(?:ed|led|ling)?|urchwahl)
-    |f(?:ax|one|estnetz)|g(?:sm)|h(?:andy|p(?=[.:]))|k(?:omórka|om(?=[.:]))
-    |m(?:ob(?:il(?:e|iel|n[íiy]|telefon)?)?(?![a-z])|óvil|ovil|sisdn)|p(?:hone|ortable|onsel|h(?=[ .:])|uh(?:elin)?(?![a-z]))
-    |r(?:ufnummer)|s(?:ms)|t(?:el(?:[eé](?:f|ph|p|m[oó]v)[^\W\d_]{0,9})?(?![a-z])|él(?:éphone)?|lf|lm|fn)|v(?:iber)
-    |w(?:hatsapp)|τ(?:ηλ(?:έφωνο)?)|κ(?:ινητό)|т(?:ел(?:ефон)?)|а(?:бонента?)|м(?:об(?:ильный)?)
-    |电(?:话)|電(?:話)|手(?:机|機)|携(?:帯)|전(?:화)|휴(?:대폰|대전화)|핸(?:드폰)|फ(?:़ोन|ोन)|म(?:ोबाइल)
-    |\u0647(?:اتف)|\u05d8(?:לפון)|đ(?:iện[ ]thoại)
-    |โ(?:ทร)"""
+_WORD = rf"""c(?:ell(?:phone|ular[ei]?)?|ontact(?:o|s|e|es|ez|en)?|all(?:ed|ee|er|ing|back)?)|d(?:ial(?:ed|led|ling)?)
+    |f(?:ax)|g(?:sm)|h(?:p(?=[.:]))|k(?:om(?=[.:]))|m(?:ob(?:il(?:e|iel|n[íiy]|telefon)?)?(?![a-z])|sisdn)
+    |p(?:hone|h(?=[ .:])|uh(?![a-z]))|s(?:ms)|t(?:el(?:[eé](?:f|ph|p|m[oó]v)[^\W\d_]{{0,9}})?(?![a-z]))
+    |v(?:iber)|w(?:hatsapp)
+    |{alternatives(PHONE)}"""
 _WEAK = ("cell", "call", "dial", "sms", "contact", "ph ")
 _NAMED = re.compile(
     rf"""(?P<word>{_WORD})
@@ -155,8 +107,11 @@ _BETWEEN = " #:.=\"'-\t"
 Span = tuple[int, int, str]
 
 
-def find_named_phones(text: str, lower: str) -> list[Span]:
-    """Where a number stands that the word before calls a phone number; ``lower`` is the same text in lower case."""
+def find_named_phones(text: str) -> list[Span]:
+    """Where a number stands that the word before calls a phone number."""
+    lower = text.lower()
+    if len(lower) != len(text):  # a capital whose small letter takes two: words are found as they are
+        lower = text
     spans = []
     for match in _NAMED.finditer(lower):
         start, end = match.span("number")
