@@ -2,7 +2,7 @@
 
 import re
 
-from asyncbg.redact.pseudonym import digits_of, pseudonym
+from asyncbg.redact.pseudonym import SOME_PHONE, digits_of, pseudonym
 from asyncbg.redact.words import PHONE, alternatives
 
 # ITU-T E.164: calling codes with the digits that may follow each; others of the list get 6 to 12.
@@ -104,6 +104,10 @@ _OTHER_NUMBERS = (
 )
 _BETWEEN = " #:.=\"'-\t"
 
+_MOST_JUDGED = (
+    200  # a text with more numbers than this is a list of them, and the rest of it is hidden without a question
+)
+
 Span = tuple[int, int, str]
 
 
@@ -112,28 +116,34 @@ def find_named_phones(text: str) -> list[Span]:
     lower = text.lower()
     if len(lower) != len(text):  # a capital whose small letter takes two: words are found as they are
         lower = text
-    spans = []
-    for match in _NAMED.finditer(lower):
+    spans: list[Span] = []
+    found = _NAMED.finditer(lower)
+    for match in found:
         start, end = match.span("number")
         number = text[start:end]
         is_vague = number.isdigit() and number[0] != "0" and f"{match['word']} ".startswith(_WEAK)
         is_vague = is_vague and (end - start < 10 or _SAYS.search(text, match.end("word"), start) is None)
         if not is_vague and not _DATE.match(number) and (end := _whole(text, end)):
             spans.append(_span(text, start, end))
-    return spans
+            if len(spans) == _MOST_JUDGED:
+                break
+    return spans + [(*match.span("number"), SOME_PHONE) for match in found]
 
 
 def find_phones(text: str) -> list[Span]:
     """Where a number stands that is written as phone numbers are."""
-    spans = []
-    for match in _SHAPED.finditer(text):
+    spans: list[Span] = []
+    found = _SHAPED.finditer(text)
+    for match in found:
         start = match.start()
         end = _whole(text, start + _length(match))
         if not end and match.string.startswith("@", match.end()) and match[0][0] == "+":  # `SIP/+12025550143@trunk`
             end = match.end()
         if end > start and not _is_another_number(text, start):
             spans.append(_span(text, start, end))
-    return spans
+            if len(spans) == _MOST_JUDGED:
+                break
+    return spans + [(*match.span(), SOME_PHONE) for match in found]
 
 
 def _length(match: re.Match[str]) -> int:
