@@ -30,7 +30,7 @@ _NAMES = rf"""
           (?:[_-]?(?:confirm(?:ation)?|again|repeat|hash|digest|old|new|\d))?(?![a-z])
         | wd?(?![a-z]) | in(?:[_ -]?code)?(?![a-z]))
     | r(?:equirepass(?![a-z]))
-    | s(?:ecurity[ _-]code(?![a-z]) | ecret(?:[_ -]?(?:access[_-]?)?key|[_-]?value|[_-]hash)?(?![a-z])
+    | s(?:ecurity[ _-]code(?![a-z]) | ecret(?:[_-]id|[_ -]?(?:access[_-]?)?key|[_-]?value|[_-]hash)?(?![a-z])
         | sn(?![a-z]) | id(?![a-z])
         | ess(?:ion)?(?:[_-]?(?:id|key|cookie))?(?![a-z]) | ig(?:nature)?(?![a-z]))
     | t(?:oken(?:[_ -]?key|[_-]?value|[_-]hash)?(?![a-z]) | icket(?![a-z]))
@@ -147,8 +147,6 @@ def _rest(text: str, name: re.Match[str]) -> re.Match[str] | None:
     end = name.end()
     if name[0] == "cookie" and (cookies := _COOKIES.match(text, end)):
         return cookies
-    rest = _REST.match(text, end)
-    if rest is None and text[end : end + 1] == " ":
-        before = text[max(0, name.start() - 24) : end].rpartition(" ")[2]
-        return _OPTION.match(text, end) if before.startswith("--") else None
-    return rest
+    if text[end : end + 1] == " " and text[max(0, name.start() - 24) : end].rpartition(" ")[2].startswith("--"):
+        return _OPTION.match(text, end)
+    return _REST.match(text, end)
