@@ -73,7 +73,7 @@ _RESTS = rf"""
     )
     """
 _REST = re.compile(_RESTS, re.VERBOSE)
-_NAME_AND_REST = re.compile(f"(?i:{_NAMES})(?:{_RESTS})", re.VERBOSE)
+_NAME_AND_REST = re.compile(f"(?:{_NAMES})(?:{_RESTS})", re.VERBOSE)
 _OPTION = re.compile(r"(?<=\w)[ ]++(?P<plain>[^\s\-\"'<\[{(]\S*+)")
 _COOKIES = re.compile(r"""["']?\s?+:\s?+(?P<plain>(?=[^\s"';,=\[]++=)[^"'\r\n\\]++)""")
 
@@ -111,14 +111,14 @@ def _values(text: str, lower: str) -> Iterator[tuple[int, int]]:
                 past = rest.end()
         name = _NAME.search(lower, past)
     if name:
-        yield from _unjudged_values(text, name.start())
+        yield from _unjudged_values(lower, name.start())
 
 
-def _unjudged_values(text: str, start: int) -> Iterator[tuple[int, int]]:
+def _unjudged_values(lower: str, start: int) -> Iterator[tuple[int, int]]:
     """Where names come by the hundred, what stands behind each is taken for a secret."""
-    for match in _NAME_AND_REST.finditer(text, start):
+    for match in _NAME_AND_REST.finditer(lower, start):
         start, end = match.span("quoted" if match["plain"] is None else "plain")
-        if text[start : start + 1] > "\x08":
+        if lower[start : start + 1] > "\x08":
             yield start, end
 
 
