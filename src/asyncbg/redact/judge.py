@@ -91,7 +91,7 @@ _ABOUT_SYNTAX = re.compile(r"(?:unexpected|illegal|invalid|bad|unknown|expected|
 _GOES_ON = re.compile(r" [A-Za-z]{2,}(?![\w=:])")
 _SIGNS = frozenset("!@#$%^&*+=~/")
 _PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]+){2,}/?|[A-Za-z]:\\\S+")
-_RESOURCE = re.compile(r"0x[0-9a-fA-F]+|[A-Z]{2}[0-9a-f]{32}")  # `session 0x1f`, `SID SM0a…`
+_RESOURCE = re.compile(r"0x[0-9a-fA-F]+|[A-Z]{2}[0-9a-f]{32}|S-1-[\d-]+")  # `session 0x1f`, `SID SM0a…`
 _COLONS = (":", "\uff1a")  # the second is the wide one of Chinese and Japanese
 _SIGN = re.compile("[:=\uff1a\uff1d]")
 _GRANT = re.compile(r"user|role|login|@")
@@ -124,6 +124,8 @@ def _is_named_otherwise(text: str, name: re.Match[str], rest: re.Match[str], val
         before = text[start - 1 : start]
         is_step = before == "(" and value.isalpha() and text.startswith(")", rest.end())
         return before == ":" or is_step or value.startswith("?")  # `${PASSWORD:?must be set}`
+    if gap == " ":
+        return word in ("sid", "sess", "session")  # `session 5f1b… started`
     if gap == " :":
         return rest["quoted"] is not None
     if gap.endswith(_MARKUP) and "=>" not in gap:

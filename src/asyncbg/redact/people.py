@@ -10,7 +10,7 @@ _CJK = r"\u3000-\u9fff\uac00-\ud7af\uff00-\uff1f\uff21-\uffef"
 _AT = r"(?:@|%(?:25)?40|&\#(?:0*+64|[xX]0*+40);|&commat;|\\u0040|\\x40|\uff20|\ufe6b)"
 AT_HINTS = ("@", "%40", "%2540", "&#", "commat", "u0040", "x40", "\uff20", "\ufe6b")
 _NOT_A_HOST = (
-    r"png|jpe?g|gif|svg|webp|avif|ico|s?css|m?js|[jt]sx?|json|map|html?|xml|ya?ml|txt|log|csv|pdf|tar|t?gz|bz2|whl|exe|dll|bak|lock|"
+    r"png|jpe?g|gif|svg|webp|avif|ico|s?css|m?js|[jt]sx?|json|map|html?|xml|ya?ml|txt|log|journal|csv|pdf|tar|t?gz|bz2|whl|exe|dll|bak|lock|"
     r"service|socket|timer|target|mount|slice|scope|device"
 )
 
