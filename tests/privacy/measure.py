@@ -24,8 +24,8 @@ HOSTILE = (
     *("4111-", "4111111111111111 ", "4111 1111 1111 1112 ", "+4930123456 ", "0049 ", "555-123-4567 ", "030 1234567 ",),
     *("(030) 1", "tel 1234567 ", "tel 1234567 ://a@", "call 1 ", "a%40b.cc ", "a%2B", "%40", "&#64;", "a [at] "),
     *('"a@', "中@", "[secret]", "a.b.c@d.e.f.", "\uff11", "auth=_a(", "+4930{n} ", "0171 {n} ", "tel 1{n} "),
-    *("a{n}@b.cc ", "token=a{n} ", "a:b{n}@c.d:80 ", "https://u:p{n}@h/ ", " -u a:b ", "тел 1 ", "тел", "密码\uff1a", "\\x41"),
-    *("%20", "&quot;", "identified by 'x' ", "auth=('a', 'b') ", "mysql -pa ", "name='password' value=x "),
+    *("a{n}@b.cc ", "token=a{n} ", "a:b{n}@c.d:80 ", "https://u:p{n}@h/ ", " -u a:b ", "тел 1 ", "тел", "密码\uff1a"),
+    *("\\x41", "%20", "&quot;", "identified by 'x' ", "auth=('a', 'b') ", "mysql -pa ", "name='password' value=x "),
 )  # fmt: skip
 
 

@@ -120,6 +120,8 @@ def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, v
 def _is_named_otherwise(text: str, name: re.Match[str], rest: re.Match[str], value: str) -> bool:
     """A part of an ARN, a variable of psql, an id, a step of PAM, a tag without a value, ``identified by`` in prose."""
     word, gap, start = name[0], rest["gap"], name.start()
+    if word == "identified by":
+        return not (text[start : name.end()].isupper() or _GRANT.search(text[max(0, start - 100) : start].lower()))
     if gap == ":":
         before = text[start - 1 : start]
         is_step = before == "(" and value.isalpha() and text.startswith(")", rest.end())
@@ -130,8 +132,6 @@ def _is_named_otherwise(text: str, name: re.Match[str], rest: re.Match[str], val
         return rest["quoted"] is not None
     if gap.endswith(_MARKUP) and "=>" not in gap:
         return not text.startswith(("<", "&lt;"), rest.end())  # `<token>` alone; `<token>x7</token>` has a value
-    if word == "identified by":
-        return not (text[start : name.end()].isupper() or _GRANT.search(text[max(0, start - 100) : start].lower()))
     return (word == "code" and len(value) < 16) or (
         word.startswith(("sid", "sess")) and bool(_RESOURCE.fullmatch(value))
     )
