@@ -28,7 +28,7 @@ from asyncbg.api.spans import CleanSpans, Paths
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.redact import RedactingFilter, use_pseudonym_key
-from asyncbg.runner.upkeep import every
+from asyncbg.runner.periodic import every
 from asyncbg.services.activity import Activity
 from asyncbg.services.imports import Imports
 from asyncbg.services.keys import Keys

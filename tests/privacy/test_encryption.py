@@ -10,11 +10,11 @@ import pytest
 
 from asyncbg import AsyncBG
 from asyncbg.api.schemas import JobOut
-from asyncbg.background import Job
 from asyncbg.cli import run
 from asyncbg.doctor import Status, diagnose
 from asyncbg.errors import IdempotencyError, JobFailedError, UnreadableError
 from asyncbg.job import JobState
+from asyncbg.job_handle import Job
 from asyncbg.redact import Personal
 from asyncbg.settings import Settings
 
@@ -141,7 +141,7 @@ async def test_a_result_whose_key_is_gone_is_an_error_at_the_handle(tmp_path: Pa
         await job.result(timeout=10)
 
     async with engine(tmp_path) as bg:
-        handle = Job(bg, job.id, task="echo", state=JobState.QUEUED, batch=job.id, owner="anonymous")
+        handle = Job(bg.control, job.id, task="echo", state=JobState.QUEUED, batch=job.id, owner="anonymous")
         with pytest.raises(UnreadableError, match="ENCRYPTION_KEYS"):
             await handle.result(timeout=10)
 

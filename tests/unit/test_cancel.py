@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.background import Engine, Job
+from asyncbg.background import Engine
 from asyncbg.context import current_job
 from asyncbg.errors import FinalError, JobCancelledError, JobFailedError
 from asyncbg.job import JobRecord, JobState
+from asyncbg.job_handle import Job
 from asyncbg.settings import load_settings
 
 SOON_S = 10
@@ -36,7 +37,7 @@ async def final(job: Job) -> JobRecord:
     """The record of a job that is over."""
     with contextlib.suppress(JobCancelledError, JobFailedError):
         await job.result(SOON_S)
-    return await job._engine.get(job.id)
+    return await job._control.get(job.id)
 
 
 async def happened(engine: Engine, job: Job, event_type: str) -> dict[str, object]:

@@ -25,12 +25,12 @@ from asyncbg.api.connection import Connection
 from asyncbg.api.gathering import Gathering
 from asyncbg.api.pacing import ProgressPacer
 from asyncbg.api.view import View, has_ended, jobs_in_view, standing, start_of
-from asyncbg.background import ANONYMOUS, Engine
+from asyncbg.background import Engine
 from asyncbg.bus import Chunk, Published, Subscription
 from asyncbg.clock import rfc3339
 from asyncbg.errors import DatabaseError, JobNotFoundError, OverloadedError
 from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, dump, encode, event_id
-from asyncbg.job import JobRecord
+from asyncbg.job import ANONYMOUS, JobRecord
 
 _log = logging.getLogger(__name__)
 

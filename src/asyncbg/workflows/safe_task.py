@@ -8,11 +8,11 @@ from pydantic import BaseModel, Field
 from asyncbg.api.inputs import Message, UserId, UserNumber, accepts, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
-from asyncbg.background import Task
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.notices import Notices
 from asyncbg.services.workspace import Workspace
+from asyncbg.task_handle import Task
 
 
 class SafeTaskForm(BaseModel):
@@ -36,7 +36,7 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
         return {"files_removed": await workspace.sweep()}
 
     def task_named(name: str) -> Task[..., Any]:
-        return Task(bg, bg.registry.get(name))
+        return Task(bg.enqueuer, bg.schedules, bg.registry.get(name))
 
     @router.post("/safe-task/{user_id}", name="run_safe_task", **accepts(SafeTaskForm))
     async def safe_task_route(
