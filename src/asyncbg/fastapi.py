@@ -24,7 +24,7 @@ from asyncbg.api.events import events_router, ticket_router
 from asyncbg.api.jobs import jobs_router
 from asyncbg.api.ops import ops_router
 from asyncbg.api.problems import problem_docs
-from asyncbg.api.sse import Streams
+from asyncbg.api.streams import Streams
 from asyncbg.background import Engine
 from asyncbg.clock import Clock
 from asyncbg.engine_events import ENGINE_EVENTS
