@@ -1,15 +1,14 @@
 """FastAPI's BackgroundTasks, kept: on disk before the response leaves, visible, cancellable, retried, streamed."""
 
+from asyncbg.background import Job, Task
 from asyncbg.context import Depends, Progress, current_job
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.event import Event, EventType
 from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks, JobBackgroundTasks, RequestBackgroundTasks
 from asyncbg.job import JobState
-from asyncbg.job_handle import Job
 from asyncbg.redact import Personal
 from asyncbg.settings import Settings
-from asyncbg.task_handle import Task
 
 __all__ = [
     "AsyncBG",

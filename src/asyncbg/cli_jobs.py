@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from asyncbg.api.schemas import Cursor, JobOut, cursor_after
 from asyncbg.backends.base import Backend, JobQuery
-from asyncbg.call_options import CallOptions
+from asyncbg.background import CallOptions
 from asyncbg.clock import SystemClock, rfc3339
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
 from asyncbg.event import Event, EventFilter, EventType

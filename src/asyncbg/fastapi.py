@@ -25,18 +25,16 @@ from asyncbg.api.jobs import jobs_router
 from asyncbg.api.ops import ops_router
 from asyncbg.api.problems import problem_docs
 from asyncbg.api.streams import Streams
-from asyncbg.background import Engine
+from asyncbg.background import Engine, Enqueuer, Job, Prepared
+from asyncbg.background.target import enqueuer_of, prepare_target
 from asyncbg.clock import Clock
 from asyncbg.engine_events import ENGINE_EVENTS
-from asyncbg.enqueuer import Enqueuer, Prepared
 from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError, QuotaError
 from asyncbg.event_model import EventModel, Vocabulary
-from asyncbg.job_handle import Job
 from asyncbg.services.audit import Audit
 from asyncbg.services.tickets import Tickets
 from asyncbg.settings import Settings, load_settings
 from asyncbg.signals import chain_signals
-from asyncbg.target import enqueuer_of, prepare_target
 from asyncbg.task import unwrap_partial
 
 P = ParamSpec("P")

@@ -25,8 +25,7 @@ from hypothesis.stateful import (
 )
 
 from asyncbg.backends.base import Settlement
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.backends.sqlite_rescue import POISON_AFTER
+from asyncbg.backends.sqlite import POISON_AFTER, SQLiteBackend
 from asyncbg.clock import ManualClock
 from asyncbg.database import Database
 from asyncbg.errors import JobStateError

@@ -11,7 +11,7 @@ import aiosqlite
 import pytest
 
 from asyncbg.backends.base import JobQuery
-from asyncbg.background import Engine
+from asyncbg.background import Engine, Job
 from asyncbg.errors import (
     ArgumentsError,
     DatabaseError,
@@ -22,7 +22,6 @@ from asyncbg.errors import (
 )
 from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobState
-from asyncbg.job_handle import Job
 from asyncbg.settings import load_settings
 
 SOON_S = 10

@@ -11,10 +11,9 @@ import signal
 import sys
 import threading
 
-from asyncbg.background import Engine
+from asyncbg.background import Engine, Job
 from asyncbg.context import current_job
 from asyncbg.errors import AsyncBGError
-from asyncbg.job_handle import Job
 from asyncbg.settings import load_settings
 
 DATABASE, MODE, *ORDERS = sys.argv[1:]

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from asyncbg.backends.sqlite_rescue import POISON_AFTER
+from asyncbg.backends.sqlite import POISON_AFTER
 from asyncbg.job import FINAL_STATES, TRANSITIONS, JobState
 
 STATE_AFTER = {

@@ -12,13 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from asyncbg.background import Engine
+from asyncbg.background import Engine, Job, Task
 from asyncbg.context import Progress, current_job
 from asyncbg.errors import AsyncBGError
 from asyncbg.event import Event
-from asyncbg.job_handle import Job
 from asyncbg.settings import load_settings
-from asyncbg.task_handle import Task
 
 COROUTINES = 4
 DRAIN_S = 300.0

@@ -10,11 +10,11 @@ import pytest
 
 from asyncbg import AsyncBG
 from asyncbg.api.schemas import JobOut
+from asyncbg.background import Job
 from asyncbg.cli import run
 from asyncbg.doctor import Status, diagnose
 from asyncbg.errors import IdempotencyError, JobFailedError, UnreadableError
 from asyncbg.job import JobState
-from asyncbg.job_handle import Job
 from asyncbg.redact import Personal
 from asyncbg.settings import Settings
 

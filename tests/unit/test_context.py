@@ -16,11 +16,10 @@ import pytest
 import uncalled_for
 from fastapi import Request
 
-from asyncbg.background import Engine
+from asyncbg.background import Engine, Job
 from asyncbg.context import Dependencies, Depends, Progress, current_job, signature_of
 from asyncbg.errors import ArgumentsError, JobCancelledError, JobFailedError, NotRunningError
 from asyncbg.event_model import EventModel
-from asyncbg.job_handle import Job
 from asyncbg.settings import RunnerSettings, Settings
 
 steps: list[str] = []

@@ -11,13 +11,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from asyncbg.backends.base import JobQuery
-from asyncbg.background import Engine
+from asyncbg.background import Engine, Task
 from asyncbg.clock import ManualClock
 from asyncbg.errors import ArgumentsError, AsyncBGError
 from asyncbg.job import JobRecord, JobState
 from asyncbg.runner.schedule import Cron, ScheduleError
 from asyncbg.settings import Settings
-from asyncbg.task_handle import Task
 
 START = datetime(2027, 1, 15, 8, 1, tzinfo=UTC)
 MakeEngine = Callable[..., Engine]

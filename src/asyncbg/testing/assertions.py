@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 from pydantic_core import to_jsonable_python
 
 from asyncbg.backends.base import JobQuery
-from asyncbg.background import Engine
+from asyncbg.background import Engine, Task, TaskCall
 from asyncbg.job import JobRecord, JobState
-from asyncbg.task_handle import Task, TaskCall
 
 AnyTask: TypeAlias = "Task[..., Any] | TaskCall[Any] | Callable[..., Any] | str"
 _MOST = 10_000

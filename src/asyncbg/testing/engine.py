@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncbg.backends.sqlite import SQLiteBackend
+from asyncbg.background import Job
 from asyncbg.clock import Clock, ManualClock
 from asyncbg.database import MEMORY, Database
 from asyncbg.errors import AsyncBGError, NotRunningError
 from asyncbg.fastapi import AsyncBG
-from asyncbg.job_handle import Job
 from asyncbg.runner.worker import Worker
 from asyncbg.settings import Settings
 

@@ -8,11 +8,11 @@ from pydantic import BaseModel, Field
 from asyncbg.api.inputs import Message, UserId, UserNumber, accepts, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted, accepted
+from asyncbg.background import Task
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.notices import Notices
 from asyncbg.services.workspace import Workspace
-from asyncbg.task_handle import Task
 
 
 class SafeTaskForm(BaseModel):

@@ -1,8 +1,8 @@
 """The probe of readiness: a job is stored and claimed, and nothing of it is left."""
 
-from asyncbg.backends.sqlite_attempt import AttemptLanes
-from asyncbg.backends.sqlite_enqueue import EnqueueLanes
-from asyncbg.backends.sqlite_log import Log
+from asyncbg.backends.sqlite.attempt import AttemptLanes
+from asyncbg.backends.sqlite.enqueue import EnqueueLanes
+from asyncbg.backends.sqlite.log import Log
 from asyncbg.clock import Clock
 from asyncbg.database import Transaction
 from asyncbg.job import NewJob

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from asyncbg.backends.sqlite_statement import SQL, insert_rows, read_json
+from asyncbg.backends.sqlite.statement import SQL, insert_rows, read_json
 from asyncbg.database import Transaction
 from asyncbg.event import Event, dump
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from asyncbg.backends.base import JobQuery
-from asyncbg.backends.sqlite_statement import SQL
+from asyncbg.backends.sqlite.statement import SQL
 from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobError, JobRecord, JobState, ProgressValue
 

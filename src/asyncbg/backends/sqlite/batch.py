@@ -3,8 +3,8 @@
 import json
 from collections.abc import Iterable
 
-from asyncbg.backends.sqlite_log import tell_refs
-from asyncbg.backends.sqlite_statement import SQL, read_json
+from asyncbg.backends.sqlite.log import tell_refs
+from asyncbg.backends.sqlite.statement import SQL, read_json
 from asyncbg.database import Transaction
 from asyncbg.event import EventType
 

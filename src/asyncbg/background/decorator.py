@@ -3,10 +3,10 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
-from asyncbg.enqueuer import Enqueuer
+from asyncbg.background.enqueuer import Enqueuer
+from asyncbg.background.task_handle import Task
 from asyncbg.runner.schedule import Cron, Schedules
 from asyncbg.task import TaskDefinition, TaskOptions
-from asyncbg.task_handle import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")

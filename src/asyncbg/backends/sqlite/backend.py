@@ -13,16 +13,16 @@ from asyncbg.backends.joined import join
 from asyncbg.backends.place import Place
 from asyncbg.backends.sealed import digested_job, opened, use_lookup
 from asyncbg.backends.sql import load_script
-from asyncbg.backends.sqlite_attempt import AttemptLanes
-from asyncbg.backends.sqlite_enqueue import EnqueueLanes
-from asyncbg.backends.sqlite_probe import ProbeLane
-from asyncbg.backends.sqlite_purge import purge
-from asyncbg.backends.sqlite_read import conditions, find_events, find_record, find_records
-from asyncbg.backends.sqlite_rescue import RescueLane
-from asyncbg.backends.sqlite_schedule import ScheduleLane, remember_slots
-from asyncbg.backends.sqlite_statement import SQL, read_json
-from asyncbg.backends.sqlite_steering import SteeringLanes
-from asyncbg.backends.sqlite_wall_clock import WallClockLane
+from asyncbg.backends.sqlite.attempt import AttemptLanes
+from asyncbg.backends.sqlite.enqueue import EnqueueLanes
+from asyncbg.backends.sqlite.probe import ProbeLane
+from asyncbg.backends.sqlite.purge import purge
+from asyncbg.backends.sqlite.read import conditions, find_events, find_record, find_records
+from asyncbg.backends.sqlite.rescue import RescueLane
+from asyncbg.backends.sqlite.schedule import ScheduleLane, remember_slots
+from asyncbg.backends.sqlite.statement import SQL, read_json
+from asyncbg.backends.sqlite.steering import SteeringLanes
+from asyncbg.backends.sqlite.wall_clock import WallClockLane
 from asyncbg.clock import Clock, SystemClock
 from asyncbg.database import MEMORY, Database, Transaction
 from asyncbg.errors import IdempotencyError, OutageError, OverloadedError

@@ -7,13 +7,13 @@ from typing import Any, TypeAlias
 
 import aiosqlite
 
-from asyncbg.call_options import NO_OPTIONS
-from asyncbg.enqueuer import Enqueuer, Prepared
+from asyncbg.background.call_options import NO_OPTIONS
+from asyncbg.background.enqueuer import Enqueuer, Prepared
+from asyncbg.background.job_handle import Job
+from asyncbg.background.task_handle import Task, TaskCall
 from asyncbg.errors import TransactionError
 from asyncbg.job import ANONYMOUS
-from asyncbg.job_handle import Job
 from asyncbg.task import Registry, TaskDefinition, TaskOptions, unwrap_partial
-from asyncbg.task_handle import Task, TaskCall
 
 Target: TypeAlias = "Callable[..., Any] | Task[..., Any] | TaskCall[Any]"
 

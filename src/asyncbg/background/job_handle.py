@@ -4,10 +4,10 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
+from asyncbg.background.job_control import JobControl
 from asyncbg.errors import JobCancelledError, JobFailedError, JobTimeoutError
 from asyncbg.event import Event
 from asyncbg.job import JobState
-from asyncbg.job_control import JobControl
 from asyncbg.seal import require_readable
 
 

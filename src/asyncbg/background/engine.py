@@ -8,18 +8,20 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from asyncbg.backends.base import Backend, Enqueued
 from asyncbg.backends.sqlite import SQLiteBackend
+from asyncbg.background.call_options import CallOptions
+from asyncbg.background.decorator import ScheduleDecorator, TaskDecorator
+from asyncbg.background.enqueuer import Enqueuer, Prepared
+from asyncbg.background.job_control import JobControl
+from asyncbg.background.job_handle import Job
+from asyncbg.background.target import Target, enqueue_target, prepare_target
+from asyncbg.background.task_handle import Task
 from asyncbg.bus import EventBus, Handler
-from asyncbg.call_options import CallOptions
 from asyncbg.clock import Clock, SystemClock
 from asyncbg.database import Database, sqlite_path
-from asyncbg.decorator import ScheduleDecorator, TaskDecorator
-from asyncbg.enqueuer import Enqueuer, Prepared
 from asyncbg.errors import NotRunningError
 from asyncbg.event import Event
 from asyncbg.ids import IdGenerator
 from asyncbg.job import ANONYMOUS, JobRecord, JobState
-from asyncbg.job_control import JobControl
-from asyncbg.job_handle import Job
 from asyncbg.retry import RetryPolicy
 from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.event_relay import EventRelay
@@ -30,9 +32,7 @@ from asyncbg.runner.schedule import Cron, Schedules
 from asyncbg.runner.worker import Worker
 from asyncbg.seal import Seal
 from asyncbg.settings import Settings, load_settings
-from asyncbg.target import Target, enqueue_target, prepare_target
 from asyncbg.task import Registry, TaskOptions
-from asyncbg.task_handle import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")

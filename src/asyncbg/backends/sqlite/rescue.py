@@ -3,9 +3,9 @@
 import json
 
 from asyncbg.backends.place import Place
-from asyncbg.backends.sqlite_batch import release_next
-from asyncbg.backends.sqlite_log import tell_refs
-from asyncbg.backends.sqlite_statement import SQL, read_json
+from asyncbg.backends.sqlite.batch import release_next
+from asyncbg.backends.sqlite.log import tell_refs
+from asyncbg.backends.sqlite.statement import SQL, read_json
 from asyncbg.clock import Clock
 from asyncbg.database import Transaction
 from asyncbg.event import EventType

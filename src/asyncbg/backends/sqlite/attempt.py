@@ -7,9 +7,9 @@ from typing import Any, assert_never
 from asyncbg.backends.base import Claimed, Settlement
 from asyncbg.backends.place import Place
 from asyncbg.backends.sealed import opened_lease, sealed_settlement
-from asyncbg.backends.sqlite_batch import queue, release_next
-from asyncbg.backends.sqlite_log import tell
-from asyncbg.backends.sqlite_statement import SQL, insert_rows, read_json
+from asyncbg.backends.sqlite.batch import queue, release_next
+from asyncbg.backends.sqlite.log import tell
+from asyncbg.backends.sqlite.statement import SQL, insert_rows, read_json
 from asyncbg.clock import Clock
 from asyncbg.database import Transaction
 from asyncbg.event import EventType, dump

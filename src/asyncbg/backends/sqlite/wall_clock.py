@@ -1,6 +1,6 @@
 """Delays and retries are wall-clock times: where that clock jumps, they move along."""
 
-from asyncbg.backends.sqlite_statement import SQL
+from asyncbg.backends.sqlite.statement import SQL
 from asyncbg.clock import Clock
 from asyncbg.database import Transaction
 

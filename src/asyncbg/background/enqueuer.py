@@ -8,13 +8,13 @@ from typing import Any
 import aiosqlite
 
 from asyncbg.backends.base import Backend, Enqueued
-from asyncbg.call_options import NO_OPTIONS, CallOptions
+from asyncbg.background.call_options import NO_OPTIONS, CallOptions
+from asyncbg.background.job_control import JobControl
+from asyncbg.background.job_handle import Job
 from asyncbg.clock import Clock
 from asyncbg.errors import NotRunningError, OverloadedError, TransactionError
 from asyncbg.ids import IdGenerator
 from asyncbg.job import JobState, NewJob
-from asyncbg.job_control import JobControl
-from asyncbg.job_handle import Job
 from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.in_memory import InMemoryJobs
 from asyncbg.runner.runner import Runner

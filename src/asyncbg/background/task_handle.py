@@ -7,10 +7,10 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import aiosqlite
 
-from asyncbg.call_options import NO_OPTIONS, CallOptions
-from asyncbg.enqueuer import Enqueuer
+from asyncbg.background.call_options import NO_OPTIONS, CallOptions
+from asyncbg.background.enqueuer import Enqueuer
+from asyncbg.background.job_handle import Job
 from asyncbg.job import ANONYMOUS
-from asyncbg.job_handle import Job
 from asyncbg.runner.executor import in_thread
 from asyncbg.runner.schedule import Schedules
 from asyncbg.task import TaskDefinition

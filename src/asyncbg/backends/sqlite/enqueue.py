@@ -6,8 +6,8 @@ from typing import Any
 
 from asyncbg.backends.base import Enqueued
 from asyncbg.backends.sealed import sealed_job
-from asyncbg.backends.sqlite_log import Log
-from asyncbg.backends.sqlite_statement import SQL, insert_rows, read_json
+from asyncbg.backends.sqlite.log import Log
+from asyncbg.backends.sqlite.statement import SQL, insert_rows, read_json
 from asyncbg.database import Transaction
 from asyncbg.errors import IdempotencyError
 from asyncbg.event import Event

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 
-from asyncbg.backends.sqlite_statement import SQL, read_json
+from asyncbg.backends.sqlite.statement import SQL, read_json
 from asyncbg.database import Database, Transaction
 
 _JOBS, _EVENTS = 100, 500

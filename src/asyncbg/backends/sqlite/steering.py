@@ -3,10 +3,10 @@
 import json
 import sqlite3
 
-from asyncbg.backends.sqlite_batch import EARLIER_FAILED, cancel_open, release_next
-from asyncbg.backends.sqlite_log import tell_refs
-from asyncbg.backends.sqlite_read import find_record
-from asyncbg.backends.sqlite_statement import SQL, read_json
+from asyncbg.backends.sqlite.batch import EARLIER_FAILED, cancel_open, release_next
+from asyncbg.backends.sqlite.log import tell_refs
+from asyncbg.backends.sqlite.read import find_record
+from asyncbg.backends.sqlite.statement import SQL, read_json
 from asyncbg.clock import Clock
 from asyncbg.database import Transaction
 from asyncbg.errors import JobNotFoundError, JobStateError

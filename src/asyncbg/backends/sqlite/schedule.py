@@ -4,8 +4,8 @@ import json
 import sqlite3
 from collections.abc import Collection, Mapping
 
-from asyncbg.backends.sqlite_enqueue import EnqueueLanes
-from asyncbg.backends.sqlite_statement import SQL, read_json
+from asyncbg.backends.sqlite.enqueue import EnqueueLanes
+from asyncbg.backends.sqlite.statement import SQL, read_json
 from asyncbg.database import Transaction
 from asyncbg.job import NewJob
 
