@@ -6,15 +6,12 @@ the line names the route, job ids stay, every other parameter is shown by its na
 
 import logging
 from contextvars import ContextVar
-from typing import Any, Final
-from urllib.parse import quote, unquote
+from typing import Final
 
 from starlette.types import Scope
 
-from asyncbg.ids import is_job_id
-from asyncbg.redact import redact
+from asyncbg.api.shown_path import shown_route
 
-_LONGEST: Final = 200
 _request: Final[ContextVar[Scope | None]] = ContextVar("asyncbg_request", default=None)
 
 
@@ -27,16 +24,5 @@ def show_route(record: logging.LogRecord) -> bool:
     """A filter for the logger ``uvicorn.access``, which logs client, method, path with query, version and status."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         client, method, path, version, status = record.args
-        record.args = (client, method, _shown(_request.get(), str(path)), version, status)
+        record.args = (client, method, shown_route(_request.get(), str(path)), version, status)
     return True
-
-
-def _shown(scope: Scope | None, path: str) -> str:
-    """The route's path; the path itself, cut and redacted, where no route was found."""
-    template = getattr((scope or {}).get("route"), "path", None)
-    if scope is None or not isinstance(template, str):
-        return quote(redact(unquote(path.partition("?")[0]))[:_LONGEST], safe="/[]:{}")
-    for name, value in dict[str, Any](scope.get("path_params") or {}).items():
-        if is_job_id(str(value)):
-            template = template.replace(f"{{{name}}}", str(value))
-    return template
