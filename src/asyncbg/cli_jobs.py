@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from asyncbg.api.schemas import Cursor, JobOut, cursor_after
 from asyncbg.backends.base import Backend, JobQuery
 from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.background import ANONYMOUS, CallOptions
+from asyncbg.background import CallOptions
 from asyncbg.clock import SystemClock, rfc3339
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
 from asyncbg.event import Event, EventFilter, EventType
-from asyncbg.job import JobRecord, JobState, told_of
+from asyncbg.job import ANONYMOUS, JobRecord, JobState, told_of
 from asyncbg.redact import redact_json
 from asyncbg.services.audit import COMMAND_LINE, audited, open_audit
 from asyncbg.settings import load_settings
@@ -285,7 +285,7 @@ async def _enqueue(
         waiting = sum(many for state, many in (await store.counts()).items() if state is not JobState.RUNNING)
         if waiting >= settings.runner.max_queued:
             raise OverloadedError(f"{waiting} jobs wait already; come back later", retry_after_s=1.0)
-        enqueued = await store.enqueue([engine.prepare_bound(definition, bound, options).new])
+        enqueued = await store.enqueue([engine.enqueuer.prepare(definition, bound, options).new])
         record = await _get(store, enqueued.ids[0])
         if wait:
             if not as_json:

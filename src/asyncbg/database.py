@@ -18,12 +18,13 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from asyncbg.errors import DatabaseError, NotRunningError, OutageError
+from asyncbg.errors import DatabaseError, NotRunningError, OutageError, SettingsError
 from asyncbg.log_limit import LogLimit
 
 T = TypeVar("T")
 logger = logging.getLogger("asyncbg")
 MEMORY = ":memory:"
+_URL = "sqlite:///"
 OLDEST_SQLITE = (3, 38, 0)
 """The first version with ``->>``."""
 
@@ -44,6 +45,15 @@ _WRITER_PRAGMAS = (
 )
 _READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA temp_store = MEMORY", f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
 _VERSIONS = "CREATE TABLE IF NOT EXISTS schema_version (component TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+
+
+def sqlite_path(url: str) -> str:
+    """The file of a ``sqlite:///`` URL. Raises SettingsError for another kind of database."""
+    if not url.startswith(_URL):
+        raise SettingsError(
+            "ASYNCBG_DATABASE_URL: only sqlite:/// is supported by this version; PostgreSQL comes later"
+        )
+    return url.removeprefix(_URL)
 
 
 class Transaction:

@@ -26,8 +26,9 @@ from asyncbg.api.events import events_router, ticket_router
 from asyncbg.api.jobs import jobs_router
 from asyncbg.api.ops import ops_router
 from asyncbg.api.problems import problem_docs
-from asyncbg.api.sse import Streams
-from asyncbg.background import Engine, Job, Prepared, Task, TaskCall
+from asyncbg.api.streams import Streams
+from asyncbg.background import Engine, Enqueuer, Job, Prepared
+from asyncbg.background.target import enqueuer_of, prepare_target
 from asyncbg.clock import Clock
 from asyncbg.engine_events import ENGINE_EVENTS
 from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError, QuotaError
@@ -55,11 +56,16 @@ class _Added(BackgroundTask):
     """A task in the container, together with the job it will be."""
 
     def __init__(  # the arguments are the function's own and may have any name, so they are not passed on by name
-        self, engine: Engine, prepared: Prepared, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        enqueuer: Enqueuer,
+        prepared: Prepared,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
     ) -> None:
         super().__init__(func)
         self.args, self.kwargs = tuple(args), kwargs  # type: ignore[assignment]  # Starlette names a ParamSpec
-        self.engine = engine
+        self.enqueuer = enqueuer
         self.prepared = prepared
 
 
@@ -124,14 +130,14 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         if self._engine is None:
             return
         fresh = [task for task in self.tasks if id(task) not in self._committed]
-        batches: dict[Engine, list[Prepared]] = {}
+        batches: dict[Enqueuer, list[Prepared]] = {}
         for added in self._jobs(self._engine, fresh):
-            batches.setdefault(added.engine, []).append(added.prepared)
+            batches.setdefault(added.enqueuer, []).append(added.prepared)
         self._committed.update((id(task), task) for task in fresh)
-        for engine, prepared in batches.items():
+        for enqueuer, prepared in batches.items():
             if self.idempotency_key is not None:
                 self._give_keys(prepared, self.idempotency_key)
-            await engine.accept(prepared, stop_on_failure=self.stop_on_failure)
+            await enqueuer.accept(prepared, stop_on_failure=self.stop_on_failure)
 
     def _give_keys(self, prepared: Sequence[Prepared], key: str) -> None:
         """The first job of the request has the key itself, the others have it with their number."""
@@ -177,9 +183,9 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
     ) -> _Added:
         """A task is a job of its own engine, any other function one of this application's."""
         target, _, _ = unwrap_partial(func, args, kwargs)
-        if isinstance(target, Task | TaskCall):
-            engine = target.engine
-        return _Added(engine, engine.prepare(func, args, kwargs, owner=self.owner), func, args, dict(kwargs))
+        enqueuer = enqueuer_of(target, engine.enqueuer)
+        prepared = prepare_target(enqueuer, func, args, kwargs, owner=self.owner)
+        return _Added(enqueuer, prepared, func, args, dict(kwargs))
 
 
 def _fingerprint(job: NewJob) -> str:

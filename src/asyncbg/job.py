@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from asyncbg.personal import Mark, StandIns
 
+ANONYMOUS = "anonymous"
+"""The owner of a job where nobody was asked who they are."""
+
 
 class JobState(StrEnum):
     """Where a job stands. The last three are final."""

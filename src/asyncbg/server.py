@@ -23,12 +23,13 @@ from asyncbg.api.headers import ServiceApp
 from asyncbg.api.origin import is_loopback
 from asyncbg.api.problems import install_problems
 from asyncbg.api.security_txt import security_txt_router
+from asyncbg.api.shown_path import Paths
 from asyncbg.api.sign_in import sign_in_router
-from asyncbg.api.spans import CleanSpans, Paths
+from asyncbg.api.spans import CleanSpans
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.log_guard import guard_handlers
-from asyncbg.runner.upkeep import every
+from asyncbg.runner.periodic import every
 from asyncbg.services.activity import Activity
 from asyncbg.services.imports import Imports
 from asyncbg.services.keys import Keys

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from asyncbg.backends.place import Place
 from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.background import sqlite_path
-from asyncbg.database import MEMORY, Database, translate
+from asyncbg.database import MEMORY, Database, sqlite_path, translate
 from asyncbg.errors import DatabaseError, SettingsError
 from asyncbg.log_limit import request_file
 from asyncbg.redact import use_pseudonym_key

@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 from fastapi import FastAPI
 
-from asyncbg.api.sse import EventStream, Streams
+from asyncbg.api.sse import EventStream
+from asyncbg.api.streams import Streams
 from asyncbg.api.view import View
 from asyncbg.context import Progress, current_job
 from asyncbg.event import Event, EventFilter

@@ -151,7 +151,9 @@ async def test_the_settings_name_keys_too(database: Database, clock: ManualClock
         await keys.revoke("ci")
 
 
-@pytest.mark.parametrize(("name", "stored"), [("ci", new_key()), ("anonymous", hash_key("x"))])
+@pytest.mark.parametrize(
+    ("name", "stored"), [("ci", new_key()), ("anonymous", hash_key("x"))], ids=["a-key-in-clear", "a-taken-word"]
+)
 async def test_a_malformed_key_in_the_settings_stops_the_start(database: Database, name: str, stored: str) -> None:
     """The line names the setting and the remedy, never what stands there."""
     settings = AuthSettings.model_validate({"api_keys": [{"name": name, "hash": stored}]})

@@ -107,8 +107,8 @@ async def test_two_engines_on_one_file_share_the_work(make_bg: Callable[..., Asy
 
 def await_in_the_other(job: Job, one: AsyncBG, two: AsyncBG) -> Job:
     """A handle on the job at the engine that did not accept it."""
-    engine = two if job._engine is one else one
-    return Job(engine, job.id, task=job.task, state=job.state, batch=job.batch, owner=job.owner)
+    control = two.control if job._control is one.control else one.control
+    return Job(control, job.id, task=job.task, state=job.state, batch=job.batch, owner=job.owner)
 
 
 SCRIPT = """

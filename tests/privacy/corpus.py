@@ -1,4 +1,4 @@
-"""The labelled lines: ``personal.txt`` marks what must not be seen as ``⟦kind:value⟧``, ``clean.txt`` hides nothing.
+"""The labelled lines: in ``*_personal.txt`` what must not be seen is ``⟦kind:value⟧``, ``*_clean.txt`` hides nothing.
 
 All of it is made up: reserved domains, fictional numbers, the test cards of the payment networks, sample IBANs.
 """
@@ -10,7 +10,9 @@ from pathlib import Path
 from asyncbg.redact import redact
 
 _MARKED = re.compile(r"⟦(?P<kind>[a-z]+):(?P<value>[^⟧]*)⟧")
-_HERE = Path(__file__).parent
+_LINES = Path(__file__).parent / "lines"
+OWN = "own"
+SETS = sorted(path.name.removesuffix("_clean.txt") for path in _LINES.glob("*_clean.txt"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +51,14 @@ class Figures:
         return self.altered / self.clean
 
 
-def personal_lines(name: str = "personal.txt") -> list[Line]:
-    """The lines with something to hide."""
-    return [_parsed(line) for line in _lines(name)]
+def personal_lines(name: str = OWN) -> list[Line]:
+    """The lines of a set with something to hide."""
+    return [_parsed(line) for line in _lines(f"{name}_personal.txt")]
 
 
-def clean_lines(name: str = "clean.txt") -> list[Line]:
-    """The lines with nothing to hide."""
-    return [Line(text=line, hidden=()) for line in _lines(name)]
+def clean_lines(name: str = OWN) -> list[Line]:
+    """The lines of a set with nothing to hide."""
+    return [Line(text=line, hidden=()) for line in _lines(f"{name}_clean.txt")]
 
 
 def figures(personal: list[Line], clean: list[Line]) -> Figures:
@@ -71,7 +73,7 @@ def figures(personal: list[Line], clean: list[Line]) -> Figures:
 
 
 def _lines(name: str) -> list[str]:
-    return [line for line in (_HERE / name).read_text(encoding="utf-8").split("\n") if line]
+    return [line for line in (_LINES / name).read_text(encoding="utf-8").split("\n") if line]
 
 
 def _parsed(line: str) -> Line:

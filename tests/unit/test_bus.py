@@ -192,7 +192,8 @@ async def test_the_final_event_of_a_job_is_waited_for() -> None:
 
     assert final is not None
     assert final.seq == 3
-    assert await bus.wait_final("j1", 0) is None
+    with bus.expect_final("j1") as late:
+        assert await late.wait(0) is None
 
 
 async def test_a_handler_is_called_with_what_it_asked_for() -> None:

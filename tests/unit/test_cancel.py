@@ -36,7 +36,7 @@ async def final(job: Job) -> JobRecord:
     """The record of a job that is over."""
     with contextlib.suppress(JobCancelledError, JobFailedError):
         await job.result(SOON_S)
-    return await job._engine.get(job.id)
+    return await job._control.get(job.id)
 
 
 async def happened(engine: Engine, job: Job, event_type: str) -> dict[str, object]:

@@ -19,7 +19,7 @@ from asyncbg.runner.schedule import Cron, ScheduleError
 from asyncbg.settings import Settings
 
 START = datetime(2027, 1, 15, 8, 1, tzinfo=UTC)
-MakeEngine = Callable[[], Engine]
+MakeEngine = Callable[..., Engine]
 
 
 def ms(moment: datetime) -> int:
@@ -35,10 +35,13 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def make_engine(tmp_path: Path, clock: ManualClock) -> MakeEngine:
-    """Make engines on one database file, all with the same clock."""
+    """Make engines on one database file, all with the same clock; each runs ``report`` when the expression says."""
 
-    def make() -> Engine:
-        return Engine(Settings(database_url=f"sqlite:///{tmp_path / 'jobs.db'}"), clock=clock)
+    def make(expression: str | None = None) -> Engine:
+        engine = Engine(Settings(database_url=f"sqlite:///{tmp_path / 'jobs.db'}"), clock=clock)
+        if expression is not None:
+            engine.schedule(expression)(report)
+        return engine
 
     return make
 
@@ -72,8 +75,7 @@ async def slots_of(engine: Engine) -> list[str]:
 
 async def test_a_slot_makes_a_job_that_runs(make_engine: MakeEngine, clock: ManualClock) -> None:
     """The job carries the tag and the owner ``schedule`` and runs like any other; nobody has to ask for it."""
-    engine = make_engine()
-    engine.schedule("*/5 * * * *")(report)
+    engine = make_engine("*/5 * * * *")
     ended: asyncio.Queue[str] = asyncio.Queue()
     engine.on("job.succeeded")(lambda event: ended.put_nowait(event.job_id))
     async with engine:
@@ -89,8 +91,7 @@ async def test_a_slot_makes_a_job_that_runs(make_engine: MakeEngine, clock: Manu
 
 async def test_every_slot_fires_once(make_engine: MakeEngine, clock: ManualClock) -> None:
     """Looking often makes no more jobs than there are slots."""
-    engine = make_engine()
-    engine.schedule("*/5 * * * *")(report)
+    engine = make_engine("*/5 * * * *")
     async with engine:
         for _ in range(30):
             clock.advance(minutes=1)
@@ -101,8 +102,7 @@ async def test_every_slot_fires_once(make_engine: MakeEngine, clock: ManualClock
 
 async def test_a_new_schedule_does_not_fire_for_the_past(make_engine: MakeEngine, clock: ManualClock) -> None:
     """What lay before the first start is not caught up, nor what lay before a schedule was added."""
-    engine = make_engine()
-    engine.schedule("0 * * * *")(report)
+    engine = make_engine("0 * * * *")
     clock.advance(hours=5)
     async with engine:
         assert await jobs_of(engine) == []
@@ -123,9 +123,7 @@ async def test_a_schedule_added_while_running_fires(make_engine: MakeEngine, clo
 
 async def test_missed_slots_are_caught_up_once(make_engine: MakeEngine, clock: ManualClock) -> None:
     """After a downtime the latest missed slot makes one job, not each of them one; then it goes on as before."""
-    first, second = make_engine(), make_engine()
-    for engine in (first, second):
-        engine.schedule("*/5 * * * *")(report)
+    first, second = make_engine("*/5 * * * *"), make_engine("*/5 * * * *")
     async with first:
         clock.advance(minutes=4)
         assert await slots_of(first) == ["08:05"]
@@ -139,9 +137,7 @@ async def test_missed_slots_are_caught_up_once(make_engine: MakeEngine, clock: M
 
 async def test_a_downtime_without_a_slot_catches_nothing_up(make_engine: MakeEngine, clock: ManualClock) -> None:
     """A restart alone makes no job."""
-    first, second = make_engine(), make_engine()
-    for engine in (first, second):
-        engine.schedule("0 12 * * *")(report)
+    first, second = make_engine("0 12 * * *"), make_engine("0 12 * * *")
     async with first:
         clock.advance(minutes=1)
     clock.advance(hours=2)
@@ -152,8 +148,7 @@ async def test_a_downtime_without_a_slot_catches_nothing_up(make_engine: MakeEng
 
 async def test_an_engine_started_again_goes_on(make_engine: MakeEngine, clock: ManualClock) -> None:
     """Stopping and starting the same engine loses no slot and repeats none."""
-    engine = make_engine()
-    engine.schedule("*/5 * * * *")(report)
+    engine = make_engine("*/5 * * * *")
     for _ in range(3):
         async with engine:
             clock.advance(minutes=5)
@@ -164,9 +159,7 @@ async def test_an_engine_started_again_goes_on(make_engine: MakeEngine, clock: M
 
 async def test_a_slot_is_not_forgotten_with_its_job(make_engine: MakeEngine, clock: ManualClock) -> None:
     """When the job of a slot was purged, the slot stays fired."""
-    first, second = make_engine(), make_engine()
-    for engine in (first, second):
-        engine.schedule("0 9 * * *")(report)
+    first, second = make_engine("0 9 * * *"), make_engine("0 9 * * *")
     async with first:
         clock.advance(hours=1)
         [job] = await jobs_of(first)
@@ -179,9 +172,7 @@ async def test_a_slot_is_not_forgotten_with_its_job(make_engine: MakeEngine, clo
 
 async def test_two_engines_on_one_file_make_one_job_a_slot(make_engine: MakeEngine, clock: ManualClock) -> None:
     """However many processes look, and at the same moment."""
-    first, second = make_engine(), make_engine()
-    for engine in (first, second):
-        engine.schedule("*/5 * * * *")(report)
+    first, second = make_engine("*/5 * * * *"), make_engine("*/5 * * * *")
     async with first, second:
         for _ in range(4):
             clock.advance(minutes=5)
@@ -192,9 +183,7 @@ async def test_two_engines_on_one_file_make_one_job_a_slot(make_engine: MakeEngi
 
 async def test_a_clock_that_goes_back_fires_nothing_twice(make_engine: MakeEngine, clock: ManualClock) -> None:
     """Neither in the process that saw it, nor in one that starts then; the slots after it fire."""
-    first, second = make_engine(), make_engine()
-    for engine in (first, second):
-        engine.schedule("*/5 * * * *")(report)
+    first, second = make_engine("*/5 * * * *"), make_engine("*/5 * * * *")
     async with first:
         clock.advance(minutes=9)
         assert await slots_of(first) == ["08:10"]
@@ -211,8 +200,7 @@ async def test_a_clock_that_was_years_ahead_does_not_silence_a_schedule(
     make_engine: MakeEngine, clock: ManualClock
 ) -> None:
     """Once the clock is right again, the slots of now fire, though one of a far day was."""
-    engine = make_engine()
-    engine.schedule("0 * * * *")(report)
+    engine = make_engine("0 * * * *")
     async with engine:
         clock.advance(days=4000)
         assert len(await jobs_of(engine)) == 1

@@ -6,7 +6,7 @@ from typing import Annotated
 import pytest
 from fastapi import APIRouter
 
-from asyncbg.api.spans import Paths
+from asyncbg.api.shown_path import Paths
 from asyncbg.redact import Personal
 
 router = APIRouter()

@@ -33,8 +33,9 @@ from asyncbg.event import Event, encode
 from asyncbg.job import JobRecord, JobState
 from asyncbg.retry import RetryPolicy
 from asyncbg.runner.executor import Executor
+from asyncbg.runner.in_memory import InMemoryJobs
+from asyncbg.runner.periodic import every
 from asyncbg.runner.progress import ProgressPump
-from asyncbg.runner.upkeep import every
 from asyncbg.runner.worker import Worker
 from asyncbg.settings import RunnerSettings, load_settings
 from asyncbg.task import Registry, TaskDefinition, TaskOptions
@@ -71,16 +72,6 @@ class _BusyError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class _Nothing:
-    """No job is held in memory."""
-
-    def take(self, job_id: str) -> None:
-        """Nothing."""
-
-    def drop(self, job_id: str) -> None:
-        """Nothing."""
-
-
 class Bench:
     """A worker over an in-memory store that claims when told to, by a clock that is moved by hand."""
 
@@ -103,8 +94,9 @@ class Bench:
         executor = Executor(threads=settings.threads, clock=self.clock, rng=_Highest())
         pump = ProgressPump(self.backend, self._hear, per_s=progress_per_s)
         self.worker = Worker(
-            self.backend, self.registry, settings, executor=executor, pump=pump, held=_Nothing(), clock=self.clock
-        )
+            self.backend, self.registry, settings, executor=executor, pump=pump, in_memory=InMemoryJobs(),
+            clock=self.clock,
+        )  # fmt: skip
         return self.worker
 
     def _hear(self, event: Event) -> None:

@@ -7,15 +7,13 @@ In an application of somebody else's that holds for our own routes only; how the
 
 import logging
 from contextvars import ContextVar
-from typing import Any, Final
-from urllib.parse import quote, unquote
+from typing import Final
+from urllib.parse import quote
 
 from starlette.types import Scope
 
-from asyncbg.ids import is_job_id
-from asyncbg.redact import redact
+from asyncbg.api.shown_path import shown_below, shown_route
 
-_LONGEST: Final = 200
 _MOST_KNOWN: Final = 1_000
 _ours: Final[dict[int, str]] = {}
 """What to show of the latest requests to our own routes, by a hash of what uvicorn would log: its context may be lost
@@ -32,7 +30,7 @@ def show_route(record: logging.LogRecord) -> bool:
     """A filter for the logger ``uvicorn.access``, which logs client, method, path with query, version and status."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         client, method, path, version, status = record.args
-        record.args = (client, method, _shown(_request.get(), str(path)), version, status)
+        record.args = (client, method, shown_route(_request.get(), str(path)), version, status)
     return True
 
 
@@ -40,9 +38,8 @@ def note_ours(scope: Scope, template: str) -> None:
     """A request that one of our own routes serves; its path ends as ``template``, behind the prefix it has here."""
     path, query = scope["path"], scope["query_string"]
     told = hash(quote(path) + (f"?{query.decode('ascii', 'replace')}" if query else ""))
-    prefix = "/".join(path.split("/")[: -template.count("/")])
     _ours.pop(told, None)
-    _ours[told] = quote(redact(prefix), safe="/[]:{}") + _filled(template, scope)
+    _ours[told] = shown_below(scope, template)
     if len(_ours) > _MOST_KNOWN:
         del _ours[next(iter(_ours))]
 
@@ -53,18 +50,3 @@ def show_our_route(record: logging.LogRecord) -> bool:
         client, method, path, version, status = record.args
         record.args = (client, method, _ours.get(hash(path), path), version, status)
     return True
-
-
-def _shown(scope: Scope | None, path: str) -> str:
-    """The route's path; the path itself, cut and redacted, where no route was found."""
-    template = getattr((scope or {}).get("route"), "path", None)
-    if scope is None or not isinstance(template, str):
-        return quote(redact(unquote(path.partition("?")[0]))[:_LONGEST], safe="/[]:{}")
-    return _filled(template, scope)
-
-
-def _filled(template: str, scope: Scope) -> str:
-    for name, value in dict[str, Any](scope.get("path_params") or {}).items():
-        if is_job_id(str(value)):
-            template = template.replace(f"{{{name}}}", str(value))
-    return template

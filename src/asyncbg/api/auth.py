@@ -15,9 +15,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope as ASGIScope
 
 from asyncbg.api_key import ALL_SCOPES, USUAL_SCOPES, Scope
-from asyncbg.background import ANONYMOUS
 from asyncbg.errors import JobNotFoundError, ScopeError, UnauthenticatedError
-from asyncbg.job import JobRecord
+from asyncbg.job import ANONYMOUS, JobRecord
 
 WRONG_TICKET: Final = "the ticket is used, expired or for another stream; get a new one"
 _BOUND: Final = "asyncbg.caller"

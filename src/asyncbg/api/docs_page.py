@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from asyncbg.api.headers import content_policy
+from asyncbg.api.page import html_page
 from asyncbg.api.problems import ProblemRoute, get_and_head
 
 _PATH: Final = "/docs"
@@ -26,23 +27,11 @@ td, th { text-align: left; vertical-align: top; padding: .15rem .8rem .15rem 0; 
 pre { background: #8882; padding: .6rem; overflow-x: auto; }
 @media (prefers-color-scheme: dark) { body { background: #14171a; color: #e8eaed; } a { color: #8ab4f8; } }
 """
-_PAGE: Final = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}: API</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>{title} {version}</h1><p>{description}</p></header>
+_BODY: Final = """<header><h1>{title} {version}</h1><p>{description}</p></header>
 <p>For machines: <a href="openapi.json">openapi.json</a>, <a href="asyncapi.json">asyncapi.json</a> (events).</p>
 <main>
 {body}
-</main>
-</body>
-</html>
-"""
+</main>"""
 
 
 def install_docs(app: FastAPI) -> None:
@@ -62,13 +51,14 @@ def install_docs(app: FastAPI) -> None:
 def docs_page(document: Mapping[str, Any]) -> str:
     """The page of an OpenAPI document."""
     info = document["info"]
-    return _PAGE.format(
-        title=escape(info["title"]),
+    title = escape(info["title"])
+    body = _BODY.format(
+        title=title,
         version=escape(info["version"]),
         description=escape(info.get("description", "")),
-        style=_STYLE,
         body="\n".join(_sections(document)),
     )
+    return html_page(title=f"{title}: API", style=_STYLE, body=body)
 
 
 def _sections(document: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
-from asyncbg.api.sse import MEDIA_TYPE
+from asyncbg.api.stream_headers import MEDIA_TYPE
 from asyncbg.event_model import EventModel, Publisher, Storage, Vocabulary, example_of, meaning_of
 
 OTHER: Final = "TaskEvent"

@@ -16,7 +16,9 @@ from asyncbg.api.auth import WRONG_TICKET, Asking, Caller, bound, caller_of
 from asyncbg.api.event_schema import EventSchemas
 from asyncbg.api.inputs import refuse_input
 from asyncbg.api.problems import ProblemRoute, problem_docs
-from asyncbg.api.sse import LATER, MEDIA_TYPE, Streams, accepts_gzip
+from asyncbg.api.sse import LATER
+from asyncbg.api.stream_headers import MEDIA_TYPE, accepts_gzip
+from asyncbg.api.streams import Streams
 from asyncbg.clock import rfc3339
 from asyncbg.errors import UnauthenticatedError
 from asyncbg.event import EventFilter

@@ -14,13 +14,16 @@ _UNUSED: Final = ("camera", "display-capture", "geolocation", "microphone", "pay
 """What a page of ours never asks a browser for, and what it embeds may not ask for either."""
 
 
-def content_policy(*, style: str | None = None) -> str:
-    """A Content-Security-Policy that allows one inline style, by its hash, or nothing at all. Never ``unsafe-*``."""
+def content_policy(*, style: str | None = None, forms: str = "'none'") -> str:
+    """A Content-Security-Policy that allows one inline style, by its hash, and forms to ``forms``, or nothing at all.
+
+    Never ``unsafe-*``.
+    """
     allowed = ""
     if style is not None:
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         allowed = f"style-src 'sha256-{digest}'; "
-    return f"default-src 'none'; {allowed}base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return f"default-src 'none'; {allowed}base-uri 'none'; form-action {forms}; frame-ancestors 'none'"
 
 
 SECURITY_HEADERS: Final = {

@@ -1,7 +1,5 @@
 """The routes for those who run the service: health, metrics and a first page."""
 
-import base64
-import hashlib
 from typing import Any, Literal
 
 import anyio
@@ -9,6 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
+from asyncbg.api.page import LINKS, first_page, navigation
 from asyncbg.api.problems import Problem, ProblemRoute, get_and_head, problem_docs, problem_response
 from asyncbg.api.schemas import not_stored
 from asyncbg.background import Engine
@@ -18,46 +17,6 @@ from asyncbg.telemetry import CONTENT_TYPE, Telemetry
 
 _PROBE_S = 0.8
 _METRICS_EXAMPLE = 'asyncbg_jobs{state="queued"} 3.0\n'
-_STYLE = """
-body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; }
-@media (prefers-color-scheme: dark) { body { background: #14171a; color: #e8eaed; } a { color: #8ab4f8; } }
-"""
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>asyncbg</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>asyncbg</h1></header>
-<main>
-<p>Background jobs: on disk before the response leaves, visible, cancellable, retried, streamed.</p>
-<nav aria-label="What there is">
-<ul>
-{links}
-</ul>
-</nav>
-</main>
-</body>
-</html>
-"""
-_LINKS = {
-    "jobs": "Jobs, newest first (JSON)",
-    "events": "Events as they happen (stream)",
-    "metrics": "Metrics (Prometheus)",
-    "health/ready": "Health: ready for work?",
-}
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 class Live(BaseModel):
@@ -108,9 +67,7 @@ def ops_router(engine: Engine) -> APIRouter:
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
     async def show_first_page(request: Request) -> HTMLResponse:
         """Where to go from here."""
-        links = {**_docs_link(request), **_LINKS}
-        items = "\n".join(f'<li><a href="{href}">{label}</a></li>' for href, label in links.items())
-        return HTMLResponse(_PAGE.format(style=_STYLE, links=items), headers=_PAGE_HEADERS)
+        return first_page(navigation({**_docs_link(request), **LINKS}))
 
     return router
 

@@ -1,7 +1,5 @@
 """Sign in with an API key: a plain page for browsers, and the session behind it. No script, no style from elsewhere."""
 
-import base64
-import hashlib
 import html
 import json
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pydantic import BaseModel, Field
 from asyncbg.api.auth import NOBODY, Caller, bound
 from asyncbg.api.gate import COOKIE, Gate
 from asyncbg.api.inputs import refuse_input
+from asyncbg.api.page import LINKS, first_page, navigation
 from asyncbg.api.problems import get_and_head, limited_to, problem_docs
 from asyncbg.api.schemas import not_stored
 from asyncbg.clock import Clock, rfc3339
@@ -25,39 +24,6 @@ from asyncbg.services.sessions import Session
 
 _MOST_BYTES: Final = 4_096
 _FORM: Final = "application/x-www-form-urlencoded"
-_STYLE: Final = """
-body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; }
-input, button { font: inherit; padding: .3rem .6rem; }
-[role=alert] { border-left: .3rem solid #b3261e; padding-left: .8rem; }
-@media (prefers-color-scheme: dark) { body { background: #14171a; color: #e8eaed; } a { color: #8ab4f8; } }
-"""
-_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'self'; "
-        "frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-_PAGE: Final = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>asyncbg</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>asyncbg</h1></header>
-<main>
-<p>Background jobs: on disk before the response leaves, visible, cancellable, retried, streamed.</p>
-{body}
-</main>
-</body>
-</html>
-"""
 _SIGN_IN: Final = """{alert}<form method="post" action="session">
 <p><label for="key">API key</label><br>
 <input id="key" name="key" type="password" autocomplete="current-password" required size="56"></p>
@@ -66,15 +32,7 @@ _SIGN_IN: Final = """{alert}<form method="post" action="session">
 _SIGNED_IN: Final = """<p>Signed in as <strong>{owner}</strong>.</p>
 <form method="post" action="sign-out"><p><button type="submit">Sign out</button></p></form>
 """
-_LINKS: Final = """<nav aria-label="What there is">
-<ul>
-<li><a href="docs">API documentation</a></li>
-<li><a href="jobs">Jobs, newest first (JSON)</a></li>
-<li><a href="events">Events as they happen (stream)</a></li>
-<li><a href="metrics">Metrics (Prometheus)</a></li>
-<li><a href="health/ready">Health: ready for work?</a></li>
-</ul>
-</nav>"""
+_LINKS: Final = navigation({"docs": "API documentation", **LINKS})
 _ALERT: Final = '<p role="alert">There is no such API key; it may be mistyped, expired or revoked.</p>\n'
 _SEE_OTHER: Final[dict[int | str, dict[str, Any]]] = {303: {"description": "Signed in by a form: to the first page"}}
 _UNKNOWN: Final[dict[str, Any]] = {
@@ -198,4 +156,5 @@ def _page(
 ) -> HTMLResponse:
     signed_in = _SIGNED_IN.format(owner=html.escape(caller.owner)) if caller.session_id is not None else ""
     body = signed_in + _LINKS if caller.scopes else _SIGN_IN.format(alert=alert)
-    return HTMLResponse(_PAGE.format(style=_STYLE, body=body), status_code, {**_HEADERS, **(headers or {})})
+    answer = {"Cache-Control": "no-store", **(headers or {})}
+    return first_page(body, forms="'self'", status_code=status_code, headers=answer)

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from asyncbg.redact.words import PASSWORD
+
 _WHOLE_WORDS = frozenset(
     (
         "pin",
@@ -19,7 +21,6 @@ _WHOLE_WORDS = frozenset(
         "cvc",
         "cvc2",
         "jwt",
-        "pass",
         "auth",
         "sess",
         "ticket",
@@ -27,8 +28,9 @@ _WHOLE_WORDS = frozenset(
     )
 )
 _DIGITS = ("verif", "confirm", "security", "one-time", "otp", "pin", "cvv", "cvc", "ssn")
-_LOOSE = ("cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
-_PASSWORDS = ("pass", "pwd", "kennwort", "contrase", "senha", "wachtwoord", "mot", "identified")
+_LOOSE = ("code", "cred", "cookie", "sess", "connect", "sid", "auth", "sig", "ticket")
+_PASSWORDS = ("pass", "pw", "contrase", "mot", "identified", "requirepass", *PASSWORD)
+_MARKUP = (">", "&gt;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def kind_of(name: str) -> Kind:
         is_loose=name.startswith(_LOOSE),
         is_whole_word=name in _WHOLE_WORDS,
         is_key=name.startswith("key"),
-        is_parameter=name in ("ticket", "signature"),
+        is_parameter=name in ("ticket", "signature", "code"),
     )
 
 
@@ -61,17 +63,20 @@ _SAYINGS = """
     updated failed failure field must is not the a an and or for to in too this that value input unknown
     undefined default disabled enabled redacted filtered masked hidden removed omitted accepted rejected denied
     refused revoked valid verified absent present provided given bearer basic digest refreshed rotated created
+    await lambda yield new async function
     deleted issued error success see please use should cannot can may will was has does did stored plain
     plaintext unexpected expected checked skipped bcrypt argon2 argon2id scrypt pbkdf2 sha256 md5 eof newline
     indent dedent name number op identifier include same-origin
 """
 _SAID = frozenset(_SAYINGS.split())  # what is said of a secret, or stands where one would
 _PLACEHOLDER = re.compile(
-    r"""[\W_xX]*|%\(?\w*\)?[srd]|\$\{?[A-Z_][A-Z0-9_]*+\}?|[({\[<][^\n]*[)}\]>]|[*•]+\S{0,4}|\S{0,4}[*•]{4,}\S{0,4}"""
+    r"""[\W_xX]*|%\(?\w*\)?[srd]|\$\{?[A-Z_][A-Z0-9_]*+\}?|\$\d{1,2}|\$[{(]\S*|:[a-z_]\w*|[({\[<][^\n]*[)}\]>]"""
+    r"""|[*•]+\S{0,4}|\S{0,4}[*•]{4,}\S{0,4}"""
 )
 _CODE = re.compile(
-    r"[A-Za-z_][\w.]*+[(\[].*|(?:self|cls|settings|config|conf|cfg|os|request|args|kwargs|opts|options|params|form|data|payload|"
-    r"user|ctx|env|environ|creds|credentials|body)\.[A-Za-z_.]+$|_?[a-z_]+(?:\.[a-z_]+)*[._](?:password|secret|token|key)$|"
+    r"[A-Za-z_][\w.]*+[(\[](?:[\w\"'\s*:(\[{)\]-].*)?$|"
+    r"(?:self|cls|settings|config|conf|cfg|os|request|args|"
+    r"kwargs|opts|options|params|form|data|payload|user|ctx|env|environ|creds|credentials|body)\.[A-Za-z_.]+$|_?[a-z_]+(?:\.[a-z_]+)*[._](?:password|secret|token|key)$|"
     r"rf?[\"']|_[a-z]+$"
 )
 _DOTTED = re.compile(
@@ -85,18 +90,26 @@ _PAIR_AFTER = re.compile(r"""\\*["']\s?[)\]]""")
 _ABOUT_SYNTAX = re.compile(r"(?:unexpected|illegal|invalid|bad|unknown|expected|next|last|current|syntax|end)[ _]$")
 _GOES_ON = re.compile(r" [A-Za-z]{2,}(?![\w=:])")
 _SIGNS = frozenset("!@#$%^&*+=~/")
+_PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]+){2,}/?|[A-Za-z]:\\\S+")
+_RESOURCE = re.compile(r"0x[0-9a-fA-F]+|[A-Z]{2}[0-9a-f]{32}|S-1-[\d-]+")  # `session 0x1f`, `SID SM0a…`
+_COLONS = (":", "\uff1a")  # the second is the wide one of Chinese and Japanese
+_SIGN = re.compile("[:=\uff1a\uff1d]")
+_GRANT = re.compile(r"user|role|login|@")
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether a value only stands where a secret would: ``***``, ``${TOKEN}``, ``<redacted>``, ``$1``."""
+    return value.lower() in _SAID or ((not value.isalnum() or value[0] in "xX") and bool(_PLACEHOLDER.fullmatch(value)))
 
 
 def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, value: str) -> bool:
     """Whether what stands behind the name of a secret is one."""
-    bare = value.rstrip(".:!?")
-    if not bare or bare.lower() in _SAID or ((not bare.isalnum() or bare[0] in "xX") and _PLACEHOLDER.fullmatch(value)):
+    bare = value.strip(" ").rstrip(".:!?")
+    if not bare or bare.lower() in _SAID or is_placeholder(value):
         return False
     if "gap" not in rest.re.groupindex:  # an option, a header of cookies
         return bare.lower() != name[0]
-    if (
-        rest["gap"] == ">" and text[rest.end() : rest.end() + 1] != "<"
-    ):  # `<token>` alone; `<token>x7</token>` has a value
+    if _is_named_otherwise(text, name, rest, value):
         return False
     if kind.is_digits:
         return (3 if rest["gap"] != " " else 4) <= sum(map(str.isdigit, value)) <= 10
@@ -104,12 +117,36 @@ def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, v
     return judge(text, name, rest, kind, bare)
 
 
+def _is_named_otherwise(text: str, name: re.Match[str], rest: re.Match[str], value: str) -> bool:
+    """A part of an ARN, a variable of psql, an id, a step of PAM, a tag without a value, ``identified by`` in prose."""
+    word, gap, start = name[0], rest["gap"], name.start()
+    if word == "identified by":
+        return not (text[start : name.end()].isupper() or _GRANT.search(text[max(0, start - 100) : start].lower()))
+    if gap == ":":
+        before = text[start - 1 : start]
+        is_step = before == "(" and value.isalpha() and text.startswith(")", rest.end())
+        return before == ":" or is_step or value.startswith("?")  # `${PASSWORD:?must be set}`
+    if gap == " ":
+        return word in ("sid", "sess", "session")  # `session 5f1b… started`
+    if gap == " :":
+        return rest["quoted"] is not None
+    if gap.endswith(_MARKUP) and "=>" not in gap:
+        return not text.startswith(("<", "&lt;"), rest.end())  # `<token>` alone; `<token>x7</token>` has a value
+    return (word == "code" and len(value) < 16) or (
+        word.startswith(("sid", "sess")) and bool(_RESOURCE.fullmatch(value))
+    )
+
+
 def _is_quoted_value(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, bare: str) -> bool:
     gap = rest["gap"].strip()
+    if "value" in gap or gap.startswith('";s'):
+        return not kind.is_loose or _looks_random(bare)
     if "," in gap and not _is_pair(text, name, rest):
         return False
     if kind.is_password and name[0] != "pass":
         return True
+    if len(bare) < 3:  # `accesskey="n"`
+        return False
     if not gap or "==" in gap or _is_about_syntax(text, name):  # `unexpected token '}'`
         return bool(gap) and _looks_random(bare)
     return (
@@ -124,25 +161,35 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: K
     word, gap = name[0], rest["gap"]
     if _CODE.match(bare) or bare.lower() == word:
         return False
-    is_said = ":" not in gap and "=" not in gap and "%" not in gap and ">" not in gap  # `the password is …`
+    is_said = _SIGN.search(gap) is None and "%" not in gap and ">" not in gap  # `the password is …`
     if gap == " ":  # `password hunter2`
         return _is_odd(bare) if kind.is_password else len(bare) > 15 and _looks_random(bare)
     if is_said or (word == "pass" and (bare.isdigit() or "=" not in gap)):
         return _is_odd(bare) if kind.is_password else _looks_random(bare)
-    is_told = gap.strip()[-1:] == ":"
+    if not kind.is_password and _PATH.fullmatch(bare):
+        return False
+    is_told = gap.strip()[-1:] in _COLONS
     if kind.is_password:
-        is_path = word == "pwd" and bare.startswith(("/", "~", "C:"))
-        return not is_path and (_ends_there(text, rest, bare) if is_told else True)
+        return _is_password(text, word, rest, bare, is_told=is_told)
     if (bare.isdigit() and len(bare) < 6) or (
         _DOTTED.fullmatch(bare) and ("." in bare or (bare[0].isupper() and not bare.isupper()))
     ):
         return False
     if " " in bare:  # a scheme and its credentials, or `auth: token expired`
         credentials = bare.split()[-1]
+        if is_placeholder(credentials):
+            return False
         return _looks_random(credentials) or (word == "authorization" and credentials.lower() not in _SAID)
     if is_told or "==" in gap or kind.is_loose or _is_about_syntax(text, name):
         return _looks_random(bare)
     return not (bare.isupper() and bare.isalpha() and len(bare) < 7)
+
+
+def _is_password(text: str, word: str, rest: re.Match[str], bare: str, *, is_told: bool) -> bool:
+    """``PWD=/home`` is a directory; ``pw:api`` and ``password: must be longer`` tell something else."""
+    if word == "pwd" and bare.startswith(("/", "~", "C:")):
+        return False
+    return not is_told or (_is_odd(bare) if word == "pw" else _ends_there(text, rest, bare))
 
 
 def _is_pair(text: str, name: re.Match[str], rest: re.Match[str]) -> bool:

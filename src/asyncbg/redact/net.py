@@ -1,12 +1,11 @@
 """The pattern net: what looks personal or secret in free text is replaced, whatever wrote it."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from asyncbg.redact.credentials import hide_credentials
 from asyncbg.redact.people import AT_HINTS, Span, find_accounts, find_cards, hide_addresses
-from asyncbg.redact.phone import HINTS as PHONE_HINTS
-from asyncbg.redact.phone import HINTS_BEYOND_ASCII as PHONE_HINTS_BEYOND_ASCII
 from asyncbg.redact.phone import find_named_phones, find_phones
 from asyncbg.redact.pseudonym import SECRET
 
@@ -24,16 +23,20 @@ _PLAIN = (
 )
 _UNUSUAL = re.compile(f"[{''.join(map(chr, _PLAIN))}]")
 _SEVEN_DIGITS = re.compile(r"(?:[^0-9]*+[0-9]){7}")  # no number that is hidden has fewer
-_STAND_IN = re.compile(r"(\[(?:secret|card|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
+_STAND_IN = re.compile(r"(\[(?:secret|card|phone|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
 _MARKS = "\0\1\2\3\4\5\6\7"  # one of them stands for a stand-in while the rest is looked at
 _MOST_PASSES = 6
+_LONG = 2048  # so long a text is gone over once
 
 
 def redact(text: str) -> str:
-    """``text`` with what looks personal or secret replaced; clean text comes back as it is, twice is the same as once.
+    """``text`` with what looks personal or secret replaced; clean text comes back as it is.
 
-    It takes time linear in the length of the text, whatever the text, and raises for none.
+    Twice is the same as once, but for texts over 2,048 characters, which are not looked at again for what stands out
+    beside a stand-in only. It takes time linear in the length of the text, whatever the text, and raises for none.
     """
+    if len(text) > _LONG:
+        return _pass_over(text)
     for _ in range(_MOST_PASSES):
         clean = _pass_over(text)
         if clean == text:
@@ -43,29 +46,29 @@ def redact(text: str) -> str:
 
 
 def _pass_over(text: str) -> str:
-    """The text redacted once; stand-ins of an earlier time stay what they are."""
+    """Secrets, then addresses, then numbers."""
+    text = _between_stand_ins(hide_credentials, text)
+    text = _between_stand_ins(_hide_addresses, text)
+    return _between_stand_ins(_hide_numbers, text)
+
+
+def _between_stand_ins(hide: Callable[[str], str], text: str) -> str:
+    """The text with something hidden; stand-ins of an earlier time stay what they are."""
     if "[" not in text:
-        return _hide(text)
+        return hide(text)
     parts = _STAND_IN.split(text)
     if len(parts) == 1:
-        return _hide(text)
+        return hide(text)
     mark = next((mark for mark in _MARKS if mark not in text), _MARKS[0])
     bare = mark.join(parts[::2])
-    clean = _hide(bare)
+    clean = hide(bare)
     if clean == bare:
         return text
     kept = clean.split(mark)
     if len(kept) != len(parts[::2]):  # one stood in the middle of what is hidden now
-        return _hide(text)
+        return hide(text)
     parts[::2] = kept
     return "".join(parts)
-
-
-def _hide(text: str) -> str:
-    """Secrets, then addresses, then numbers; in the digits of new pseudonyms there are no numbers to look for."""
-    without_secrets = hide_credentials(text)
-    clean = _hide_addresses(without_secrets)
-    return _hide_numbers(clean) if clean == without_secrets else clean
 
 
 def redact_json(value: Any) -> Any:
@@ -91,18 +94,8 @@ def _hide_numbers(text: str) -> str:
     plain = text if text.isascii() or not _UNUSUAL.search(text) else text.translate(_PLAIN)
     if not _SEVEN_DIGITS.match(plain):
         return text
-    spans = find_accounts(plain) + find_cards(plain) + _find_named_phones(plain) + find_phones(plain)
+    spans = find_accounts(plain) + find_cards(plain) + find_named_phones(plain) + find_phones(plain)
     return _cut(text, spans) if spans else text
-
-
-def _find_named_phones(plain: str) -> list[Span]:
-    lower = plain.lower()
-    if len(lower) != len(plain):  # a capital whose small letter takes two: words are found as they are
-        lower = plain
-    for hint in PHONE_HINTS if plain.isascii() else (*PHONE_HINTS, *PHONE_HINTS_BEYOND_ASCII):
-        if hint in lower:
-            return find_named_phones(plain, lower)
-    return []
 
 
 def _cut(text: str, spans: list[Span]) -> str:

@@ -10,7 +10,7 @@ _CJK = r"\u3000-\u9fff\uac00-\ud7af\uff00-\uff1f\uff21-\uffef"
 _AT = r"(?:@|%(?:25)?40|&\#(?:0*+64|[xX]0*+40);|&commat;|\\u0040|\\x40|\uff20|\ufe6b)"
 AT_HINTS = ("@", "%40", "%2540", "&#", "commat", "u0040", "x40", "\uff20", "\ufe6b")
 _NOT_A_HOST = (
-    r"png|jpe?g|gif|svg|webp|avif|ico|s?css|m?js|[jt]sx?|json|map|html?|xml|ya?ml|txt|log|csv|pdf|tar|t?gz|bz2|whl|exe|dll|bak|lock|"
+    r"png|jpe?g|gif|svg|webp|avif|ico|s?css|m?js|[jt]sx?|json|map|html?|xml|ya?ml|txt|log|journal|csv|pdf|tar|t?gz|bz2|whl|exe|dll|bak|lock|"
     r"service|socket|timer|target|mount|slice|scope|device"
 )
 
@@ -21,13 +21,15 @@ def _address(letter: str, *, escaped: bool) -> re.Pattern[str]:
     if escaped:
         start = (
             rf"(?:{start}(?!(?<=\\)[nrt])|(?<=%(?:20|22|26|27|28|29|2[cCfF]|3[aAbBcCdDeEfF]|0[aAdD]|5[bBdD]|7[bBcCdD]))"
+            r"|(?<=%25(?:20|22|26|27|28|29|2[cCfF]|3[aAbBcCdDeEfF]|5[bBdD]|7[bBcCdD]))"
             r"|(?<=\\[nrt])|(?<=\\u00(?:3[cCeEdD]|2[267])))"
         )
     return re.compile(
         rf"""{start}
         (?P<lead>[.+'-]*+(?:[{_CJK}]++(?=[A-Za-z0-9]))?+)
         (?P<address>
-            (?: [{letter}](?:[{letter}.+'-]++|%(?:2[BbDdEe5]|5[Ff]|[89A-Fa-f][0-9A-Fa-f])|&\#43;)*+
+            (?: [{letter}](?:[{letter}.+'-]++|&\#43;
+                  |%(?:2(?:[BbDdEe]|5(?!40))|5[Ff]|[89A-Fa-f][0-9A-Fa-f]|(?![0-9A-Fa-f]{{2}})(?=\w)))*+
               | \\?"(?=[^"\n]{{1,64}}"[@%])[^"\n\\:,={{}}]{{1,64}}+\\?"
             )
             {_AT}@?
@@ -67,13 +69,15 @@ _ISSUED = re.compile(
       | 3[47]\d{13}
       | 3(?:0[0-5]|095|[689]\d)(?:\d{11}|\d{13})
       | (?:6011|65\d\d|64[4-9]\d|62\d\d|81\d\d|35(?:2[89]|[3-8]\d))\d{12,15}
-      | (?:5018|5019|5020|5038|5[6-8]\d\d|6304|6390|67\d\d|60\d\d)\d{12,15} )""",
+      | (?:50\d\d|5[6-8]\d\d|6277|6304|636[2-9]|6390|67\d\d|60\d\d)\d{12,15} )""",
     re.VERBOSE,
 )
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 _BARCODE = re.compile(r"(?:ean|gtin|isbn|barcode|upc)\W{0,3}(?:13)?\W{0,3}$", re.IGNORECASE)
 
-_ACCOUNT = re.compile(r"\d(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})")
+_ACCOUNT = re.compile(
+    r"\d(?:(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)|(?<=\?\d\d[A-Z]{2}.))\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})"
+)
 # ISO 13616: how long an IBAN is in each country of the registry.
 _COUNTRIES = """
     15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
@@ -82,7 +86,10 @@ _COUNTRIES = """
     31:MT,SC 32:LC 33:RU
 """
 _SHAPES = {
-    country: re.compile(rf"[A-Za-z]{{2}}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){{{int(length) - 4}}}(?![A-Za-z0-9])")
+    country: re.compile(
+        rf"[A-Za-z]{{2}}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){{{int(length) - 4}}}"
+        r"(?:(?![A-Za-z0-9])|(?=(?:EUR|GBP|CHF|USD)\b))"
+    )
     for length, countries in (item.split(":") for item in _COUNTRIES.split())
     for country in countries.split(",")
 }

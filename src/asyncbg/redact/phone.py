@@ -2,7 +2,8 @@
 
 import re
 
-from asyncbg.redact.pseudonym import digits_of, pseudonym
+from asyncbg.redact.pseudonym import SOME_PHONE, digits_of, pseudonym
+from asyncbg.redact.words import PHONE, alternatives
 
 # ITU-T E.164: calling codes with the digits that may follow each; others of the list get 6 to 12.
 _CODES = """
@@ -21,20 +22,21 @@ _GAP = r"(?:[ .\-/]|\ [\-/]\ )"
 _SHAPED = re.compile(
     rf"""
     [+(0-9%]
-    (?: (?<=\+)(?<![^\W_]\+)(?<!\+\+)[1-9](?:[ ()./\-]{{0,3}}+\d){{6,14}}+              # +49 (0)30 123456
-      | (?<=%)2[Bb][1-9](?:(?:[ ()./+\-]|%20){{0,3}}+\d){{6,14}}+                       # %2B4930123456
+    (?: (?<=\+)(?<![^\W_]\+)(?<!\+\+)[1-9](?:[ ()./\-]{{0,3}}+\d){{6,14}}               # +49 (0)30 123456
+      | (?<=%)2[Bb][1-9](?:(?:[ ()./+\-]|%20){{0,3}}+\d){{6,14}}                       # %2B4930123456
       | (?<=\()(?<![^\W_]\()
-        (?: \+[1-9]\d{{0,2}}\)(?:[ ()./\-]{{0,3}}+\d){{6,13}}+                          # (+49) 30 123456
+        (?: \+[1-9]\d{{0,2}}\)(?:[ ()./\-]{{0,3}}+\d){{6,13}}                          # (+49) 30 123456
           | [1-9]\d\d\)\ ?-?\ ?\d{{3}}[ .\-]?\d{{4}}                                    # (555) 123-4567
           | 0\d{{1,4}}\)(?:\ ?[\-/]\ ?|\ )?\d{{3,8}}(?:[ \-]\d{{2,5}}){{0,3}}            # (030) 123456
           | [1-9]\d\)\ ?9?\ ?\d{{4}}[ \-]\d{{4}}                                         # (11) 91234-5678
           | [1-9]\d\d\)\ ?\d{{3}}[ \-]\d\d[ \-]\d\d )                                  # (495) 123-45-67
-      | (?<=[0-9])(?<![0-9A-Za-z_\u00c0-\u04ff./\#+\-].)
+      | (?<=[0-9])(?<![0-9A-Za-z_\u00c0-\u04ff./\#+\-].)(?<!\d:.)
         (?: (?P<groups>\d{{3}}(?:\ [0-9A-Z]{{4}}){{2,}}+(?:\ [0-9A-Z]{{1,4}}\b)?|\d(?:\ [0-9A-Fa-f]{{2}}){{6,}}+)
           | (?<=0)0[1-9](?:{_GAP}?\(?\d\)?){{7,13}}                                      # 0049 30 123456
-          | (?<=0)[1-9]\d{{0,4}}(?:{_GAP}\d{{2,8}}){{1,5}}                               # 030 1234567
+          | (?<=0)[1-9]\d{{0,4}}(?!\.\d{{1,3}}(?![\d.]))
+            (?:{_GAP}\d{{2,8}}){{1,5}}                                                # 030 1234567
           | (?<=1)[ .\-]?\(?[2-9]\d\d\)?[ .\-]?\d{{3}}[ .\-]\d{{4}}                     # 1-800-555-0199
-          | (?<=[1-9])\d\d(?P<gap>[ ./\-])\d{{3}}(?:(?P=gap)|-)\d{{4}}                   # 555-123-4567
+          | (?<=[2-9])\d\d(?P<gap>[ ./\-])\d{{3}}(?:(?P=gap)|-)\d{{4}}                   # 555-123-4567
           | (?<=1)[3-9]\d[ \-]\d{{4}}[ \-]\d{{4}}                                         # 138-0013-8000
           | (?<=1)[38]00\ \d{{3}}\ \d{{3}}                                              # 1300 555 012
           | (?<=[6-9])\d\d\ \d\d\ \d\d\ \d\d                                             # 612 34 56 78
@@ -44,65 +46,22 @@ _SHAPED = re.compile(
     )(?!\d)""",
     re.VERBOSE,
 )
-HINTS = (
-    *(
-        "phone",
-        "tel",
-        "mob",
-        "ph:",
-        "ph.",
-        "ph ",
-        "cell",
-        "handy",
-        "fax",
-        "sms",
-        "whats",
-        "msisdn",
-        "rufn",
-        "call",
-        "dial",
-    ),
-    *("celul", "gsm", "fon", "contact", "tlf", "puh"),
-)
-HINTS_BEYOND_ASCII = (
-    *(
-        "móvil",
-        "tél",
-        "telé",
-        "тел",
-        "τηλ",
-        "电话",
-        "電話",
-        "手机",
-        "手機",
-        "携帯",
-        "전화",
-        "휴대",
-        "핸드폰",
-        "फ़ोन",
-        "फोन",
-        "मोबाइल",
-    ),
-    *("هاتف", "טלפון", "điện thoại", "โทร"),
-)
-_WORD = re.compile(
-    r"""c(?:ell(?:phone|ular)?|elular|ontact|all(?:ed|er|ing|back)?)|d(?:ial(?:ed|led|ling)?)|f(?:ax|one)|g(?:sm)|h(?:andy)
-    |m(?:ob(?:il(?:e|iel)?)?(?![a-z])|óvil|ovil|sisdn)|p(?:hone|h(?=[ .:])|uh(?:elin)?(?![a-z]))|r(?:ufnummer)|s(?:ms)
-    |t(?:el(?:[eé](?:f|ph|p)[^\W\d_]{0,9})?(?![a-z])|él(?:éphone)?|lf)|w(?:hatsapp)|τ(?:ηλ(?:έφωνο)?)|т(?:ел(?:ефон)?)
-    |电(?:话)|電(?:話)|手(?:机|機)|携(?:帯)|전(?:화)|휴(?:대폰|대전화)|핸(?:드폰)|फ(?:़ोन|ोन)|म(?:ोबाइल)
-    |\u0647(?:اتف)|\u05d8(?:לפון)|đ(?:iện[ ]thoại)
-    |โ(?:ทร)""",
+_WORD = rf"""c(?:ell(?:phone|ular[ei]?)?|ontact(?:o|s|e|es|ez|en)?|all(?:ed|ee|er|ing|back)?)|d(?:ial(?:ed|led|ling)?)
+    |f(?:ax)|g(?:sm)|h(?:p(?=[.:]))|k(?:om(?=[.:]))|m(?:ob(?:il(?:e|iel|n[íiy]|telefon)?)?(?![a-z])|sisdn)
+    |p(?:hone|h(?=[ .:])|uh(?![a-z]))|s(?:ms)|t(?:el(?:[eé](?:f|ph|p|m[oó]v)[^\W\d_]{{0,9}})?(?![a-z]))
+    |v(?:iber)|w(?:hatsapp)
+    |{alternatives(PHONE)}"""
+_WEAK = ("cell", "call", "dial", "sms", "contact", "ph ")
+_NAMED = re.compile(
+    rf"""(?P<word>{_WORD})
+    (?:_(?:home|work|mobile|private|office|main|primary|secondary|personal|business|cell|alt|[12]))?
+    (?:[ _-]?(?:on[ ]file|numbers?|nummer|número|numero|num|no|nr|n°|e164
+        |to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)(?![a-z])){{0,3}}+
+    [\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{{0,6}}+(?:[^\w+(\n/\\]|\\(?!u)|%3[ad]){{0,8}}+(?:(?<=\W)[bu](?=['"]))?+["']?
+    (?P<number>(?:\+|%2b|\\u002b)?\(?\d(?:(?:[ ()./\-]|%20){{0,3}}\d){{6,14}}+)(?!\d)""",
     re.VERBOSE,
 )
-_WEAK = ("cell", "call", "dial", "sms", "contact", "ph ")
-_NUMBER = re.compile(
-    r"""
-    (?:[ _-]?(?:numbers?|nummer|número|numero|num|no|nr|n°|e164
-        |to|at|us|me|him|her|on|from|sent|is|was|ist|lautet|est|es)(?![a-z])){0,3}+
-    [\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{0,6}+(?:[^\w+(\n/]|%3[aAdD]){0,8}+(?:(?<=\W)[bu](?=['"]))?+["']?
-    (?P<number>(?:\+|%2B)?\(?\d(?:(?:[ ()./\-]|%20){0,3}\d){6,14}+)(?!\d)""",
-    re.VERBOSE | re.IGNORECASE,
-)
+_SAYS = re.compile("[:=]")  # `cell=2025550143`
 _DATE = re.compile(r"(?:\d{1,2}([/. -])\d{1,2}\1(?:\d{4}|\d\d)|(?:19|20)\d\d([/. -])\d\d\2\d\d)(?!\1?\d)")
 _OTHERWISE = re.compile(
     rf"{_DATE.pattern}|\d{{5}}-\d{{4}}$|\d{{3}}(?:\.\d{{3}}){{3}}$"
@@ -147,33 +106,46 @@ _OTHER_NUMBERS = (
 )
 _BETWEEN = " #:.=\"'-\t"
 
+_MOST_JUDGED = (
+    200  # a text with more numbers than this is a list of them, and the rest of it is hidden without a question
+)
+
 Span = tuple[int, int, str]
 
 
-def find_named_phones(text: str, lower: str) -> list[Span]:
-    """Where a number stands that the word before calls a phone number; ``lower`` is the same text in lower case."""
-    spans = []
-    for word in _WORD.finditer(lower):
-        match = _NUMBER.match(text, word.end())
-        if match is None:
-            continue
+def find_named_phones(text: str) -> list[Span]:
+    """Where a number stands that the word before calls a phone number."""
+    lower = text.lower()
+    if len(lower) != len(text):  # a capital whose small letter takes two: words are found as they are
+        lower = text
+    spans: list[Span] = []
+    found = _NAMED.finditer(lower)
+    for match in found:
         start, end = match.span("number")
-        number = match["number"]
-        is_vague = number.isdigit() and number[0] != "0" and f"{word[0]} ".startswith(_WEAK)
+        number = text[start:end]
+        is_vague = number.isdigit() and number[0] != "0" and f"{match['word']} ".startswith(_WEAK)
+        is_vague = is_vague and (end - start < 10 or _SAYS.search(text, match.end("word"), start) is None)
         if not is_vague and not _DATE.match(number) and (end := _whole(text, end)):
             spans.append(_span(text, start, end))
-    return spans
+            if len(spans) == _MOST_JUDGED:
+                break
+    return spans + [(*match.span("number"), SOME_PHONE) for match in found]
 
 
 def find_phones(text: str) -> list[Span]:
     """Where a number stands that is written as phone numbers are."""
-    spans = []
-    for match in _SHAPED.finditer(text):
+    spans: list[Span] = []
+    found = _SHAPED.finditer(text)
+    for match in found:
         start = match.start()
         end = _whole(text, start + _length(match))
+        if not end and match.string.startswith("@", match.end()) and match[0][0] == "+":  # `SIP/+12025550143@trunk`
+            end = match.end()
         if end > start and not _is_another_number(text, start):
             spans.append(_span(text, start, end))
-    return spans
+            if len(spans) == _MOST_JUDGED:
+                break
+    return spans + [(*match.span(), SOME_PHONE) for match in found]
 
 
 def _length(match: re.Match[str]) -> int:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 from asyncbg.backends.base import Backend, Settlement
 from asyncbg.clock import Clock
@@ -14,6 +14,7 @@ from asyncbg.errors import AsyncBGError, DatabaseError, OutageError
 from asyncbg.event import EventType, dump
 from asyncbg.job import Cancelled, Done, Failed, JobError, Lease, Outcome, Released, Retry
 from asyncbg.runner.executor import Executor, describe
+from asyncbg.runner.in_memory import InMemoryJobs
 from asyncbg.runner.progress import ProgressPump
 from asyncbg.settings import RunnerSettings
 from asyncbg.task import Registry, TaskDefinition
@@ -28,18 +29,6 @@ _LONGEST_SETTLE_S = 10.0
 _FUNCTION_GONE = JobError(
     type="NotDurableError", message="its function is not kept here any more; hand over a module-level function"
 )
-
-
-class Held(Protocol):
-    """The jobs whose function and arguments live only in this process's memory."""
-
-    def take(self, job_id: str) -> tuple[TaskDefinition, dict[str, Any]] | None:
-        """The function and arguments of such a job."""
-        ...
-
-    def drop(self, job_id: str) -> None:
-        """Forget a job that is final."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +74,7 @@ class Worker:
         *,
         executor: Executor,
         pump: ProgressPump,
-        held: Held,
+        in_memory: InMemoryJobs,
         clock: Clock,
     ) -> None:
         """Put the parts together; nothing runs before :meth:`run`."""
@@ -94,7 +83,7 @@ class Worker:
         self._settings = settings
         self._executor = executor
         self._pump = pump
-        self._held = held
+        self._in_memory = in_memory
         self._clock = clock
         self._wake = asyncio.Event()
         self._wake.set()  # what an earlier process left is waiting already
@@ -293,15 +282,15 @@ class Worker:
         self._wake.clear()
 
     def _start(self, lease: Lease) -> None:
-        held = None if lease.durable else self._held.take(lease.id)
-        definition = held[0] if held else self._registry.find(lease.task) if lease.durable else None
+        kept = None if lease.durable else self._in_memory.take(lease.id)
+        definition = kept[0] if kept else self._registry.find(lease.task) if lease.durable else None
         job = CurrentJob(lease, self._pump, self._clock.now_ms)
         if definition is None or self._stopping:
             self._end(job, self._unrun(lease))
             return
         self.lapse({lease.id})  # an attempt that still runs here has lost its lease to this one
         running = self._running[lease.id] = _Running(lease, job, definition)
-        running.task = asyncio.create_task(self._run(running, held[1] if held else None), name=_TASK_NAME + lease.id)
+        running.task = asyncio.create_task(self._run(running, kept[1] if kept else None), name=_TASK_NAME + lease.id)
 
     def _stop_one(self, running: _Running, outcome: Outcome) -> None:
         """Cancel a job's task, once; one that had not begun never reaches its own settling, so it is settled here."""
@@ -411,7 +400,7 @@ class Worker:
             if not is_held:
                 logger.warning("job %s had lost its lease; its outcome is dropped", settlement.lease.id)
             if not settlement.lease.durable and not isinstance(settlement.outcome, Released):
-                self._held.drop(settlement.lease.id)
+                self._in_memory.drop(settlement.lease.id)
 
     async def _write_apart(self, ended: list[Settlement], error: Exception) -> None:
         """One outcome that cannot be written costs the others nothing; its own job fails with the reason."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from asyncbg.clock import Clock
 from asyncbg.database import Database
+from asyncbg.job import ANONYMOUS
 from asyncbg.services.page import Page, before, page_of
 
 _SCHEMA = """
@@ -70,7 +71,6 @@ SELECT json_group_array(json_array(action, day, count, first_ms, last_ms)) FROM 
 """
 
 _STORE = "INSERT OR REPLACE INTO user_statistics VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_ANONYMOUS = "anonymous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Activity:
         """Create or upgrade the tables."""
         await self._database.migrate("activity", [_SCHEMA, _OWNERS])
 
-    async def record(self, *, user_id: int, action: str, job_id: str, owner: str = _ANONYMOUS) -> bool:
+    async def record(self, *, user_id: int, action: str, job_id: str, owner: str = ANONYMOUS) -> bool:
         """Add one row; False when ``job_id`` has added its row before."""
         row = (job_id, owner, user_id, action, self._clock.now_ms())
         return await self._database.write(lambda connection: connection.execute(_RECORD, row).rowcount == 1)
@@ -124,7 +124,7 @@ class Activity:
         """What the log says now, every committed row counted."""
         return await self._database.read(lambda connection: _count(connection, user_id, owner))
 
-    async def refresh_statistics(self, user_id: int, *, owner: str = _ANONYMOUS) -> Statistics:
+    async def refresh_statistics(self, user_id: int, *, owner: str = ANONYMOUS) -> Statistics:
         """Compute the statistics and store them as the user's row of ``user_statistics``, in one transaction."""
         now_ms = self._clock.now_ms()
 

@@ -13,6 +13,7 @@ from anyio.to_thread import run_sync
 from asyncbg.clock import Clock
 from asyncbg.database import Database
 from asyncbg.errors import AsyncBGError, FinalError
+from asyncbg.job import ANONYMOUS
 from asyncbg.services.csv_reader import Batch, Cursor, Rejection, open_csv, read_batches
 from asyncbg.services.page import Page, before, page_of
 from asyncbg.services.uploads import Upload, Uploads
@@ -22,7 +23,6 @@ OnProgress = Callable[[int, int, int, str], None]
 """Called behind every commit: rows read, bytes read, bytes in all, a line for people."""
 Status = Literal["running", "completed", "failed"]
 
-_ANONYMOUS = "anonymous"
 MAX_REJECTIONS = 1_000
 """Rejections kept for one import; those after it are only counted."""
 
@@ -197,7 +197,7 @@ class Imports:
         await self._uploads.discard(upload)
 
     async def run(
-        self, import_id: str, *, user_id: int, upload: Upload, on_progress: OnProgress, owner: str = _ANONYMOUS
+        self, import_id: str, *, user_id: int, upload: Upload, on_progress: OnProgress, owner: str = ANONYMOUS
     ) -> ImportResult:
         """Import ``upload``, from the start or from where an earlier attempt of ``import_id`` got to.
 

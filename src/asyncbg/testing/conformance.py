@@ -4,11 +4,12 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 
-from asyncbg.testing.checks import SAMPLE_CHECKS, Check
+from asyncbg.testing.check import Check
 from asyncbg.testing.endpoint import CheckFailedError, CheckSkippedError, Endpoint, MakeEvent, in_process, over_http
 from asyncbg.testing.report import CheckResult, ConformanceReport, Outcome
-from asyncbg.testing.resume import REQUEST_CHECKS
+from asyncbg.testing.request_checks import REQUEST_CHECKS
 from asyncbg.testing.sample import Sample, take_sample
+from asyncbg.testing.sample_checks import SAMPLE_CHECKS
 from asyncbg.testing.server import started
 from asyncbg.testing.stream import ASGIApp
 
@@ -60,7 +61,7 @@ async def sse_conformance(
 async def _judge(check: Check, endpoint: Endpoint, sample: Sample) -> CheckResult:
     outcome, detail = Outcome.PASSED, ""
     try:
-        await check.run(endpoint, sample)
+        await check.make(endpoint, sample)
     except CheckSkippedError as reason:
         outcome, detail = Outcome.SKIPPED, str(reason)
     except CheckFailedError as reason:

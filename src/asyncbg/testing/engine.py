@@ -1,6 +1,7 @@
 """An engine that runs nothing by itself: a test says when, and what the time is."""
 
 import asyncio
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -56,9 +57,7 @@ class ManualBG(AsyncBG):
     async def start(self) -> None:
         """Start; the heart beats by the clock, when jobs are run."""
         await super().start()
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-            self._heartbeat = None
+        self._runner.stop_heartbeat()
 
     async def stop(self) -> None:
         """Stop, and let the workers that hang be gone too."""
@@ -67,7 +66,7 @@ class ManualBG(AsyncBG):
             await backend.close()
         await super().stop()
 
-    def _chores(self, worker: Worker) -> Any:
+    def _loops(self, worker: Worker) -> Mapping[str, Coroutine[Any, Any, None]]:
         """Only events are told by themselves; the rest is what :meth:`drain` does."""
         return {"handlers": self.bus.run_handlers()}
 
@@ -101,9 +100,8 @@ class ManualBG(AsyncBG):
         In one process not everything dies: the ``finally`` blocks of coroutines run, though what they tell asyncbg is
         not stored, and a plain function goes on in its thread.
         """
-        dropped = self._running_worker().vanish()
-        self._worker = self._pump = None
-        self._is_running = False
+        self._running_worker()
+        dropped = self._runner.vanish()
         await self.backend.close()
         if dropped:
             await asyncio.wait(dropped, timeout=self.settings.runner.cancel_grace_s)
@@ -123,24 +121,20 @@ class ManualBG(AsyncBG):
         lease_s = self.settings.runner.lease_s
         other.beat(lease_s=lease_s)
         leases = (await other.claim(1, lease_s=lease_s)).leases
-        await self._tail()
+        await self._relay.follow_log()
         if [lease.id for lease in leases] != [job.id]:
             found = leases[0].id if leases else "nothing"
             raise AssertionError(f"{job!r} is not the next job to run, {found} is; drain or cancel what is before it")
 
     def _running_worker(self) -> Worker:
-        if self._worker is None or not self.is_running:
+        if self._runner.worker is None or not self.is_running:
             raise NotRunningError("this engine is not running: use the fixture `bg`, `async with bg:` or bg.start()")
-        return self._worker
+        return self._runner.worker
 
     async def _catch_up(self) -> None:
         """What the loops of a running engine do every now and then, in one go."""
         self._beat()
-        await self._tail()
-        await self._rescue()
-        await self._fire_schedules()
-        await self._renew()
-        await self._purge()
+        await self._maintenance.run_once()
 
     def _beat(self) -> None:
         """Beat as it would have until now: a clock that was moved is time gone by, not a machine that stood still."""

@@ -37,7 +37,7 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
         return {"files_removed": await workspace.sweep()}
 
     def task_named(name: str) -> Task[..., Any]:
-        return Task(bg, bg.registry.get(name))
+        return Task(bg.enqueuer, bg.schedules, bg.registry.get(name))
 
     @router.post("/safe-task/{user_id}", name="run_safe_task", **accepts(SafeTaskForm))
     async def safe_task_route(

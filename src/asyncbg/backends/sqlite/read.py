@@ -6,11 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from asyncbg.backends.base import JobQuery
-from asyncbg.backends.sql import load_statements
+from asyncbg.backends.sqlite.statement import SQL
 from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobError, JobRecord, JobState, ProgressValue
 
-SQL = load_statements("sqlite.sql")
 _SCAN = 50_000
 """Events that one read looks at: some 4 ms, so that a rare filter goes through a long log in few hops."""
 _RECORD_COLUMNS = (

@@ -1,36 +1,12 @@
 """The checks of one look at a stream: headers, first bytes, framing, ids."""
 
 import re
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
+from asyncbg.testing.check import WHATWG, Check, need_events, need_nothing, need_stream
 from asyncbg.testing.endpoint import EVENT_STREAM, Endpoint, fail, skip
 from asyncbg.testing.sample import Sample
 
-_WHATWG = "WHATWG HTML"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-class Check(NamedTuple):
-    """One check: ``run`` returns where it is passed, and ends by ``fail`` or ``skip`` otherwise."""
-
-    name: str
-    title: str
-    reference: str
-    run: Callable[[Endpoint, Sample], Awaitable[None]]
-
-
-def need_stream(sample: Sample) -> None:
-    """Skip where no stream was opened at all."""
-    if sample.status != 200:
-        skip("the endpoint opened no stream")
-
-
-def need_events(sample: Sample) -> None:
-    """Skip where the sample has no event in it."""
-    need_stream(sample)
-    if not sample.events:
-        skip(sample.problem or "no way to make an event was given: make_event=")
 
 
 async def status(endpoint: Endpoint, sample: Sample) -> None:
@@ -43,7 +19,6 @@ async def status(endpoint: Endpoint, sample: Sample) -> None:
 
 async def content_type(endpoint: Endpoint, sample: Sample) -> None:
     """The media type."""
-    need_stream(sample)
     found = sample.headers.get("content-type", "")
     essence, _, parameters = found.partition(";")
     if essence.strip().lower() != EVENT_STREAM:
@@ -55,28 +30,24 @@ async def content_type(endpoint: Endpoint, sample: Sample) -> None:
 
 async def cache_control(endpoint: Endpoint, sample: Sample) -> None:
     """Nothing may be kept."""
-    need_stream(sample)
     if not _directives(sample) & {"no-cache", "no-store"}:
         fail(f"Cache-Control is {sample.headers.get('cache-control')!r}; send no-cache or no-store")
 
 
 async def no_transform(endpoint: Endpoint, sample: Sample) -> None:
     """Nothing may be recompressed on the way."""
-    need_stream(sample)
     if "no-transform" not in _directives(sample):
         fail("Cache-Control lacks no-transform: a proxy that compresses may hold events back until its buffer is full")
 
 
 async def no_buffering(endpoint: Endpoint, sample: Sample) -> None:
     """No proxy may wait."""
-    need_stream(sample)
     if sample.headers.get("x-accel-buffering", "").lower() != "no":
         fail("X-Accel-Buffering: no is not sent: nginx holds events back until its buffer is full")
 
 
 async def no_length(endpoint: Endpoint, sample: Sample) -> None:
     """The length is not known."""
-    need_stream(sample)
     if "content-length" in sample.headers:
         fail("Content-Length is sent: the client takes the stream for over after so many bytes")
 
@@ -92,7 +63,6 @@ async def first_bytes(endpoint: Endpoint, sample: Sample) -> None:
 
 async def retry(endpoint: Endpoint, sample: Sample) -> None:
     """When to come back."""
-    need_stream(sample)
     found = [frame.retry for frame in sample.frames if frame.retry is not None]
     if not found:
         fail("no retry: field came; browsers then choose a time of their own, some seconds")
@@ -102,7 +72,6 @@ async def retry(endpoint: Endpoint, sample: Sample) -> None:
 
 async def delivery(endpoint: Endpoint, sample: Sample) -> None:
     """Events come when they are made."""
-    need_stream(sample)
     if endpoint.make_event is None:
         skip("no way to make an event was given: make_event=")
     if sample.problem:
@@ -111,7 +80,6 @@ async def delivery(endpoint: Endpoint, sample: Sample) -> None:
 
 async def utf8(endpoint: Endpoint, sample: Sample) -> None:
     """The bytes are text."""
-    need_events(sample)
     try:
         sample.raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -122,7 +90,6 @@ async def utf8(endpoint: Endpoint, sample: Sample) -> None:
 
 async def fields(endpoint: Endpoint, sample: Sample) -> None:
     """Every line means something."""
-    need_events(sample)
     lines = [line for frame in sample.frames for line in frame.unknown]
     if lines:
         fail(
@@ -133,7 +100,6 @@ async def fields(endpoint: Endpoint, sample: Sample) -> None:
 
 async def data(endpoint: Endpoint, sample: Sample) -> None:
     """Every event is one."""
-    need_events(sample)
     empty = [frame for frame in sample.frames if frame.event and not frame.data]
     if empty:
         fail(f"the event {empty[0].event!r} has no data, so it is never dispatched")
@@ -141,14 +107,12 @@ async def data(endpoint: Endpoint, sample: Sample) -> None:
 
 async def ids(endpoint: Endpoint, sample: Sample) -> None:
     """Events can be named."""
-    need_events(sample)
     if not sample.ids:
         fail("no event carries an id: a client that was cut off cannot say where to go on")
 
 
 async def id_characters(endpoint: Endpoint, sample: Sample) -> None:
     """An id survives every header, log and URL."""
-    need_events(sample)
     if not sample.ids:
         skip("no event carries an id")
     if bad := [found for found in sample.ids if found and "\0" not in found and not _ID.fullmatch(found)]:
@@ -157,7 +121,6 @@ async def id_characters(endpoint: Endpoint, sample: Sample) -> None:
 
 async def id_nul(endpoint: Endpoint, sample: Sample) -> None:
     """An id is taken."""
-    need_events(sample)
     if not sample.ids:
         skip("no event carries an id")
     if any("\0" in found for found in sample.ids):
@@ -166,7 +129,6 @@ async def id_nul(endpoint: Endpoint, sample: Sample) -> None:
 
 async def id_unique(endpoint: Endpoint, sample: Sample) -> None:
     """An id names one event."""
-    need_events(sample)
     named = [frame.id for frame in sample.events if frame.id is not None]
     if not named:
         skip("no event carries an id")
@@ -176,7 +138,6 @@ async def id_unique(endpoint: Endpoint, sample: Sample) -> None:
 
 async def disconnect(endpoint: Endpoint, sample: Sample) -> None:
     """Who left costs nothing."""
-    need_stream(sample)
     if sample.is_released is None:
         skip("only to be seen where the application runs in this process")
     if not sample.is_released:
@@ -190,21 +151,21 @@ def _directives(sample: Sample) -> set[str]:
 
 
 SAMPLE_CHECKS = (
-    Check("status", "answers 200", f"{_WHATWG} 9.2.3", status),
-    Check("content-type", "is text/event-stream in UTF-8", f"{_WHATWG} 9.2.3, 9.2.5", content_type),
+    Check("status", "answers 200", f"{WHATWG} 9.2.3", status, need_nothing),
+    Check("content-type", "is text/event-stream in UTF-8", f"{WHATWG} 9.2.3, 9.2.5", content_type),
     Check("cache-control", "forbids to keep it", "RFC 9111 5.2.2.4", cache_control),
     Check("no-transform", "forbids to recompress it", "RFC 9111 5.2.2.6", no_transform),
     Check("no-buffering", "tells proxies not to wait", "nginx, ngx_http_proxy_module: proxy_buffering", no_buffering),
     Check("no-length", "has no Content-Length", "RFC 9112 6", no_length),
-    Check("first-bytes", "sends something at once", f"{_WHATWG} 9.2.7", first_bytes),
-    Check("retry", "says when to reconnect", f"{_WHATWG} 9.2.6", retry),
-    Check("delivery", "sends events when they are made", f"{_WHATWG} 9.2.7", delivery),
-    Check("utf-8", "is valid UTF-8", f"{_WHATWG} 9.2.5", utf8),
-    Check("fields", "has only lines that mean something", f"{_WHATWG} 9.2.5, 9.2.6", fields),
-    Check("data", "gives every event data", f"{_WHATWG} 9.2.6", data),
-    Check("ids", "gives events ids", f"{_WHATWG} 9.2.6", ids),
-    Check("id-characters", "uses ids of [A-Za-z0-9._-]{1,64}", f"{_WHATWG} 9.2.4", id_characters),
-    Check("id-nul", "has no NUL in an id", f"{_WHATWG} 9.2.6", id_nul),
-    Check("id-unique", "names every event once", f"{_WHATWG} 9.2.4", id_unique),
+    Check("first-bytes", "sends something at once", f"{WHATWG} 9.2.7", first_bytes, need_nothing),
+    Check("retry", "says when to reconnect", f"{WHATWG} 9.2.6", retry),
+    Check("delivery", "sends events when they are made", f"{WHATWG} 9.2.7", delivery),
+    Check("utf-8", "is valid UTF-8", f"{WHATWG} 9.2.5", utf8, need_events),
+    Check("fields", "has only lines that mean something", f"{WHATWG} 9.2.5, 9.2.6", fields, need_events),
+    Check("data", "gives every event data", f"{WHATWG} 9.2.6", data, need_events),
+    Check("ids", "gives events ids", f"{WHATWG} 9.2.6", ids, need_events),
+    Check("id-characters", "uses ids of [A-Za-z0-9._-]{1,64}", f"{WHATWG} 9.2.4", id_characters, need_events),
+    Check("id-nul", "has no NUL in an id", f"{WHATWG} 9.2.6", id_nul, need_events),
+    Check("id-unique", "names every event once", f"{WHATWG} 9.2.4", id_unique, need_events),
     Check("disconnect", "ends when its client leaves", "ASGI HTTP specification, disconnect event", disconnect),
 )

@@ -1,4 +1,4 @@
-"""The chores: heartbeat, rescue, the log's tail, retention. One loop each, none of which ends on an error."""
+"""A loop that does one thing periodically, and does not end on an error."""
 
 import asyncio
 import logging

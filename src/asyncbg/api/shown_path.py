@@ -1,0 +1,89 @@
+"""A request's path as logs and traces may show it: a stranger can put a person into any part of it.
+
+Of a path whose route is known, a log names the route and shows job ids; a trace also shows ids and numbers, and has
+pseudonyms for marked parameters. Of any other path what looks personal is masked.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.types import Scope
+
+from asyncbg.context import signature_of
+from asyncbg.ids import is_job_id
+from asyncbg.personal import mark_of
+from asyncbg.redact import mask, redact
+
+PATH_CHARS: Final = "/{}[]@:!$&'()*+,;=-._~"
+_ID: Final = re.compile(r"\d{1,20}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_LONGEST: Final = 200
+
+
+def shown_route(scope: Scope | None, path: str) -> str:
+    """The path of the route that serves a request; ``path`` itself, cut and masked, where no route was found."""
+    template = getattr((scope or {}).get("route"), "path", None)
+    if scope is None or not isinstance(template, str):
+        return _masked(unquote(path.partition("?")[0]), _LONGEST)
+    return _with_job_ids(template, scope)
+
+
+def shown_below(scope: Scope, template: str) -> str:
+    """The path of a route of ours behind the prefix that it has in an application of somebody else's."""
+    prefix = "/".join(scope["path"].split("/")[: -template.count("/")])
+    return _masked(prefix) + _with_job_ids(template, scope)
+
+
+def _with_job_ids(template: str, scope: Scope) -> str:
+    for name, value in dict[str, Any](scope.get("path_params") or {}).items():
+        if is_job_id(str(value)):
+            template = template.replace(f"{{{name}}}", str(value))
+    return template
+
+
+class Paths:
+    """The paths of some routers: marked parameters become pseudonyms, and only what is an id or a number is shown."""
+
+    def __init__(self, routers: Iterable[APIRouter]) -> None:
+        """Read the routes of ``routers``, which are mounted at the root."""
+        self._routes = list(_with_parameters(routers))
+
+    def shown(self, path: str) -> str:
+        """``path`` as it may be told."""
+        for pattern, kinds in self._routes:
+            found = pattern.match(path)
+            if found is not None:
+                for name, kind in kinds.items():
+                    path = path.replace(f"/{found[name]}", f"/{_shown(name, found[name], kind)}", 1)
+                break
+        return _masked(path)
+
+
+def _masked(path: str, longest: int | None = None) -> str:
+    return quote(redact(path)[:longest], safe=PATH_CHARS, errors="replace")
+
+
+def _shown(name: str, value: str, kind: str | None) -> str:
+    if kind is not None:
+        return mask(value, kind)
+    return value if _ID.fullmatch(value) else f"{{{name}}}"  # a route that takes a number refuses anything else
+
+
+def _with_parameters(routers: Iterable[APIRouter]) -> Iterator[tuple[re.Pattern[str], Mapping[str, str | None]]]:
+    """The pattern of each route's path that has parameters, and of which kind each of them is marked to be."""
+    for router in routers:
+        for route in router.routes:
+            within = getattr(route, "original_router", None)  # a router that was included, as FastAPI keeps it
+            if isinstance(within, APIRouter):
+                yield from _with_parameters([within])
+            elif isinstance(route, APIRoute) and route.param_convertors:
+                yield route.path_regex, _kinds_of(route)
+
+
+def _kinds_of(route: APIRoute) -> Mapping[str, str | None]:
+    marks = {name: mark_of(one.annotation) for name, one in signature_of(route.endpoint).parameters.items()}
+    told = {name: marks.get(name) for name in route.param_convertors}
+    return {name: mark if isinstance(mark, str) else None for name, mark in told.items()}

@@ -1,0 +1,159 @@
+"""One attempt at a job, from its claim to its settlement: every write names the lease, and needs it to hold."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, assert_never
+
+from asyncbg.backends.base import Claimed, Settlement
+from asyncbg.backends.place import Place
+from asyncbg.backends.sealed import opened_lease, sealed_settlement
+from asyncbg.backends.sqlite.batch import queue, release_next
+from asyncbg.backends.sqlite.log import tell
+from asyncbg.backends.sqlite.statement import SQL, insert_rows, read_json
+from asyncbg.clock import Clock
+from asyncbg.database import Transaction
+from asyncbg.event import EventType, dump
+from asyncbg.ids import random_token
+from asyncbg.job import Cancelled, Done, Failed, JobState, Lease, Released, Retry
+from asyncbg.seal import Seal
+
+# Plain strings: an enum's ``value`` costs a call each time, and a job needs a dozen.
+_QUEUED, _SCHEDULED = JobState.QUEUED.value, JobState.SCHEDULED.value
+_SUCCEEDED, _FAILED, _CANCELLED = JobState.SUCCEEDED.value, JobState.FAILED.value, JobState.CANCELLED.value
+_JOB_QUEUED, _JOB_STARTED, _JOB_RETRYING = EventType.QUEUED.value, EventType.STARTED.value, EventType.RETRYING.value
+_JOB_SUCCEEDED, _JOB_FAILED = EventType.SUCCEEDED.value, EventType.FAILED.value
+_JOB_CANCELLED = EventType.CANCELLED.value
+
+
+class AttemptLanes:
+    """What the jobs that run at one place need written."""
+
+    def __init__(self, clock: Clock, seal: Seal, place: Place) -> None:
+        """Made by the backend."""
+        self._clock = clock
+        self._seal = seal
+        self._place = place
+
+    def claim(self, tx: Transaction, requests: list[tuple[int, float, Collection[str]]]) -> list[Claimed]:
+        """Take up to so many queued jobs, for so long, leaving some tasks to others."""
+        return [self.claim_one(tx, *request) for request in requests]
+
+    def claim_one(self, tx: Transaction, limit: int, lease_s: float, skip: Collection[str]) -> Claimed:
+        """Promote what is due, then claim: state, attempt, lease end and a random token are set."""
+        now_ms = self._clock.now_ms()
+        due = read_json(tx.connection, "find_due", {"now_ms": now_ms})
+        if due:
+            queue(tx, due, now_ms)
+        found, next_due_ms = tx.connection.execute(
+            SQL["find_ready"], {"place": self._place.name, "skip": json.dumps(sorted(skip)), "limit": limit}
+        ).fetchone()
+        token = random_token()
+        leases = [opened_lease(Lease._make([*row, token]), self._seal) for row in json.loads(found)]
+        if leases:
+            tx.connection.execute(
+                SQL["claim_jobs"],
+                {
+                    "ns": json.dumps([lease.n for lease in leases]),
+                    "token": token,
+                    "lease_until": self._clock.monotonic_ms() + int(lease_s * 1000),
+                    "place": self._place.name,
+                    "now_ms": now_ms,
+                },
+            )
+            tell(tx, [(lease.n, _JOB_STARTED, now_ms, lease, lease.attempt, None) for lease in leases])
+        return Claimed(leases, next_due_ms)
+
+    def settle(self, tx: Transaction, groups: list[Sequence[Settlement]]) -> list[Sequence[bool]]:
+        """End attempts and release the next jobs of their batches. False: the lease had lapsed."""
+        held = iter(self._settle_all(tx, [item for items in groups for item in items]))
+        return [[next(held) for _ in items] for items in groups]
+
+    def _settle_all(self, tx: Transaction, items: list[Settlement]) -> list[bool]:
+        now_ms = self._clock.now_ms()
+        pairs = json.dumps([(item.lease.n, item.lease.token) for item in items])
+        found, any_waiting = tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()
+        live = {(n, token): cancel_reason for n, token, cancel_reason in json.loads(found)}
+        values: list[Any] = []
+        told: list[tuple[Any, ...]] = []
+        ended: list[tuple[str, bool]] = []
+        results = []
+        for item in items:
+            lease = item.lease
+            held = (lease.n, lease.token)
+            results.append(held in live)
+            if held not in live:
+                continue
+            if self._seal.is_on:
+                item = sealed_settlement(item, self._seal)  # noqa: PLW2901 - from here on as it is stored
+            row, event_type, data = _verdict(item, live.pop(held), now_ms)
+            values += row
+            told.append((lease.n, event_type, now_ms, lease, lease.attempt, data))
+            if any_waiting and row[3] is not None:
+                ended.append((lease.batch, bool(lease.stop_on_failure) and row[1] != _SUCCEEDED))
+        if values:
+            insert_rows(tx, "settle_jobs", 10, values)
+            tell(tx, told)
+            release_next(tx, ended, now_ms)
+        return results
+
+    def renew(self, tx: Transaction, items: list[float]) -> list[Mapping[str, str | None]]:
+        """Prolong the leases of this place; its running jobs, with the reason where a cancel is requested."""
+        lease_until = self._clock.monotonic_ms() + int(max(items) * 1000)
+        tx.connection.execute(SQL["renew_leases"], {"lease_until": lease_until, "place": self._place.name})
+        running = {row[0]: row[2] for row in read_json(tx.connection, "running_here", {"place": self._place.name})}
+        return [running] * len(items)
+
+    def report(self, tx: Transaction, items: list[tuple[Lease, str]]) -> list[bool]:
+        """Keep the latest progress of each job. False: the lease had lapsed."""
+        latest = {(lease.n, lease.token): (lease.n, lease.token, progress) for lease, progress in items}
+        live = self._live(tx, [lease for lease, _ in items])
+        tx.connection.execute(SQL["report_progress"], {"reports": json.dumps(list(latest.values()))})
+        return [(lease.n, lease.token) in live for lease, _ in items]
+
+    def record(self, tx: Transaction, items: list[tuple[Lease, str, str]]) -> list[bool]:
+        """Store events of the tasks' own. False: the lease had lapsed."""
+        live = self._live(tx, [lease for lease, _, _ in items])
+        now_ms = self._clock.now_ms()
+        tell(
+            tx,
+            [
+                (lease.n, event_type, now_ms, lease, lease.attempt, data)
+                for lease, event_type, data in items
+                if (lease.n, lease.token) in live
+            ],
+        )
+        return [(lease.n, lease.token) in live for lease, _, _ in items]
+
+    def _live(self, tx: Transaction, leases: list[Lease]) -> set[tuple[int, int]]:
+        pairs = json.dumps([(lease.n, lease.token) for lease in leases])
+        found = json.loads(tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()[0])
+        return {(n, token) for n, token, _ in found}
+
+
+def _verdict(item: Settlement, cancel_reason: str | None, now_ms: int) -> tuple[tuple[Any, ...], str, str | None]:
+    """The row of ``settle_jobs``, the event type and its data for one ended attempt."""
+    lease, outcome = item.lease, item.outcome
+    if cancel_reason is not None and isinstance(outcome, Retry | Released):
+        outcome = Cancelled(cancel_reason)
+    n, attempt, progress = lease.n, lease.attempt, item.progress
+    row: tuple[Any, ...]
+    match outcome:
+        case Done(result):
+            row = (n, _SUCCEEDED, None, now_ms, result, None, None, progress, attempt, None)
+            return row, _JOB_SUCCEEDED, None
+        case Retry(error, run_at_ms):
+            kind, text = error.type, error.message
+            row = (n, _SCHEDULED, run_at_ms, None, None, kind, text, progress, attempt, None)
+            data = {"error": error.as_dict(), "delay_s": max(0, run_at_ms - now_ms) / 1000}
+            return row, _JOB_RETRYING, dump(data)
+        case Failed(error):
+            row = (n, _FAILED, None, now_ms, None, error.type, error.message, progress, attempt, None)
+            return row, _JOB_FAILED, dump({"error": error.as_dict()})
+        case Cancelled(reason):
+            row = (n, _CANCELLED, None, now_ms, None, None, None, progress, attempt, reason)
+            return row, _JOB_CANCELLED, dump({"reason": reason})
+        case Released(reason):
+            row = (n, _QUEUED, None, None, None, None, None, progress, attempt - 1, None)
+            return row, _JOB_QUEUED, dump({"reason": reason})
+        case _:
+            assert_never(outcome)

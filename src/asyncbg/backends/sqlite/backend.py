@@ -1,0 +1,260 @@
+"""The store in a SQLite file: each method is one lane of the group commit, or one read."""
+
+import secrets
+import sqlite3
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import aiosqlite
+
+from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement
+from asyncbg.backends.joined import join
+from asyncbg.backends.place import Place
+from asyncbg.backends.sealed import digested_job, opened, use_lookup
+from asyncbg.backends.sql import load_script
+from asyncbg.backends.sqlite.attempt import AttemptLanes
+from asyncbg.backends.sqlite.enqueue import EnqueueLanes
+from asyncbg.backends.sqlite.probe import ProbeLane
+from asyncbg.backends.sqlite.purge import purge
+from asyncbg.backends.sqlite.read import conditions, find_events, find_record, find_records
+from asyncbg.backends.sqlite.rescue import RescueLane
+from asyncbg.backends.sqlite.schedule import ScheduleLane, remember_slots
+from asyncbg.backends.sqlite.statement import SQL, read_json
+from asyncbg.backends.sqlite.steering import SteeringLanes
+from asyncbg.backends.sqlite.wall_clock import WallClockLane
+from asyncbg.clock import Clock, SystemClock
+from asyncbg.database import MEMORY, Database, Transaction
+from asyncbg.errors import IdempotencyError, OutageError, OverloadedError
+from asyncbg.event import Event, EventFilter
+from asyncbg.job import JobRecord, JobState, Lease, NewJob
+from asyncbg.seal import Seal
+
+MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4))
+
+_MOST_WAITING = 10_000
+_STALL_S = 0.5
+
+
+class SQLiteBackend:
+    """Jobs and events in one SQLite database, shared by any number of processes of one machine."""
+
+    def __init__(self, database: Database, *, clock: Clock | None = None, seal: Seal | None = None) -> None:
+        """Use ``database``, which is opened and closed with the backend; ``seal`` encrypts what is stored in it."""
+        self.database = database
+        self.clock = clock or SystemClock()
+        self.seal = seal or Seal()
+        self.epoch = ""
+        self.on_commit: Callable[[Sequence[Event]], None] = lambda events: None
+        self._place = Place(None if database.path == MEMORY else Path(database.path))
+        database.after_commit = self._after_commit
+        self._enqueues = EnqueueLanes(self.seal)
+        self._schedules = ScheduleLane(self._enqueues)
+        self._attempts = AttemptLanes(self.clock, self.seal, self._place)
+        self._steering = SteeringLanes(self.clock)
+        self._rescues = RescueLane(self.clock, self._place)
+        self._wall_clock = WallClockLane(self.clock)
+        self._probes = ProbeLane(self.clock, self._enqueues, self._attempts)
+
+    @property
+    def place(self) -> str:
+        """The name of this process's place at the database."""
+        return self._place.name
+
+    async def open(self) -> None:
+        """Open the database, bring its tables up to date, take a place and take up what it left behind."""
+        await self.database.open()
+        try:
+            await self.database.migrate("engine", MIGRATIONS)
+            self._wall_clock.look()
+            self.epoch = await self.database.write(self._start_log)
+            await use_lookup(self.database, self.seal)
+            self._place.take()
+            await self.database.submit(self._rescues.rescue, [self.place])
+        except BaseException:
+            await self.close()
+            raise
+
+    async def attach(self) -> None:
+        """Open the store beside those who run its jobs: to look, submit and steer, never to run.
+
+        Takes no place and takes up no job; writes only where the tables are not up to date.
+        """
+        await self.database.open()
+        try:
+            epoch = await self.database.read(_current_epoch)
+            if epoch is None:
+                await self.database.migrate("engine", MIGRATIONS)
+                self._wall_clock.look()
+                epoch = await self.database.write(self._start_log)
+            self.epoch = epoch
+            await use_lookup(self.database, self.seal)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Commit what is pending, close the connections, leave the place."""
+        await self.database.close()
+        self._place.leave()
+
+    def _start_log(self, connection: sqlite3.Connection) -> str:
+        connection.execute(SQL["start_log"], {"epoch": secrets.token_hex(4), "wall_offset": self._wall_clock.offset_ms})
+        return str(connection.execute(SQL["read_log"]).fetchone()[0])
+
+    def _after_commit(self, notes: list[Any]) -> None:
+        if notes:
+            self.on_commit(notes)
+
+    # Accepting
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
+        """Store one batch; returns when it is on disk. Refuses while too much waits for a commit that hangs."""
+        if self.database.waiting >= _MOST_WAITING and self.database.stalled_s > _STALL_S:
+            raise OverloadedError("too much waits for the database; come back later", retry_after_s=1.0)
+        digested = [digested_job(job, self.seal) for job in jobs] if self.seal.is_on else jobs
+        try:
+            return await self.database.submit(self._enqueues.enqueue, digested)  # type: ignore[no-any-return]  # a lane's result
+        except IdempotencyError as error:
+            given = {new.idempotency_key: job.idempotency_key for new, job in zip(digested, jobs, strict=True)}
+            raise IdempotencyError(given.get(error.key) or error.key) from None
+
+    async def enqueue_within(self, connection: aiosqlite.Connection, job: NewJob) -> JobRecord:
+        """Store a job in the open transaction of the caller's own connection; the log's tail tells of its commit."""
+
+        def enqueue(tx: Transaction) -> JobRecord | None:
+            (result,) = self._enqueues.enqueue(tx, [[digested_job(job, self.seal)]])
+            if isinstance(result, Exception):
+                raise result
+            return find_record(tx.connection, "id = ?", result.ids[0])
+
+        return opened(cast(JobRecord, await join(connection, self.database.path, enqueue)), self.seal)
+
+    # Scheduling
+
+    async def slots(self, names: Collection[str], *, since_ms: int, latest_ms: int) -> Mapping[str, int]:
+        """The last slot fired of each schedule; one that is new, or beyond ``latest_ms``, is set to ``since_ms``."""
+        return await self.database.write(
+            lambda connection: remember_slots(connection, names, since_ms=since_ms, latest_ms=latest_ms)
+        )
+
+    async def fire(self, schedule: str, slot_ms: int, job: NewJob) -> bool:
+        """Store the job of a slot and move the schedule on, unless the slot was fired before."""
+        item = (schedule, slot_ms, digested_job(job, self.seal))
+        return await self.database.submit(self._schedules.fire, item)  # type: ignore[no-any-return]
+
+    # Running
+
+    async def claim(self, limit: int, *, lease_s: float, skip: Collection[str] = ()) -> Claimed:
+        """Promote what is due, then take up to ``limit`` queued jobs."""
+        return await self.database.submit(self._attempts.claim, (limit, lease_s, skip))  # type: ignore[no-any-return]
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """End attempts and release the next jobs of their batches; False where the lease had lapsed."""
+        return await self.database.submit(self._attempts.settle, settlements)  # type: ignore[no-any-return]
+
+    async def renew(self, *, lease_s: float) -> Mapping[str, str | None]:
+        """Prolong the leases of this place; its running jobs, with the reason where a cancel is requested."""
+        return await self.database.submit(self._attempts.renew, lease_s)  # type: ignore[no-any-return]
+
+    async def report(self, lease: Lease, progress: str) -> bool:
+        """Keep the latest progress on the job, unless the lease has lapsed."""
+        return await self.database.submit(self._attempts.report, (lease, progress))  # type: ignore[no-any-return]
+
+    def record(self, lease: Lease, event_type: str, data: str) -> Awaitable[bool]:
+        """Store an event of the task's own, unless the lease has lapsed."""
+        return self.database.submit(self._attempts.record, (lease, event_type, data))
+
+    # Steering
+
+    async def cancel(self, job_id: str, reason: str) -> JobState:
+        """Cancel a job, or request it of the place that runs it."""
+        return await self.database.submit(self._steering.cancel, (job_id, reason))  # type: ignore[no-any-return]
+
+    async def retry(self, job_id: str) -> JobState:
+        """Queue a final job again, its history kept."""
+        return await self.database.submit(self._steering.retry, job_id)  # type: ignore[no-any-return]
+
+    # Maintenance
+
+    async def follow_clock(self) -> int:
+        """Move delays and retries along where the wall clock has jumped; returns by how many milliseconds it did."""
+        if not self._wall_clock.has_jumped:
+            return 0
+        return await self.database.submit(self._wall_clock.follow, None)  # type: ignore[no-any-return]
+
+    def beat(self, *, lease_s: float, at_ms: int | None = None) -> None:
+        """Tell the other processes that this one lives; needs neither the event loop nor the database."""
+        self._place.beat(self.clock.monotonic_ms() if at_ms is None else at_ms, lease_ms=int(lease_s * 1000))
+
+    def note(self, text: str) -> None:
+        """Leave word in this process's place, for whoever looks from outside."""
+        self._place.note(text)
+
+    async def rescue(self) -> int:
+        """Take up the jobs of dead places and lapsed leases; returns how many."""
+        with self._place.dead() as places:
+            return await self.database.submit(self._rescues.rescue, places)  # type: ignore[no-any-return]
+
+    async def purge(self, *, before_ms: int, limit: int) -> int:
+        """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events, in slices of rows."""
+        return await purge(self.database, before_ms=before_ms, limit=limit)
+
+    async def probe(self) -> None:
+        """Prove that a write and a claim work; leaves nothing behind."""
+        if not self.database.has_room():
+            raise OutageError("the disk is full; free some space")
+        await self.database.submit(self._probes.probe, None)
+
+    # Reading
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """One job, or None."""
+        return await self._find("id = ?", job_id)
+
+    async def find_by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
+        """The job that was submitted under this idempotency key, or None."""
+        stored = self.seal.digest(idempotency_key, "idempotency_key")
+        return await self._find("owner = ? AND idempotency_key = ?", owner, stored)
+
+    async def _find(self, where: str, *values: Any) -> JobRecord | None:
+        record = await self.database.read(lambda connection: find_record(connection, where, *values))
+        return None if record is None else opened(record, self.seal)
+
+    async def list(self, query: JobQuery) -> Sequence[JobRecord]:
+        """Jobs, newest first."""
+        where, values = conditions(query)
+        found = await self.database.read(lambda connection: find_records(connection, where, values, query.limit))
+        return [opened(record, self.seal) for record in found]
+
+    async def events(
+        self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None
+    ) -> tuple[Sequence[Event], int]:
+        """Stored events after ``after_seq`` that ``wanted`` matches, and the seq the scan reached."""
+        return await self.database.read(lambda connection: find_events(connection, after_seq, wanted, limit, up_to_seq))
+
+    async def position(self) -> LogPosition:
+        """Which part of the log there is."""
+        _, seq, _, purged = await self.database.read(lambda connection: connection.execute(SQL["read_log"]).fetchone())
+        return LogPosition(purged + 1, seq)
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """How many jobs are in each state that is not final."""
+        found = await self.database.read(lambda connection: read_json(connection, "count_open", {}))
+        return {JobState(state): many for state, many in found.items()}
+
+    async def waiting_by_owner(self) -> Mapping[str, int]:
+        """How many jobs of each owner are neither running nor final."""
+        found: Mapping[str, int] = await self.database.read(
+            lambda connection: read_json(connection, "count_owners", {})
+        )
+        return found
+
+
+def _current_epoch(connection: sqlite3.Connection) -> str | None:
+    """The name of the database, or None where its tables are not up to date."""
+    version = connection.execute("SELECT version FROM schema_version WHERE component = 'engine'").fetchone()
+    if version is None or version[0] != len(MIGRATIONS):
+        return None
+    log = connection.execute(SQL["read_log"]).fetchone()
+    return None if log is None else str(log[0])

@@ -1,0 +1,80 @@
+"""Taking up the jobs of processes that are gone."""
+
+import json
+
+from asyncbg.backends.place import Place
+from asyncbg.backends.sqlite.batch import release_next
+from asyncbg.backends.sqlite.log import tell_refs
+from asyncbg.backends.sqlite.statement import SQL, read_json
+from asyncbg.clock import Clock
+from asyncbg.database import Transaction
+from asyncbg.event import EventType
+
+POISON_AFTER = 3
+"""A job that took its process down this often is failed instead of run again."""
+
+_LOST = ("NotDurableError", "its function lived only in a process that is gone; hand over a module-level function")
+_INTERRUPTED = ("InterruptedError", "its process ended while it ran, and it may run at most once")
+_POISON = ("PoisonError", f"it took its process down {POISON_AFTER} times; mend it, then retry it")
+
+
+class RescueLane:
+    """Finds lost jobs by the places that are dead and the leases that have lapsed."""
+
+    def __init__(self, clock: Clock, place: Place) -> None:
+        """Made by the backend."""
+        self._clock = clock
+        self._place = place
+
+    def rescue(self, tx: Transaction, items: list[list[str]]) -> list[int]:
+        """Queue them again, or end them; returns how many there were."""
+        now_ms = self._clock.now_ms()
+        places = json.dumps(sorted({place for item in items for place in item}))
+        monotonic_ms = self._clock.monotonic_ms()
+        alive = json.dumps(self._place.alive(monotonic_ms))
+        known = json.dumps(self._place.known())  # read here: whoever commits before this transaction has its file
+        gone = {"places": places, "known": known}
+        lost = read_json(tx.connection, "find_lost", {**gone, "monotonic_ms": monotonic_ms, "alive": alive})
+        bound = read_json(tx.connection, "find_bound", gone)
+        fates: dict[tuple[str, str], list[int]] = {}
+        ended: list[tuple[str, bool]] = []
+        for n, at_most_once, durable, crashes, _, cancel_reason, batch, stops in lost:
+            fate = _fate(at_most_once, durable, crashes, cancel_reason)
+            fates.setdefault(fate, []).append(n)
+            if fate[0] != "queued":
+                ended.append((batch, bool(stops)))
+        for n, _, batch, stops in bound:
+            fates.setdefault(_LOST, []).append(n)
+            ended.append((batch, bool(stops)))
+        for fate, ns in fates.items():
+            self._apply_fate(tx, fate, ns, now_ms)
+        release_next(tx, ended, now_ms)
+        return [len(lost) + len(bound)] * len(items)
+
+    def _apply_fate(self, tx: Transaction, fate: tuple[str, str], ns: list[int], now_ms: int) -> None:
+        text = json.dumps(ns)
+        match fate:
+            case ("queued", reason):
+                tx.connection.execute(SQL["requeue_lost"], {"ns": text})
+                tell_refs(tx, ns, EventType.QUEUED, now_ms, {"reason": reason})
+            case ("cancelled", reason):
+                tx.connection.execute(SQL["cancel_lost"], {"ns": text, "now_ms": now_ms})
+                tell_refs(tx, ns, EventType.CANCELLED, now_ms, {"reason": reason})
+            case (error_type, message):
+                tx.connection.execute(
+                    SQL["fail_lost"], {"ns": text, "now_ms": now_ms, "type": error_type, "message": message}
+                )
+                tell_refs(tx, ns, EventType.FAILED, now_ms, {"error": {"type": error_type, "message": message}})
+
+
+def _fate(at_most_once: int, durable: int, crashes: int, cancel_reason: str | None) -> tuple[str, str]:
+    """What becomes of a job whose process is gone: (state or error type, reason or message)."""
+    if cancel_reason is not None:
+        return ("cancelled", cancel_reason)
+    if not durable:
+        return _LOST
+    if at_most_once:
+        return _INTERRUPTED
+    if crashes + 1 >= POISON_AFTER:
+        return _POISON
+    return ("queued", "its worker was lost")

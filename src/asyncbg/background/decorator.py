@@ -1,0 +1,62 @@
+"""``@bg.task(…)`` and ``@bg.schedule(…)``: the function they stand above becomes a task."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, overload
+
+from asyncbg.background.enqueuer import Enqueuer
+from asyncbg.background.task_handle import Task
+from asyncbg.runner.schedule import Cron, Schedules
+from asyncbg.task import TaskDefinition, TaskOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskDecorator:
+    """``@bg.task(…)`` with its options, typed for coroutine functions and plain ones."""
+
+    def __init__(self, enqueuer: Enqueuer, schedules: Schedules, name: str | None, options: TaskOptions) -> None:
+        """``name`` is the task's, None: that of the function."""
+        self._enqueuer = enqueuer
+        self._schedules = schedules
+        self._name = name
+        self._options = options
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Register the function. Raises DuplicateTaskError."""
+        definition = TaskDefinition.of(self._name or function.__name__, _below(function), self._options)
+        self._enqueuer.registry.add(definition)
+        if isinstance(function, Task):
+            self._schedules.rename(function.name, definition.name)
+        return Task(self._enqueuer, self._schedules, definition)
+
+
+class ScheduleDecorator:
+    """``@bg.schedule(…)``: registers a plain function as a task first; goes above or below ``@bg.task``."""
+
+    def __init__(self, register: TaskDecorator, cron: Cron) -> None:
+        """``register`` makes a task of a function that is none yet."""
+        self._register = register
+        self._cron = cron
+
+    @overload
+    def __call__(self, function: Task[P, R]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Schedule the task. Raises ArgumentsError where it needs arguments."""
+        task = function if isinstance(function, Task) else self._register(function)
+        task.definition.arguments.bind(task.name, (), {})  # nobody is there to give it any
+        task.schedules.add(task.name, self._cron)
+        return task
+
+
+def _below(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a task that is decorated again, as by ``@bg.task`` above ``@bg.schedule``."""
+    return function.definition.function if isinstance(function, Task) else function

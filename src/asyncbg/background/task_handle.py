@@ -1,0 +1,101 @@
+"""What ``@bg.task`` makes of a function: it can be awaited, enqueued, and given options for one job."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import aiosqlite
+
+from asyncbg.background.call_options import NO_OPTIONS, CallOptions
+from asyncbg.background.enqueuer import Enqueuer
+from asyncbg.background.job_handle import Job
+from asyncbg.job import ANONYMOUS
+from asyncbg.runner.executor import in_thread
+from asyncbg.runner.schedule import Schedules
+from asyncbg.task import TaskDefinition
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Task(Generic[P, R]):
+    """A registered task: ``await task(…)`` runs it here and now, ``await task.enqueue(…)`` makes a job of it."""
+
+    def __init__(self, enqueuer: Enqueuer, schedules: Schedules, definition: TaskDefinition) -> None:
+        """Made by ``@bg.task``."""
+        self.enqueuer = enqueuer
+        self.schedules = schedules
+        self.definition = definition
+        self._plain: TaskCall[P] = TaskCall(enqueuer, definition, NO_OPTIONS)
+        functools.update_wrapper(self, definition.function)
+
+    @property
+    def name(self) -> str:
+        """The name jobs are stored under."""
+        return self.definition.name
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it inline: dependencies are resolved, nothing is stored. A dependency may be given by keyword."""
+        result: R = await _run_inline(self.definition, args, kwargs)
+        return result
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Accept a job; returns when it is on disk."""
+        return await self._plain.enqueue(*args, **kwargs)
+
+    def options(
+        self,
+        *,
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        tags: Sequence[str] = (),
+        owner: str = ANONYMOUS,
+        connection: aiosqlite.Connection | None = None,
+    ) -> "TaskCall[P]":
+        """The same task with options for one job. ``connection`` has an open transaction for the job to be part of."""
+        options = CallOptions(
+            delay=delay, at=at, priority=priority, idempotency_key=idempotency_key, tags=tuple(tags), owner=owner,
+            connection=connection,
+        )  # fmt: skip
+        return TaskCall(self.enqueuer, self.definition, options)
+
+
+class TaskCall(Generic[P]):
+    """A task with options for one job; hand it to ``add_task``, or :meth:`enqueue` it."""
+
+    def __init__(self, enqueuer: Enqueuer, definition: TaskDefinition, options: CallOptions) -> None:
+        """Made by :meth:`Task.options`."""
+        self.enqueuer = enqueuer
+        self.definition = definition
+        self.call_options = options
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Accept a job; returns when it is on disk."""
+        definition = self.definition
+        bound = definition.arguments.bind(definition.name, args, kwargs)
+        prepared = self.enqueuer.prepare(definition, bound, self.call_options)
+        if self.call_options.connection is not None:
+            return await self.enqueuer.accept_within(self.call_options.connection, prepared)
+        await self.enqueuer.accept((prepared,))
+        return prepared.job
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run it inline, as the task itself does; the options are those of a job."""
+        return await _run_inline(self.definition, args, kwargs)
+
+
+async def _run_inline(definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run a task here and now, its dependencies resolved unless given by keyword."""
+    bound = definition.arguments.bind(definition.name, args, kwargs)
+    async with definition.arguments.dependencies.resolved(bound) as supplied:
+        return await _call(definition, {**supplied, **bound})
+
+
+async def _call(definition: TaskDefinition, bound: Mapping[str, Any]) -> Any:
+    args, kwargs = definition.arguments.spread(bound)
+    if definition.is_async:
+        return await definition.function(*args, **kwargs)
+    return await in_thread(definition.function, args, kwargs, None)

@@ -1,0 +1,108 @@
+"""The bus itself: one publisher, three kinds of consumers.
+
+``publish`` never blocks and never raises because of a consumer. Every queue is bounded and says what it drops:
+
+* a subscription that overflows with stored events is ``lagging``: its reader goes back to the log, nothing is lost;
+* progress is kept per job as its latest value;
+* a handler that is too slow loses its oldest events, which are counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asyncbg.bus.final_wait import FinalWait, FinalWaits
+from asyncbg.bus.handler import Handler, Handlers
+from asyncbg.bus.subscription import Subscription, SubscriptionIndex
+from asyncbg.event import Event, EventFilter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusStatistics:
+    """Counts since the start; ``subscribers`` and ``handlers`` are what there is now."""
+
+    published: int
+    delivered: int
+    dropped: int
+    lagged: int
+    subscribers: int
+    handlers: int
+    handler_errors: int
+
+
+class EventBus:
+    """Tells the events of this process's commits to whoever wants them. All methods belong to the event loop."""
+
+    def __init__(self, *, buffer: int = 1000) -> None:
+        """Hold up to ``buffer`` events for each consumer."""
+        self.epoch = ""
+        """The name of the database; a part of every event's id on the wire."""
+        self.last_seq = 0
+        """The position of the log up to which everything was published."""
+        self.life = 0
+        """How often the engine was started."""
+        self.turns = 0
+        """How often something was published, whatever number of events at once."""
+        self._published = 0
+        self._waits = FinalWaits()
+        self._subscriptions = SubscriptionIndex(buffer)
+        self._handlers = Handlers(buffer)
+
+    def start(self, *, epoch: str, last_seq: int) -> None:
+        """Begin a life of the engine: the database is ``epoch``, its log is written up to ``last_seq``."""
+        self.epoch = epoch
+        self.last_seq = last_seq
+        self.life += 1
+        self._subscriptions.reopen()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Tell ``events``: stored ones in the order of ``seq``, or progress (``seq`` 0). Returns at once."""
+        if not events:
+            return
+        self._published += len(events)
+        self.turns += 1
+        last_seq = events[-1].seq or max(event.seq for event in events)
+        if last_seq > self.last_seq:
+            self.last_seq = last_seq
+        self._waits.tell(events)
+        self._subscriptions.tell(events)
+        self._handlers.tell(events)
+
+    def subscribe(self, wanted: EventFilter) -> Subscription:
+        """Collect from now on what ``wanted`` matches."""
+        return self._subscriptions.subscribe(wanted)
+
+    def on(self, event_type: str, handler: Handler, *, task: str | None = None) -> None:
+        """Call ``handler`` with every event of ``event_type`` (``"job.failed"``, ``"job.*"``, ``"*"``) and ``task``.
+
+        Each handler has its own queue and is called with one event at a time, in order, while ``run_handlers`` runs.
+        A plain function is called in a worker thread. What it raises is logged and counted.
+        """
+        self._handlers.add(event_type, handler, task=task)
+
+    def expect_final(self, job_id: str) -> FinalWait:
+        """Register for the job's final event; use it as a context, so that nothing falls between look and wait."""
+        return self._waits.expect(job_id)
+
+    async def run_handlers(self) -> None:
+        """Feed the handlers until cancelled."""
+        await self._handlers.run()
+
+    async def join_handlers(self, timeout_s: float) -> bool:
+        """Wait until every handler has dealt with what it was given. False: the time was over first."""
+        return await self._handlers.join(timeout_s)
+
+    def drain(self) -> None:
+        """End all subscriptions, later ones too: their readers take what is left and see ``closing``."""
+        self._subscriptions.drain()
+
+    def statistics(self) -> BusStatistics:
+        """What went through."""
+        return BusStatistics(
+            published=self._published,
+            delivered=self._subscriptions.delivered,
+            dropped=self._subscriptions.dropped + self._handlers.dropped,
+            lagged=self._subscriptions.lagged,
+            subscribers=len(self._subscriptions),
+            handlers=len(self._handlers),
+            handler_errors=self._handlers.errors,
+        )

@@ -1,0 +1,70 @@
+"""Waiting for the final events of jobs."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from asyncbg.bus.wake import Wake
+from asyncbg.event import FINAL_EVENTS, Event
+
+
+class FinalWait:
+    """Waits for the final event of one job. Registered when made, so: make it, then look at the job, then wait."""
+
+    __slots__ = ("_event", "_job_id", "_waits", "_wake")
+
+    def __init__(self, waits: "FinalWaits", job_id: str) -> None:
+        """Made by :class:`FinalWaits`."""
+        self._waits = waits
+        self._job_id = job_id
+        self._event: Event | None = None
+        self._wake = Wake()
+
+    async def wait(self, timeout_s: float | None = None) -> Event | None:
+        """The job's final event, or None when the time is over."""
+        if self._event is None:
+            await self._wake.wait(timeout_s)
+        return self._event
+
+    def tell(self, event: Event) -> None:
+        """Called by the bus."""
+        self._event = event
+        self._wake.set()
+
+    def __enter__(self) -> Self:
+        """Use as a context that lets go of the bus."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Let go of the bus."""
+        self._waits.forget(self._job_id, self)
+
+
+class FinalWaits:
+    """All who wait, by job."""
+
+    def __init__(self) -> None:
+        """Nobody waits."""
+        self._waiting: dict[str, list[FinalWait]] = {}
+
+    def expect(self, job_id: str) -> FinalWait:
+        """Register for the job's final event."""
+        waiting = FinalWait(self, job_id)
+        self._waiting.setdefault(job_id, []).append(waiting)
+        return waiting
+
+    def forget(self, job_id: str, waiting: FinalWait) -> None:
+        """Called by a wait that is over."""
+        remaining = [other for other in self._waiting.get(job_id, ()) if other is not waiting]
+        if remaining:
+            self._waiting[job_id] = remaining
+        else:
+            self._waiting.pop(job_id, None)
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Tell who waits of the final ones among ``events``."""
+        if self._waiting:
+            for event in events:
+                if event.type in FINAL_EVENTS:
+                    for waiting in self._waiting.get(event.job_id, ()):
+                        waiting.tell(event)

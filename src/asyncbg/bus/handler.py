@@ -1,0 +1,139 @@
+"""Event handlers: each has its own bounded queue and is given one event at a time; it can never hurt the publisher."""
+
+import asyncio
+import inspect
+import logging
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+from anyio.abc import TaskGroup
+
+from asyncbg.bus.wake import Wake
+from asyncbg.event import Event
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Event], Awaitable[object] | object]
+"""A coroutine function, or a plain one (run in a worker thread), that takes the event."""
+
+_THREADS = 8
+
+
+class _HandlerQueue:
+    """One handler, its bounded queue and the loop that feeds it."""
+
+    def __init__(self, pattern: str, handler: Handler, task: str | None, limit: int) -> None:
+        self.pattern = pattern
+        self.task = task
+        self.name = f"{getattr(handler, '__module__', '?')}:{getattr(handler, '__qualname__', type(handler).__name__)}"
+        self.errors = 0
+        self._handler = handler
+        self._is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004 - it is the method's kind that is asked for
+        )
+        self._queue: deque[Event] = deque(maxlen=limit)
+        self._wake = Wake()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def wants(self, event_type: str) -> bool:
+        if self.pattern.endswith("*"):
+            return event_type.startswith(self.pattern[:-1])
+        return event_type == self.pattern
+
+    def push(self, event: Event) -> int:
+        """Queue ``event``; returns how many older ones it pushed out."""
+        dropped = int(len(self._queue) == self._queue.maxlen)
+        self._queue.append(event)
+        self._idle.clear()
+        self._wake.set()
+        return dropped
+
+    async def run(self, threads: anyio.CapacityLimiter) -> None:
+        while True:
+            while self._queue:
+                await self._handle(self._queue.popleft(), threads)
+            self._idle.set()
+            await self._wake.wait(None)
+
+    async def join(self) -> None:
+        await self._idle.wait()
+
+    async def _handle(self, event: Event, threads: anyio.CapacityLimiter) -> None:
+        try:
+            result = (
+                self._handler(event)
+                if self._is_async
+                else await anyio.to_thread.run_sync(self._handler, event, abandon_on_cancel=True, limiter=threads)
+            )
+            if inspect.isawaitable(result):
+                await result
+        except Exception as error:  # noqa: BLE001 - a handler can never hurt the publisher, nor its own next event
+            self.errors += 1
+            # The frames only: an exception's message may quote the event's data.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("event handler %s failed with %s; it goes on\n%s", self.name, type(error).__name__, frames)
+
+
+class Handlers:
+    """All handlers, each with its queue; they are called while :meth:`run` runs."""
+
+    def __init__(self, limit: int) -> None:
+        """Hold up to ``limit`` events for each handler."""
+        self.dropped = 0
+        self._limit = limit
+        self._queues: list[_HandlerQueue] = []
+        self._queues_of: dict[str, tuple[_HandlerQueue, ...]] = {}
+        self._task_group: TaskGroup | None = None
+        self._threads: anyio.CapacityLimiter | None = None
+
+    def __len__(self) -> int:
+        """How many handlers there are."""
+        return len(self._queues)
+
+    @property
+    def errors(self) -> int:
+        """How often a handler has raised."""
+        return sum(queue.errors for queue in self._queues)
+
+    def add(self, event_type: str, handler: Handler, *, task: str | None) -> None:
+        """Call ``handler`` with every event of ``event_type`` and ``task``."""
+        queue = _HandlerQueue(event_type, handler, task, self._limit)
+        self._queues.append(queue)
+        self._queues_of.clear()
+        if self._task_group is not None and self._threads is not None:
+            self._task_group.start_soon(queue.run, self._threads, name=f"asyncbg handler {queue.name}")
+
+    async def run(self) -> None:
+        """Feed the handlers until cancelled."""
+        self._threads = anyio.CapacityLimiter(_THREADS)
+        try:
+            async with anyio.create_task_group() as self._task_group:
+                for queue in self._queues:
+                    self._task_group.start_soon(queue.run, self._threads, name=f"asyncbg handler {queue.name}")
+                await anyio.sleep_forever()
+        finally:
+            self._task_group = None
+
+    async def join(self, timeout_s: float) -> bool:
+        """Wait until every handler has dealt with what it was given. False: the time was over first."""
+        with anyio.move_on_after(timeout_s):
+            for queue in self._queues:
+                await queue.join()
+            return True
+        return False
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Queue ``events`` for those that want them."""
+        if not self._queues:
+            return
+        for event in events:
+            queues = self._queues_of.get(event.type)
+            if queues is None:
+                queues = tuple(queue for queue in self._queues if queue.wants(event.type))
+                self._queues_of[event.type] = queues
+            for queue in queues:
+                if queue.task is None or queue.task == event.task:
+                    self.dropped += queue.push(event)

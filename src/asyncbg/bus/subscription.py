@@ -1,0 +1,221 @@
+"""Subscriptions: what each consumer has not taken yet, and which of them an event is for."""
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from asyncbg.bus.chunk import Chunk, Published, chunks
+from asyncbg.bus.wake import Wake
+from asyncbg.event import Event, EventFilter
+
+_NOTHING: Sequence[Chunk] = ()
+_REST = ""
+
+
+class Subscription:
+    """What one consumer has not taken yet. Made by ``EventBus.subscribe``: ``close`` it, or use it as a context."""
+
+    __slots__ = ("_buffer", "_group", "_index", "_latest", "_limit", "_stored", "_wake", "closing", "lagging")
+
+    def __init__(self, index: "SubscriptionIndex", group: "_Group", limit: int) -> None:
+        """Hold up to ``limit`` stored events, and the progress of up to ``limit`` jobs."""
+        self.lagging = False
+        """Whether stored events were dropped: read the log from your cursor on, after ``reset``."""
+        self.closing = False
+        """Whether the bus is being drained: no more events come."""
+        self._index = index
+        self._group = group
+        self._limit = limit
+        self._buffer: list[Chunk] = []
+        self._latest: dict[str, int] = {}
+        self._stored = 0
+        self._wake = Wake()
+
+    def take(self) -> list[Event]:
+        """All that is pending, in order."""
+        return [one.event for chunk in self.take_chunks() for one in chunk.published]
+
+    def take_chunks(self) -> Sequence[Chunk]:
+        """All that is pending, in order, with the frames that subscribers share."""
+        if not self._buffer:
+            return _NOTHING
+        pending, self._buffer = self._buffer, []
+        self._stored = 0
+        if self._latest:
+            self._latest.clear()
+        return pending
+
+    def reset(self) -> None:
+        """Start collecting again after ``lagging``."""
+        self.take_chunks()
+        self.lagging = False
+
+    def drop_progress(self) -> None:
+        """Forget the progress that is pending: the reader knows better by now."""
+        self._buffer = [chunk for chunk in self._buffer if not chunk.is_progress]
+        self._latest.clear()
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until there is something to take, to catch up with, or the end. False: the time was over first."""
+        if self._buffer or self.lagging or self.closing:
+            return True
+        return await self._wake.wait(timeout_s)
+
+    def wake(self) -> None:
+        """Make ``wait`` return."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Collect no more."""
+        self.closing = True
+        self._index.leave(self._group, self)
+        self.reset()
+        self.wake()
+
+    def __enter__(self) -> Self:
+        """Use as a context that closes it."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def push(self, chunk: Chunk) -> int:
+        """Called by the bus: collect ``chunk``; returns how many events were dropped for it."""
+        if self.lagging:
+            return chunk.many
+        if not self._buffer:
+            self._wake.set()  # who waits has nothing pending
+        if chunk.is_progress:
+            return self._push_progress(chunk)
+        if self._latest:
+            for one in chunk.published:
+                self._latest.pop(one.event.job_id, None)
+        self._buffer.append(chunk)
+        self._stored += chunk.many
+        return 0 if self._stored <= self._limit else self._overflow()
+
+    def _overflow(self) -> int:
+        self.lagging = True
+        self._index.lagged += 1
+        return sum(pending.many for pending in self.take_chunks())
+
+    def _push_progress(self, chunk: Chunk) -> int:
+        """Progress takes the place of the job's progress before it, unless the job's own events lie between."""
+        job_id = chunk.published[0].event.job_id
+        if (at := self._latest.get(job_id)) is not None:
+            self._buffer[at] = chunk
+        elif len(self._latest) < self._limit:
+            self._latest[job_id] = len(self._buffer)
+            self._buffer.append(chunk)
+        else:
+            return 1
+        return 0
+
+
+class _Group:
+    """The subscriptions that share one filter: an event is matched once for all of them."""
+
+    __slots__ = ("is_exact", "members", "pending", "wanted")
+
+    def __init__(self, wanted: EventFilter) -> None:
+        self.wanted = wanted
+        self.members: set[Subscription] = set()
+        self.pending: list[Published] = []
+        indexed = sum(map(bool, (wanted.jobs, wanted.batches, wanted.tasks)))
+        self.is_exact = indexed <= 1 and not wanted.types and wanted.owner is None
+        """Whether the place in the index says all that the filter says."""
+
+
+class SubscriptionIndex:
+    """All subscriptions, in groups of one filter each; a group is found under what its filter names."""
+
+    def __init__(self, limit: int) -> None:
+        """Hold up to ``limit`` events for each subscription."""
+        self.delivered = self.dropped = self.lagged = 0
+        self._limit = limit
+        self._groups: dict[EventFilter, _Group] = {}
+        self._index: dict[str, list[_Group]] = {}
+        self._is_drained = False
+
+    def __len__(self) -> int:
+        """How many subscriptions there are."""
+        return sum(len(group.members) for group in self._groups.values())
+
+    def reopen(self) -> None:
+        """Take subscriptions again after :meth:`drain`."""
+        self._is_drained = False
+
+    def drain(self) -> None:
+        """End all subscriptions, later ones too: their readers take what is left and see ``closing``."""
+        self._is_drained = True
+        for group in self._groups.values():
+            for subscription in group.members:
+                subscription.closing = True
+                subscription.wake()
+
+    def subscribe(self, wanted: EventFilter) -> Subscription:
+        """Collect from now on what ``wanted`` matches."""
+        group = self._groups.get(wanted)
+        if group is None:
+            group = self._groups[wanted] = _Group(wanted)
+            for key in self._keys(wanted):
+                self._index.setdefault(key, []).append(group)
+        subscription = Subscription(self, group, self._limit)
+        subscription.closing = self._is_drained
+        group.members.add(subscription)
+        return subscription
+
+    def leave(self, group: _Group, subscription: Subscription) -> None:
+        """Called by a subscription that is closed."""
+        group.members.discard(subscription)
+        if group.members or self._groups.get(group.wanted) is not group:
+            return
+        del self._groups[group.wanted]
+        for key in self._keys(group.wanted):
+            self._index[key].remove(group)
+            if not self._index[key]:
+                del self._index[key]
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Push ``events`` to whom they are for."""
+        if not self._groups:
+            return
+        touched: list[_Group] = []
+        for event in events:
+            published: Published | None = None
+            for group in self._interested(event):
+                if group.is_exact or group.wanted.matches(event):
+                    published = published or Published(event)
+                    if not group.pending:
+                        touched.append(group)
+                    group.pending.append(published)
+        for group in touched:
+            self._hand_over(group)
+
+    def _interested(self, event: Event) -> Iterable[_Group]:
+        """The groups whose place in the index fits; each at most once, since it has its places in one dimension."""
+        get = self._index.get
+        return (
+            *get(event.job_id, ()),
+            *get("batch " + event.batch, ()),
+            *get("task " + event.task, ()),
+            *get(_REST, ()),
+        )
+
+    def _hand_over(self, group: _Group) -> None:
+        pending, group.pending = group.pending, []
+        for chunk in chunks(pending):
+            self.delivered += chunk.many * len(group.members)
+            for subscription in group.members:
+                if dropped := subscription.push(chunk):
+                    self.delivered -= min(dropped, chunk.many)
+                    self.dropped += dropped
+
+    @staticmethod
+    def _keys(wanted: EventFilter) -> Iterable[str]:
+        """Where in the index a filter belongs: under its narrowest dimension, or under the rest."""
+        if wanted.jobs:
+            return wanted.jobs
+        batches = [f"batch {batch}" for batch in wanted.batches]
+        return batches or [f"task {task}" for task in wanted.tasks] or [_REST]

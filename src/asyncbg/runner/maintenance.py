@@ -1,0 +1,110 @@
+"""What is done every now and then beside the jobs: leases renewed, lost jobs rescued, slots fired, old jobs purged."""
+
+import logging
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from asyncbg.backends.base import Backend
+from asyncbg.clock import Clock
+from asyncbg.job import JobState
+from asyncbg.runner.backlog import Backlog
+from asyncbg.runner.event_relay import EventRelay
+from asyncbg.runner.periodic import every
+from asyncbg.runner.runner import Runner
+from asyncbg.runner.schedule import Schedules
+from asyncbg.settings import RunnerSettings
+
+logger = logging.getLogger("asyncbg")
+
+_TICK_S = 0.1
+_TAIL_S = 0.1
+_RENEW_S = 0.5  # a cancel by another process is noticed then
+_RESCUE_S = 1.0
+_PURGE_S = 60.0
+_PURGE_SLICE = 500
+
+
+class Maintenance:
+    """The periodic work of a running engine."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        runner: Runner,
+        settings: RunnerSettings,
+        *,
+        relay: EventRelay,
+        schedules: Schedules,
+        backlog: Backlog,
+        clock: Clock,
+    ) -> None:
+        """Made by the engine."""
+        self._backend = backend
+        self._runner = runner
+        self._settings = settings
+        self._relay = relay
+        self._schedules = schedules
+        self._backlog = backlog
+        self._clock = clock
+
+    def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """One loop for each kind of work, by name."""
+        renew_s = min(_RENEW_S, self._settings.lease_s / 4)
+        purge_s = min(_PURGE_S, max(1.0, self._settings.retention_s / 4))
+        return {
+            "schedules": every(_TICK_S, self._fire_schedules, name="the clockwork of the schedules"),
+            "tail": every(_TAIL_S, self._relay.follow_log, name="following the log"),
+            "renewal": every(renew_s, self._renew, name="the renewal of leases"),
+            "rescue": every(_RESCUE_S, self._rescue, name="the rescue of lost jobs"),
+            "retention": every(purge_s, self._purge, name="the purge of old jobs"),
+        }
+
+    async def run_once(self) -> None:
+        """What the loops do every now and then, in one go: for who drives the engine by hand."""
+        await self._relay.follow_log()
+        await self._rescue()
+        await self._fire_schedules()
+        await self._renew()
+        await self._purge()
+
+    async def recount(self) -> None:
+        """Count in the store how many jobs wait."""
+        mark = self._backlog.mark()
+        if self._backlog.counts_owners:
+            self._backlog.recount(await self._backend.waiting_by_owner(), mark)
+        else:
+            counts = await self._backend.counts()
+            waiting = sum(many for state, many in counts.items() if state is not JobState.RUNNING)
+            self._backlog.recount({"": waiting}, mark)
+
+    async def _renew(self) -> None:
+        worker = self._runner.worker
+        if worker is None:
+            return
+        worker.recheck_skipped()
+        known = worker.job_ids
+        if worker.is_idle:
+            return
+        alive = await self._backend.renew(lease_s=self._settings.lease_s)
+        for job_id, reason in alive.items():
+            if reason is not None:
+                worker.cancel(job_id, reason)
+        worker.lapse(known - set(alive))
+
+    async def _rescue(self) -> None:
+        if await self._backend.follow_clock() and self._runner.worker is not None:
+            logger.warning("the wall clock has jumped: delays and retries move along, leases never depended on it")
+            self._runner.wake()
+        if await self._backend.rescue():
+            self._runner.wake()
+        await self.recount()
+
+    async def _fire_schedules(self) -> None:
+        if self._runner.is_running:
+            await self._schedules.tick()
+
+    async def _purge(self) -> None:
+        before_ms = self._clock.now_ms() - int(self._settings.retention_s * 1000)
+        purged = _PURGE_SLICE
+        while purged == _PURGE_SLICE:
+            purged = await self._backend.purge(before_ms=before_ms, limit=_PURGE_SLICE)

@@ -1,0 +1,38 @@
+"""What can be set, its bounds and defaults, and where a value comes from.
+
+Precedence: arguments > environment > ``.env`` > secrets directory > profile file > the defaults below.
+A setting's variable is ``ASYNCBG_`` and its path in upper case, joined by ``__``: ``server.port`` is
+``ASYNCBG_SERVER__PORT``.
+"""
+
+from asyncbg.settings.load import SettingSource, load_settings, setting_sources
+from asyncbg.settings.model import Settings
+from asyncbg.settings.section import (
+    ApiKey,
+    AuthSettings,
+    DemoSettings,
+    OutboundSettings,
+    PrivacySettings,
+    RunnerSettings,
+    ServerSettings,
+    SmtpSettings,
+    StreamSettings,
+    UploadSettings,
+)
+
+__all__ = [
+    "ApiKey",
+    "AuthSettings",
+    "DemoSettings",
+    "OutboundSettings",
+    "PrivacySettings",
+    "RunnerSettings",
+    "ServerSettings",
+    "SettingSource",
+    "Settings",
+    "SmtpSettings",
+    "StreamSettings",
+    "UploadSettings",
+    "load_settings",
+    "setting_sources",
+]

@@ -1,0 +1,95 @@
+"""The kinds of values that settings have, and what is refused, in words that say what to write instead."""
+
+import json
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from asyncbg.seal import read_key
+
+DAY_S = 86_400.0
+MIB = 1024 * 1024
+PROFILE_NAME = r"^[A-Za-z0-9_-]{1,64}$"
+
+
+def listed(value: object) -> object:
+    """A list in a variable: JSON (``["a", "b"]``) or words with commas between (``a, b``)."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return decoded(value)
+    return [word.strip() for word in value.split(",") if word.strip()]
+
+
+def decoded(value: object) -> object:
+    """JSON text as what it stands for; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("is not valid JSON") from None
+
+
+def _database_url(url: str) -> str:
+    """Accept ``sqlite:///relative``, ``sqlite:////absolute``, ``sqlite:///:memory:`` and ``postgresql://…``."""
+    forms = "use sqlite:///file.db, sqlite:////absolute/file.db, sqlite:///:memory: or postgresql://user@host/name"
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError(f"has a blank or a control character in it; {forms}")
+    if url.startswith("sqlite:///"):
+        path = url.removeprefix("sqlite:///")
+        if not path.strip("/") or path.endswith("/") or set(path) & set("?#"):
+            raise ValueError(f"names no file; {forms}")
+        return url
+    if not url.startswith("postgresql://"):
+        raise ValueError(f"is of no known kind; {forms}")
+    try:
+        parts = urlsplit(url)
+        named = parts.hostname or parts.path.strip("/")
+        _ = parts.port
+    except ValueError:
+        named = None
+    if not named:
+        raise ValueError(f"names no host or database, or a malformed port; {forms}")
+    return url
+
+
+def _host(host: str) -> str:
+    """A host name or address: nothing of a URL around it."""
+    if set(host) & set(" /@\t\r\n"):
+        raise ValueError("should be a bare host name or address, without scheme, path or blanks")
+    return host
+
+
+def _sender(address: str) -> str:
+    """``user@host`` or ``Name <user@host>``, on one line."""
+    if not re.fullmatch(r"(?:[^<>\r\n]*<)?[^\s<>@]+@[^\s<>@]+>?", address) or address.count("<") != address.count(">"):
+        raise ValueError("should be an address like asyncbg@example.com or Name <asyncbg@example.com>")
+    return address
+
+
+def _contact(uri: str) -> str:
+    """Whom to tell of a hole: a URI of RFC 9116, 2.5.3, on one line."""
+    if not re.fullmatch(r"(mailto:[^\s@]+@[^\s@]+|https://[^\s/]+\S*|tel:\+?[0-9.()-]+)", uri):
+        raise ValueError("should be mailto:security@example.com, https://… or tel:+1-202-555-0143")
+    return uri
+
+
+def ring(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    """Every key is one, and none stands twice."""
+    if len({read_key(key.get_secret_value()) for key in keys}) != len(keys):
+        raise ValueError("has a key twice; give each once, the one that encrypts first")
+    return keys
+
+
+Text = Annotated[str, Field(min_length=1)]
+Secret = Annotated[SecretStr, Field(min_length=1)]
+Host = Annotated[Text, AfterValidator(_host)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Delay = Annotated[float, Field(ge=0, le=30 * DAY_S)]
+Sender = Annotated[Text, AfterValidator(_sender)]
+Contact = Annotated[Text, AfterValidator(_contact)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+ProfileName = Annotated[str, Field(pattern=PROFILE_NAME)]
