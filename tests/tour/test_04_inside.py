@@ -20,13 +20,20 @@ async def rows() -> AsyncIterator[str]:
 async def test_a_task_tells_how_far_it_is(bg: AsyncBG) -> None:
     """A parameter ``progress: Progress = Progress()`` is filled in; every watcher of the job sees what it reports."""
 
+    watched = asyncio.Event()
+
     @bg.task
     async def import_rows(progress: Progress = Progress()) -> None:
+        await watched.wait()
         async for _row in progress.track(rows(), total=3):
             progress.set(0.5, message="reading")
 
     job = await import_rows.enqueue()
-    reports = [json.loads(event.data or "") async for event in job.events() if event.type == EventType.PROGRESS]
+    reports = []
+    async for event in job.events():
+        watched.set()
+        if event.type == EventType.PROGRESS:
+            reports.append(json.loads(event.data or ""))
 
     assert reports[-1]["total"] == 3
     assert reports[-1]["message"] == "reading"
