@@ -11,9 +11,8 @@ from asyncbg.redact.named import HINTS, HINTS_BEYOND_ASCII, hide_named
 from asyncbg.redact.pseudonym import SECRET
 
 _SCHEME = re.compile(
-    r"""\b(bearer|basic|(?<=auth )(?:plain|login|xoauth2|ntlm)|(?<=authenticate )(?:plain|login|xoauth2))"""
-    r"""(\s++|%20|\+|["'],\s?["'])([A-Za-z0-9._~+/-]{8,}+=*+)(?![A-Za-z0-9])""",
-    re.IGNORECASE,
+    r"""([Bb](?<!\w.)(?i:earer|asic)|[LNPXlnpx](?i:(?<=auth .)|(?<=authenticate .))(?i:ogin|tlm|lain|oauth2))"""
+    r"""(\s++|%20|\+|["'],\s?["'])([A-Za-z0-9._~+/-]{8,}+=*+)(?![A-Za-z0-9])"""
 )
 
 

@@ -78,7 +78,7 @@ _OPTION = re.compile(r"(?<=\w)[ ]++(?P<plain>[^\s\-\"'<\[{(]\S*+)")
 _COOKIES = re.compile(r"""["']?\s?+:\s?+(?P<plain>(?=[^\s"';,=\[]++=)[^"'\r\n\\]++)""")
 
 _TELLING = 200  # so many characters of a value are looked at
-_MOST_JUDGED = 200  # a text with more names than this is no log line, and judging them takes its time
+_MOST_JUDGED = 100  # a text with more names than this is no log line, and judging them takes its time
 
 
 def hide_named(text: str, lower: str) -> str:

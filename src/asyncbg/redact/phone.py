@@ -106,9 +106,7 @@ _OTHER_NUMBERS = (
 )
 _BETWEEN = " #:.=\"'-\t"
 
-_MOST_JUDGED = (
-    200  # a text with more numbers than this is a list of them, and the rest of it is hidden without a question
-)
+_MOST_JUDGED = 100  # a text with more numbers than this is a list of them: the rest goes without a question
 
 Span = tuple[int, int, str]
 
