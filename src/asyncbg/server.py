@@ -21,10 +21,11 @@ from asyncbg.api.gate import Gate
 from asyncbg.api.guard import Guard, describe_guard
 from asyncbg.api.headers import ServiceApp
 from asyncbg.api.origin import is_loopback
+from asyncbg.api.paths import Paths
 from asyncbg.api.problems import install_problems
 from asyncbg.api.security_txt import security_txt_router
 from asyncbg.api.sign_in import sign_in_router
-from asyncbg.api.spans import CleanSpans, Paths
+from asyncbg.api.spans import CleanSpans
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.redact import RedactingFilter, use_pseudonym_key

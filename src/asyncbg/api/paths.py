@@ -1,0 +1,74 @@
+"""A request's path as it may be told in errors, logs and traces: without people in it."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+from asyncbg.context import signature_of
+from asyncbg.personal import mark_of
+from asyncbg.redact import mask, redact
+
+PATH_CHARS: Final = "/{}[]@:!$&'()*+,;=-._~"
+
+_ID = re.compile(r"\d{1,20}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_HIDDEN = "{...}"
+
+
+class Paths:
+    """The paths of some routers: marked parameters become pseudonyms, and only what is an id or a number is shown."""
+
+    def __init__(self, routers: Iterable[APIRouter]) -> None:
+        """Read the routes of ``routers``, which are mounted at the root."""
+        routers = tuple(routers)
+        self._routes = list(_with_parameters(routers))
+        self._words = frozenset(words_of(route for router in routers for route in router.routes))
+
+    def shown(self, path: str) -> str:
+        """``path`` as it may be told."""
+        for pattern, kinds in self._routes:
+            found = pattern.match(path)
+            if found is not None:
+                for name, kind in kinds.items():
+                    path = path.replace(f"/{found[name]}", f"/{_shown(name, found[name], kind)}", 1)
+                return quote(redact(path), safe=PATH_CHARS, errors="replace")
+        return hide_unknown(path, self._words)
+
+
+def hide_unknown(path: str, words: Iterable[str]) -> str:
+    """A path that led to no route: its ids, its numbers and ``words`` of ours; anything else may be somebody's name."""
+    return "/".join(part if part in words or not part or _ID.fullmatch(part) else _HIDDEN for part in path.split("/"))
+
+
+def words_of(routes: Iterable[Any]) -> Iterator[str]:
+    """The fixed words in the paths of ``routes``, also of routers in routers."""
+    for route in routes:
+        yield from words_of(getattr(getattr(route, "original_router", None), "routes", ()))
+        yield from (word for word in str(getattr(route, "path", "")).split("/") if word and "{" not in word)
+
+
+def kinds_of(endpoint: Callable[..., Any]) -> Mapping[str, str]:
+    """Of which kind each marked parameter of a route is; one with marked parts only is none of a path's."""
+    marks = {name: mark_of(one.annotation) for name, one in signature_of(endpoint).parameters.items()}
+    return {name: mark for name, mark in marks.items() if isinstance(mark, str)}
+
+
+def _shown(name: str, value: str, kind: str | None) -> str:
+    if kind is not None:
+        return mask(value, kind)
+    return value if _ID.fullmatch(value) else f"{{{name}}}"  # a route that takes a number refuses anything else
+
+
+def _with_parameters(routers: Iterable[APIRouter]) -> Iterator[tuple[re.Pattern[str], Mapping[str, str | None]]]:
+    """The pattern of each route's path that has parameters, and of which kind each of them is marked to be."""
+    for router in routers:
+        for route in router.routes:
+            within = getattr(route, "original_router", None)  # a router that was included, as FastAPI keeps it
+            if isinstance(within, APIRouter):
+                yield from _with_parameters([within])
+            elif isinstance(route, APIRoute) and route.param_convertors:
+                kinds = kinds_of(route.endpoint)
+                yield route.path_regex, {name: kinds.get(name) for name in route.param_convertors}
