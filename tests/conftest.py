@@ -1,9 +1,16 @@
-"""What every test shares: a clean environment, and no skipping where the gate runs."""
+"""What every test shares: a clean environment, a watch on what comes out, and no skipping where the gate runs."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
+
+from tests.canary import plugin as canary
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nothing personal comes out of any process of the suite."""
+    canary.watch(config)
 
 
 @pytest.fixture(autouse=True)

@@ -61,7 +61,7 @@ def engine_in(directory: Path, gate: Gate, runner: RunnerSettings | None = None)
 
     @engine.task(name="greet")
     async def greet(
-        name: str, email: Annotated[str, Personal("email")] = "nobody@example.com", note: str = ""
+        name: str, email: Annotated[str, Personal("email")] = "nobody.canary7f3a@canary7f3a.example", note: str = ""
     ) -> dict[str, str]:
         return {"greeting": f"hello {name}"}
 
@@ -175,7 +175,13 @@ async def test_a_failed_job_shows_its_error(client: httpx.AsyncClient) -> None:
 
 async def test_personal_arguments_are_masked(client: httpx.AsyncClient) -> None:
     """A marked argument is a pseudonym, and free text loses what looks personal; the rest is shown."""
-    url = await finish(client, "greet", name="Ada", email="ada@example.com", note="write to bob@example.com")
+    url = await finish(
+        client,
+        "greet",
+        name="Ada",
+        email="ada.canary7f3a@canary7f3a.example",
+        note="write to bob.canary7f3a@canary7f3a.example",
+    )
 
     answer = await client.get(url)
 
@@ -199,7 +205,7 @@ async def test_options_of_a_submission_are_kept(client: httpx.AsyncClient) -> No
 
 async def test_an_unknown_task_names_the_known_ones(client: httpx.AsyncClient) -> None:
     """404, the known tasks, and not what was asked for."""
-    answer = await client.post("/bg/jobs", json={"task": "ada@example.com"})
+    answer = await client.post("/bg/jobs", json={"task": "ada.canary7f3a@canary7f3a.example"})
 
     assert answer.status_code == 404
     assert answer.headers["content-type"] == PROBLEM
@@ -402,7 +408,7 @@ async def test_a_filter_out_of_its_bounds_is_refused(client: httpx.AsyncClient, 
 # One job
 
 
-@pytest.mark.parametrize("job_id", [UNKNOWN_ID, UNKNOWN_ID.upper(), "x", "%00", "ada@example.com"])
+@pytest.mark.parametrize("job_id", [UNKNOWN_ID, UNKNOWN_ID.upper(), "x", "%00", "ada.canary7f3a@canary7f3a.example"])
 @pytest.mark.parametrize(("method", "action"), [("GET", ""), ("POST", "/cancel"), ("POST", "/retry")])
 async def test_a_job_that_is_not_there_is_404(client: httpx.AsyncClient, job_id: str, method: str, action: str) -> None:
     """Unknown or malformed: the same problem, and what was sent is not repeated where it may be personal."""

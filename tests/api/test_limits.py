@@ -41,7 +41,7 @@ def operations(app: FastAPI) -> list[Operation]:
 
 
 def _filled(path: str) -> str:
-    path = path.replace("{email}", "ada@example.com").replace("{user_id}", "7")
+    path = path.replace("{email}", "ada.canary7f3a@canary7f3a.example").replace("{user_id}", "7")
     return re.sub(r"\{\w+\}", "018f3a5e-7b1c-7def-8a90-123456789abc", path)
 
 

@@ -17,7 +17,7 @@ import pytest
 _RUNNING = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
 _TEXT = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL): {2,}\S|  ")
 """A record begins with its level, a line of its traceback with blanks."""
-CANARIES = ("ada", "lovelace", "4111111111111111", "hunter2", "555-0143", "FORGED", "evil")
+CANARIES = ("ada", "canary7f3a", "4111111111111111", "555-0143", "FORGED", "evil")
 
 
 @dataclass
@@ -66,20 +66,30 @@ async def provoke(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
         for method, path in [
-            ("POST", "/send-notification/ada@example.com?message=call+me+at+%28202%29+555-0143,+Ada+Lovelace"),
-            ("POST", "/send-notification/ada%40example.com?message=x%0AINFO:%20%20FORGED"),
-            ("POST", "/send-email/?to_email=ada@example.com&subject=hunter2&body=4111111111111111"),
-            ("POST", "/process/Ada%20Lovelace"),
-            ("POST", "/user/4111111111111111/action?action=lovelace"),
+            (
+                "POST",
+                "/send-notification/ada.canary7f3a@canary7f3a.example?message=call+me+at+%28202%29+555-0143,+Ada+canary7f3a",
+            ),
+            ("POST", "/send-notification/ada.canary7f3a%40canary7f3a.example?message=x%0AINFO:%20%20FORGED"),
+            (
+                "POST",
+                "/send-email/?to_email=ada.canary7f3a@canary7f3a.example&subject=hunter2-canary7f3a&body=4111111111111111",
+            ),
+            ("POST", "/process/Ada%20canary7f3a"),
+            ("POST", "/user/4111111111111111/action?action=canary7f3a"),
             ("GET", "/jobs?tag=ada&cursor=evil"),
-            ("GET", "/events?follow=false&ticket=hunter2"),
-            ("GET", "/nowhere/ada@example.com/4111111111111111%0D%0AINFO:%20%20%20x?password=hunter2"),
-            ("GET", "/task-progress/ada-lovelace"),
-            ("DELETE", "/process/Ada%20Lovelace"),
+            ("GET", "/events?follow=false&ticket=hunter2-canary7f3a"),
+            (
+                "GET",
+                "/nowhere/ada.canary7f3a@canary7f3a.example/4111111111111111%0D%0AINFO:%20%20%20x?password=hunter2-canary7f3a",
+            ),
+            ("GET", "/task-progress/ada-canary7f3a"),
+            ("DELETE", "/process/Ada%20canary7f3a"),
+            ("GET", "/proces/ada-canary7f3a"),
         ]:
-            await http.request(method, path, headers={"X-Forwarded-For": "1.2.3.4\tada@example.com"})
+            await http.request(method, path, headers={"X-Forwarded-For": "1.2.3.4\tada.canary7f3a@canary7f3a.example"})
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"NONSENSE ada@example.com\x1b[2J\r\n\r\n")
+    writer.write(b"NONSENSE ada.canary7f3a@canary7f3a.example\x1b[2J\r\n\r\n")
     await reader.read()
     writer.close()
 
@@ -93,7 +103,7 @@ async def test_text_lines_are_whole_and_nobodys(tmp_path: Path) -> None:
     assert [line for line in log.lines if not _TEXT.match(line)] == []
     assert [canary for canary in CANARIES if canary.lower() in text.lower()] == []
     assert [line for line in log.lines if not line.replace("\t", " ").isprintable()] == []
-    for shown in ("POST /send-notification/", "POST /process/", "GET /jobs", "GET /nowhere/["):
+    for shown in ("POST /send-notification/", "POST /process/", "GET /jobs", "GET /{...}/{...}/{...}"):
         assert shown in text
 
 
@@ -115,7 +125,7 @@ async def test_json_lines_are_json_and_nobodys(tmp_path: Path) -> None:
 async def test_a_job_is_named_by_its_id(tmp_path: Path) -> None:
     """Ids are ours and nobody's data: the line says which job was looked at."""
     async with service(tmp_path) as log, httpx.AsyncClient(base_url=log.url, trust_env=False) as http:
-        job = (await http.post("/process/x")).json()["jobs"][0]
+        job = (await http.post("/process/x-canary7f3a")).json()["jobs"][0]
         await http.get(job["url"])
 
     assert any(f"GET /jobs/{job['id']} HTTP" in line for line in log.lines)
@@ -128,7 +138,7 @@ async def test_without_masking_no_line_is_forged_either(tmp_path: Path, log_form
     async with service(tmp_path, **variables) as log:
         await provoke(log.url)
 
-    assert any("ada@example.com" in line for line in log.lines)
+    assert any("ada.canary7f3a@canary7f3a.example" in line for line in log.lines)
     for line in log.lines:
         if log_format == "json":
             json.loads(line)

@@ -50,7 +50,9 @@ def test_another_pepper_ends_a_key() -> None:
     assert not matches(key, hash_key(key), pepper=b"p")
 
 
-@pytest.mark.parametrize("text", ["", "hmac-sha256$$", "hunter2", hash_key("x").upper(), hash_key("x") + "0"])
+@pytest.mark.parametrize(
+    "text", ["", "hmac-sha256$$", "hunter2-canary7f3a", hash_key("x").upper(), hash_key("x") + "0"]
+)
 def test_what_we_did_not_make_is_no_hash(text: str) -> None:
     """A setting that holds a key, or a hash of another kind, is told at the start."""
     assert not is_hash(text)

@@ -33,7 +33,7 @@ def calls(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 async def test_every_route_with_the_others_ids_answers_404(house: House) -> None:
     """A walk over the OpenAPI document: looked at, waited for, cancelled, retried, streamed: it is not there."""
     ada, bob = await house.enter("ada"), await house.enter("bob")
-    job = await submitted(ada, "/process/x")
+    job = await submitted(ada, "/process/x-canary7f3a")
     await submitted(ada, f"/start-task/{TASK_ID}?items_count=1")
     document = (await bob.get("/openapi.json")).json()
     walked = [call for call in calls(document) if call != ("POST", "/start-task/{task_id}")]
@@ -44,7 +44,7 @@ async def test_every_route_with_the_others_ids_answers_404(house: House) -> None
         theirs = await bob.request(method, url)
         nobodys = await bob.request(method, path.format(job_id=job[:-1] + "0", task_id="nothing"))
         assert theirs.status_code == 404, (method, path)
-        told = {**nobodys.json(), "instance": url}
+        told = {**nobodys.json(), "instance": path.format(job_id=job, task_id="{task_id}")}
         assert theirs.json() == told, "a foreign id is told from one that never was"
     assert (await bob.get(f"/jobs/{job}", params={"wait": 5})).status_code == 404
     assert (await bob.get(f"/jobs/{job}/events", headers={"Last-Event-ID": "x-1"})).status_code == 404
@@ -54,8 +54,8 @@ async def test_every_route_with_the_others_ids_answers_404(house: House) -> None
 async def test_lists_hold_only_what_is_ones_own(house: House) -> None:
     """By any filter: state, task, batch, tag, and another owner's name, which finds nothing."""
     ada, bob = await house.enter("ada"), await house.enter("bob")
-    job = await submitted(ada, "/process/x")
-    own = await submitted(bob, "/process/y")
+    job = await submitted(ada, "/process/x-canary7f3a")
+    own = await submitted(bob, "/process/y-canary7f3a")
 
     for query in ("", "?owner=ada", f"?batch={job}", "?task=slow_task_1", "?state=succeeded", "?limit=200"):
         items = (await bob.get(f"/jobs{query}")).json()["items"]
@@ -68,8 +68,8 @@ async def test_lists_hold_only_what_is_ones_own(house: House) -> None:
 async def test_streams_tell_only_what_is_ones_own(house: House) -> None:
     """Stored and replayed, filtered by job, batch, task and owner, and after a cursor that the log does not reach."""
     ada, bob = await house.enter("ada"), await house.enter("bob")
-    job = await submitted(ada, "/process/x")
-    await submitted(bob, "/process/y")
+    job = await submitted(ada, "/process/x-canary7f3a")
+    await submitted(bob, "/process/y-canary7f3a")
     start = re.search(r"id: (\w+)-", (await bob.get("/events?follow=false")).text)
     assert start is not None
 
@@ -89,8 +89,8 @@ async def test_live_events_reach_their_owner_only(house: House) -> None:
     async with ada.stream("GET", "/events?type=job.succeeded") as hers, bob.stream("GET", "/events") as his:
         lines, other = hers.aiter_lines(), his.aiter_lines()
         await anext(lines), await anext(other)
-        await submitted(bob, "/process/y")
-        await submitted(ada, "/process/x")
+        await submitted(bob, "/process/y-canary7f3a")
+        await submitted(ada, "/process/x-canary7f3a")
         async with asyncio.timeout(20):
             told = [line async for line in _until(lines, "cleanup_task")]
             heard = [line async for line in _until(other, "job.succeeded", "cleanup_task")]
@@ -109,15 +109,15 @@ async def _until(lines: Any, *words: str) -> Any:
 async def test_users_activity_and_imports_are_each_owners_own(house: House) -> None:
     """User 7 of one key is not user 7 of another; the admin sees what both recorded."""
     ada, bob, root = await house.enter("ada"), await house.enter("bob"), await house.enter("root", Scope.ADMIN)
-    await submitted(ada, "/user/7/action", json={"action": "login"})
-    await submitted(ada, "/action/7", json={"action": "signup"})
-    await submitted(ada, "/upload-csv/7", files={"file": ("people.csv", b"name\nAda\n", "text/csv")})
+    await submitted(ada, "/user/7/action", json={"action": "login canary7f3a"})
+    await submitted(ada, "/action/7", json={"action": "signup canary7f3a"})
+    await submitted(ada, "/upload-csv/7", files={"file": ("people.csv", b"name\nAda canary7f3a\n", "text/csv")})
     await submitted(bob, "/user/7/action", json={"action": "look"})
 
     assert [one["action"] for one in (await bob.get("/user/7/activity")).json()["items"]] == ["look"]
     assert (await bob.get("/user/7/statistics")).json()["by_action"] == {"look": 1}
     assert (await bob.get("/user/7/imports")).json()["items"] == []
-    assert (await ada.get("/user/7/statistics")).json()["by_action"] == {"login": 1, "signup": 1}
+    assert (await ada.get("/user/7/statistics")).json()["by_action"] == {"login canary7f3a": 1, "signup canary7f3a": 1}
     assert len((await ada.get("/user/7/imports")).json()["items"]) == 1
     assert (await root.get("/user/7/statistics")).json()["total"] == 3
     assert len((await root.get("/user/7/imports")).json()["items"]) == 1
@@ -126,7 +126,7 @@ async def test_users_activity_and_imports_are_each_owners_own(house: House) -> N
 async def test_names_and_keys_are_each_owners_own(house: House) -> None:
     """A tracked task's id and an idempotency key that one owner used are free for another."""
     ada, bob = await house.enter("ada"), await house.enter("bob")
-    body, once = {"task": "cleanup_task", "args": {"name": "x"}}, {"Idempotency-Key": "same"}
+    body, once = {"task": "cleanup_task", "args": {"name": "x-canary7f3a"}}, {"Idempotency-Key": "same"}
 
     jobs = {(await one.post("/jobs", json=body, headers=once)).json()["jobs"][0]["id"] for one in (ada, bob, ada)}
     assert len(jobs) == 2
@@ -140,9 +140,9 @@ async def test_every_workflow_hands_its_jobs_to_the_caller(house: House) -> None
     """One of each: no job is left to ``anonymous``."""
     ada = await house.enter("ada")
     requests: list[tuple[str, dict[str, Any]]] = [
-        ("/send-notification/a@example.com", {}),
-        ("/process/x", {}),
-        ("/send-email/", {"json": {"to_email": "a@example.com", "subject": "s", "body": "b"}}),
+        ("/send-notification/a.canary7f3a@canary7f3a.example", {}),
+        ("/process/x-canary7f3a", {}),
+        ("/send-email/", {"json": {"to_email": "a.canary7f3a@canary7f3a.example", "subject": "s", "body": "b"}}),
         ("/upload-csv/7", {"files": {"file": ("a.csv", b"a\n1\n", "text/csv")}}),
         ("/user/7/action", {"json": {"action": "a"}}),
         (
@@ -152,7 +152,7 @@ async def test_every_workflow_hands_its_jobs_to_the_caller(house: House) -> None
         ("/safe-task/7", {"json": {"message": "m"}}),
         ("/start-task/t?items_count=1", {}),
         ("/action/7", {"json": {"action": "a"}}),
-        ("/jobs", {"json": {"task": "cleanup_task", "args": {"name": "x"}}}),
+        ("/jobs", {"json": {"task": "cleanup_task", "args": {"name": "x-canary7f3a"}}}),
     ]
     jobs = []
     for path, request in requests:
@@ -169,7 +169,7 @@ async def test_every_workflow_hands_its_jobs_to_the_caller(house: House) -> None
 async def test_the_admin_sees_and_steers_everything(house: House) -> None:
     """All owners in lists and streams, or one of them; another's job is cancelled and stays its owner's."""
     ada, root = await house.enter("ada"), await house.enter("root", Scope.ADMIN)
-    later = {"task": "cleanup_task", "args": {"name": "x"}, "delay_s": 3600}
+    later = {"task": "cleanup_task", "args": {"name": "x-canary7f3a"}, "delay_s": 3600}
     job = (await ada.post("/jobs", json=later)).json()["jobs"][0]["id"]
 
     assert (await root.post(f"/jobs/{job}/cancel")).status_code == 202
@@ -184,9 +184,9 @@ async def test_a_quota_is_each_owners_own(street: Street) -> None:
     settings = base.model_copy(update={"runner": base.runner.model_copy(update={"max_queued_per_owner": 1})})
     house = await street.build(settings)
     ada, bob = await house.enter("ada"), await house.enter("bob")
-    later = {"task": "cleanup_task", "args": {"name": "x"}, "delay_s": 3600}
+    later = {"task": "cleanup_task", "args": {"name": "x-canary7f3a"}, "delay_s": 3600}
 
     assert (await ada.post("/jobs", json=later)).status_code == 202
     assert (await ada.post("/jobs", json=later)).status_code == 429
-    assert (await ada.post("/process/x")).status_code == 429
+    assert (await ada.post("/process/x-canary7f3a")).status_code == 429
     assert (await bob.post("/jobs", json=later)).status_code == 202

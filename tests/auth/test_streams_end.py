@@ -35,7 +35,7 @@ async def test_a_revoked_key_closes_its_streams(house: House, how: str) -> None:
         await house.keys.revoke("ada")
 
         assert (await goodbye(stream))["reason"] == "revoked"
-        job = (await other.post("/process/x")).json()["jobs"][0]["id"]
+        job = (await other.post("/process/x-canary7f3a")).json()["jobs"][0]["id"]
         async with asyncio.timeout(10):
             assert await anext(line async for line in bobs.aiter_lines() if job in line)
     assert (await client.get("/events")).status_code == 401
@@ -44,7 +44,7 @@ async def test_a_revoked_key_closes_its_streams(house: House, how: str) -> None:
 async def test_a_long_poll_tells_a_revoked_key_nothing(house: House) -> None:
     """The key ends while its request waits: what it waited for is not told."""
     client = await house.enter("ada")
-    later = {"task": "cleanup_task", "args": {"name": "x"}, "delay_s": 3600}
+    later = {"task": "cleanup_task", "args": {"name": "x-canary7f3a"}, "delay_s": 3600}
     job = (await client.post("/jobs", json=later)).json()["jobs"][0]["id"]
     waiting = asyncio.create_task(client.get(f"/jobs/{job}", params={"wait": 2}))
     await asyncio.sleep(0)
@@ -62,7 +62,7 @@ async def test_signing_out_closes_the_sessions_streams(house: House) -> None:
         await browser.delete("/session", headers={"Origin": house.url})
 
         assert (await goodbye(closed))["reason"] == "revoked"
-        job = (await client.post("/process/x")).json()["jobs"][0]["id"]
+        job = (await client.post("/process/x-canary7f3a")).json()["jobs"][0]["id"]
         async with asyncio.timeout(10):
             assert await anext(line async for line in stays.aiter_lines() if job in line)
 

@@ -55,12 +55,12 @@ async def test_a_browser_signs_in_and_out(context: BrowserContext, tmp_path: Pat
         await context.route("**/blank", lambda route: route.fulfill(body="", content_type="text/html"))
         api = await context.new_page()
         await api.goto(f"{url}/blank")  # a page of ours without a policy
-        assert await api.evaluate(_POST, f"{url}/process/x") == 202
+        assert await api.evaluate(_POST, f"{url}/process/x-canary7f3a") == 202
         assert await api.evaluate(_FIRST_EVENT, "/events") == "open"
         async with running(settings_below(tmp_path / "other")) as other:
             foreign = await context.new_page()
             await foreign.goto(f"{str(other.http.base_url).replace('127.0.0.1', 'localhost')}/blank")
-            assert await foreign.evaluate(_POST, f"{url}/process/y") == "failed"
+            assert await foreign.evaluate(_POST, f"{url}/process/y-canary7f3a") == "failed"
         listed = await api.evaluate("async () => (await (await fetch('/jobs?task=slow_task_1')).json()).items.length")
         assert listed == 1
 

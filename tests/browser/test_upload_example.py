@@ -42,7 +42,7 @@ async def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 def csv_file(tmp_path: Path) -> Path:
     """A file that takes some seconds."""
     path = tmp_path / "people.csv"
-    path.write_text("".join(f"{number},Ada\n" for number in range(ROWS)))
+    path.write_text("".join(f"{number},Ada canary7f3a\n" for number in range(ROWS)))
     return path
 
 

@@ -62,14 +62,14 @@ def problem(error: AsyncBGError) -> Answer:
 async def test_a_submission_is_sent_as_the_service_takes_it(connect: Connect) -> None:
     """What is not given is not sent; the key, of one's own or a fresh one, always is."""
     async with running_peer(answer(202, ACCEPTED)) as peer:
-        client = await connect(peer.url + "/bg", api_key="s3cret")
+        client = await connect(peer.url + "/bg", api_key="s3cret-canary7f3a")
         accepted = await client.submit("work")
         await client.submit("work", {"n": 1}, delay_s=1.5, priority=0, tags=("a", "b"), idempotency_key="mine")
 
     bare, full = peer.requests
     assert (accepted.id, accepted.task, accepted.state) == ("j1", "work", JobState.QUEUED)
     assert (bare.method, bare.target) == ("POST", "/bg/jobs")
-    assert bare.headers["authorization"] == "Bearer s3cret"
+    assert bare.headers["authorization"] == "Bearer s3cret-canary7f3a"
     assert bare.json() == {"task": "work", "args": {}, "tags": []}
     assert len(bare.headers["idempotency-key"]) == 36
     assert full.json() == {"task": "work", "args": {"n": 1}, "tags": ["a", "b"], "delay_s": 1.5, "priority": 0}
@@ -412,7 +412,9 @@ def test_an_address_that_is_none_is_refused(base_url: str) -> None:
     assert "pw" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["", "s3cret\n", "s3 cret", "s3cret\u00e4", "s3cret\r\nX: y"])
+@pytest.mark.parametrize(
+    "key", ["", "s3cret-canary7f3a\n", "s3 cret", "s3cret-canary7f3a\u00e4", "s3cret-canary7f3a\r\nX: y"]
+)
 def test_a_key_that_is_none_is_refused(key: str) -> None:
     """Most often a line break came with it out of a file; the key itself is not told."""
     for given in (key, SecretStr(key)):

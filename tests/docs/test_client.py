@@ -72,7 +72,7 @@ async def test_the_first_program_runs(url: str, capsys: pytest.CaptureFixture[st
 async def test_the_second_program_goes_on_where_it_stopped(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It notes its place after each event; started again it tells only what came since."""
     module = program("async def bookkeeping")
-    arguments = {"email": "ada@example.com", "message": "hello"}
+    arguments = {"email": "ada.canary7f3a@canary7f3a.example", "message": "hello"}
     async with asyncio.timeout(TIMEOUT_S), Client(url) as client:
         probe = await client.submit("send_notification", arguments)
         ids = [probe.id]

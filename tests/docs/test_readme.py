@@ -58,7 +58,7 @@ def test_the_one_line_swap_works(place: Path, monkeypatch: pytest.MonkeyPatch) -
     module = load(snippet_with('@app.post("/signup")'), "readme_swap", place, monkeypatch)
 
     with TestClient(module.app) as client:
-        answer = client.post("/signup", params={"email": "ada@example.com"})
+        answer = client.post("/signup", params={"email": "ada.canary7f3a@canary7f3a.example"})
         told = answer.json()
         job = client.get(f"/bg/jobs/{told['job']}", params={"wait": 20}).json()
         stream = client.get(told["events"]).text

@@ -57,10 +57,10 @@ def test_both_do_the_same(name: str, load: Callable[[str], ModuleType], tmp_path
     """The same requests get the same answers and have the same effects."""
     with TestClient(load(name).app) as client:
         answers = [
-            client.post("/signup", params={"email": "ada@example.com", "language": "fr"}),
-            client.post("/signup", params={"email": "ada@example.com"}),
-            client.post("/members/ada@example.com/reminder"),
-            client.post("/members/bob@example.com/reminder"),
+            client.post("/signup", params={"email": "ada.canary7f3a@canary7f3a.example", "language": "fr"}),
+            client.post("/signup", params={"email": "ada.canary7f3a@canary7f3a.example"}),
+            client.post("/members/ada.canary7f3a@canary7f3a.example/reminder"),
+            client.post("/members/bob.canary7f3a@canary7f3a.example/reminder"),
         ]
         if name == "after":
             wait_for_all(client)
@@ -68,17 +68,17 @@ def test_both_do_the_same(name: str, load: Callable[[str], ModuleType], tmp_path
     assert [answer.status_code for answer in answers] == [200, 409, 200, 404]
     assert [answer.json() for answer in answers[::2]] == [{"message": "welcome"}, {"message": "on its way"}]
     assert sorted((tmp_path / "outbox.txt").read_text().splitlines()) == [
-        "welcome (en) to ada@example.com",
-        "welcome (fr) to ada@example.com",
+        "welcome (en) to ada.canary7f3a@canary7f3a.example",
+        "welcome (fr) to ada.canary7f3a@canary7f3a.example",
     ]
-    assert (tmp_path / "index.txt").read_text() == "ada@example.com\n"
-    assert (tmp_path / "audit.txt").read_text() == "signup of ada@example.com\n"
+    assert (tmp_path / "index.txt").read_text() == "ada.canary7f3a@canary7f3a.example\n"
+    assert (tmp_path / "audit.txt").read_text() == "signup of ada.canary7f3a@canary7f3a.example\n"
 
 
 def test_after_there_is_more_to_see(load: Callable[[str], ModuleType]) -> None:
     """Each task is a job, with a state, events and a batch for the request that added it."""
     with TestClient(load("after").app) as client:
-        client.post("/signup", params={"email": "ada@example.com"})
+        client.post("/signup", params={"email": "ada.canary7f3a@canary7f3a.example"})
         jobs = wait_for_all(client)
 
     assert [job["task"].rpartition(":")[2] for job in reversed(jobs)] == ["write", "send_welcome", "index_member"]

@@ -19,7 +19,7 @@ from asyncbg.redact import Personal
 from asyncbg.settings import Settings
 
 OLD, NEW = "6f" * 32, "6e" * 32
-SECRET = "Plaintext-4711"
+SECRET = "Plaintext-canary7f3a"
 
 
 def settings(place: Path, *keys: str) -> Settings:
@@ -190,7 +190,7 @@ async def test_marks_and_failures_work_on_sealed_jobs(tmp_path: Path) -> None:
         raise LookupError(f"no {email}")
 
     async with bg:
-        job = await refuse.enqueue("ada@example.com")
+        job = await refuse.enqueue("ada.canary7f3a@canary7f3a.example")
         with pytest.raises(JobFailedError, match=r"no \[email:"):
             await job.result(timeout=10)
         assert JobOut.from_record(await bg.get(job.id)).args["email"].startswith("[email:")

@@ -14,7 +14,7 @@ from asyncbg.errors import JobFailedError
 from asyncbg.redact import Personal
 from asyncbg.settings import Settings
 
-ADDRESS, NAME = "ada@example.com", "Ada Lovelace"
+ADDRESS, NAME = "ada.canary7f3a@canary7f3a.example", "Ada canary7f3a"
 
 
 class Person(BaseModel):

@@ -16,7 +16,11 @@ from asyncbg.testing import SmtpSink, WebPeer
 def message(text: str = "Hello ✉") -> EmailMessage:
     """A small message."""
     mail = EmailMessage()
-    mail["From"], mail["To"], mail["Subject"] = "a@example.com", "b@example.com", "Grüße"
+    mail["From"], mail["To"], mail["Subject"] = (
+        "a.canary7f3a@canary7f3a.example",
+        "b.canary7f3a@canary7f3a.example",
+        "Grüße",
+    )
     mail.set_content(text)
     return mail
 
@@ -26,7 +30,7 @@ async def test_a_message_is_kept_with_its_envelope(bg_smtp: SmtpSink) -> None:
     await aiosmtplib.send(message(), hostname=bg_smtp.host, port=bg_smtp.port, start_tls=False)
 
     [mail] = bg_smtp.messages
-    assert (mail.sender, mail.recipients) == ("a@example.com", ("b@example.com",))
+    assert (mail.sender, mail.recipients) == ("a.canary7f3a@canary7f3a.example", ("b.canary7f3a@canary7f3a.example",))
     assert mail.message["Subject"] == "Grüße"
     assert mail.message.get_content().strip() == "Hello ✉"
 
@@ -46,7 +50,9 @@ async def test_asyncbgs_own_mailer_takes_its_settings(bg_smtp: SmtpSink) -> None
     """``bg_smtp.settings`` is what the settings of the mailer want."""
     settings = load_settings(smtp=bg_smtp.settings)
 
-    await Mailer(settings.smtp).send(to="b@example.com", subject="Hi", body="there", message_id="<1@example.com>")
+    await Mailer(settings.smtp).send(
+        to="b.canary7f3a@canary7f3a.example", subject="Hi", body="there", message_id="<1@example.com>"
+    )
 
     assert bg_smtp.messages[0].message["Message-ID"] == "<1@example.com>"
 

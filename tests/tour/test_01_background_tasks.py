@@ -17,7 +17,7 @@ def bg(tmp_path: Path) -> AsyncBG:
 
 async def send_welcome(email: str) -> str:
     """A function like any other."""
-    return f"sent to {email}"
+    return "sent"
 
 
 def test_a_route_adds_a_job_and_answers(bg: AsyncBG) -> None:
@@ -31,10 +31,10 @@ def test_a_route_adds_a_job_and_answers(bg: AsyncBG) -> None:
         return {"job": job.id}
 
     with TestClient(app) as client:
-        job_id = client.post("/signup", params={"email": "ada@example.com"}).json()["job"]
+        job_id = client.post("/signup", params={"email": "ada.canary7f3a@canary7f3a.example"}).json()["job"]
         job = client.get(f"/bg/jobs/{job_id}", params={"wait": 5}).json()
 
-    assert (job["state"], job["result"]) == ("succeeded", "sent to ada@example.com")
+    assert (job["state"], job["result"]) == ("succeeded", "sent")
 
 
 def test_a_failed_job_does_not_hurt_the_next_one(bg: AsyncBG) -> None:
@@ -48,7 +48,7 @@ def test_a_failed_job_does_not_hurt_the_next_one(bg: AsyncBG) -> None:
     @app.post("/order")
     async def order(background_tasks: BackgroundTasks) -> list[str]:
         first = background_tasks.add_task(charge, 5)
-        second = background_tasks.add_task(send_welcome, "ada@example.com")
+        second = background_tasks.add_task(send_welcome, "ada.canary7f3a@canary7f3a.example")
         return [first.id, second.id]
 
     with TestClient(app) as client:

@@ -230,14 +230,14 @@ async def test_a_failing_handler_hurts_nobody(caplog: pytest.LogCaptureFixture) 
     bus.on("*", breaks)
     with caplog.at_level(logging.ERROR):
         async with handling(bus):
-            bus.publish([stored(1)._replace(data='{"to":"ada@example.com"}'), stored(2)])
+            bus.publish([stored(1)._replace(data='{"to":"ada.canary7f3a@canary7f3a.example"}'), stored(2)])
             assert await bus.join_handlers(10)
 
     assert seen == [1, 2]
     assert bus.statistics().handler_errors == 2
     assert "breaks" in caplog.text
     assert "ValueError" in caplog.text
-    assert "ada@example.com" not in caplog.text
+    assert "ada.canary7f3a@canary7f3a.example" not in caplog.text
 
 
 async def test_a_slow_handler_loses_its_oldest_events() -> None:

@@ -22,7 +22,7 @@ from asyncbg.cli import run
 
 SOURCE = str(Path(asyncbg.errors.__file__).parents[1])
 RUNNING = re.compile(r"Uvicorn running on http://127\.0\.0\.1:\d+")
-EMAIL = "ada@example.com"
+EMAIL = "ada.canary7f3a@canary7f3a.example"
 NOTIFICATION = json.dumps({"email": EMAIL, "message": "hello"})
 
 
@@ -143,8 +143,8 @@ def test_an_unknown_task_is_not_found(idle: Place) -> None:
     [
         (json.dumps({"email": "no-address-of-ada", "message": "x"}), "email: should be a valid e-mail address"),
         (json.dumps({"email": EMAIL}), "message: Field required"),
-        ('{"email": "ada@example.com', "JSON is not well-formed"),
-        ('["ada@example.com"]', "JSON should be an object"),
+        ('{"email": "ada.canary7f3a@canary7f3a.example', "JSON is not well-formed"),
+        ('["ada.canary7f3a@canary7f3a.example"]', "JSON should be an object"),
     ],
 )
 def test_bad_arguments_are_wrong_usage(idle: Place, arguments: str, said: str) -> None:

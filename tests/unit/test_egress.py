@@ -126,7 +126,8 @@ def test_an_embedded_address_is_judged_by_itself(embedding: str, block: str) -> 
 
 
 @pytest.mark.parametrize(
-    "url", ["http://user:secret@example.com/", "http://127.0.0.1/?token=secret", "http://secret/ "]
+    "url",
+    ["http://user:secret-canary7f3a@example.com/", "http://127.0.0.1/?token=secret-canary7f3a", "http://secret/ "],
 )
 def test_a_refusal_never_quotes_the_url(url: str) -> None:
     """The message gives the reason and the remedy, no part of the URL."""

@@ -8,27 +8,27 @@ import pytest
 
 from asyncbg.forget import Address, AddressError
 
-ADA = Address("Ada.Lovelace@Example.com")
+ADA = Address("Ada.Canary7f3a@Example.com")
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "ada.lovelace@example.com",
-        "to ADA.LOVELACE@EXAMPLE.COM, please",
-        "mailto:ada.lovelace%40example.com?subject=x",
-        "https://example.com/?to=" + quote("ada.lovelace@example.com", safe=""),
-        "%22ada%2Elovelace%40example%2Ecom%22",
-        "twice: ada.lovelace%2540example.com",
-        json.dumps("\nada.lovelace@example.com"),
-        '{"x": "ada.lovelace\\u0040example.com"}',
-        '{"x": "{\\"y\\": \\"\\\\u0061da.lovelace\\\\u0040example.com\\"}"}',
-        "ada.lovelace&#64;example.com",
-        "ada.lovelace&#x40;example.com",
-        "<ada.lovelace@example.com>",
-        "ada.lovelace@example.com.",
-        "ada.lovelace@example.com.csv",
-        "name=ada.lovelace@example.com;",
+        "ada.canary7f3a@example.com",
+        "to ADA.CANARY7F3A@EXAMPLE.COM, please",
+        "mailto:ada.canary7f3a%40example.com?subject=x",
+        "https://example.com/?to=" + quote("ada.canary7f3a@example.com", safe=""),
+        "%22ada%2Ecanary7f3a%40example%2Ecom%22",
+        "twice: ada.canary7f3a%2540example.com",
+        json.dumps("\nada.canary7f3a@example.com"),
+        '{"x": "ada.canary7f3a\\u0040example.com"}',
+        '{"x": "{\\"y\\": \\"\\\\u0061da.canary7f3a\\\\u0040example.com\\"}"}',
+        "ada.canary7f3a&#64;example.com",
+        "ada.canary7f3a&#x40;example.com",
+        "<ada.canary7f3a@example.com>",
+        "ada.canary7f3a@example.com.",
+        "ada.canary7f3a@example.com.csv",
+        "name=ada.canary7f3a@example.com;",
     ],
 )
 def test_an_address_is_found_however_it_is_written(text: str) -> None:
@@ -45,14 +45,14 @@ def test_an_address_is_found_however_it_is_written(text: str) -> None:
     "text",
     [
         "",
-        "lovelace@example.com",
-        "not.ada.lovelace@example.com",
-        "xada.lovelace@example.com",
-        "ada.lovelace@example.com.au",
-        "ada.lovelace@example.community",
-        "ada.lovelace+news@example.com",
-        "adaxlovelace@example.com",
-        "100 % of ada & lovelace \\ example",
+        "canary7f3a@example.com",
+        "not.ada.canary7f3a@example.com",
+        "xada.canary7f3a@example.com",
+        "ada.canary7f3a@example.com.au",
+        "ada.canary7f3a@example.community",
+        "ada.canary7f3a+news@example.com",
+        "adaxcanary7f3a@example.com",
+        "100 % of ada & canary7f3a \\ example",
     ],
 )
 def test_another_address_is_somebody_else_s(text: str) -> None:
@@ -63,9 +63,9 @@ def test_another_address_is_somebody_else_s(text: str) -> None:
 
 def test_longer_addresses_are_named() -> None:
     """So that the search of raw bytes can leave them out."""
-    text = "ada.lovelace@example.com, not.ada.lovelace@example.com, ada.lovelace@example.com.au"
+    text = "ada.canary7f3a@example.com, not.ada.canary7f3a@example.com, ada.canary7f3a@example.com.au"
 
-    assert ADA.longer_in(text) == {"not.ada.lovelace@example.com", "ada.lovelace@example.com.au"}
+    assert ADA.longer_in(text) == {"not.ada.canary7f3a@example.com", "ada.canary7f3a@example.com.au"}
 
 
 def test_letters_beyond_ascii_are_found_composed_or_not() -> None:
@@ -85,12 +85,12 @@ def test_letters_beyond_ascii_are_found_composed_or_not() -> None:
 def test_raw_bytes_are_searched_in_utf_16_too() -> None:
     """As a spreadsheet may have written an upload."""
     for encoding in ("utf-16-le", "utf-16-be"):
-        assert ADA.raw.search("x,ada.lovelace@example.com".encode(encoding))
+        assert ADA.raw.search("x,ada.canary7f3a@example.com".encode(encoding))
 
 
 def test_the_pseudonym_is_the_one_logs_show() -> None:
     """Whatever the case it was given in."""
-    assert ADA.stand_in == Address("ada.lovelace@example.COM").stand_in or "ada" not in ADA.stand_in
+    assert ADA.stand_in == Address("ada.canary7f3a@example.COM").stand_in or "ada" not in ADA.stand_in
     assert re.fullmatch(r"\[email:[0-9a-f]{8}]", ADA.stand_in)
 
 
@@ -105,7 +105,9 @@ def test_what_is_no_address_is_refused_without_repeating_it(text: str) -> None:
     assert str(caught.value) == "that is no e-mail address; give one, such as ada@example.com"
 
 
-@pytest.mark.parametrize("part", ["ada.lovelace@example.community ", "%25", "\\", "&#000", "a", "%41%64%61", "\\u0061"])
+@pytest.mark.parametrize(
+    "part", ["ada.canary7f3a@example.community ", "%25", "\\", "&#000", "a", "%41%64%61", "\\u0061"]
+)
 def test_a_text_that_nearly_fits_is_searched_too(part: str) -> None:
     """However often it nearly fits: with patterns that try everything twice this would not end."""
     text = part * 20_000 + "%"

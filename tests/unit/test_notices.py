@@ -13,11 +13,12 @@ async def test_a_notification_is_one_line(tmp_path: Path) -> None:
     """The line has the documented form and follows what is there already."""
     notices = Notices(tmp_path)
 
-    await notices.append("ada@example.com", "some notification")
-    await Notices(tmp_path).append("bob@example.com", "grüße ☃")
+    await notices.append("ada.canary7f3a@canary7f3a.example", "some notification")
+    await Notices(tmp_path).append("bob.canary7f3a@canary7f3a.example", "grüße ☃")
 
     assert notices.path.read_text(encoding="utf-8") == (
-        "notification for ada@example.com: some notification\nnotification for bob@example.com: grüße ☃\n"
+        "notification for ada.canary7f3a@canary7f3a.example: some notification\n"
+        "notification for bob.canary7f3a@canary7f3a.example: grüße ☃\n"
     )
 
 
@@ -37,17 +38,21 @@ async def test_a_newline_is_written_as_an_escape(tmp_path: Path) -> None:
     """A forged second notification stays within its line."""
     notices = Notices(tmp_path)
 
-    await notices.append("ada@example.com", "x\nnotification for eve@example.com: y")
+    await notices.append(
+        "ada.canary7f3a@canary7f3a.example", "x\nnotification for eve.canary7f3a@canary7f3a.example: y"
+    )
 
-    expected = "notification for ada@example.com: x\\nnotification for eve@example.com: y\n"
-    assert notices.path.read_text(encoding="utf-8") == expected
+    assert notices.path.read_text(encoding="utf-8") == (
+        "notification for ada.canary7f3a@canary7f3a.example: x\\n"
+        "notification for eve.canary7f3a@canary7f3a.example: y\n"
+    )
 
 
 async def test_text_that_has_no_utf8_form_is_escaped(tmp_path: Path) -> None:
     """A lone surrogate does not fail the notification."""
     notices = Notices(tmp_path)
 
-    await notices.append("ada@example.com", "\ud800")
+    await notices.append("ada.canary7f3a@canary7f3a.example", "\ud800")
 
     assert notices.path.read_text(encoding="utf-8").endswith(": \\ud800\n")
 
@@ -57,7 +62,7 @@ async def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
     notices = Notices(tmp_path / "made" / "here")
     assert not notices.path.exists()
 
-    await notices.append("ada@example.com", "x")
+    await notices.append("ada.canary7f3a@canary7f3a.example", "x")
 
     assert stat.S_IMODE(notices.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(notices.path.parent.stat().st_mode) == 0o700
@@ -80,7 +85,7 @@ async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
 
     with pytest.raises(NoticeError, match="ASYNCBG_DATA_DIR") as caught:
-        await Notices(tmp_path / "plain").append("ada@example.com", "x")
+        await Notices(tmp_path / "plain").append("ada.canary7f3a@canary7f3a.example", "x")
 
     assert str(tmp_path) in str(caught.value)
     assert "ada" not in str(caught.value)
@@ -91,6 +96,6 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "notifications.log").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(NoticeError):
-        await Notices(tmp_path).append("ada@example.com", "x")
+        await Notices(tmp_path).append("ada.canary7f3a@canary7f3a.example", "x")
 
     assert not (tmp_path / "elsewhere").exists()

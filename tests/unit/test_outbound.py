@@ -34,7 +34,7 @@ from asyncbg.signing import SigningError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], Awaitable[str]]
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SECRET = "whsec_canary7f3aSecretOfTheTests000000"
 
 
 @pytest_asyncio.fixture
@@ -258,9 +258,9 @@ async def test_a_passing_failure_may_be_retried(serve: Serve, status: int) -> No
 
     async with outbound() as client:
         with pytest.raises(FetchError) as fetched:
-            await client.fetch_json(f"{base}/p?token=secret")
+            await client.fetch_json(f"{base}/p?token=secret-canary7f3a")
         with pytest.raises(WebhookError) as delivered:
-            await client.deliver_webhook(f"{base}/p?token=secret", {}, message_id="m")
+            await client.deliver_webhook(f"{base}/p?token=secret-canary7f3a", {}, message_id="m")
 
     for caught in (fetched.value, delivered.value):
         assert not isinstance(caught, FinalError)
@@ -476,7 +476,7 @@ async def test_several_secrets_sign_every_message(serve: Serve, separate: Callab
         return web.Response()
 
     base = await serve(handle)
-    other = "whsec_" + "QUFB" * 8
+    other = "whsec_canary7f3aAnotherSecretOfTests00"
     async with outbound(webhook_secret=SecretStr(separate([SECRET, other]))) as client:
         await client.deliver_webhook(base, {}, message_id="m")
 

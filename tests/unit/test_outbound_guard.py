@@ -212,8 +212,8 @@ async def test_nothing_is_carried_to_another_host(serve: Serve) -> None:
         return web.Response(status=302, headers={"Location": f"http://{other}/", "Set-Cookie": "a=b; Domain=localhost"})
 
     home = await serve(here)
-    async with outbound(allow_private=True, webhook_secret="whsec_" + "QUFB" * 8) as client:
-        await client.fetch_json(f"http://{home}/?token=secret")
+    async with outbound(allow_private=True, webhook_secret="whsec_canary7f3aSecretOfTheTests000000") as client:
+        await client.fetch_json(f"http://{home}/?token=secret-canary7f3a")
 
     assert set(seen[0]) == {"Host", "Accept", "Accept-Encoding", "User-Agent"}
 
@@ -233,7 +233,7 @@ async def test_the_environment_is_not_used(serve: Serve, monkeypatch: pytest.Mon
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, proxy_url)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ada password secret\n")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ada password secret-canary7f3a\n")
 
     async with outbound(allow_private=True) as client:
         fetched = await client.fetch_json(f"http://{await serve(handle)}/")

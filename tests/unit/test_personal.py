@@ -95,9 +95,9 @@ def test_marks_are_found_wherever_they_are(annotation: Any, mark: Any) -> None:
 def test_only_what_is_marked_is_masked() -> None:
     """Marked parts become pseudonyms at any depth, the rest stays; what looks personal there is redacted."""
     value = {
-        "buyer": {"email": "ada@example.com", "fullName": "Ada", "age": 36},
-        "guests": [{"email": "ada@example.com", "name": "Bob", "age": 7}],
-        "note": "from ada@example.com",
+        "buyer": {"email": "ada.canary7f3a@canary7f3a.example", "fullName": "Ada", "age": 36},
+        "guests": [{"email": "ada.canary7f3a@canary7f3a.example", "name": "Bob", "age": 7}],
+        "note": "from ada.canary7f3a@canary7f3a.example",
     }
 
     shown = masked(value, mark_of(Order))
@@ -111,7 +111,9 @@ def test_only_what_is_marked_is_masked() -> None:
 
 def test_secrets_and_cards_get_no_pseudonym() -> None:
     """What must not even be correlated is just removed."""
-    shown = masked({"password": "hunter2", "number": 4111111111111111}, {"password": "secret", "number": "card"})
+    shown = masked(
+        {"password": "hunter2-canary7f3a", "number": 4111111111111111}, {"password": "secret", "number": "card"}
+    )
 
     assert ":" not in shown["password"]
     assert shown["password"].startswith("[")
@@ -135,13 +137,13 @@ def test_a_function_is_marked_by_its_parameters_and_its_result() -> None:
 
 def test_a_job_s_own_personal_values_are_found_in_any_text() -> None:
     """Whole words only, in any value of a marked argument, a model's fields too; short words stay."""
-    person = Person(email="ada@example.com", name="Ada Lovelace", age=36)
+    person = Person(email="ada.canary7f3a@canary7f3a.example", name="Ada canary7f3a", age=36)
     stand_ins = StandIns({"person": person, "kind": "Ada"}, {"person": mark_of(Person) or {}})
 
-    shown = stand_ins.clean("no such user Ada Lovelace, aged 36; Ada Lovelacegate is another")
+    shown = stand_ins.clean("no such user Ada canary7f3a, aged 36; Ada canary7f3agate is another")
 
-    assert re.fullmatch(r"no such user \[personal:\w{8}], aged 36; Ada Lovelacegate is another", shown)
-    assert stand_ins.clean_json({"Ada Lovelace": ["Ada Lovelace"]}) == {
+    assert re.fullmatch(r"no such user \[personal:\w{8}], aged 36; Ada canary7f3agate is another", shown)
+    assert stand_ins.clean_json({"Ada canary7f3a": ["Ada canary7f3a"]}) == {
         shown.split()[3].rstrip(","): [shown.split()[3].rstrip(",")]
     }
 
@@ -151,17 +153,17 @@ class Shipped(EventModel):
 
     event_type = "order.shipped"
 
-    to: Annotated[Email | None, Field(description="whose it is", examples=["ada@example.com"])]
+    to: Annotated[Email | None, Field(description="whose it is", examples=["ada.canary7f3a@canary7f3a.example"])]
     order: int = Field(description="the number of the order", examples=[7])
 
 
 def test_an_event_s_marked_fields_are_masked_and_documented_as_text() -> None:
     """In what is stored and sent, in its repr, and in the schema with its example."""
-    event = Shipped(to="ada@example.com", order=7)
+    event = Shipped(to="ada.canary7f3a@canary7f3a.example", order=7)
 
     assert re.fullmatch(r"\[email:\w{8}]", event.masked()["to"])
     assert event.masked()["order"] == 7
-    assert event.to == "ada@example.com"
+    assert event.to == "ada.canary7f3a@canary7f3a.example"
     assert "ada@" not in repr(event)
     assert "order=7" in repr(event)
     field = Shipped.model_json_schema()["properties"]["to"]
@@ -175,12 +177,13 @@ def test_reprs_hold_no_arguments_and_no_results() -> None:
     times: dict[str, Any] = dict.fromkeys(("created_at_ms", "run_at_ms", "started_at_ms", "finished_at_ms"), 1)
     numbers: dict[str, Any] = dict.fromkeys(("n", "priority", "attempt", "max_attempts", "crashes"), 1)
     record = JobRecord(
-        id="1", state=JobState.QUEUED, tags=(), durable=True, args='{"a":"hunter2"}', result='"hunter2"',
+        id="1", state=JobState.QUEUED, tags=(), durable=True, args='{"a":"hunter2-canary7f3a"}',
+        result='"hunter2-canary7f3a"',
         **plain, **times, **numbers,
     )  # fmt: skip
-    lease = Lease(1, "1", "x", "x", "x", "x", "[]", 0, 1, 0, 0, 0, 1, 1, '{"a":"hunter2"}', 1, 1)
+    lease = Lease(1, "1", "x", "x", "x", "x", "[]", 0, 1, 0, 0, 0, 1, 1, '{"a":"hunter2-canary7f3a"}', 1, 1)
 
-    assert "hunter2" not in f"{record!r} {lease!r} {Done('hunter2')!r}"
+    assert "canary7f3a" not in f"{record!r} {lease!r} {Done('hunter2-canary7f3a')!r}"
 
 
 class Picky(BaseModel):
@@ -201,9 +204,11 @@ def test_bad_arguments_are_told_without_the_input() -> None:
         raise AssertionError(item, when)
 
     with pytest.raises(ArgumentsError) as caught:
-        arguments_of(function).bind("function", ({"code": "hunter2"},), {"when": "hunter2"})
+        arguments_of(function).bind("function", ({"code": "hunter2-canary7f3a"},), {"when": "hunter2-canary7f3a"})
     with pytest.raises(ArgumentsError) as unknown:
-        arguments_of(function).validate("function", {"ada@example.com": 1, "item": "hunter2"})
+        arguments_of(function).validate(
+            "function", {"ada.canary7f3a@canary7f3a.example": 1, "item": "hunter2-canary7f3a"}
+        )
 
-    assert "hunter2" not in f"{caught.value} {caught.value.errors} {unknown.value}"
+    assert "canary7f3a" not in f"{caught.value} {caught.value.errors} {unknown.value}"
     assert "ada@" not in f"{unknown.value} {unknown.value.errors}"

@@ -320,9 +320,11 @@ def test_an_error_never_shows_a_value() -> None:
     def function(age: int, names: list[int], when: datetime) -> None: ...
 
     with pytest.raises(ArgumentsError) as caught:
-        arguments_of(function).bind("task", ("topsecret",), {"names": ["topsecret"], "when": "topsecret"})
+        arguments_of(function).bind(
+            "task", ("topsecret-canary7f3a",), {"names": ["topsecret-canary7f3a"], "when": "topsecret-canary7f3a"}
+        )
 
-    assert "topsecret" not in f"{caught.value} {caught.value.errors} {caught.value.__cause__}"
+    assert "canary7f3a" not in f"{caught.value} {caught.value.errors} {caught.value.__cause__}"
 
 
 # The cache

@@ -17,7 +17,7 @@ from asyncbg.settings import Settings, load_settings
 from asyncbg.testing import SmtpSink
 from asyncbg.testing import serve as serving
 
-SECRET = "whsec_dGhlIHNlY3JldCBvZiB0aGUgdGVzdHM="
+SECRET = "whsec_canary7f3aSecretOfTheTests000000"
 FINAL = {"succeeded", "failed", "cancelled"}
 
 

@@ -15,7 +15,7 @@ from asyncbg.settings import Settings
 from tests.workflows.conftest import Service, at_the_door
 
 PATH = "/upload-csv/7"
-PEOPLE = b"name,city\nAda,London\nGrace,New York\n"
+PEOPLE = b"name,city\nAda canary7f3a,London\nGrace,New York\n"
 
 
 async def upload(service: Service, content: bytes, name: str = "people.csv") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,8 +53,8 @@ async def test_rows_are_stored_and_the_owner_is_told(service: Service) -> None:
         ("\ufeffname,city\nÄda,Köln\n".encode(), 1),
         ("name;city\nÄda;Köln\n".encode("latin-1"), 1),
         ("name\tcity\nÄda\tKöln\n".encode("utf-16"), 1),
-        (b'name,note\nAda,"two\nlines, one ""quoted"""\n', 1),
-        (b"name,city\r\nAda,London\r\n\r\nGrace,Paris", 2),
+        (b'name,note\nAda canary7f3a,"two\nlines, one ""quoted"""\n', 1),
+        (b"name,city\r\nAda canary7f3a,London\r\n\r\nGrace,Paris", 2),
         (b"name,city\n", 0),
     ],
 )
@@ -82,11 +82,11 @@ async def test_a_bad_row_is_rejected_alone(service: Service, bad: bytes) -> None
         b"",
         b"\n\n\n",
         b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
-        b'{"name": "Ada"}',
+        b'{"name": "Ada canary7f3a"}',
         b"<html><body></body></html>",
-        b"name,name\nAda,Byron\n",
-        b"name,\nAda,Byron\n",
-        "name,city\nAda,London\n".encode("utf-16-le"),
+        b"name,name\nAda canary7f3a,Byron\n",
+        b"name,\nAda canary7f3a,Byron\n",
+        "name,city\nAda canary7f3a,London\n".encode("utf-16-le"),
         b'name,city\n"' + b"x" * 150_000,
     ],
 )

@@ -9,7 +9,11 @@ from asyncbg.testing import SmtpSink
 from tests.workflows.conftest import Service, at_the_door, with_mail
 
 Serve = Callable[[Settings], Awaitable[Service]]
-MAIL = {"to_email": "ada@example.com", "subject": "Grüße", "body": "Hello Ada,\n\nsee you ✉\n"}
+MAIL = {
+    "to_email": "ada.canary7f3a@canary7f3a.example",
+    "subject": "Grüße canary7f3a",
+    "body": "Hello Ada canary7f3a,\n\nsee you ✉\n",
+}
 
 
 @pytest.fixture
@@ -26,8 +30,8 @@ async def test_a_message_is_handed_over(service: Service, bg_smtp: SmtpSink, for
     [mail] = bg_smtp.messages
     message = mail.message
     assert job["state"] == "succeeded"
-    assert mail.recipients == ("ada@example.com",)
-    assert (message["Subject"], message["To"]) == ("Grüße", "ada@example.com")
+    assert mail.recipients == ("ada.canary7f3a@canary7f3a.example",)
+    assert (message["Subject"], message["To"]) == ("Grüße canary7f3a", "ada.canary7f3a@canary7f3a.example")
     assert message.get_content().replace("\r\n", "\n") == MAIL["body"]
 
 
@@ -60,7 +64,7 @@ async def test_mail_refused_for_now_is_tried_again(service: Service, bg_smtp: Sm
 
 async def test_mail_refused_for_good_fails_at_once(service: Service, bg_smtp: SmtpSink) -> None:
     """A 5xx reply ends the job; the error names the code and nobody's address."""
-    bg_smtp.replies = ["550 5.7.1 ada@example.com is not welcome"]
+    bg_smtp.replies = ["550 5.7.1 ada.canary7f3a@canary7f3a.example is not welcome"]
 
     [job] = await service.post("/send-email/", json=MAIL)
 
@@ -86,12 +90,12 @@ async def test_mail_without_a_server_is_tried_again(serve: Serve, settings: Sett
     "change",
     [
         {"to_email": "nobody"},
-        {"to_email": "ada@example.com\r\nBcc: eve@example.com"},
-        {"to_email": "ada@example.com, eve@example.com"},
+        {"to_email": "ada.canary7f3a@canary7f3a.example\r\nBcc: eve.canary7f3a@canary7f3a.example"},
+        {"to_email": "ada.canary7f3a@canary7f3a.example, eve.canary7f3a@canary7f3a.example"},
         {"subject": ""},
         {"subject": "   "},
         {"subject": "x" * 256},
-        {"subject": "hello\r\nBcc: eve@example.com"},
+        {"subject": "hello\r\nBcc: eve.canary7f3a@canary7f3a.example"},
         {"subject": "hello\nthere"},
         {"body": "a\0b"},
         {"body": "€" * 400_000},
@@ -118,6 +122,8 @@ async def test_every_field_is_required(door: Service, missing: str) -> None:
 
 async def test_a_body_over_http_may_be_split_over_both_forms(service: Service, bg_smtp: SmtpSink) -> None:
     """Each field once, wherever it stands."""
-    await service.post("/send-email/", params={"subject": "Hello"}, json={k: MAIL[k] for k in ("to_email", "body")})
+    await service.post(
+        "/send-email/", params={"subject": "Hello canary7f3a"}, json={k: MAIL[k] for k in ("to_email", "body")}
+    )
 
     assert len(bg_smtp.messages) == 1

@@ -14,7 +14,7 @@ from asyncbg.testing import SmtpSink, WebPeer
 from tests.documents import Documents, follow, frames, references
 from tests.workflows.conftest import Service, at_the_door, with_mail
 
-PEOPLE = b"name,city\nAda,London\nGrace,New York,too much\n"
+PEOPLE = b"name,city\nAda canary7f3a,London\nGrace,New York,too much\n"
 OF_WORKFLOWS = {"email.sent", "csv.imported", "csv.failed", "webhook.attempted", "webhook.delivered"}
 OF_JOBS = {model.event_type for model in ENGINE_EVENTS} - {LoopBlocked.event_type, StreamBye.event_type}
 
@@ -36,16 +36,25 @@ async def run_every_workflow(service: Service, bg_web: WebPeer) -> list[str]:
     bg_web.answers["/hook"] = "ok"
     urls = {"data_url": f"{bg_web.url}/data", "webhook_url": f"{bg_web.url}/hook"}
     requests: Iterable[tuple[str, dict[str, Any]]] = (
-        ("/send-notification/ada@example.com", {}),
+        ("/send-notification/ada.canary7f3a@canary7f3a.example", {}),
         ("/process/report", {}),
-        ("/send-email/", {"json": {"to_email": "ada@example.com", "subject": "Hello", "body": "Good to see you."}}),
+        (
+            "/send-email/",
+            {
+                "json": {
+                    "to_email": "ada.canary7f3a@canary7f3a.example",
+                    "subject": "Hello canary7f3a",
+                    "body": "Good to see you, canary7f3a.",
+                }
+            },
+        ),
         ("/upload-csv/7", {"files": {"file": ("people.csv", PEOPLE)}}),
         ("/upload-csv/7", {"files": {"file": ("people.csv", b"\x00\x01\x02")}}),
-        ("/user/7/action", {"params": {"action": "login"}}),
+        ("/user/7/action", {"params": {"action": "login canary7f3a"}}),
         ("/trigger-external-fetch/7", {"json": urls}),
-        ("/safe-task/7", {"params": {"message": "hello"}}),
+        ("/safe-task/7", {"params": {"message": "hello canary7f3a"}}),
         ("/start-task/report-1", {"params": {"items_count": 20}}),
-        ("/action/7", {"params": {"action": "login"}}),
+        ("/action/7", {"params": {"action": "login canary7f3a"}}),
     )
     jobs = [job for path, options in requests for job in await service.post(path, **options)]
     return [job["id"] for job in jobs]

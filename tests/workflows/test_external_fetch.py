@@ -224,7 +224,7 @@ async def test_a_receiver_that_is_gone_is_told_no_more(service: Service, bg_web:
         "http://",
         "http:///x",
         "http://a b/",
-        "http://u:p@example.com/",
+        "http://u:p-canary7f3a@example.com/",
         "file:///etc",
     ],
 )

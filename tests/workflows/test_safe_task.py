@@ -5,20 +5,20 @@ from tests.workflows.conftest import Service, at_the_door
 
 async def test_both_tasks_run(service: Service) -> None:
     """The user is notified, then the clean-up runs."""
-    jobs = await service.post("/safe-task/7", params={"message": "your report is ready"})
+    jobs = await service.post("/safe-task/7", params={"message": "your report is ready, canary7f3a"})
 
     assert [(job["task"], job["state"]) for job in jobs] == [
         ("send_notification_task", "succeeded"),
         ("cleanup", "succeeded"),
     ]
-    assert service.log == ["notification for user 7: your report is ready"]
+    assert service.log == ["notification for user 7: your report is ready, canary7f3a"]
 
 
 async def test_an_error_is_recorded_announced_and_retried(service: Service) -> None:
     """The server goes on, the job says what went wrong, and when the cause is gone the next attempt succeeds."""
     in_the_way = service.settings.data_dir / "notifications.log"
     in_the_way.mkdir(parents=True)
-    answer = await service.http.post("/safe-task/7", params={"message": "hello"})
+    answer = await service.http.post("/safe-task/7", params={"message": "hello canary7f3a"})
     job_id = answer.json()["jobs"][0]["id"]
 
     events = await service.events(job_id, until="job.retrying")

@@ -67,7 +67,9 @@ async def test_a_worker_runs_what_others_submit(settings: Settings, tmp_path: Pa
     async with Engine(settings) as submitter:
         submitter.pause()
         submitter.task(name="send_notification")(_never_run_here)
-        job = await submitter.submit("send_notification", {"email": "ada@example.com", "message": "hello"})
+        job = await submitter.submit(
+            "send_notification", {"email": "ada.canary7f3a@canary7f3a.example", "message": "hello canary7f3a"}
+        )
     variables = {"ASYNCBG_DATABASE_URL": settings.database_url, "ASYNCBG_DATA_DIR": str(settings.data_dir)}
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "asyncbg.cli", "worker", env=_environment(tmp_path, **variables), cwd=tmp_path
@@ -79,7 +81,7 @@ async def test_a_worker_runs_what_others_submit(settings: Settings, tmp_path: Pa
     assert await asyncio.wait_for(worker.wait(), 10) == 0
     assert record.state == "succeeded"
     log = (settings.data_dir / "notifications.log").read_text("utf-8")
-    assert log == "notification for ada@example.com: hello\n"
+    assert log == "notification for ada.canary7f3a@canary7f3a.example: hello canary7f3a\n"
 
 
 async def _never_run_here(email: str, message: str) -> None:

@@ -2,7 +2,8 @@
 
 uvicorn logs the path and the query as they came, and ``POST /send-notification/{email}`` has a person in its path. So
 the line names the route, job ids stay, every other parameter is shown by its name, and a query is not shown at all.
-In an application of somebody else's that holds for our own routes only; how the others are logged is its own matter.
+Where there is no route, what is no word of ours may be a name in a mistyped path, and is not shown either. In an
+application of somebody else's that holds for our own routes only; how the others are logged is its own matter.
 """
 
 import logging

@@ -24,6 +24,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from asyncbg.api.access_log import note_ours
+from asyncbg.api.shown_path import PATH_CHARS, hide_unknown, kinds_of, words_of
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -268,12 +269,16 @@ def _come_back(kind: str, title: str, detail: str, retry_after_s: float) -> Prob
 
 def _instance(request: Request, errors: Sequence[ErrorItem]) -> str:
     """The path, without the query; a parameter that was refused or may be personal is shown by its name only."""
-    path: str = request.scope["path"]
+    scope = request.scope
+    if "endpoint" not in scope:
+        return hide_unknown(scope["path"], frozenset(words_of(scope["app"].routes)))
+    path: str = scope["path"]
     refused = {item["loc"][1] for item in errors if item["loc"][:1] == ["path"] and len(item["loc"]) > 1}
+    hidden = refused | kinds_of(scope["endpoint"]).keys()
     for name, value in request.path_params.items():
-        if name in refused or not _PLAIN_SEGMENT.fullmatch(str(value)):
+        if name in hidden or not _PLAIN_SEGMENT.fullmatch(str(value)):
             path = path.replace(f"/{value}", f"/{{{name}}}", 1)
-    return quote(redact(path), safe="/{}@:!$&'()*+,;=-._~", errors="replace")
+    return quote(redact(path), safe=PATH_CHARS, errors="replace")
 
 
 def _template(request: Request) -> str:

@@ -1,11 +1,11 @@
-"""A request's path as logs and traces may show it: a stranger can put a person into any part of it.
+"""A request's path as errors, logs and traces may show it: a stranger can put a person into any part of it.
 
 Of a path whose route is known, a log names the route and shows job ids; a trace also shows ids and numbers, and has
-pseudonyms for marked parameters. Of any other path what looks personal is masked.
+pseudonyms for marked parameters. Of any other path only ids, numbers and words of ours are shown.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -20,14 +20,17 @@ from asyncbg.redact import mask, redact
 
 PATH_CHARS: Final = "/{}[]@:!$&'()*+,;=-._~"
 _ID: Final = re.compile(r"\d{1,20}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_HIDDEN: Final = "{...}"
 _LONGEST: Final = 200
 
 
 def shown_route(scope: Scope | None, path: str) -> str:
-    """The path of the route that serves a request; ``path`` itself, cut and masked, where no route was found."""
-    template = getattr((scope or {}).get("route"), "path", None)
-    if scope is None or not isinstance(template, str):
-        return _masked(unquote(path.partition("?")[0]), _LONGEST)
+    """The path of the route that serves a request; where no route was found, only what is known of ``path``, cut."""
+    scope = scope or {}
+    template = getattr(scope.get("route"), "path", None)
+    if not isinstance(template, str):
+        words = frozenset(words_of(getattr(scope.get("app"), "routes", ())))
+        return hide_unknown(unquote(path.partition("?")[0])[:_LONGEST], words)
     return _with_job_ids(template, scope)
 
 
@@ -49,7 +52,9 @@ class Paths:
 
     def __init__(self, routers: Iterable[APIRouter]) -> None:
         """Read the routes of ``routers``, which are mounted at the root."""
+        routers = tuple(routers)
         self._routes = list(_with_parameters(routers))
+        self._words = frozenset(words_of(route for router in routers for route in router.routes))
 
     def shown(self, path: str) -> str:
         """``path`` as it may be told."""
@@ -58,12 +63,30 @@ class Paths:
             if found is not None:
                 for name, kind in kinds.items():
                     path = path.replace(f"/{found[name]}", f"/{_shown(name, found[name], kind)}", 1)
-                break
-        return _masked(path)
+                return _masked(path)
+        return hide_unknown(path, self._words)
 
 
-def _masked(path: str, longest: int | None = None) -> str:
-    return quote(redact(path)[:longest], safe=PATH_CHARS, errors="replace")
+def hide_unknown(path: str, words: Iterable[str]) -> str:
+    """A path that led to no route: its ids, its numbers and ``words`` of ours; anything else may be somebody's name."""
+    return "/".join(part if part in words or not part or _ID.fullmatch(part) else _HIDDEN for part in path.split("/"))
+
+
+def words_of(routes: Iterable[Any]) -> Iterator[str]:
+    """The fixed words in the paths of ``routes``, also of routers in routers."""
+    for route in routes:
+        yield from words_of(getattr(getattr(route, "original_router", None), "routes", ()))
+        yield from (word for word in str(getattr(route, "path", "")).split("/") if word and "{" not in word)
+
+
+def kinds_of(endpoint: Callable[..., Any]) -> Mapping[str, str]:
+    """Of which kind each marked parameter of a route is; one with marked parts only is none of a path's."""
+    marks = {name: mark_of(one.annotation) for name, one in signature_of(endpoint).parameters.items()}
+    return {name: mark for name, mark in marks.items() if isinstance(mark, str)}
+
+
+def _masked(path: str) -> str:
+    return quote(redact(path), safe=PATH_CHARS, errors="replace")
 
 
 def _shown(name: str, value: str, kind: str | None) -> str:
@@ -80,10 +103,5 @@ def _with_parameters(routers: Iterable[APIRouter]) -> Iterator[tuple[re.Pattern[
             if isinstance(within, APIRouter):
                 yield from _with_parameters([within])
             elif isinstance(route, APIRoute) and route.param_convertors:
-                yield route.path_regex, _kinds_of(route)
-
-
-def _kinds_of(route: APIRoute) -> Mapping[str, str | None]:
-    marks = {name: mark_of(one.annotation) for name, one in signature_of(route.endpoint).parameters.items()}
-    told = {name: marks.get(name) for name in route.param_convertors}
-    return {name: mark if isinstance(mark, str) else None for name, mark in told.items()}
+                kinds = kinds_of(route.endpoint)
+                yield route.path_regex, {name: kinds.get(name) for name in route.param_convertors}
