@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from .people import DOCUMENTED
+from .people import DOCUMENTED, TAG
 
 _UNMASKED = "ASYNCBG_PRIVACY__MASK"
 
@@ -25,6 +25,7 @@ class Allowed:
 
 
 _EXAMPLE = f".*{re.escape(DOCUMENTED)}.*"
+_NAMED = rf"(?:(?!{TAG}).)*Dear Ada Q\. {TAG}-name, we reached you at \[email:(?:(?!{TAG}).)*"
 
 ALLOWED = (
     Allowed("body", r"GET /user/\d+/(activity|statistics|imports)", "the person's own records"),
@@ -34,8 +35,9 @@ ALLOWED = (
     ),
     Allowed("body", r"GET .*/openapi\.json", "an example in the document", text=_EXAMPLE),
     Allowed("output", "<stderr> of .*|redirected", "an example in an error", text=f".*such as {_EXAMPLE[2:]}"),
-    Allowed("log", "shop by .*", "a line that an application writes itself", text="written by the shop: .*"),
+    Allowed("log", "shop by .*", "a line that an application writes itself", text=".*written by the shop: .*"),
     Allowed("output", r"<stderr> of .*library_app\.py.*", "the same", text=".*written by the shop: .*"),
+    Allowed("body", r"(GET|POST) /bg/jobs/[^/]+(/cancel)?", "a name in a text that no marker covers", text=_NAMED),
     Allowed("log", "uvicorn.access by .*", "privacy.mask is off: the log shows what came", unmasked=True),
     Allowed("output", "<stdout> of -m asyncbg.cli serve .*", "privacy.mask is off: the log goes here", unmasked=True),
 )

@@ -17,7 +17,8 @@ from fastapi import FastAPI
 from asyncbg import AsyncBG
 from asyncbg.log_guard import guard_handlers, guard_own_loggers
 from asyncbg.redact import RedactingFilter
-from tests.privacy.canary import Canary, leaks
+from tests.canary.people import Canary
+from tests.canary.search import leaks
 
 PERSON = Canary()
 TEXT = f"{PERSON.text}\nERROR:shop:FORGED"
