@@ -54,7 +54,49 @@ async def test_a_tab_that_may_not_share_has_a_connection_of_its_own(open_site: O
         await tab.until("job.started")
         await tab.until("job.started")
 
-    assert len(site.open_streams) == len(tabs)
+    await until(lambda: len(site.open_streams) == len(tabs), lambda: site.open_streams)  # closed ones are known later
+
+
+_REOPENED = """async () => {
+  const { AsyncBG } = await import("/bg/asyncbg.js");
+  const log = [1], told = [], sources = [];
+  const frame = (seq) => ({ id: `e-${seq}`, time: "2026-01-01T00:00:00Z", subject: "a", type: "job.started", data: {} });
+  class Source {
+    static CLOSED = 2;
+    heard = {};
+    constructor(url) { this.from = new URL(url).searchParams.get("last_event_id"); sources.push(this); }
+    addEventListener(type, listener) { this.heard[type] = listener; }
+    close() { this.isClosed = true; }
+    tell(seq) { this.heard["job.started"]({ data: JSON.stringify(frame(seq)), lastEventId: `e-${seq}` }); }
+  }
+  const stored = async (url) => {
+    const after = Number((new URL(url).searchParams.get("last_event_id") ?? "e-0").slice(2));
+    const missed = url.includes("/jobs/a/") ? log.filter((seq) => seq > after) : [];
+    return new Response(missed.map((seq) => `id: e-${seq}\\ndata: ${JSON.stringify(frame(seq))}\\n\\n`).join(""));
+  };
+  const until = async (is) => { while (!is()) await new Promise((resolve) => setTimeout(resolve, 1)); };
+  const bg = new AsyncBG({ share: false, fetch: stored, EventSource: Source });
+  bg.watch("a", { onEvent: ({ id }) => told.push(id) });
+  await until(() => sources.length === 1);
+  sources[0].onopen();
+  await until(() => told.length === 1); // it is live now, and no stream has told anything yet
+  bg.watch("b");
+  await until(() => sources.length === 2); // which begins when it is opened
+  log.push(2, 3);
+  bg.watch("c");
+  sources[1].onopen(); // to be opened once more, for the third
+  sources[1].tell(3);
+  await until(() => told.includes("e-3"));
+  bg.close();
+  return told;
+}"""
+
+
+async def test_what_happens_between_two_streams_is_read_from_the_log(open_site: OpenSite, open_tab: OpenTab) -> None:
+    """Also when the second is opened anew at once, for a third job."""
+    tab = await open_tab(await open_site())
+
+    assert await tab.page.evaluate(_REOPENED) == ["e-1", "e-2", "e-3"]
 
 
 async def test_a_job_watched_later_misses_nothing(open_site: OpenSite, open_tab: OpenTab) -> None:

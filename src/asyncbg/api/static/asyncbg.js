@@ -530,6 +530,8 @@ class Hub {
     this.#isDown = false;
     this.#failures = 0;
     this.#stream = newId();
+    // Told even where it is opened anew at once: who was live in the one before may have missed what came between.
+    this.#tell({ kind: "opened", stream: this.#stream, from: this.#cursor, jobs: [...this.#jobs] });
     this.#serve();
   }
 
