@@ -60,7 +60,8 @@ async def test_a_tab_that_may_not_share_has_a_connection_of_its_own(open_site: O
 _REOPENED = """async () => {
   const { AsyncBG } = await import("/bg/asyncbg.js");
   const log = [1], told = [], sources = [];
-  const frame = (seq) => ({ id: `e-${seq}`, time: "2026-01-01T00:00:00Z", subject: "a", type: "job.started", data: {} });
+  const time = "2026-01-01T00:00:00Z";
+  const frame = (seq) => ({ id: `e-${seq}`, time, subject: "a", type: "job.started", data: {} });
   class Source {
     static CLOSED = 2;
     heard = {};

@@ -120,7 +120,7 @@ async def test_a_job_that_ended_is_answered_as_it_is(service: Service, bg_web: W
 
 async def test_a_tracked_task_is_started_once(service: Service) -> None:
     """Its id is a key by itself: taken, 409; but for the request that took it, when it is sent again."""
-    path, key = "/start-task/canary7f3a?items_count=2", {"Idempotency-Key": "k"}
+    path, key = "/start-task/report-1?items_count=2", {"Idempotency-Key": "k"}
     first = await service.http.post(path, headers=key)
 
     again = await service.http.post(path, headers=key)

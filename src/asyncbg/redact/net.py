@@ -23,7 +23,7 @@ _PLAIN = (
 )
 _UNUSUAL = re.compile(f"[{''.join(map(chr, _PLAIN))}]")
 _SEVEN_DIGITS = re.compile(r"(?:[^0-9]*+[0-9]){7}")  # no number that is hidden has fewer
-_STAND_IN = re.compile(r"(\[(?:secret|card|phone|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
+_STAND_IN = re.compile(r"(\[(?:secret|card|phone|iban|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
 _MARKS = "\0\1\2\3\4\5\6\7"  # one of them stands for a stand-in while the rest is looked at
 _MOST_PASSES = 6
 _LONG = 2048  # so long a text is gone over once

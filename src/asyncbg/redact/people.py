@@ -2,7 +2,7 @@
 
 import re
 
-from asyncbg.redact.pseudonym import CARD, pseudonym
+from asyncbg.redact.pseudonym import CARD, SOME_IBAN, pseudonym
 
 # A letter of any script with the marks that ``\w`` leaves out (combining, Indic, Thai, joiners).
 _W = r"\w\u0300-\u036f\u0900-\u0dff\u0e00-\u0eff\u200c\u200d"
@@ -78,6 +78,8 @@ _BARCODE = re.compile(r"(?:ean|gtin|isbn|barcode|upc)\W{0,3}(?:13)?\W{0,3}$", re
 _ACCOUNT = re.compile(
     r"\d(?:(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)|(?<=\?\d\d[A-Z]{2}.))\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})"
 )
+_LIKE_AN_ACCOUNT = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){11,29}+(?![A-Za-z0-9])")
+_MOST_JUDGED = 300  # a text with more of them is a list: the rest goes without a question
 # ISO 13616: how long an IBAN is in each country of the registry.
 _COUNTRIES = """
     15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
@@ -128,7 +130,9 @@ def find_accounts(text: str) -> list[Span]:
     """Where IBANs stand: the length of their country, and 1 modulo 97 (ISO 13616, ISO 7064)."""
     spans: list[Span] = []
     done = 0
-    for match in _ACCOUNT.finditer(text):
+    for judged, match in enumerate(_ACCOUNT.finditer(text)):
+        if judged == _MOST_JUDGED:
+            return spans + [(*seen.span(), SOME_IBAN) for seen in _LIKE_AN_ACCOUNT.finditer(text, done)]
         start = match.start() - 2
         shape = _SHAPES.get(text[start : start + 2].upper())
         seen = shape.match(text, start) if shape and start >= done else None
@@ -146,7 +150,10 @@ def _is_one_modulo_97(text: str) -> bool:
 def find_cards(text: str) -> list[Span]:
     """Where card numbers stand: of a known issuer, and right by Luhn's check (ISO/IEC 7812-1, annex B)."""
     spans: list[Span] = []
-    for match in _CARD.finditer(text):
+    found = _CARD.finditer(text)
+    for match in found:
+        if len(spans) == _MOST_JUDGED:
+            return [*spans, (*match.span(), CARD), *((*seen.span(), CARD) for seen in found)]
         seen = match[0]
         digits = re.sub(r"\D", "", seen.replace("%20", ""))
         if _is_card(digits):

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 SECRET = "[secret]"  # nosec B105  # noqa: S105 - what is shown instead of one
 CARD = "[card]"
-SOME_PHONE = "[phone]"  # in a crowd of them; else each has a pseudonym
+SOME_PHONE, SOME_IBAN = "[phone]", "[iban]"  # in a crowd of them; else each has a pseudonym
 _SECRET_KINDS = frozenset({"secret", "password", "token"})
 
 
