@@ -3,6 +3,7 @@
 import pytest
 
 from tests.browser.conftest import OpenSite, OpenTab
+from tests.browser.tab import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -56,6 +57,33 @@ async def test_streams_are_tried_again(open_site: OpenSite, open_tab: OpenTab) -
 
     for job_id in jobs.values():
         assert tab.stored(job_id) == await site.log(job_id)
+
+
+async def test_the_end_is_left_to_a_log_that_is_being_read(open_site: OpenSite, open_tab: OpenTab) -> None:
+    """A poll that learns of it first would lose what came before it."""
+    site = await open_site()
+    site.refuses_streams = True
+    job_id = await site.submit()
+    tab = await open_tab(site)
+    await tab.page.evaluate("""() => {
+      const { promise, resolve } = Promise.withResolvers();
+      globalThis.slowLog = async (url, request) => {
+        const answer = await fetch(url, request);
+        if (url.includes("follow=false")) await promise;
+        else if ((await answer.clone().json()).state === "succeeded") setTimeout(resolve, 200);
+        return answer;
+      };
+    }""")
+    await tab.watch(job_id, "{types: ['thing.done'], fetch: slowLog}")
+    site.order(1)
+    await tab.progress(1)
+
+    site.refuses_streams = False
+    await until(lambda: any("follow=false" in r.query and r.status for r in site.requests), lambda: site.requests)
+    site.order("one", None)
+    await tab.until("done")
+
+    assert tab.stored(job_id) == await site.log(job_id)
 
 
 async def test_without_an_event_source_a_watch_polls(open_site: OpenSite, open_tab: OpenTab) -> None:

@@ -143,6 +143,7 @@ class Watch {
   #readSince = null; // the stream since whose opening the log was read
   #isLive = false; // all that happens from now on comes by the stream
   #buffer = null; // what the stream tells while the log is being read
+  #isReading = false; // the log was asked for, and may tell the end
   #isPolling = false;
   #progress = null; // the latest
   #queue;
@@ -196,7 +197,7 @@ class Watch {
     if (this.#stream === stream) return;
     this.#stream = stream;
     this.#from = from;
-    if (this.#buffer === null) this.#catchUp();
+    if (this.#buffer === null) this.#catchUp().finally(() => (this.#isReading = false));
   }
 
   /** The stream told `event` and has come to `position`. */
@@ -227,7 +228,8 @@ class Watch {
       try {
         const waitS = Math.min(this.#hub.pollMs / 1000, LONGEST_WAIT_S);
         const job = await this.#http.json("GET", `${this.#path}?wait=${waitS}`, { signal: this.ended });
-        if (!this.#isLive) this.#polled(job);
+        if (isFinal(job)) await this.#read();
+        if (!this.#isLive && !this.ended.aborted) this.#polled(job);
       } catch (error) {
         this.#failIfHopeless(error);
         leastMs = Math.max(this.#hub.pollMs, error.retryAfterMs ?? 0);
@@ -235,6 +237,12 @@ class Watch {
       await pause(Math.max(leastMs, nextAt - Date.now()), this.ended);
     }
     this.#isPolling = false;
+  }
+
+  /** Wait for the answer of a log that is being read: it tells the end itself, and what came before. */
+  async #read() {
+    const until = Date.now() + this.#hub.patienceMs;
+    while (this.#isReading && !this.ended.aborted && Date.now() < until) await pause(GATHER_MS, this.ended);
   }
 
   /** Read the log from the cursor to where the stream goes on, and go live. */
@@ -266,9 +274,11 @@ class Watch {
   async #stored() {
     for (let tries = 0; !this.ended.aborted; tries++) {
       this.#buffer = []; // what was told before the question is in the answer
+      this.#isReading = true;
       try {
         return await this.#http.stored(this.#path, this.#cursor, this.ended);
       } catch (error) {
+        this.#isReading = false;
         this.#failIfHopeless(error);
         this.poll();
         await pause(Math.max(backoff(this.#hub.retryMs, tries), error.retryAfterMs ?? 0), this.ended);
