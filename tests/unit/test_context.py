@@ -486,19 +486,25 @@ async def test_progress_outside_a_job_keeps_quiet() -> None:
 @pytest.mark.parametrize("kind", ["async", "thread"])
 async def test_progress_keeps_what_is_not_said_again(engine: Engine, kind: str) -> None:
     """``set`` changes what it is given; the last value is on the job, and one event tells it before the final one."""
+    is_followed = threading.Event()
 
     def report(progress: Progress = Progress()) -> None:
+        is_followed.wait(5)
         progress.set(1, total=10, message="reading", unit="rows")
         progress.set(2)
         progress.advance(3)
         progress.advance()
 
     async def report_async(progress: Progress = Progress()) -> None:
+        await asyncio.to_thread(is_followed.wait, 5)
         report(progress)
 
     reporters: dict[str, Callable[..., Awaitable[None] | None]] = {"async": report_async, "thread": report}
     job: Job = await engine.enqueue(reporters[kind])
-    events = [event async for event in job.events()]
+    events = []
+    async for event in job.events():
+        events.append(event)
+        is_followed.set()
 
     last = [event for event in events if event.type == "job.progress"][-1]
     assert last.data == '{"current":6,"total":10,"message":"reading","unit":"rows"}'

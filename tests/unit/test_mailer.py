@@ -129,7 +129,7 @@ def server_tls(authority: trustme.CA, name: str = "localhost") -> ssl.SSLContext
 
 def settings(port: int, **fields: Any) -> SmtpSettings:
     """A section for a server on loopback, without encryption unless told."""
-    return SmtpSettings(**({"host": "localhost", "port": port, "security": "none", "timeout_s": 5} | fields))
+    return SmtpSettings(**({"host": "localhost", "port": port, "security": "none", "timeout_s": 30} | fields))
 
 
 async def test_a_message_arrives_as_it_was_given(listen: Listen) -> None:
