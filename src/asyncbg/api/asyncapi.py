@@ -48,7 +48,7 @@ def asyncapi_router(schemas: EventSchemas) -> APIRouter:
     async def show_asyncapi(request: Request) -> dict[str, Any]:
         """The event streams and every type of event, as an AsyncAPI 3.0 document."""
         title, version = getattr(request.app, "title", "asyncbg"), getattr(request.app, "version", "0")
-        return asyncapi_document(schemas, prefix=prefix_of(request, PATH), title=title, version=version)
+        return asyncapi_document(schemas, prefix=prefix_of(request), title=title, version=version)
 
     return router
 

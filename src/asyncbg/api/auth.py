@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
-from starlette._utils import get_route_path  # the router's own: whoever compares paths before it must see what it sees
 from starlette.requests import HTTPConnection
-from starlette.types import Scope as ASGIScope
 
+from asyncbg.api.access import access_of
 from asyncbg.api_key import ALL_SCOPES, USUAL_SCOPES, Scope
 from asyncbg.errors import JobNotFoundError, ScopeError, UnauthenticatedError
 from asyncbg.job import ANONYMOUS, JobRecord
@@ -21,7 +20,6 @@ from asyncbg.job import ANONYMOUS, JobRecord
 WRONG_TICKET: Final = "the ticket is used, expired or for another stream; get a new one"
 _BOUND: Final = "asyncbg.caller"
 _CONFIRM: Final = "asyncbg.confirm"
-_READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +85,6 @@ def bound(connection: HTTPConnection) -> Caller | None:
     return found if isinstance(found, Caller) else None
 
 
-def route_path(scope: ASGIScope) -> str:
-    """The path of a request as the router of the application sees it."""
-    return get_route_path(scope)
-
-
 async def caller_of(request: HTTPConnection) -> Caller:
     """Who calls. Raises UnauthenticatedError for nobody."""
     caller = bound(request) or EVERYBODY
@@ -123,11 +116,6 @@ Owner = Annotated[str, Depends(owner_of)]
 """A route parameter that holds the caller's name."""
 
 
-def required(method: str, path: str) -> Scope:
-    """The scope a request needs: ``read`` to look, ``submit`` to change; a stream's ticket is for looking."""
-    return Scope.READ if method in _READS or path.endswith("/stream-tickets") else Scope.SUBMIT
-
-
 def asking(auth: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
     """A dependency that lets the application's own dependency ``auth`` say who calls.
 
@@ -136,7 +124,9 @@ def asking(auth: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
 
     async def ask(request: Request, answer: Annotated[Any, Depends(auth)]) -> None:
         caller = _caller(answer)
-        caller.require(required(request.method, request.scope["path"]))
+        scope = access_of(request.scope["endpoint"], request.method).scope
+        if scope is not None:
+            caller.require(scope)
         bind(request, caller)
 
     return ask

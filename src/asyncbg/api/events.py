@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from asyncbg.api.access import Access, asks, prefix_before
 from asyncbg.api.auth import WRONG_TICKET, Asking, Caller, bound, caller_of
 from asyncbg.api.event_schema import EventSchemas
 from asyncbg.api.inputs import refuse_input
@@ -101,6 +102,7 @@ def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> 
         summary="Get a ticket for a stream",
         responses=problem_docs(400, 413, 415, 422, 503),
     )
+    @asks(Access.READ)
     async def issue_ticket(wish: TicketRequest, request: Request, response: Response, caller: Asking) -> TicketAnswer:
         """A ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""
         path = _stream_path(wish.path, request)
@@ -132,6 +134,7 @@ def _add_streams(
         response_class=Response,
         responses={**stream_docs, **_ENDED_DOCS, **problem_docs(404)},
     )
+    @asks(Access.STREAM)
     async def stream_job(
         job_id: Annotated[str, Path(description="the id of the job")], caller: Watching, start: Start
     ) -> Response:
@@ -144,6 +147,7 @@ def _add_streams(
 
     @router.head("/events", include_in_schema=False)
     @router.get("/events", summary="Stream events", response_class=Response, responses=stream_docs)
+    @asks(Access.STREAM)
     async def stream_all(wanted: Wanted, caller: Watching, start: Start) -> Response:
         """Server-Sent Events of all jobs the caller may see, from now on or from a cursor."""
         return await streams.open(
@@ -218,7 +222,7 @@ def _narrow(wanted: EventFilter, caller: Caller) -> EventFilter:
 
 def _stream_path(wish: str, request: Request) -> str:
     """The full path of a stream, made anew: of what the caller wrote nothing but a job's id is repeated."""
-    prefix: str = request.scope["path"].removesuffix("/stream-tickets")
+    prefix = prefix_before(request.scope["path"], request.scope["route"].path_format)
     path = unquote(wish.partition("?")[0]).removeprefix(prefix)
     of_job = _STREAM_OF_JOB.fullmatch(path)
     if path != "/events" and not (of_job and is_job_id(of_job[1])):

@@ -14,7 +14,7 @@ from typing import Final
 
 from starlette.requests import HTTPConnection
 
-from asyncbg.api.auth import EVERYBODY, WRONG_TICKET, Caller, route_path
+from asyncbg.api.auth import EVERYBODY, WRONG_TICKET, Caller
 from asyncbg.api.origin import refuse_cross_site, refuse_strangers
 from asyncbg.api_key import USUAL_SCOPES
 from asyncbg.errors import UnauthenticatedError
@@ -27,7 +27,6 @@ COOKIE: Final = "__Host-asyncbg"
 FRESH_S: Final = 0.5
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+) *", re.IGNORECASE)
-_STREAM = re.compile(r"/events|/jobs/[^/]+/events")
 _MOST_KNOWN = 10_000
 _GUEST = Caller(owner=EVERYBODY.owner, scopes=USUAL_SCOPES)
 _WRONG_KEY = "there is no such API key; it may be mistyped, expired or revoked"
@@ -53,15 +52,17 @@ class Gate:
         self._known: dict[bytes, _Known] = {}
         self._salt = os.urandom(32)
 
-    async def caller(self, request: HTTPConnection) -> Caller:
+    async def caller(self, request: HTTPConnection, *, takes_ticket: bool = False) -> Caller:
         """Who sends ``request``. The strongest credentials count, and once there are any they have to be good.
+
+        ``takes_ticket``: its route opens a stream, so a ticket in the query is one of them.
 
         Raises UnauthenticatedError, CrossSiteError, ForeignHostError.
         """
         method: str = request.scope.get("method", "GET")
         if "authorization" in request.headers:
             return await self._by_key(request)
-        if (ticket := self._ticket(request)) is not None:
+        if takes_ticket and (ticket := request.query_params.get("ticket")) is not None:
             return await self._by_ticket(ticket, request.scope["path"])
         if (token := request.cookies.get(COOKIE)) is not None:
             caller = await self._fresh(f"session {token}", lambda: self._by_session(token))
@@ -134,12 +135,6 @@ class Gate:
         if caller is None or not (await self.judge())(caller):
             raise UnauthenticatedError(WRONG_TICKET, is_wrong=True)
         return caller
-
-    @staticmethod
-    def _ticket(request: HTTPConnection) -> str | None:
-        """The ticket of a request for a stream. Elsewhere there are none."""
-        is_stream = _STREAM.fullmatch(route_path(request.scope)) is not None
-        return request.query_params.get("ticket") if is_stream else None
 
     async def _anonymous(self) -> Caller:
         caller = await self._admitted()

@@ -3,37 +3,20 @@
 It is plain ASGI and stands before the router: pages, documents, streams and paths that do not exist are behind it too.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asyncbg.api.auth import NOBODY, Caller, bind, bound, confirm_with, required, route_path
+from asyncbg.api.access import Access, RouteTable, Served
+from asyncbg.api.auth import NOBODY, Caller, bind, bound, confirm_with
 from asyncbg.api.gate import COOKIE, Gate
 from asyncbg.api.origin import refuse_cross_site
 from asyncbg.api.problems import describe, headless, problem_docs, problem_response
 from asyncbg.errors import AsyncBGError, AuthError, NotRunningError
 from asyncbg.services.audit import Audit
-
-OPEN: Final = frozenset(
-    {
-        ("GET", "/"),
-        ("HEAD", "/"),
-        ("POST", "/session"),
-        ("GET", "/health/live"),
-        ("HEAD", "/health/live"),
-        ("GET", "/health/ready"),
-        ("HEAD", "/health/ready"),
-        ("GET", "/.well-known/security.txt"),
-        ("HEAD", "/.well-known/security.txt"),
-    }
-)
-"""All that is open to everybody: the page to sign in at, whether the service lives, whom to tell of a hole in it."""
-_LEAVING: Final = frozenset({("DELETE", "/session"), ("POST", "/sign-out")})
-"""Needs no scope: whoever is in may leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +34,38 @@ class Guard:
         self._app = app
         self._gate = gate
         self._audit = audit
-        self._known_words: frozenset[str] | None = None
+        self._routes: RouteTable | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with its caller, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        connection = HTTPConnection(scope)
+        served = self._served(scope)
         try:
-            await self._admit(connection)
+            await self._admit(HTTPConnection(scope), served.access)
         except AsyncBGError as error:
-            await self._refuse(error, scope, receive, send)
+            await self._refuse(error, served, scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    async def _admit(self, connection: HTTPConnection) -> None:
+    def _served(self, scope: Scope) -> Served:
+        """The route that the router will choose."""
+        if self._routes is None:
+            self._routes = RouteTable(scope["app"].routes)
+        return self._routes.find(scope)
+
+    async def _admit(self, connection: HTTPConnection, access: Access) -> None:
         """Find out who calls, and whether it may do what it asks for. Raises AuthError, DatabaseError."""
-        method: str = connection.scope.get("method", "WEBSOCKET")
-        path = route_path(connection.scope)
-        if (method, path) in OPEN:
-            refuse_cross_site(method, connection.headers, must_tell=False)
-            bind(connection, await self._recognise(connection) if path == "/" else NOBODY)
+        if access.is_open:
+            refuse_cross_site(connection.scope["method"], connection.headers, must_tell=False)
+            bind(connection, await self._recognise(connection) if access is Access.WELCOME else NOBODY)
             return
-        caller = await self._gate.caller(connection)
+        caller = await self._gate.caller(connection, takes_ticket=access is Access.STREAM)
         bind(connection, caller)
         confirm_with(connection, lambda: self._gate.confirm(caller))
-        if (method, path) not in _LEAVING:
-            caller.require(required(method, path))
+        if access.scope is not None:
+            caller.require(access.scope)
 
     async def _recognise(self, connection: HTTPConnection) -> Caller:
         """Who is at an open door, for those who say so; nobody otherwise, whatever is wrong with the credentials."""
@@ -87,46 +74,28 @@ class Guard:
         except AsyncBGError:
             return NOBODY
 
-    async def _refuse(self, error: AsyncBGError, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, error: AsyncBGError, served: Served, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        problem = describe(error)
-        scope["route"] = _Refused(self._shown(scope))  # for the access log: no route was looked for
+        problem, shown = describe(error), _shown(served)
+        scope["route"] = _Refused(shown)  # for the access log: the router was not asked
         if isinstance(error, AuthError):
-            self._note(problem.kind, scope)
+            self._note(problem.kind, f"{scope['method']} {shown}", bound(HTTPConnection(scope)))
         answer = headless(send) if scope["method"] == "HEAD" else send
         await problem_response(Request(scope), problem)(scope, receive, answer)
 
-    def _note(self, kind: str, scope: Scope) -> None:
+    def _note(self, kind: str, which: str, caller: Caller | None) -> None:
         """Into the audit log, with the caller if it is known."""
-        caller = bound(HTTPConnection(scope))
         try:
-            self._audit.refuse(
-                "request", f"{scope['method']} {self._shown(scope)}", who=caller.owner if caller else "?", reason=kind
-            )
+            self._audit.refuse("request", which, who=caller.owner if caller else "?", reason=kind)
         except NotRunningError:
             return
 
-    def _shown(self, scope: Scope) -> str:
-        """The first word of the path, where it is one of ours: what follows may be somebody's name."""
-        word = route_path(scope).split("/")[1:2]
-        return f"/{word[0]}" if word and word[0] in self._words(scope) else "/?"
 
-    def _words(self, scope: Scope) -> frozenset[str]:
-        """What a path of this service may begin with."""
-        if self._known_words is None:
-            self._known_words = frozenset(_first_words(scope["app"].routes))
-        return self._known_words
-
-
-def _first_words(routes: Iterable[Any]) -> Iterator[str]:
-    """The first word of every path that begins with a fixed one, also of routers in routers."""
-    for route in routes:
-        yield from _first_words(getattr(getattr(route, "original_router", None), "routes", ()))
-        word = str(getattr(route, "path", "")).partition("/")[2].partition("/")[0]
-        if word and "{" not in word:
-            yield word
+def _shown(served: Served) -> str:
+    """The first word of the route's path; nothing of a path that led to none, since it may be somebody's name."""
+    return f"/{served.template.split('/')[1]}" if served.template else "/?"
 
 
 def describe_guard(app: FastAPI) -> None:
@@ -141,10 +110,13 @@ def describe_guard(app: FastAPI) -> None:
         }
         document.setdefault("components", {})["securitySchemes"] = schemes
         document["security"] = [{name: []} for name in schemes]
+        open_operations = {
+            (method, path) for method, path, access in RouteTable(app.routes).operations() if access.is_open
+        }
         refusals = {str(status): response for status, response in problem_docs(401, 403).items()}
         for path, item in document["paths"].items():
             for method, operation in item.items():
-                if (method.upper(), path) in OPEN:
+                if (method.upper(), path) in open_operations:
                     operation["security"] = []
                 else:
                     operation["responses"] = {**operation["responses"], **refusals}

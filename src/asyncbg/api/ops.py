@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
+from asyncbg.api.access import Access, asks
 from asyncbg.api.page import LINKS, first_page, navigation
 from asyncbg.api.problems import Problem, ProblemRoute, get_and_head, problem_docs, problem_response
 from asyncbg.api.schemas import not_stored
@@ -38,11 +39,13 @@ def ops_router(engine: Engine) -> APIRouter:
     telemetry.follow(engine.backend)
 
     @get_and_head(router, "/health/live")
+    @asks(Access.OPEN)
     async def show_liveness() -> Live:
         """Whether the process answers at all."""
         return Live()
 
     @get_and_head(router, "/health/ready", response_model=Ready, responses=problem_docs(503))
+    @asks(Access.OPEN)
     async def show_readiness(request: Request) -> Any:
         """Whether the engine runs, and a write and a claim work in the database."""
         checks = await _checks(engine)

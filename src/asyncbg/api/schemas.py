@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from asyncbg.api.access import prefix_before
 from asyncbg.clock import rfc3339
 from asyncbg.job import JobRecord, JobState, ProgressValue
 from asyncbg.personal import masked_arguments, masked_result
@@ -173,16 +174,16 @@ def job_url(prefix: str, job_id: str) -> str:
     return f"{prefix}/jobs/{job_id}"
 
 
-def prefix_of(request: Request, route: str = "/jobs") -> str:
+def prefix_of(request: Request) -> str:
     """The path below which the library's routes are, as a client sees it: ``/bg``, or nothing at the root.
 
-    Works in a route of the library whose path begins with ``route``: what stands before that is the prefix, wherever
-    and however the router was mounted, and behind a proxy that strips its ``root_path``.
+    What stands before the path of the route that serves the request is the prefix, wherever and however the router was
+    mounted, and behind a proxy that strips its ``root_path``.
     """
     path, root_path = str(request.scope["path"]), str(request.scope.get("root_path", "")).rstrip("/")
     if root_path and path != root_path and not path.startswith(f"{root_path}/"):
         path = root_path + path
-    return path.rpartition(route)[0]
+    return prefix_before(path, request.scope["route"].path_format)
 
 
 def cursor_after(record: JobRecord) -> str:

@@ -5,6 +5,7 @@ from typing import Final
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import PlainTextResponse
 
+from asyncbg.api.access import Access, asks
 from asyncbg.api.problems import ProblemRoute, get_and_head
 from asyncbg.clock import Clock, rfc3339
 
@@ -21,6 +22,7 @@ def security_txt_router(contact: str | None, *, clock: Clock) -> APIRouter:
     router = APIRouter(route_class=ProblemRoute)
 
     @get_and_head(router, "/.well-known/security.txt", include_in_schema=False)
+    @asks(Access.OPEN)
     async def show_security_txt() -> PlainTextResponse:
         """Contact and expiry, the two fields that have to be there."""
         if contact is None:

@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
+from asyncbg.api.access import prefix_before
 from asyncbg.context import signature_of
 from asyncbg.ids import is_job_id
 from asyncbg.personal import mark_of
@@ -36,8 +37,7 @@ def shown_route(scope: Scope | None, path: str) -> str:
 
 def shown_below(scope: Scope, template: str) -> str:
     """The path of a route of ours behind the prefix that it has in an application of somebody else's."""
-    prefix = "/".join(scope["path"].split("/")[: -template.count("/")])
-    return _masked(prefix) + _with_job_ids(template, scope)
+    return _masked(prefix_before(scope["path"], template)) + _with_job_ids(template, scope)
 
 
 def _with_job_ids(template: str, scope: Scope) -> str:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
+from asyncbg.api.access import Access, asks
 from asyncbg.api.auth import NOBODY, Caller, bound
 from asyncbg.api.gate import COOKIE, Gate
 from asyncbg.api.inputs import refuse_input
@@ -78,6 +79,7 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
     router = APIRouter(route_class=limited_to(_MOST_BYTES), tags=["operations"], dependencies=[Depends(not_stored)])
 
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
+    @asks(Access.WELCOME)
     async def show_first_page(request: Request) -> HTMLResponse:
         """Sign in here, or see where to go."""
         return _page(bound(request) or NOBODY)
@@ -89,6 +91,7 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
         responses={**_SEE_OTHER, **problem_docs(403, 413, 415, 422, 503), 401: _UNKNOWN},
         openapi_extra=_BODY_DOCS,
     )
+    @asks(Access.OPEN)
     async def sign_in(shown: Annotated[_Shown, Depends(_shown)], response: Response) -> Any:
         """Sign a browser in: the answer sets a cookie that stands for the key, as long as that is good."""
         try:
@@ -105,11 +108,13 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
         return answer if shown.by_form else _out(record, session)
 
     @router.delete("/session", status_code=204, responses=problem_docs(413, 415, 503))
+    @asks(Access.CALLER)
     async def sign_out(request: Request) -> Response:
         """Sign the browser out: its session ends here and now, also where the cookie is still kept."""
         return await _leave(request, Response(status_code=204))
 
     @router.post("/sign-out", include_in_schema=False)
+    @asks(Access.CALLER)
     async def sign_out_by_form(request: Request) -> Response:
         """The same for a form, which knows no DELETE."""
         return await _leave(request, RedirectResponse("./", 303))
