@@ -6,10 +6,11 @@ import pytest
 
 from asyncbg.clock import ManualClock
 from asyncbg.database import Database
-from asyncbg.services.activity import Activity, ActivityItem, Statistics
+from asyncbg.services.activity import _OWNERS, _SCHEMA, MAX_ACTIONS, MAX_DAYS, Activity, ActivityItem, Statistics
 from asyncbg.services.page import BadCursorError
 
 NOON_MS = 1_800_014_400_000  # 2027-01-15T12:00:00Z
+DAY_MS = 86_400_000
 
 
 @pytest.fixture
@@ -95,6 +96,56 @@ async def test_concurrent_actions_are_all_counted(activity: Activity, database: 
     assert stored == [
         ("anonymous", 1, 100, '{"a0": 34, "a1": 33, "a2": 33}', NOON_MS, NOON_MS, '{"2027-01-15": 100}', NOON_MS),
     ]
+
+
+async def test_statistics_show_the_most_frequent_actions_and_count_the_rest(
+    activity: Activity, database: Database, clock: ManualClock
+) -> None:
+    """However many kinds of action and days there are, both tables stay small and add up to the total."""
+    await database.write(lambda connection: connection.executemany(
+        "INSERT INTO activity (job_id, owner, user_id, action, at_ms) VALUES (?, 'ada', 1, ?, ?)",
+        [(f"job-{n}-{m}", f"action {n:03}", NOON_MS + n * DAY_MS) for n in range(400) for m in range(1 + (n >= 390))],
+    ).rowcount)  # fmt: skip
+
+    for owner in ("ada", None):
+        shown = await activity.statistics(1, owner=owner)
+        assert (shown.total, len(shown.by_action), shown.by_action_rest) == (410, MAX_ACTIONS, 300)
+        assert list(shown.by_action)[:10] == [f"action {n}" for n in range(390, 400)]
+        assert (len(shown.by_day), shown.by_day_rest) == (MAX_DAYS, 34)
+        assert list(shown.by_day) == sorted(shown.by_day)
+
+
+async def test_the_actions_of_all_owners_are_added_up(activity: Activity) -> None:
+    """A caller that sees every owner gets one number for an action, whoever submitted it."""
+    for number, owner in enumerate(["ada", "bob", "bob"]):
+        await activity.record(user_id=1, action="login", job_id=f"job-{number}", owner=owner)
+
+    assert (await activity.statistics(1, owner="bob")).by_action == {"login": 2}
+    assert (await activity.statistics(1)).by_action == {"login": 3}
+
+
+async def test_the_counts_follow_every_change_of_the_log(activity: Activity, database: Database) -> None:
+    """A row that is renamed or removed is counted as what it is now."""
+    for number in range(4):
+        await activity.record(user_id=1, action="login", job_id=f"job-{number}")
+    await database.write(lambda c: c.execute("UPDATE activity SET action = 'x' WHERE job_id = 'job-1'").rowcount)
+    await database.write(lambda c: c.execute("DELETE FROM activity WHERE job_id = 'job-2'").rowcount)
+
+    shown = await activity.statistics(1)
+    assert (shown.total, shown.by_action, list(shown.by_day.values())) == (3, {"login": 2, "x": 1}, [3])
+
+
+async def test_an_older_log_is_counted_once(database: Database, clock: ManualClock) -> None:
+    """A database of before the counts shows the same statistics after the upgrade."""
+    await database.migrate("activity", [_SCHEMA, _OWNERS])
+    statement = "INSERT INTO activity (job_id, user_id, action, at_ms) VALUES (?, 1, 'login', ?)"
+    rows = [(f"job-{number}", NOON_MS) for number in range(3)]
+    await database.write(lambda connection: connection.executemany(statement, rows).rowcount)
+    activity = Activity(database, clock=clock)
+
+    await activity.open()
+
+    assert (await activity.statistics(1)).by_day == {"2027-01-15": 3}
 
 
 async def test_opening_again_keeps_the_log(activity: Activity, database: Database, clock: ManualClock) -> None:

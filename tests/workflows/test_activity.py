@@ -43,9 +43,30 @@ async def test_a_user_without_activity_has_empty_statistics(door: Service) -> No
 
 
 @at_the_door
-@pytest.mark.parametrize("user", ["abc", "0", "-1", "1.5", str(2**63), "%F0%9F%99%82"])
-async def test_a_user_id_that_is_no_number_is_refused(door: Service, user: str) -> None:
-    """422 wherever a user is named."""
+@pytest.mark.parametrize(
+    "user",
+    [
+        *("abc", "0", "-1", "1.5", str(2**63), "%F0%9F%99%82"),
+        *(
+            "1_0",
+            "+7",
+            "%2B7",
+            "%207",
+            "7%20",
+            "7%0A",
+            "%097",
+            "7.0",
+            "7e0",
+            "0x7",
+            "007",
+            "%D9%A7",
+            "%EF%BC%97",
+            "%C2%B2",
+        ),
+    ],
+)
+async def test_a_user_id_has_one_form(door: Service, user: str) -> None:
+    """422 wherever a user is named otherwise: one user has one address, whatever ``int`` would take for a number."""
     posted = await door.http.post(f"/user/{user}/action", params={"action": "login canary7f3a"})
     read = await door.http.get(f"/user/{user}/statistics")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from email_validator import EmailNotValidError, validate_email
 from fastapi import Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 from asyncbg.errors import ErrorItem
@@ -19,6 +19,7 @@ MAX_TEXT_BODY_BYTES = 8 * MAX_TEXT_BYTES
 """A body that holds a long text: JSON may take six bytes for one of its characters."""
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_PLAIN_NUMBER = re.compile("[1-9][0-9]*")
 _NOT_ONE_LINE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -55,13 +56,27 @@ def _line(text: str) -> str:
     return text
 
 
+def _plain_number(text: object) -> object:
+    """A number in the one form that it is written in; ``int`` would also take ``+7``, ``1_0`` and ``007``."""
+    if isinstance(text, str) and not _PLAIN_NUMBER.fullmatch(text):
+        raise PydanticCustomError(
+            "plain_number",
+            "should be a whole number from 1 up: digits 0 to 9, no sign, no blank, no leading zero",
+        )
+    return text
+
+
 EmailAddress = Annotated[str, StringConstraints(max_length=320), AfterValidator(_email)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_line)]
 Message = Annotated[str, StringConstraints(min_length=1, max_length=4_096), AfterValidator(_text)]
 LongText = Annotated[str, StringConstraints(max_length=MAX_TEXT_BYTES), AfterValidator(_long_text)]
 UrlText = Annotated[str, StringConstraints(min_length=1, max_length=2_048), AfterValidator(_text)]
 UserNumber = Annotated[int, Field(ge=1, le=2**63 - 1)]
-UserId = Annotated[UserNumber, Path(description="who it is about, a number", examples=[7])]
+UserId = Annotated[
+    UserNumber,
+    BeforeValidator(_plain_number),
+    Path(description="who it is about: a number without sign, blanks or leading zeros", examples=[7]),
+]
 Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the page before")]
 IdempotencyKey = Annotated[
     str | None,

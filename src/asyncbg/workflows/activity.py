@@ -40,12 +40,18 @@ class ActivityPage(BaseModel):
 
 
 class StatisticsView(BaseModel):
-    """What a user's activity log adds up to. ``by_day`` is keyed by UTC dates."""
+    """What a user's activity log adds up to.
+
+    ``by_action`` shows the 100 most frequent actions and ``by_day`` the latest 366 UTC dates with actions; the
+    ``_rest`` beside each counts the actions it does not show.
+    """
 
     user_id: int
     total: int
     by_action: dict[str, int]
+    by_action_rest: int
     by_day: dict[str, int]
+    by_day_rest: int
     first_seen: str | None
     last_seen: str | None
 
@@ -106,7 +112,9 @@ def _view(user_id: int, statistics: Statistics) -> StatisticsView:
         user_id=user_id,
         total=statistics.total,
         by_action=statistics.by_action,
+        by_action_rest=statistics.by_action_rest,
         by_day=statistics.by_day,
+        by_day_rest=statistics.by_day_rest,
         first_seen=None if statistics.first_seen_ms is None else rfc3339(statistics.first_seen_ms),
         last_seen=None if statistics.last_seen_ms is None else rfc3339(statistics.last_seen_ms),
     )
