@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, overload
 
@@ -15,17 +15,16 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
-from starlette.types import Receive, Scope, Send
 
 from asyncbg.api.access_log import show_our_route
 from asyncbg.api.assets import assets_router
 from asyncbg.api.asyncapi import asyncapi_router
-from asyncbg.api.auth import asking, bound
+from asyncbg.api.auth import bound
+from asyncbg.api.engine_router import EngineRouter
 from asyncbg.api.event_schema import EventSchemas
 from asyncbg.api.events import events_router, ticket_router
 from asyncbg.api.jobs import jobs_router
 from asyncbg.api.ops import ops_router
-from asyncbg.api.problems import problem_docs
 from asyncbg.api.streams import Streams
 from asyncbg.background import Engine, Enqueuer, Job, Prepared
 from asyncbg.background.target import enqueuer_of, prepare_target
@@ -249,32 +248,6 @@ RequestBackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(_share
 use no other of scope "function", so this one stands between. What is added after the response is committed at once."""
 
 
-class EngineRouter(APIRouter):
-    """The library's routes. Include it as it is, or ask it for routes with authentication: ``bg.router(auth=…)``."""
-
-    def __init__(self, with_ticket: APIRouter) -> None:
-        """``with_ticket`` are the routes for those who show a ticket, and need not be asked again."""
-        super().__init__()
-        self._with_ticket = with_ticket
-
-    @overload  # type: ignore[override]  # Starlette's own call, and one of ours beside it
-    def __call__(self, *, auth: Callable[..., Any]) -> APIRouter: ...
-    @overload
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
-    def __call__(self, *asgi: Any, auth: Callable[..., Any] | None = None, **named: Any) -> Any:
-        """The same routes, each of which asks the dependency ``auth`` first.
-
-        It returns the owner, a name, or something that has ``owner`` and ``scopes`` (of ``submit``, ``read`` and
-        ``admin``), and raises what you raise for a stranger. A stream opened with a ticket is its holder's.
-        """
-        if auth is None:
-            return super().__call__(*asgi, **named)
-        routes = APIRouter()
-        routes.include_router(self._with_ticket)
-        routes.include_router(self, dependencies=[Depends(asking(auth))], responses=problem_docs(401, 403))
-        return routes
-
-
 class AsyncBG(Engine):
     """The engine with its FastAPI side: ``FastAPI(lifespan=bg.lifespan)``, ``app.include_router(bg.router)``."""
 
@@ -307,16 +280,18 @@ class AsyncBG(Engine):
     def router(self) -> "EngineRouter":
         """The routes of jobs, events, health, metrics and the start page, to include under a prefix of your own.
 
-        As it is it asks nobody who they are. Called, ``bg.router(auth=current_user)``, it gives routes that ask your
-        own dependency, which returns the owner.
+        As it is it answers this machine only, no page of another site, and probes of its health. Called,
+        ``bg.router(auth=current_user)``, it gives routes that ask your own dependency, which returns the owner;
+        ``bg.router(auth=None)`` gives routes that answer everybody.
         """
         if self._router is None:
-            self._router = EngineRouter(ticket_router(self.streams, self.event_schemas, self.tickets))
-            self._router.include_router(ops_router(self))
-            self._router.include_router(jobs_router(self, self.audit))
-            self._router.include_router(events_router(self.streams, self.event_schemas, self.tickets))
-            self._router.include_router(asyncapi_router(self.event_schemas))
-            self._router.include_router(assets_router())
+            routes = APIRouter()
+            routes.include_router(ops_router(self))
+            routes.include_router(jobs_router(self, self.audit))
+            routes.include_router(events_router(self.streams, self.event_schemas, self.tickets))
+            routes.include_router(asyncapi_router(self.event_schemas))
+            routes.include_router(assets_router())
+            self._router = EngineRouter(routes, ticket_router(self.streams, self.event_schemas, self.tickets))
         return self._router
 
     async def start(self) -> None:
@@ -381,6 +356,7 @@ class AsyncBG(Engine):
         known = [found for found in dict.fromkeys(_applications(app)) if not hasattr(found.state, _STATE)]
         for found in known:
             setattr(found.state, _STATE, self)
+        self._say_who_is_answered(app)
         try:
             yield
         finally:
@@ -388,6 +364,20 @@ class AsyncBG(Engine):
             for found in known:
                 if getattr(found.state, _STATE, None) is self:
                     delattr(found.state, _STATE)
+
+    def _say_who_is_answered(self, app: Starlette) -> None:
+        """Once at start: nobody has to find out by being refused, or by being read by everybody."""
+        if self._router is None:
+            return
+        if self._router.is_open:
+            logger.warning(
+                "bg.router(auth=None) answers everybody: whoever reaches it can submit, read and cancel jobs"
+            )
+        if self._router.is_included(app.routes):
+            logger.warning(
+                "bg.router answers this machine only; open it with bg.router(auth=current_user), your dependency that "
+                "returns the owner, or to everybody with bg.router(auth=None)"
+            )
 
     def begin_shutdown(self) -> None:
         """Claim no more jobs, begin the grace period, say goodbye to every stream; the lifespan ends the rest."""

@@ -98,13 +98,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         license_info={"name": "MIT", "identifier": "MIT"},
     )
-    app.add_middleware(CleanSpans, paths=Paths((service.bg.router, *service.routers)))
+    app.add_middleware(CleanSpans, paths=Paths((service.bg.router.unguarded, *service.routers)))
     install_problems(app)
     app.add_middleware(Guard, gate=gate, audit=service.bg.audit)
     app.include_router(sign_in_router(gate, service.bg.audit, clock=service.bg.clock))
     install_docs(app)
     app.include_router(security_txt_router(settings.server.security_contact, clock=service.bg.clock))
-    app.include_router(service.bg.router)
+    app.include_router(service.bg.router.unguarded)
     for router in service.routers:
         app.include_router(router)
     share_event_schemas(app, service.bg.event_schemas)

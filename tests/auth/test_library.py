@@ -14,7 +14,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 
 from asyncbg import AsyncBG, BackgroundTasks
 from asyncbg.api.auth import Caller
-from asyncbg.fastapi import EngineRouter
+from asyncbg.api.engine_router import EngineRouter
 
 USERS: dict[str, Any] = {"ada": "ada", "bob": "bob", "root": Caller(owner="root", scopes=frozenset({"admin"}))}  # type: ignore[arg-type]  # as an application would write it
 
@@ -149,7 +149,7 @@ async def test_the_answer_to_a_taken_key_names_no_job_of_another_owner(guarded: 
         assert hers not in answer.text + str(answer.headers)
 
 
-async def test_the_router_as_it_is_asks_nobody(tmp_path: Path) -> None:
+async def test_the_router_as_it_is_asks_nobody_on_this_machine(tmp_path: Path) -> None:
     """It stays an APIRouter, included as ever, and Starlette's own call of it still serves."""
     async with shop(tmp_path) as (bg, app), user(app, None) as client:
         assert isinstance(bg.router, fastapi.APIRouter)

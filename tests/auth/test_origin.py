@@ -21,13 +21,13 @@ def connection(server: Any, client: Any, host: str = "localhost:8000") -> HTTPCo
         (("127.0.0.1", 8000), ("127.0.0.1", 50000)),
         (("::1", 8000), ("::1", 50000)),
         (("::ffff:127.0.0.1", 8000), ("::ffff:127.0.0.1", 50000)),  # a socket that takes both families
-        (("/run/asyncbg.sock", None), None),
+        (("127.0.0.1", None), ("127.0.0.1", 123)),  # httpx's ASGITransport
         (("testserver", 80), ("testclient", 50000)),  # within the process: no socket at all
         (None, None),
     ],
 )
 def test_this_machine_is_let_in(server: Any, client: Any) -> None:
-    """Over loopback, a socket in the file system, or no socket."""
+    """Over loopback, or no socket."""
     refuse_strangers(connection(server, client))
 
 
@@ -43,6 +43,9 @@ def test_a_name_without_a_dot_is_of_this_house() -> None:
         (("10.0.0.5", 8000), ("127.0.0.1", 50000), "localhost"),
         (("127.0.0.1", 8000), ("203.0.113.9", 50000), "localhost"),  # what a proxy told of is believed against it
         (("::ffff:10.0.0.5", 8000), ("::ffff:10.0.0.6", 50000), "localhost"),
+        (("shop.example", 443), ("203.0.113.9", 0), "localhost"),  # a function's gateway has a name for a server
+        (("testserver", 80), ("unknown", 50000), "testserver"),
+        (("/run/asyncbg.sock", None), None, "localhost"),  # where a proxy is that adds no header of its own
         (("127.0.0.1", 8000), ("127.0.0.1", 50000), "evil.example"),
         (("127.0.0.1", 8000), ("127.0.0.1", 50000), "localhost@evil.example"),
         (("127.0.0.1", 8000), ("127.0.0.1", 50000), "localhost, evil.example"),

@@ -1,8 +1,9 @@
 """Where a request comes from: from a page of our own, and straight from this machine."""
 
 import re
+from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
-from typing import Final
+from typing import Any, Final
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
@@ -10,15 +11,20 @@ from starlette.requests import HTTPConnection
 from asyncbg.errors import CrossSiteError, ForeignHostError
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_FORWARDED: Final = re.compile(r"forwarded|x-forwarded.*|via|x-real-ip|(x|true)-client-ip|cf-connecting-ip")
+_FORWARDED: Final = re.compile(
+    r"forwarded|via|x-(forwarded|original|real|envoy|azure|amzn|arr|appengine|cluster)([-_].*)?|(cf|fly|fastly)-.*|(x|true)-client-ip"
+)
 """What proxies add to the headers of a request they pass on (RFC 7239; RFC 9110, 7.6.3; and what stood for them)."""
+_TEST_CLIENT: Final = "testclient"
+"""The address that Starlette's TestClient gives itself."""
+_WITH_KEY: Final = "send an API key (asyncbg keys create makes one)"
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
 _LOCAL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 """One label, such as a name of a hosts file: nobody can register it, so no page of the web has it (ICANN, SAC 053)."""
 _PORTS: Final = {"http": "80", "https": "443"}
 
 
-def refuse_cross_site(method: str, headers: Headers, *, must_tell: bool) -> None:
+def refuse_cross_site(method: str, headers: Headers, *, must_tell: bool, remedy: str = _WITH_KEY) -> None:
     """Let a browser change something only from a page of our own. Raises CrossSiteError.
 
     For credentials that a browser adds by itself, or that nobody needs. Browsers tell by Sec-Fetch-Site (Fetch
@@ -35,27 +41,41 @@ def refuse_cross_site(method: str, headers: Headers, *, must_tell: bool) -> None
     # A page with Referrer-Policy: no-referrer sends its own forms with the origin null (Fetch, 3.2.5).
     is_ours = origin is None or _is_ours(origin, headers) or (origin == "null" and site == "same-origin")
     if site not in {None, "same-origin", "none"} or not is_ours:
-        raise CrossSiteError("a page of another site sent this; do it from a page of this service, or with an API key")
+        raise CrossSiteError(f"a page of another site sent this; send it from a page of this service, or {remedy}")
 
 
-def refuse_strangers(connection: HTTPConnection) -> None:
+def refuse_strangers(connection: HTTPConnection, *, remedy: str = _WITH_KEY) -> None:
     """Let in only who came straight from this machine and means it. Raises ForeignHostError.
 
     The address alone would let in whatever a proxy on this machine passes on, and any web page whose host name was made
     to lead here (DNS rebinding): the Host header has to name this machine too, or be a name without a dot.
-    A server that runs inside the caller's own process has no address to check.
+    A test client within the process has no addresses to check.
     """
-    scope, headers = connection.scope, connection.headers
-    server, client = scope.get("server"), scope.get("client")
-    if any(map(_FORWARDED.fullmatch, headers)):
-        raise ForeignHostError(_refusal("through a proxy"))
-    if server is None or server[1] is None or not _is_address(server[0]):
-        return
-    if not is_loopback(server[0]) or (client is not None and _is_address(client[0]) and not is_loopback(client[0])):
-        raise ForeignHostError(_refusal("over the network"))
-    name = _host_name(headers)
-    if not (is_loopback(name) or _LOCAL_NAME.fullmatch(name)):
-        raise ForeignHostError(_refusal("under another name than localhost"))
+    how = _comes_from_elsewhere(connection)
+    if how is not None:
+        raise ForeignHostError(f"only this machine itself may call without credentials, and this came {how}; {remedy}")
+
+
+def _comes_from_elsewhere(connection: HTTPConnection) -> str | None:
+    """How a request came, where it did not come straight from this machine."""
+    server, client = connection.scope.get("server"), connection.scope.get("client")
+    if any(map(_FORWARDED.fullmatch, connection.headers)):
+        return "through a proxy"
+    if client is not None and not (client[0] == _TEST_CLIENT or is_loopback(client[0])):
+        return "over the network"
+    if server is None or not _is_address(server[0]):
+        return "through a socket file, as a proxy's do" if _is_socket_file(server) else None
+    if server[1] is None:  # httpx's ASGITransport; a server has a port
+        return None
+    if not is_loopback(server[0]):
+        return "over the network"
+    name = _host_name(connection.headers)
+    return None if is_loopback(name) or _LOCAL_NAME.fullmatch(name) else "under another name than localhost"
+
+
+def _is_socket_file(server: Sequence[Any] | None) -> bool:
+    """Whether a server listens on a Unix socket: those of ASGI say its path and no port."""
+    return server is not None and server[1] is None and "/" in str(server[0])
 
 
 def is_loopback(host: str) -> bool:
@@ -94,7 +114,3 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _refusal(how: str) -> str:
-    return f"without an API key only this machine itself may call, and this came {how}; make a key: asyncbg keys create"
