@@ -12,7 +12,10 @@
     ├── TaskError
     │   ├── UnknownTaskError     no task of that name is registered
     │   ├── DuplicateTaskError   the name is taken by another function
-    │   └── ArgumentsError       the arguments do not fit the task's signature
+    │   ├── ArgumentsError       the arguments do not fit the task's signature
+    │   │   └── OversizeArgumentsError   they are larger than what is stored with a job
+    │   ├── OptionsError         a delay, a time, a priority, a tag, an owner or a key that no job can have
+    │   └── ResultError          the task's result has no JSON form, or is too large; told on the job
     ├── JobError
     │   ├── JobNotFoundError     no such job, or not yours
     │   ├── JobStateError        the job's state forbids it
@@ -103,6 +106,32 @@ class ArgumentsError(TaskError, TypeError, ValueError):
         super().__init__(f"bad arguments for task {task!r}: {listed}")
         self.task = task
         self.errors = list(errors)
+
+
+class OversizeArgumentsError(ArgumentsError):
+    """The arguments are larger as JSON than what is stored with a job."""
+
+    def __init__(self, task: str, size: int, most: int) -> None:
+        """Say how large they are and what is allowed."""
+        msg = (
+            f"{size:,} bytes as JSON are more than {most:,} (ASYNCBG_JOBS__MAX_ARGS_BYTES); "
+            "hand over the path of a file or the id of a row instead"
+        )
+        super().__init__(task, [ErrorItem(loc=[], msg=msg, type="too_large")])
+
+
+class OptionsError(TaskError, ValueError):
+    """A job cannot have such a delay, time, priority, tag, owner or key. ``option`` names which; nothing was stored."""
+
+    def __init__(self, option: str, msg: str) -> None:
+        """Name the option and say what it should be; never the value."""
+        super().__init__(f"{option} {msg}")
+        self.option = option
+        self.msg = msg
+
+
+class ResultError(TaskError):
+    """The task ran, and what it returned cannot be stored: its job fails and is not retried, since the work is done."""
 
 
 class JobError(AsyncBGError):

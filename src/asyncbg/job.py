@@ -1,6 +1,5 @@
 """What a job is: its record, its states and the one table of moves between them."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from asyncbg.personal import Mark, StandIns
+from asyncbg.stored_arguments import shown_arguments
 
 ANONYMOUS = "anonymous"
 """The owner of a job where nobody was asked who they are."""
@@ -164,7 +164,7 @@ class JobRecord:
 
 def told_of(record: JobRecord, text: str) -> str:
     """A text about a job as others may see it: without the job's personal arguments, and what looks personal."""
-    return StandIns(json.loads(record.args), record.personal).clean(text)
+    return StandIns(shown_arguments(record.args), record.personal).clean(text)
 
 
 # Outcomes: what one attempt ended in. Small values; the executor makes them, the store writes them.

@@ -7,28 +7,32 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from types import GenericAlias
-from typing import Any, NotRequired, Required, cast, get_args, get_origin
+from typing import Any, Literal, NotRequired, Required, Union, cast, get_args, get_origin
 
 import pydantic
 from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypedDict
 
 from asyncbg.context import Dependencies, Progress, signature_of
-from asyncbg.errors import ArgumentsError, DuplicateTaskError, ErrorItem, UnknownTaskError
+from asyncbg.errors import ArgumentsError, DuplicateTaskError, ErrorItem, OversizeArgumentsError, UnknownTaskError
 from asyncbg.invalid import clean_error
 from asyncbg.personal import EVERY, RESULT, Mark, mark_of
 from asyncbg.redact import Personal
 from asyncbg.retry import RetryPolicy
+from asyncbg.stored_arguments import OversizeError, StoredArguments
 
 logger = logging.getLogger("asyncbg")
 
 _EXTRA_POSITIONAL = "*"
 _EXTRA_KEYWORD = "**"
+_LITERALS = (str, int, bool, bytes, Enum)
 _PLAIN = (str, int, bool)
 """What reads back as it was written, so that nothing need be tried: all but a number of more than 4,300 digits."""
 _LONGEST_NUMBER = 4300
+_MOST_BYTES = 1024 * 1024
 _CONFIG = pydantic.ConfigDict(
     extra="forbid",
     arbitrary_types_allowed=True,
@@ -77,7 +81,7 @@ class Arguments:
         self.personal = json.dumps(self.marks)
         self._adapter = _adapter(self._fields)
         self._validate_python = self._adapter.validator.validate_python
-        self._validate_json = self._adapter.validator.validate_json
+        self._stored = StoredArguments(self._adapter.core_schema)
         self._is_direct = not (self._positional_only or self.extra_positional or self.extra_keyword)
         self._is_plain = all(map(_is_plain, self._fields.values())) and not self.injected
 
@@ -101,7 +105,7 @@ class Arguments:
         if name in self.dependencies.names or isinstance(parameter.default, Progress):
             self.injected.add(name)
             return
-        self._fields[name] = Required[annotation] if is_required else NotRequired[annotation]
+        self._fields[name] = Required[annotation] if is_required else NotRequired[_or_default(annotation, parameter)]
         if kind is not inspect.Parameter.KEYWORD_ONLY:
             self.positional.append(name)
         if kind is not inspect.Parameter.POSITIONAL_ONLY:
@@ -141,21 +145,29 @@ class Arguments:
         valid = _checked(self._validate_python, bound, task)
         return {**valid, **given} if given else valid
 
-    def dump(self, bound: dict[str, Any]) -> str | None:
-        """The JSON text that reads back as ``bound``; None where there is none."""
+    def dump(self, bound: dict[str, Any], *, task: str = "", most_bytes: int = _MOST_BYTES) -> str | None:
+        """Return the JSON text that reads back as the very same values, None where there is none.
+
+        Raises OversizeArgumentsError where the text is longer than ``most_bytes``.
+        """
         try:
-            if self._is_plain and len(text := to_json(bound).decode()) < _LONGEST_NUMBER:
-                return text
+            if self._is_plain and len(text := to_json(bound)) < min(_LONGEST_NUMBER, most_bytes):
+                return text.decode()
             if not self.injected.isdisjoint(bound) or any(isinstance(value, Iterator) for value in bound.values()):
                 return None
-            text = self._adapter.dump_json(bound, round_trip=True, by_alias=True, warnings="error").decode()
-            return text if self._validate_json(text) == bound else None
-        except Exception:  # noqa: BLE001 - also what the arguments' own validators, serializers and __eq__ raise
+            return self._stored.dump(bound, most_bytes)
+        except OversizeError as error:
+            size = error.size
+        except Exception:  # noqa: BLE001 - also what the arguments' own serializers raise
             return None
+        raise OversizeArgumentsError(task, size, most_bytes)
 
     def load(self, task: str, text: str) -> dict[str, Any]:
-        """Read arguments back. Raises ArgumentsError where the function has changed meanwhile."""
-        return _checked(self._validate_json, text, task)
+        """Read arguments back, without validating them anew.
+
+        Raises ArgumentsError where the function has changed meanwhile.
+        """
+        return _checked(self._stored.load, text, task)
 
     def spread(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Turn an object of arguments into the positional and keyword arguments of the call."""
@@ -373,6 +385,26 @@ def _is_plain(hint: Any) -> bool:
     if all(mark is Personal or isinstance(mark, Personal) for mark in marks):
         inner = get_args(inner)[0] if marks else inner
     return inner in _PLAIN
+
+
+def _or_default(annotation: Any, parameter: inspect.Parameter) -> Any:
+    """The annotation, or the parameter's default where the annotation does not allow it: ``items: list = None``."""
+    default = parameter.default
+    if annotation is Any or _takes(annotation, default):
+        return annotation
+    if default is None:
+        return Union[annotation, None]  # noqa: RUF100, UP007, UP045 - not everything that annotates has an |
+    return Union[annotation, Literal[default]] if isinstance(default, _LITERALS) else annotation  # noqa: UP007
+
+
+def _takes(annotation: Any, default: Any) -> bool:
+    if isinstance(annotation, type) and type(default) is annotation:
+        return True
+    try:
+        _build({"it": annotation}).validate_python({"it": default})
+    except Exception:  # noqa: BLE001 - what the annotation's own validators raise
+        return False
+    return True
 
 
 def _checked(check: Callable[[Any], Any], given: Any, task: str) -> dict[str, Any]:

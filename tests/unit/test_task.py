@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr, computed_field
 from asyncbg.context import Depends, Progress
 from asyncbg.errors import ArgumentsError, DuplicateTaskError, UnknownTaskError
 from asyncbg.redact import Personal
+from asyncbg.same_value import is_same
 from asyncbg.task import (
     Arguments,
     Registry,
@@ -134,8 +135,8 @@ TYPED: dict[Any, st.SearchStrategy[Any]] = {
 
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=200, deadline=None)
 @given(st.data())
-def test_what_dump_accepts_reads_back_equal(data: st.DataObject) -> None:
-    """For any types and values: either there is JSON that reads back as the same arguments, or there is none."""
+def test_what_dump_accepts_reads_back_the_same(data: st.DataObject) -> None:
+    """For any types and values: either there is JSON that reads back as the very same arguments, or there is none."""
     names = data.draw(st.lists(st.sampled_from(["a", "copy", "model_config", "self", "_x"]), unique=True, max_size=3))
     hints = {name: data.draw(st.sampled_from(list(TYPED))) for name in names}
     arguments = Arguments(function_of(hints))
@@ -144,7 +145,7 @@ def test_what_dump_accepts_reads_back_equal(data: st.DataObject) -> None:
     text = arguments.dump(bound)
 
     if text is not None:
-        assert arguments.load("task", text) == bound
+        assert is_same(arguments.load("task", text), bound)
 
 
 @settings(deadline=None)
@@ -195,24 +196,33 @@ class Restless(BaseModel):
 @pytest.mark.parametrize(
     ("hint", "value"),
     [
-        (Annotated[str, AfterValidator(doubled)], "a"),
-        (Restless, {"count": 1}),
         (SecretStr, "hidden"),
         (Any, b"bytes"),
         (Any, (1, 2)),
-        (float, math.nan),
+        (Any, math.nan),
         (str, "\ud800"),
-        (Path, Path("a")),
     ],
 )
-def test_json_that_would_read_back_otherwise_is_refused(hint: Any, value: Any) -> None:
-    """A secret, a lone surrogate, a validator that changes what it has validated: the job is not durable."""
+def test_a_value_that_json_would_change_has_no_text(hint: Any, value: Any) -> None:
+    """A secret, a lone surrogate, a tuple that nobody declared: the job is not durable."""
     arguments = Arguments(function_of({"it": hint}))
 
-    text = arguments.dump(arguments.bind("task", (value,), {}))
+    assert arguments.dump(arguments.bind("task", (value,), {})) is None
 
-    assert text is None or arguments.load("task", text) == {"it": value}
-    assert (text is None) is (hint is not Path)
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [(Annotated[str, AfterValidator(doubled)], "a"), (Restless, {"count": 1}), (Path, Path("a")), (float, math.nan)],
+)
+def test_a_value_is_validated_once(hint: Any, value: Any) -> None:
+    """A validator that changes what it has validated does so when the job is added, and never again."""
+    arguments = Arguments(function_of({"it": hint}))
+    bound = arguments.bind("task", (value,), {})
+
+    text = arguments.dump(bound)
+
+    assert text is not None
+    assert is_same(arguments.load("task", text), bound)
 
 
 def test_a_generator_is_not_consumed_by_looking() -> None:

@@ -15,6 +15,7 @@ from asyncbg.clock import rfc3339
 from asyncbg.job import JobRecord, JobState, ProgressValue
 from asyncbg.personal import masked_arguments, masked_result
 from asyncbg.redact import redact
+from asyncbg.stored_arguments import shown_arguments
 
 EXAMPLE_ID = "019ab3f0-5a1e-7000-8000-3f1c0de5a7b2"
 _CURSOR_MARK = "n"
@@ -231,7 +232,7 @@ def _shown(record: JobRecord, prefix: str) -> dict[str, Any]:
         "progress": ProgressOut(**record.progress.as_dict()) if record.progress else None,
         "result": masked_result(json.loads(record.result), record.personal) if record.result else None,
         "error": JobErrorOut(**record.error.as_dict()) if record.error else None,
-        "args": masked_arguments(json.loads(record.args), record.personal),
+        "args": masked_arguments(shown_arguments(record.args), record.personal),
         "links": JobLinks(self=url, events=f"{url}/events", cancel=f"{url}/cancel", retry=f"{url}/retry"),
     }
 

@@ -63,7 +63,7 @@ class Engine:
         self.control = JobControl(self.backend, self.bus, self._runner, in_memory)
         self.enqueuer = Enqueuer(
             self.backend, self.registry, self.control, runner=self._runner, backlog=backlog, in_memory=in_memory,
-            ids=IdGenerator(self.clock), clock=self.clock,
+            ids=IdGenerator(self.clock), clock=self.clock, most_args_bytes=self.settings.jobs.max_args_bytes,
         )  # fmt: skip
         self.schedules = Schedules(self.backend, self.enqueuer.fire, clock=self.clock)
         self._maintenance = Maintenance(

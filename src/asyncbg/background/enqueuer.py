@@ -49,8 +49,10 @@ class Enqueuer:
         in_memory: InMemoryJobs,
         ids: IdGenerator,
         clock: Clock,
+        most_args_bytes: int,
     ) -> None:
         """Made by the engine."""
+        self._most_args_bytes = most_args_bytes
         self.registry = registry
         self._backend = backend
         self._control = control
@@ -65,7 +67,9 @@ class Enqueuer:
     ) -> Prepared:
         """Give a call whose arguments are validated an id; nothing is stored yet."""
         task = definition.options
-        text = definition.arguments.dump(bound) if lasting else None
+        text = None
+        if lasting:
+            text = definition.arguments.dump(bound, task=definition.name, most_bytes=self._most_args_bytes)
         now_ms = self._clock.now_ms()
         run_at_ms = now_ms if options is NO_OPTIONS else options.run_at_ms(now_ms)
         job_id = self._ids.new()

@@ -13,6 +13,7 @@ from asyncbg.settings.schema import schema_of
 from asyncbg.settings.section import (
     AuthSettings,
     DemoSettings,
+    JobSettings,
     OutboundSettings,
     PrivacySettings,
     RunnerSettings,
@@ -34,6 +35,7 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, BeforeValidator(lambda value: value or None)] = Path("asyncbg-data")
     server: ServerSettings = ServerSettings()
     runner: RunnerSettings = RunnerSettings()
+    jobs: JobSettings = JobSettings()
     stream: StreamSettings = StreamSettings()
     smtp: SmtpSettings = SmtpSettings()
     outbound: OutboundSettings = OutboundSettings()

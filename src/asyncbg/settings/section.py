@@ -45,6 +45,17 @@ class RunnerSettings(Section):
     )
 
 
+class JobSettings(Section):
+    """How large what is stored with a job may be."""
+
+    max_args_bytes: int = Field(
+        default=MIB, ge=1, le=256 * MIB, description="larger arguments, as JSON, are refused when they are given"
+    )
+    max_result_bytes: int = Field(
+        default=MIB, ge=1, le=256 * MIB, description="a job whose result is larger, as JSON, fails"
+    )
+
+
 class StreamSettings(Section):
     """How events are streamed."""
 

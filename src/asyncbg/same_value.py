@@ -1,0 +1,76 @@
+"""Whether two values are the same: of the same types all the way down, not merely equal."""
+
+import marshal
+import math
+from collections.abc import Iterable
+from datetime import timezone, tzinfo
+from typing import Any
+
+from pydantic_core import TzInfo
+
+_ATOMS = (str, int, bool, bytes, type(None), complex)
+_BY_VALUE = 2
+"""The version of marshal's format that writes equal values alike, whether an object occurs once or several times."""
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether the two could be swapped and nobody would notice: types, order, and what an object holds.
+
+    ``1`` is not ``True``, ``1.0`` not ``1``, an enumeration's text not its member. Objects are compared by what pickle
+    would take of them, never by their own ``__eq__``. Raises where an object cannot be taken apart.
+    """
+    return _have_same_bytes(one, other) or _is_same(one, other)
+
+
+def _have_same_bytes(one: Any, other: Any) -> bool:
+    """The common case in C: only the very builtin types have such a form."""
+    try:
+        return marshal.dumps(one, _BY_VALUE) == marshal.dumps(other, _BY_VALUE)
+    except ValueError:
+        return False
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    kind = type(one)
+    if one is other:
+        return True
+    if isinstance(one, timezone | TzInfo) and isinstance(other, timezone | TzInfo):
+        return _is_same_offset(one, other)
+    if kind is not type(other):
+        return False
+    if isinstance(one, type):
+        return False
+    if kind in _ATOMS:
+        return bool(one == other)
+    if kind is float:
+        return (one == other and math.copysign(1, one) == math.copysign(1, other)) or (one != one and other != other)
+    if kind in (list, tuple):
+        return _are_same(one, other)
+    if kind is dict:
+        return _are_same(one.items(), other.items())
+    if kind in (set, frozenset):
+        there = {item: item for item in other}
+        return len(one) == len(other) and all(item in there and _is_same(item, there[item]) for item in one)
+    return _is_same_object(one, other)
+
+
+def _are_same(some: Iterable[Any], others: Iterable[Any]) -> bool:
+    some, others = list(some), list(others)
+    return len(some) == len(others) and all(map(_is_same, some, others))
+
+
+def _is_same_offset(one: tzinfo, other: tzinfo) -> bool:
+    """pydantic's own zone stands for the standard library's; one with a name of its own is another."""
+    if isinstance(one, timezone) and isinstance(other, timezone):
+        return repr(one) == repr(other)
+    return one.utcoffset(None) == other.utcoffset(None)
+
+
+def _is_same_object(one: Any, other: Any) -> bool:
+    """By class, arguments, state and items, as pickle takes an object apart."""
+    taken, others = one.__reduce_ex__(4), other.__reduce_ex__(4)
+    if isinstance(taken, str) or isinstance(others, str):
+        return False  # the name of a global, and they are not one object
+    parts = [list(part) if at in (3, 4) and part is not None else part for at, part in enumerate(taken)]
+    other_parts = [list(part) if at in (3, 4) and part is not None else part for at, part in enumerate(others)]
+    return _are_same(parts, other_parts)
