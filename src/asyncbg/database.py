@@ -19,7 +19,7 @@ from urllib.parse import quote
 import aiosqlite
 
 from asyncbg.errors import DatabaseError, NotRunningError, OutageError, SettingsError
-from asyncbg.log_limit import LogLimit
+from asyncbg.log_limit import CHECKPOINT_PAGES, LogLimit
 
 T = TypeVar("T")
 logger = logging.getLogger("asyncbg")
@@ -37,7 +37,7 @@ _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA secure_delete = ON",
-    "PRAGMA wal_autocheckpoint = 2000",
+    "PRAGMA wal_autocheckpoint = 0",  # log_limit.py says when a commit is followed by a checkpoint
     "PRAGMA journal_size_limit = 67108864",
     "PRAGMA cache_size = -16000",
     "PRAGMA temp_store = MEMORY",
@@ -143,18 +143,15 @@ class Database:
     before anybody who waits for that commit goes on.
     """
 
-    def __init__(self, path: str, *, readers: int = 2, checkpoints: bool = True) -> None:
-        """Name the file; nothing is opened yet.
-
-        ``checkpoints=False`` leaves the write-ahead log to the process whose database it mostly is.
-        """
+    def __init__(self, path: str, *, readers: int = 2, checkpoint_pages: int = CHECKPOINT_PAGES) -> None:
+        """Name the file; nothing is opened yet."""
         self.path = path
         self.after_commit: Callable[[list[Any]], None] = lambda notes: None
         self.commits = 0
         self._reader_count = readers
-        self._writer_pragmas = (*_WRITER_PRAGMAS, *(() if checkpoints else ("PRAGMA wal_autocheckpoint = 0",)))
+        self._writer_pragmas: Sequence[str] = _WRITER_PRAGMAS
         self._log_limit = LogLimit(
-            None if path == MEMORY else path, checkpoints=checkpoints, busy_timeout_ms=_BUSY_TIMEOUT_MS
+            None if path == MEMORY else path, busy_timeout_ms=_BUSY_TIMEOUT_MS, pages=checkpoint_pages
         )
         self._writer: _Connection | None = None
         self._readers: list[_Connection] = []
@@ -196,6 +193,7 @@ class Database:
             self._remember_file()
             self._writer = await self._connect(self._writer_pragmas)
             await self._writer.run(lambda connection: connection.execute(_VERSIONS))
+            self._open_log_limit()
             if self.path == MEMORY:
                 self._readers = [self._writer]
             else:
@@ -217,6 +215,7 @@ class Database:
         for connection in dict.fromkeys([*readers, *([writer] if writer else [])]):
             with contextlib.suppress(sqlite3.Error):
                 await connection.close()
+        self._log_limit.close()
 
     async def migrate(self, component: str, scripts: Sequence[str]) -> None:
         """Bring the tables of ``component`` up to date: one script a version, each applied once, in one transaction.
@@ -312,9 +311,9 @@ class Database:
         self, connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]]
     ) -> tuple[list[Sequence[Any]], list[Any]]:
         """Everything in one transaction; runs in the database's thread."""
-        self._log_limit.check(connection)
-        connection.execute("BEGIN IMMEDIATE")
+        self._log_limit.begin(connection)
         try:
+            connection.execute("BEGIN IMMEDIATE")
             tx = Transaction(connection)
             results = [lane(tx, items) for lane, items in work]
             for finish in tx.memo.values():
@@ -326,6 +325,8 @@ class Database:
                 with contextlib.suppress(sqlite3.Error):  # the first error tells more; the next one reopens it
                     connection.execute("ROLLBACK")
             raise
+        finally:
+            self._log_limit.end()
         return results, tx.notes
 
     async def _commit_failed(
@@ -376,6 +377,12 @@ class Database:
         if stale is not None:
             with contextlib.suppress(sqlite3.Error):
                 await stale.close()
+
+    def _open_log_limit(self) -> None:
+        try:
+            self._log_limit.open()
+        except OSError as error:
+            raise DatabaseError(f"cannot open {error.filename}: {error.strerror}; check its permissions") from error
 
     def _remember_file(self) -> None:
         self._place = os.path.abspath(self.path)  # noqa: PTH100 - symbolic links stay what they are

@@ -25,6 +25,8 @@ from asyncbg.store import database_file
 
 SQL = load_statements("doctor.sql")
 _WAL_BUG = ((3, 7, 0), (3, 51, 2))
+_WAL_BUG_FIXED = frozenset({(3, 44, 6), (3, 50, 7)})
+"""https://www.sqlite.org/wal.html#walresetbug; ``log_limit.py`` says how it is avoided."""
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "fuse"}
 )
@@ -85,17 +87,16 @@ async def diagnose(overrides: Mapping[str, Any] | None = None, *, clock: Clock |
         remedy = "correct it as it says; `asyncbg settings show --sources` tells where each comes from"
         return [fail("settings", str(error), remedy), check_sqlite(sqlite3.sqlite_version_info), check_clock(clock)]
     place = Place(path)
-    held = place.held()
     return [
         well("settings", f"profile {settings.profile} loads"),
-        check_sqlite(sqlite3.sqlite_version_info, processes=len(held)),
+        check_sqlite(sqlite3.sqlite_version_info),
         *check_filesystems(settings, path),
         check_database_access(path),
         check_data_dir_access(settings.data_dir),
         check_disk(path),
         check_log(path),
-        *check_content(path, held, clock, settings.privacy.keys()),
-        check_loops(place.notes()),
+        *check_content(path, place, clock, settings.privacy.keys()),
+        check_processes(place),
         await check_smtp(settings.smtp),
     ]
 
@@ -103,17 +104,14 @@ async def diagnose(overrides: Mapping[str, Any] | None = None, *, clock: Clock |
 # The machine
 
 
-def check_sqlite(version: tuple[int, ...], *, processes: int = 1) -> Finding:
-    """Whether this SQLite can do it, and whether several processes may share a file with it."""
+def check_sqlite(version: tuple[int, ...]) -> Finding:
+    """Whether this SQLite can do it; what several processes on one file rely on is true of every version taken."""
     name = "SQLite " + ".".join(map(str, version[:3]))
     if version < OLDEST_SQLITE:
         return fail("sqlite", f"{name} is too old", "use a Python with SQLite 3.38 or newer, 3.51.3 at best")
     first, last = _WAL_BUG
-    if first <= version[:3] <= last:
-        finding = f"{name} can damage the log when several processes share the file (3.7.0 to 3.51.2)"
-        if processes > 1:
-            return warn("sqlite", f"{finding}; {processes} do", "run one process, or use SQLite 3.51.3 or newer")
-        return well("sqlite", f"{finding}; {processes or 'none'} runs jobs here")
+    if first <= version[:3] <= last and version[:3] not in _WAL_BUG_FIXED:
+        return well("sqlite", f"{name}; its WAL-reset bug is avoided: only one process at a time checkpoints")
     return well("sqlite", name)
 
 
@@ -227,8 +225,17 @@ def processes_with(path: Path) -> list[int]:
     return sorted(found)
 
 
-def check_loops(notes: Mapping[str, str]) -> Finding:
+def check_processes(place: Place) -> Finding:
     """Whether something has held the event loop of a process that runs now."""
+    try:
+        return check_loops(place.notes())
+    except OSError as error:
+        remedy = "run the doctor as the user that runs asyncbg, with file descriptors to spare"
+        return fail("event loop", f"the processes cannot be looked at: {_reason(error)}", remedy)
+
+
+def check_loops(notes: Mapping[str, str]) -> Finding:
+    """Whether something has held an event loop, by what the processes have noted."""
     held: list[str] = []
     for name, text in sorted(notes.items()):
         with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -245,7 +252,7 @@ def check_loops(notes: Mapping[str, str]) -> Finding:
 # What is stored
 
 
-def check_content(path: Path, held: Sequence[str], clock: Clock, keys: Sequence[bytes] = ()) -> list[Finding]:
+def check_content(path: Path, place: Place, clock: Clock, keys: Sequence[bytes] = ()) -> list[Finding]:
     """Schema, jobs, encryption and clock, as the database tells."""
     if not path.is_file() or not path.stat().st_size:
         return [well("schema", "no tables yet"), well("jobs", "none yet"), check_clock(clock)]
@@ -255,7 +262,7 @@ def check_content(path: Path, held: Sequence[str], clock: Clock, keys: Sequence[
             if schema.status is not Status.OK:
                 return [schema, check_clock(clock)]
             newest = connection.execute(SQL["newest"]).fetchone()
-            jobs, sealed = check_jobs(connection, held, clock), check_encryption(connection, keys)
+            jobs, sealed = check_jobs(connection, place, clock), check_encryption(connection, keys)
             return [schema, jobs, sealed, check_clock(clock, newest[0] if newest else 0)]
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
@@ -280,9 +287,10 @@ def check_schema(connection: sqlite3.Connection) -> Finding:
     return well("schema", f"version {version}")
 
 
-def check_jobs(connection: sqlite3.Connection, held: Sequence[str], clock: Clock) -> Finding:
+def check_jobs(connection: sqlite3.Connection, place: Place, clock: Clock) -> Finding:
     """Jobs that are lost, that took processes down, or that nobody runs."""
-    lost = connection.execute(SQL["lost"], {"held": json.dumps(list(held))}).fetchone()[0]
+    running = dict(connection.execute(SQL["running"]).fetchall())
+    lost = sum(running[name] for name in place.gone(running))
     crashed, crashes = connection.execute(SQL["crashed"]).fetchone()
     poison = connection.execute(SQL["poison"]).fetchone()[0]
     overdue = connection.execute(SQL["overdue"], {"before_ms": clock.now_ms() - _OVERDUE_MS}).fetchone()[0]
@@ -290,7 +298,7 @@ def check_jobs(connection: sqlite3.Connection, held: Sequence[str], clock: Clock
         (lost, f"{lost} running without a process", "start `asyncbg serve` or `asyncbg worker`: it takes them up"),
         (poison, f"{poison} failed as poison", "`asyncbg jobs list --state failed`; mend the task, then retry them"),
         (crashed, f"{crashed} unfinished took a process down (up to {crashes} times)", "see the log of that process"),
-        (overdue, f"{overdue} queued for more than a minute", _OVERDUE_BUSY if held else _OVERDUE_IDLE),
+        (overdue, f"{overdue} queued for more than a minute", _OVERDUE),
     ]  # fmt: skip
     bad = [(finding, remedy) for many, finding, remedy in found if many]
     if bad:
@@ -315,8 +323,10 @@ def check_encryption(connection: sqlite3.Connection, keys: Sequence[bytes]) -> F
     return well("encryption", f"on, with the key of id {known[0]}" if known else "off")
 
 
-_OVERDUE_BUSY = "raise ASYNCBG_RUNNER__CONCURRENCY, or see what blocks the tasks"
-_OVERDUE_IDLE = "start `asyncbg serve` or `asyncbg worker`"
+_OVERDUE = (
+    "start `asyncbg serve` or `asyncbg worker` where none runs; else raise ASYNCBG_RUNNER__CONCURRENCY, or see what "
+    "blocks the tasks"
+)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,25 +1,33 @@
-"""Keeps the write-ahead log of a database short, whatever its readers do."""
+"""Keeps the write-ahead log of a database short, whatever its readers do, and lets one connection at a time do so.
 
-import contextlib
+SQLite 3.7.0 to 3.51.2 can damage a database in write-ahead mode (https://www.sqlite.org/wal.html#walresetbug): where a
+checkpoint begins while the whole log is in the database already, another connection may start the log anew at that very
+moment, and the checkpoint then marks pages of the new log as copied that never were. Two rules make that impossible,
+whatever the version and however many processes share the file:
+
+* A connection checkpoints only while it holds the lock of ``<database>-checkpoint``, so no two do at once.
+* It takes the lock before a commit of its own and checkpoints right after it. Of that commit nothing is in the database
+  yet, since nobody else checkpoints, and a log with such pages is never started anew.
+"""
+
 import os
 import sqlite3
 import time
 
 from asyncbg.errors import OutageError
+from asyncbg.file_lock import FileLock
 
 _MIB = 1 << 20
 WANTED_BYTES = 16 * _MIB
 """SQLite's own checkpoints keep the log below this, unless a reader is always in their way."""
 MOST_BYTES = 40 * _MIB
 """No transaction begins beyond this; what the largest one adds leaves it under 64 MB."""
+CHECKPOINT_PAGES = 2_000
+"""A commit that leaves the log this long is followed by a checkpoint."""
 
 _PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 4.0
 _PATIENCE_MS = 50
-
-
-def request_file(database: str) -> str:
-    """The file that asks the process whose database it is to empty the log; it goes when that is done."""
-    return f"{database}-shorten"
 
 
 class LogLimit:
@@ -30,24 +38,69 @@ class LogLimit:
     gone.
     """
 
-    def __init__(self, database: str | None, *, checkpoints: bool, busy_timeout_ms: int) -> None:
-        """Watch ``<database>-wal``; None (in memory) has none. Without ``checkpoints`` the log is only measured."""
+    def __init__(self, database: str | None, *, busy_timeout_ms: int, pages: int = CHECKPOINT_PAGES) -> None:
+        """Watch ``<database>-wal``; None (in memory) has none. Connections come with automatic checkpoints off."""
         self._path = None if database is None else f"{database}-wal"
-        self._request = None if database is None else request_file(database)
-        self._checkpoints = checkpoints
+        self._lock = None if database is None else FileLock(f"{database}-checkpoint")
         self._busy_timeout_ms = busy_timeout_ms
-        self._next_try_s = self._next_look_s = 0.0
+        self._pages = pages
+        self._automatic: sqlite3.Connection | None = None
+        self._next_try_s = 0.0
+        self._pause_s = _PAUSE_S
 
-    def check(self, connection: sqlite3.Connection) -> None:
-        """Make room if there is too little; call it before a transaction. Raises OutageError where there is none."""
-        if self._checkpoints and self._request is not None and time.monotonic() >= self._next_look_s:
-            self._next_look_s = time.monotonic() + _PAUSE_S
-            self._heed(connection, self._request)
+    def open(self) -> None:
+        """Open the file of the lock. Raises OSError."""
+        if self._lock is not None:
+            self._lock.open(create=True)
+
+    def close(self) -> None:
+        """Close the file of the lock."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Call it before a transaction: make room if there is too little. Raises OutageError where there is none.
+
+        Until :meth:`end`, the commit may be followed by a checkpoint, if no other process is at it.
+        """
+        if self._lock is None:
+            return
+        self._check_size(connection)
+        self._let_checkpoint(connection, allowed=self._lock.try_lock())
+
+    def end(self) -> None:
+        """Call it after the transaction, committed or not."""
+        if self._lock is not None:
+            self._lock.unlock()
+
+    def empty(self, connection: sqlite3.Connection) -> bool:
+        """Bring all of the log into the database and empty it; a reader in the way is waited for, but not long.
+
+        False: a reader or a writer is in the way, or another process checkpoints. Raises sqlite3.Error.
+        """
+        if self._lock is None or not self._lock.try_lock():
+            return self._lock is None
+        connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")  # nosemgrep: no-sql-from-text
+        try:
+            self._let_checkpoint(connection, allowed=False)
+            _commit_one_page(connection)
+            return not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY"):
+                raise
+            return False
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms}")  # nosemgrep: no-sql-from-text
+            self._lock.unlock()
+
+    def _check_size(self, connection: sqlite3.Connection) -> None:
         size = self._size()
         if size <= WANTED_BYTES:
             return
-        if self._checkpoints and time.monotonic() >= self._next_try_s:
-            self._shorten(connection)
+        if time.monotonic() >= self._next_try_s:
+            # A failed try adds a page: a reader that stays for hours is asked less and less often.
+            self._pause_s = _PAUSE_S if self.empty(connection) else min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            self._next_try_s = time.monotonic() + self._pause_s
             size = self._size()
         if size > MOST_BYTES:
             raise OutageError(
@@ -55,23 +108,28 @@ class LogLimit:
                 "end that reader (asyncbg doctor names it)"
             )
 
-    def _heed(self, connection: sqlite3.Connection, request: str) -> None:
-        """Somebody asks for an empty log, since what was erased is to be gone from it too: only we may do it."""
-        if os.path.exists(request) and self._shorten(connection):  # noqa: PTH110 - four times a second
-            with contextlib.suppress(OSError):
-                os.unlink(request)  # noqa: PTH108
-
-    def _shorten(self, connection: sqlite3.Connection) -> bool:
-        """Bring all of the log into the database and empty it; a reader in the way is waited for, but not long."""
-        connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")  # nosemgrep: no-sql-from-text
-        try:
-            return not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms}")  # nosemgrep: no-sql-from-text
-            self._next_try_s = time.monotonic() + _PAUSE_S
+    def _let_checkpoint(self, connection: sqlite3.Connection, *, allowed: bool) -> None:
+        """Switch SQLite's automatic checkpoints, which follow a commit of this connection."""
+        if allowed is not (self._automatic is connection):
+            pages = self._pages if allowed else 0
+            connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")  # nosemgrep: no-sql-from-text
+            self._automatic = connection if allowed else None
 
     def _size(self) -> int:
         try:
             return 0 if self._path is None else os.stat(self._path).st_size  # noqa: PTH116 - once a commit
-        except OSError:
+        except FileNotFoundError:
             return 0
+
+
+def _commit_one_page(connection: sqlite3.Connection) -> None:
+    """Append a page to the log, with what it holds already."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        connection.execute(f"PRAGMA user_version = {version}")  # nosemgrep: no-sql-from-text
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -10,12 +10,12 @@ from asyncbg.backends.place import Place
 from asyncbg.backends.sqlite import SQLiteBackend
 from asyncbg.database import MEMORY, Database, sqlite_path, translate
 from asyncbg.errors import DatabaseError, SettingsError
-from asyncbg.log_limit import request_file
+from asyncbg.log_limit import LogLimit
 from asyncbg.redact import use_pseudonym_key
 from asyncbg.seal import Seal
 from asyncbg.settings import Settings
 
-_LOG_S, _LOOK_S = 30.0, 0.05
+_LOG_S, _LOOK_S, _BUSY_MS = 30.0, 0.05, 1_000
 
 
 def database_file(settings: Settings) -> Path:
@@ -45,7 +45,7 @@ async def open_store(settings: Settings, *, create: bool = False) -> AsyncIterat
     path = database_file(settings)
     shown = str(path) if create or path.exists() else MEMORY
     seal = Seal(settings.privacy.keys())
-    backend = SQLiteBackend(Database(shown, readers=1, checkpoints=False), seal=seal)
+    backend = SQLiteBackend(Database(shown, readers=1), seal=seal)
     await backend.attach()
     try:
         yield backend
@@ -56,32 +56,34 @@ async def open_store(settings: Settings, *, create: bool = False) -> AsyncIterat
 def empty_log(path: Path, *, wait_s: float = _LOG_S) -> bool:
     """Blocking: bring the whole write-ahead log into the database and empty it, so that what was erased is in neither.
 
-    A process that runs the jobs does it when asked (a second connection that checkpoints beside a writer may damage
-    the log on SQLite before 3.51.3); where there is none, it is done here. False: a reader was in the way all the time,
-    or the process did not answer.
+    False: a reader was in the way all the time. Raises DatabaseError.
     """
-    request = Path(request_file(str(path)))
-    request.touch(mode=0o600)
+    limit = LogLimit(str(path), busy_timeout_ms=_BUSY_MS)
+    try:
+        limit.open()
+        with closing(sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None)) as connection:
+            return _empty(limit, connection, wait_s)
+    except sqlite3.Error as error:
+        raise translate(error) from error
+    except OSError as error:
+        raise DatabaseError(f"cannot open {error.filename}: {error.strerror}") from error
+    finally:
+        limit.close()
+
+
+def _empty(limit: LogLimit, connection: sqlite3.Connection, wait_s: float) -> bool:
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
     deadline_s = time.monotonic() + wait_s
-    while request.exists():
-        if not processes_at(path) and _empty(path):
-            request.unlink(missing_ok=True)
-        elif time.monotonic() >= deadline_s:
-            request.unlink(missing_ok=True)
+    while not limit.empty(connection):
+        if time.monotonic() >= deadline_s:
             return False
-        else:
-            time.sleep(_LOOK_S)
+        time.sleep(_LOOK_S)
     return True
 
 
-def _empty(path: Path) -> bool:
-    try:
-        with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
-            return not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    except sqlite3.Error as error:
-        raise translate(error) from error
-
-
 def processes_at(path: Path) -> int:
-    """How many processes run the jobs of this database now."""
-    return len(Place(path).held())
+    """How many processes run the jobs of this database now. Raises DatabaseError where that cannot be told."""
+    try:
+        return len(Place(path).held())
+    except OSError as error:
+        raise DatabaseError(f"cannot look at the processes of {path}: {error.strerror}") from error

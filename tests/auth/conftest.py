@@ -68,7 +68,7 @@ class Street:
         service = await self.stack.enter_async_context(running(settings))
         url = str(service.http.base_url)
         await service.http.get("/health/ready")  # the tables are there
-        database = Database(settings.database_url.removeprefix("sqlite:///"), readers=1, checkpoints=False)
+        database = Database(settings.database_url.removeprefix("sqlite:///"), readers=1)
         await database.open()
         self.stack.push_async_callback(database.close)
         keys = Keys(database, settings.auth, clock=SystemClock())

@@ -25,7 +25,7 @@ _FIRST_EVENT = """(url) => new Promise((resolve) => {
 
 async def make_key(database_url: str) -> str:
     """A key for ada, made beside the service."""
-    database = Database(database_url.removeprefix("sqlite:///"), readers=1, checkpoints=False)
+    database = Database(database_url.removeprefix("sqlite:///"), readers=1)
     await database.open()
     key, _ = await Keys(database, AuthSettings(), clock=SystemClock()).create("ada")
     await database.close()

@@ -154,9 +154,9 @@ class _WatchedConnection:
 class WatchedDatabase(Database):
     """The store's own database, its connections watched; ``pragmas`` come after its own."""
 
-    def __init__(self, path: str, *, vfs: str, log: Log, pragmas: Sequence[str] = ()) -> None:
-        """Write what happens to ``path`` into ``log``."""
-        super().__init__(path)
+    def __init__(self, path: str, *, vfs: str, log: Log, pragmas: Sequence[str] = (), pages: int) -> None:
+        """Write what happens to ``path`` into ``log``; a checkpoint follows a log of so many pages."""
+        super().__init__(path, checkpoint_pages=pages)
         self._vfs, self._log = vfs, log
         self._writer_pragmas = (*self._writer_pragmas, *pragmas)
 

@@ -66,8 +66,8 @@ async def record(
     with watched(log) as vfs:
         for _ in range(3):
             pages = rng.choice([10, 30, 100])  # checkpoints come often
-            pragmas = (f"PRAGMA synchronous = {synchronous}", f"PRAGMA wal_autocheckpoint = {pages}")
-            database = WatchedDatabase(str(directory / DATABASE), vfs=vfs, log=log, pragmas=pragmas)
+            pragmas = (f"PRAGMA synchronous = {synchronous}",)
+            database = WatchedDatabase(str(directory / DATABASE), vfs=vfs, log=log, pragmas=pragmas, pages=pages)
             work = Work(SQLiteBackend(database, clock=clock), clock, log, rng)
             await work.run(rounds // 3)
     return Recording(log, files, clock.now_ms())

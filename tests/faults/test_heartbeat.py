@@ -120,10 +120,10 @@ def test_a_place_counts_as_alive_as_long_as_its_heartbeat_says(tmp_path: Path) -
     try:
         theirs.beat(0, lease_ms=5_000)
 
-        assert mine.alive(4_999) == [theirs.name]
-        assert mine.alive(5_001) == []
+        assert mine.silent([theirs.name], 4_999) == []
+        assert mine.silent([theirs.name], 5_001) == [theirs.name]
         theirs.beat(400_000_000_000, lease_ms=5_000)
-        assert mine.alive(5_001) == []
+        assert mine.silent([theirs.name], 5_001) == [theirs.name]
     finally:
         mine.leave()
         theirs.leave()
@@ -139,14 +139,14 @@ def test_who_stood_still_himself_takes_nobody_for_silent(tmp_path: Path) -> None
         theirs.beat(0, lease_ms=4_000)
         for now_ms in (0, 1_000, 2_000, 3_000):
             mine.beat(now_ms, lease_ms=4_000)
-        assert mine.alive(5_000) == [mine.name]  # they are silent, while we were awake
+        assert mine.silent(both, 5_000) == [theirs.name]  # while we were awake
 
-        assert mine.alive(60_000) == both  # before our own thread has beaten again
+        assert mine.silent(both, 60_000) == []  # before our own thread has beaten again
         mine.beat(60_000, lease_ms=4_000)
-        assert mine.alive(60_001) == both  # and after it
+        assert mine.silent(both, 60_001) == []  # and after it
         for now_ms in (61_000, 62_000, 63_000, 64_000):
             mine.beat(now_ms, lease_ms=4_000)
-        assert mine.alive(64_001) == [mine.name]  # they had the time to be heard of
+        assert mine.silent(both, 64_001) == [theirs.name]  # they had the time to be heard of
     finally:
         mine.leave()
         theirs.leave()

@@ -115,7 +115,7 @@ class ManualBG(AsyncBG):
         self._running_worker()
         if self.database.path == MEMORY:
             raise NotRunningError("nobody else can come to a database in memory; give bg a file")
-        other = SQLiteBackend(Database(self.database.path, checkpoints=False), clock=self.clock)
+        other = SQLiteBackend(Database(self.database.path), clock=self.clock)
         await other.open()
         self._hung.append(other)
         lease_s = self.settings.runner.lease_s

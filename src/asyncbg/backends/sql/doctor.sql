@@ -6,9 +6,9 @@ SELECT version FROM schema_version WHERE component = 'engine'
 -- name: newest
 SELECT at FROM event ORDER BY seq DESC LIMIT 1
 
--- name: lost
--- Running jobs whose process is gone.
-SELECT count(*) FROM job WHERE state = 'running' AND place NOT IN (SELECT value FROM json_each(:held))
+-- name: running
+-- How many jobs run, by the place of their process.
+SELECT place, count(*) FROM job WHERE state = 'running' GROUP BY place
 
 -- name: crashed
 -- Unfinished jobs that took a process down before: [jobs, most crashes].

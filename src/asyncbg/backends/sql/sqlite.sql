@@ -159,22 +159,37 @@ UPDATE job SET lease_until = :lease_until WHERE state = 'running' AND place = :p
 -- name: running_here
 SELECT json_group_array(json_array(id, token, cancel_reason)) FROM job WHERE state = 'running' AND place = :place
 
+-- name: busy_places
+-- The places that running jobs, and jobs bound to their process, name: one step of an index for each place, not for
+-- each job.
+WITH RECURSIVE running (place) AS (
+    SELECT min(place) FROM job WHERE state = 'running'
+    UNION ALL
+    SELECT (SELECT min(place) FROM job WHERE state = 'running' AND place > running.place)
+    FROM running WHERE running.place IS NOT NULL
+), bound (place) AS (
+    SELECT min(place) FROM job WHERE durable = 0 AND finished_at IS NULL
+    UNION ALL
+    SELECT (SELECT min(place) FROM job WHERE durable = 0 AND finished_at IS NULL AND place > bound.place)
+    FROM bound WHERE bound.place IS NOT NULL
+)
+SELECT json_group_array(place) FROM (
+    SELECT place FROM running WHERE place IS NOT NULL UNION SELECT place FROM bound WHERE place IS NOT NULL
+)
+
 -- name: find_lost
 -- Running jobs whose place is gone, or whose lease has lapsed and whose place has not been heard of either.
 SELECT json_group_array(json_array(n, at_most_once, durable, crashes, attempt, cancel_reason, batch, stop_on_failure))
 FROM job
 WHERE state = 'running' AND (
-    place IN (SELECT value FROM json_each(:places))
-    OR place NOT IN (SELECT value FROM json_each(:known))
-    OR (lease_until < :monotonic_ms AND place NOT IN (SELECT value FROM json_each(:alive)))
+    place IN (SELECT value FROM json_each(:gone))
+    OR (lease_until < :monotonic_ms AND place IN (SELECT value FROM json_each(:silent)))
 )
 
 -- name: find_bound
 -- Jobs whose function lived only in a place that is gone.
 SELECT json_group_array(json_array(n, attempt, batch, stop_on_failure)) FROM job
-WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND (
-    place IN (SELECT value FROM json_each(:places)) OR place NOT IN (SELECT value FROM json_each(:known))
-)
+WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND place IN (SELECT value FROM json_each(:gone))
 
 -- name: requeue_lost
 UPDATE job SET state = 'queued', crashes = crashes + 1, max_attempts = max_attempts + 1, token = NULL,

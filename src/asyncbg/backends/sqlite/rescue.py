@@ -27,15 +27,17 @@ class RescueLane:
         self._place = place
 
     def rescue(self, tx: Transaction, items: list[list[str]]) -> list[int]:
-        """Queue them again, or end them; returns how many there were."""
-        now_ms = self._clock.now_ms()
-        places = json.dumps(sorted({place for item in items for place in item}))
-        monotonic_ms = self._clock.monotonic_ms()
-        alive = json.dumps(self._place.alive(monotonic_ms))
-        known = json.dumps(self._place.known())  # read here: whoever commits before this transaction has its file
-        gone = {"places": places, "known": known}
-        lost = read_json(tx.connection, "find_lost", {**gone, "monotonic_ms": monotonic_ms, "alive": alive})
-        bound = read_json(tx.connection, "find_bound", gone)
+        """Queue them again, or end them; returns how many there were. An item names places known to be gone.
+
+        The locks of the other places are tried here: who takes a place from now on cannot claim a job before this
+        transaction has ended.
+        """
+        now_ms, monotonic_ms = self._clock.now_ms(), self._clock.monotonic_ms()
+        busy = read_json(tx.connection, "busy_places", {})
+        gone = json.dumps(sorted({*(place for item in items for place in item), *self._place.gone(busy)}))
+        silent = json.dumps(self._place.silent(busy, monotonic_ms))
+        lost = read_json(tx.connection, "find_lost", {"gone": gone, "monotonic_ms": monotonic_ms, "silent": silent})
+        bound = read_json(tx.connection, "find_bound", {"gone": gone})
         fates: dict[tuple[str, str], list[int]] = {}
         ended: list[tuple[str, bool]] = []
         for n, at_most_once, durable, crashes, _, cancel_reason, batch, stops in lost:
