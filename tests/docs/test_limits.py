@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from python_multipart import multipart
 
 from asyncbg.api.inputs import MAX_TEXT_BODY_BYTES, MAX_TEXT_BYTES
+from asyncbg.api.multipart import MAX_HEADER_LINE_BYTES, MAX_HEADERS
 from asyncbg.api.problems import MAX_BODY_BYTES
 from asyncbg.api.upload import OVERHEAD_BYTES
 from asyncbg.services.csv_reader import MAX_COLUMNS, MAX_FIELD_CHARS, MAX_ROW_BYTES
@@ -23,8 +23,8 @@ MIB = 1024 * 1024
         f"| all but these | {MAX_BODY_BYTES // MIB} MiB |",
         f"| {MAX_TEXT_BODY_BYTES // MIB} MiB: a text of {MAX_TEXT_BYTES // MIB} MiB,",
         f"`ASYNCBG_UPLOAD__MAX_BYTES` and {OVERHEAD_BYTES // 1024} KiB",
-        f"has at most {multipart.DEFAULT_MAX_HEADER_SIZE:,} bytes",
-        f"a part at most {multipart.DEFAULT_MAX_HEADER_COUNT} of them",
+        f"has at most {MAX_HEADER_LINE_BYTES:,} bytes",
+        f"a part at most {MAX_HEADERS} of them",
         f"| columns | {MAX_COLUMNS:,} |",
         f"| a row | {MAX_ROW_BYTES:,} bytes |",
         f"| a field | {MAX_FIELD_CHARS:,} characters |",

@@ -1,6 +1,7 @@
 """CSV uploads: what is stored, what is refused, and that no upload is ever left behind."""
 
 import asyncio
+import base64
 import contextlib
 import csv
 import io
@@ -264,6 +265,37 @@ async def test_what_is_no_upload_is_refused(door: Service, media: str, body: byt
 
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
+    assert door.uploads == []
+
+
+@pytest.mark.parametrize(
+    ("head", "content", "name"),
+    [
+        ("filename*=utf-8''Ums%C3%A4tze.csv", PEOPLE, "Umsätze.csv"),
+        ("filename=\"x.csv\"; filename*=iso-8859-1''Ums%E4tze.csv", PEOPLE, "Umsätze.csv"),
+        ('filename="a.csv"\r\nContent-Transfer-Encoding: base64', base64.encodebytes(PEOPLE), "a.csv"),
+        ('filename="a.csv"\r\nContent-Transfer-Encoding: quoted-printable', PEOPLE.replace(b"Ada", b"=41da"), "a.csv"),
+    ],
+)
+async def test_a_file_comes_as_the_world_sends_it(service: Service, head: str, content: bytes, name: str) -> None:
+    """Extended names and transfer encodings are decoded; a preamble and padding behind boundaries are skipped."""
+    body = b"preamble\r\n" + part(f'name="file"; {head}', content) + b"--b-- \r\nepilogue"
+
+    [job] = await service.post(PATH, content=body.replace(b"--b\r", b"--b \r"), headers={"content-type": FORM})
+
+    [shown] = (await service.http.get("/user/7/imports")).json()["items"]
+    assert (shown["id"], shown["file"], shown["rows_stored"]) == (job["id"], name, 2)
+
+
+@at_the_door
+async def test_an_unknown_transfer_encoding_is_refused(door: Service) -> None:
+    """415, and nothing is kept: it would be stored as something else than the file."""
+    body = part('name="file"; filename="a"\r\nContent-Transfer-Encoding: x-uue', PEOPLE) + END
+
+    answer = await door.http.post(PATH, content=body, headers={"content-type": FORM})
+
+    assert answer.status_code == 415
+    assert "base64 or quoted-printable" in answer.json()["detail"]
     assert door.uploads == []
 
 

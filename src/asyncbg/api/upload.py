@@ -1,24 +1,34 @@
 """Read the one file of a multipart request (RFC 7578) as it arrives: a chunk in memory at a time, the size watched."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import HTTPException, Request
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
 
 from asyncbg.api.inputs import refuse_input
+from asyncbg.api.multipart import (
+    Decoder,
+    EncodingUnsupportedError,
+    End,
+    Headers,
+    MultipartError,
+    MultipartParser,
+    decoder_of,
+    file_name_of,
+    parameters,
+)
 
 OVERHEAD_BYTES = 65_536
 """What boundaries, part headers and other small fields may take beside the file."""
+_MAX_CHARSET_BYTES = 64
 
 
 class FilePart:
     """The part named ``file`` of a multipart request. Await :meth:`open`, then go through :meth:`chunks`.
 
-    Both raise HTTPException: 400 for a malformed or incomplete body, 413 for one that is too large; and
-    RequestValidationError where the file is missing or comes twice.
+    Both raise HTTPException: 400 for a malformed or incomplete body, 413 for one that is too large, 415 for a
+    Content-Transfer-Encoding that is not decoded; and RequestValidationError where the file is missing or comes twice.
     """
 
     def __init__(self, request: Request, *, max_bytes: int) -> None:
@@ -30,16 +40,27 @@ class FilePart:
             raise too_large(max_bytes)
         self._max_bytes = max_bytes
         self._stream = request.stream()
-        self._parser = MultipartParser(_boundary(request), _Part(self).callbacks())
+        self._parser = MultipartParser(_boundary(request))
         self._data: list[bytes] = []
+        self._is_file = self._is_charset = self._has_unnamed = False
+        self._decoder: Decoder | None = None
+        self._form_charset = b""
+        self._own_charset: str | None = None
         self.file_name: str | None = None
-        self.is_whole = False
+
+    @property
+    def charset(self) -> str | None:
+        """What the sender says the file is encoded in, known once all chunks are read.
+
+        The part's own Content-Type says it, or a field ``_charset_`` of the form (RFC 7578, 4.6).
+        """
+        return self._own_charset or self._form_charset.decode("ascii", "replace").strip() or None
 
     async def open(self) -> str:
         """Read up to the file and return the name that its sender gave it."""
         while self.file_name is None:
             if not await self._feed():
-                raise refuse_input(("body", "file"), "a file part of this name is required", "missing")
+                raise self._missing()
         return self.file_name
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -49,81 +70,75 @@ class FilePart:
             while self._data:
                 yield self._data.pop(0)
             more = await self._feed()
+        while self._data:
+            yield self._data.pop(0)
 
     async def _feed(self) -> bool:
         """Parse the next chunk of the body; False at its end."""
         try:
             chunk = await anext(self._stream, b"")
-            self._parser.write(chunk)
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise too_large(self._max_bytes)
+            for piece in self._parser.write(chunk, is_last=not chunk):
+                self._take(piece)
         except ClientDisconnect:
             raise HTTPException(400, "the client left before the upload was complete") from None
-        except FormParserError:
-            raise HTTPException(400, "the body is not well-formed multipart/form-data") from None
-        self._left -= len(chunk)
-        if self._left < 0:
-            raise too_large(self._max_bytes)
-        if not chunk and not self.is_whole:
-            raise HTTPException(400, "the body ends before its closing boundary")
+        except MultipartError as error:
+            raise HTTPException(400, f"the body is not well-formed multipart/form-data: {error}") from None
         return bool(chunk)
 
-    def begin(self, file_name: str) -> None:
-        """The file's headers are read."""
+    def _take(self, piece: Headers | bytes | End) -> None:
+        if isinstance(piece, bytes):
+            self._take_content(piece)
+            return
+        if self._is_file:
+            self._add(b"", is_last=True)
+        self._is_file = self._is_charset = False
+        if isinstance(piece, Headers):
+            self._begin(piece)
+
+    def _take_content(self, data: bytes) -> None:
+        if self._is_file:
+            self._add(data)
+        elif self._is_charset:
+            self._form_charset = (self._form_charset + data)[:_MAX_CHARSET_BYTES]
+
+    def _add(self, data: bytes, *, is_last: bool = False) -> None:
+        if self._decoder:
+            data = self._decoder.decode(data, is_last=is_last)
+        if data:
+            self._data.append(data)
+
+    def _begin(self, headers: Headers) -> None:
+        disposition = parameters(headers.fields.get("content-disposition", ""))
+        self._is_charset = disposition.get("name") == "_charset_"
+        if disposition.get("name") != "file":
+            return
+        file_name = file_name_of(disposition)
+        self._has_unnamed |= not file_name
+        if not file_name:
+            return
         if self.file_name is not None:
             raise refuse_input(("body", "file"), "send one file a request", "too_many")
-        self.file_name = file_name
+        self._decoder = _decoder(headers)
+        self._own_charset = parameters(headers.fields.get("content-type", "")).get("charset")
+        self.file_name, self._is_file = file_name, True
 
-    def add(self, data: bytes) -> None:
-        """Some of the file's bytes are read."""
-        self._data.append(data)
+    def _missing(self) -> RequestValidationError:
+        if self._has_unnamed:
+            return refuse_input(("body", "file"), "the part has no file name; send it as a file", "missing")
+        return refuse_input(("body", "file"), "a file part of this name is required", "missing")
 
 
-class _Part:
-    """What the parser calls back for each part; hands the file's bytes on and lets the other fields go."""
-
-    def __init__(self, file: FilePart) -> None:
-        self._file = file
-        self._name = self._value = self._disposition = b""
-        self._is_file = False
-
-    def callbacks(self) -> Any:
-        """By the parser's names."""
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_name,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._headers_finished,
-            "on_part_data": self._part_data,
-            "on_end": self._end,
-        }
-
-    def _begin(self) -> None:
-        self._disposition, self._is_file = b"", False
-
-    def _header_name(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._name = self._value = b""
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        file_name = options.get(b"filename")
-        if options.get(b"name") == b"file" and file_name:
-            self._is_file = True
-            self._file.begin(file_name.decode("utf-8", "replace"))
-
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._is_file:
-            self._file.add(data[start:end])
-
-    def _end(self) -> None:
-        self._file.is_whole = True
+def _decoder(headers: Headers) -> Decoder | None:
+    try:
+        return decoder_of(headers.fields.get("content-transfer-encoding", ""))
+    except EncodingUnsupportedError:
+        raise HTTPException(
+            415,
+            "the Content-Transfer-Encoding of the file is unknown; send it as binary, base64 or quoted-printable",
+        ) from None
 
 
 def too_large(max_bytes: int) -> HTTPException:
@@ -133,10 +148,10 @@ def too_large(max_bytes: int) -> HTTPException:
 
 def _boundary(request: Request) -> bytes:
     """The boundary between the parts."""
-    media, options = parse_options_header(request.headers.get("content-type", ""))
-    if media != b"multipart/form-data":
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise HTTPException(415, "send the file as multipart/form-data")
-    boundary = options.get(b"boundary", b"")
+    boundary = parameters(content_type).get("boundary", "").encode("latin-1", "replace")
     if not 1 <= len(boundary) <= 70:
         raise HTTPException(400, "the Content-Type names no boundary of 1 to 70 characters (RFC 2046, 5.1.1)")
     return boundary
