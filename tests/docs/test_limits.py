@@ -10,8 +10,8 @@ from asyncbg.api.problems import MAX_BODY_BYTES
 from asyncbg.api.upload import OVERHEAD_BYTES
 from asyncbg.services.csv_reader import MAX_COLUMNS, MAX_FIELD_CHARS, MAX_ROW_BYTES
 from asyncbg.services.imports import MAX_REJECTIONS
-from asyncbg.services.mailer import MAX_BODY_BYTES as MAX_MAIL_BYTES
-from asyncbg.services.mailer import MAX_RECIPIENTS, MAX_SUBJECT_LENGTH
+from asyncbg.services.mail_message import MAX_BODY_BYTES as MAX_MAIL_BYTES
+from asyncbg.services.mail_message import MAX_RECIPIENTS, MAX_SUBJECT_LENGTH
 
 DOCS = Path(__file__).parents[2] / "docs"
 MIB = 1024 * 1024

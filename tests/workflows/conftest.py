@@ -72,10 +72,13 @@ def settings_below(directory: Path) -> Settings:
         data_dir=directory / "data",
         demo={"step_s": 0.05, "item_s": 0.002},
         runner={"shutdown_grace_s": 0.2},
-        smtp={"host": "127.0.0.1", "port": 9, "security": "none", "timeout_s": 5, "sender": "service@example.com"},
+        smtp={
+            "host": "127.0.0.1", "port": 9, "security": "none", "timeout_s": 5, "sender": "service@example.com",
+            "schedule_s": (0.1, 0.1, 0.1),
+        },
         outbound={"allow_private": True, "timeout_s": 1, "max_bytes": 100_000, "webhook_secret": SECRET},
         upload={"max_bytes": 200_000, "max_rows": 5_000},
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture

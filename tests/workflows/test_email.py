@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from asyncbg.settings import Settings
+from asyncbg.settings import Settings, SmtpSettings
 from asyncbg.testing import SmtpSink
+from tests.unit.smtp_script import SmtpScript
 from tests.workflows.conftest import Service, at_the_door, with_mail
 
 Serve = Callable[[Settings], Awaitable[Service]]
@@ -83,6 +84,60 @@ async def test_mail_without_a_server_is_tried_again(serve: Serve, settings: Sett
 
     assert events[-1]["data"]["error"]["type"] == "MailError"
     assert (await service.http.get("/health/ready")).status_code == 200
+
+
+async def test_mail_is_scheduled_by_a_schedule_of_its_own(serve: Serve, settings: Settings) -> None:
+    """With the default, a mail that is not taken is due again in a minute, and there are nine attempts more."""
+    service = await serve(settings.model_copy(update={"smtp": SmtpSettings(host="127.0.0.1", port=9, security="none")}))
+    job_id = (await service.http.post("/send-email/", json=MAIL)).json()["jobs"][0]["id"]
+
+    events = await service.events(job_id, until="job.retrying")
+
+    job = (await service.http.get(f"/jobs/{job_id}")).json()
+    assert 57 <= events[-1]["data"]["delay_s"] <= 60
+    assert (job["state"], job["attempt"], job["max_attempts"]) == ("scheduled", 1, 10)
+    assert job["run_at"] > job["started_at"]
+
+
+async def test_a_lost_answer_is_told_and_the_mail_repeated_with_its_id(serve: Serve, settings: Settings) -> None:
+    """The job says that it is uncertain; the repeat has the same Message-ID, so that one of the two can be dropped."""
+    async with SmtpScript({"EOD": [None, "250 ok"]}).running() as script:
+        smtp = settings.smtp.model_copy(update={"port": script.port})
+        service = await serve(settings.model_copy(update={"smtp": smtp}))
+        [job] = await service.post("/send-email/", json=MAIL)
+        retrying = [event for event in await service.events(job["id"]) if event["type"] == "job.retrying"]
+
+    assert job["state"] == "succeeded"
+    assert [event["data"]["error"]["type"] for event in retrying] == ["MailUncertainError"]
+    assert [f"Message-ID: <{job['id']}@asyncbg>".encode() in mail for mail in script.mails] == [True, True]
+
+
+@at_the_door
+@pytest.mark.parametrize("domain", ["mail.local", "home.arpa", "localhost"])
+async def test_a_special_use_domain_is_refused_by_its_name(door: Service, domain: str) -> None:
+    """422 names the domain and the setting, and nothing else of the address."""
+    answer = await door.http.post("/send-email/", json=MAIL | {"to_email": f"ada.canary7f3a@{domain}"})
+
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["loc"][-1] == "to_email"
+    assert f"the domain {domain} is a special-use name" in error["msg"]
+    assert "ASYNCBG_SMTP__ALLOW_SPECIAL_USE=true" in error["msg"]
+    assert "ada" not in answer.text
+
+
+async def test_a_special_use_domain_is_sent_to_where_that_is_set(
+    serve: Serve, settings: Settings, bg_smtp: SmtpSink
+) -> None:
+    """ASYNCBG_SMTP__ALLOW_SPECIAL_USE."""
+    settings = with_mail(settings, bg_smtp)
+    smtp = settings.smtp.model_copy(update={"allow_special_use": True})
+    service = await serve(settings.model_copy(update={"smtp": smtp}))
+
+    [job] = await service.post("/send-email/", json=MAIL | {"to_email": "ada.canary7f3a@nas.local"})
+
+    assert job["state"] == "succeeded"
+    assert bg_smtp.messages[0].recipients == ("ada.canary7f3a@nas.local",)
 
 
 @at_the_door

@@ -5,7 +5,6 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
-from email_validator import EmailNotValidError, validate_email
 from fastapi import Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
@@ -13,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from asyncbg.errors import ErrorItem
 from asyncbg.redact import Personal
+from asyncbg.services.mail_address import AddressError, MailAddress
 
 MAX_TEXT_BYTES = 1024 * 1024
 MAX_TEXT_BODY_BYTES = 8 * MAX_TEXT_BYTES
@@ -26,11 +26,11 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 def _email(text: str) -> str:
-    """The address in its normal form; a message of our own, since the library's quotes parts of the input."""
+    """The address in its normal form; what is wrong never quotes it."""
     try:
-        return validate_email(text, check_deliverability=False, test_environment=True, strict=True).normalized
-    except EmailNotValidError:
-        raise PydanticCustomError("email", "should be a valid e-mail address, one only and without a name") from None
+        return MailAddress.parse(text).normalized
+    except AddressError as error:
+        raise PydanticCustomError("email", "{reason}", {"reason": str(error)}) from None
 
 
 def _text(text: str) -> str:

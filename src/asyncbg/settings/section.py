@@ -5,7 +5,21 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FilePath, model_validator
 
 from asyncbg.seal import read_key
-from asyncbg.settings.value import DAY_S, MIB, Contact, Delay, Host, Port, Secret, Sender, Text, decoded, listed, ring
+from asyncbg.settings.value import (
+    DAY_S,
+    MIB,
+    Contact,
+    Delay,
+    EhloName,
+    Host,
+    Port,
+    Secret,
+    Sender,
+    Text,
+    decoded,
+    listed,
+    ring,
+)
 
 
 class Section(BaseModel):
@@ -76,8 +90,20 @@ class SmtpSettings(Section):
     username: Text | None = None
     password: Secret | None = None
     sender: Sender = "asyncbg@localhost"
-    timeout_s: float = Field(default=10.0, gt=0, le=600)
+    timeout_s: float = Field(
+        default=10.0, gt=0, le=600, description="of each step; sixty times that, to 600, after the final dot"
+    )
     ca_file: FilePath | None = Field(default=None, description="PEM file to trust instead of the system's store")
+    ehlo: EhloName | None = Field(
+        default=None, description="the qualified name EHLO says; not set: the address of our end of the connection"
+    )
+    schedule_s: Annotated[tuple[Delay, ...], Field(max_length=100), BeforeValidator(listed)] = Field(
+        default=(60, 300, 900, 3_600, 7_200, 14_400, 28_800, 57_600, 57_600),
+        description="how long after a failed attempt the next one follows: two days in all",
+    )
+    allow_special_use: bool = Field(
+        default=False, description="send to special-use names too: .local, home.arpa, localhost"
+    )
 
     @model_validator(mode="after")
     def _login_is_whole(self) -> Self:

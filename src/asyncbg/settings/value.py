@@ -1,5 +1,6 @@
 """The kinds of values that settings have, and what is refused, in words that say what to write instead."""
 
+import ipaddress
 import json
 import re
 from typing import Annotated
@@ -63,6 +64,25 @@ def _host(host: str) -> str:
     return host
 
 
+def _ehlo_name(name: str) -> str:
+    """A name with a dot, or an address literal (RFC 5321, 4.1.2 and 4.1.3)."""
+    label = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    if re.fullmatch(rf"{label}(\.{label})+", name) and len(name) <= 253 and not re.fullmatch(r"[0-9.]+", name):
+        return name
+    if (literal := re.fullmatch(r"\[(IPv6:)?([0-9A-Fa-f.:]+)\]", name)) and _is_address(
+        literal[2], 6 if literal[1] else 4
+    ):
+        return name
+    raise ValueError("should be a qualified name like mail.example.com, or an address literal like [192.0.2.7]")
+
+
+def _is_address(text: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False
+
+
 def _sender(address: str) -> str:
     """``user@host`` or ``Name <user@host>``, on one line."""
     if not re.fullmatch(r"(?:[^<>\r\n]*<)?[^\s<>@]+@[^\s<>@]+>?", address) or address.count("<") != address.count(">"):
@@ -89,6 +109,7 @@ Secret = Annotated[SecretStr, Field(min_length=1)]
 Host = Annotated[Text, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Delay = Annotated[float, Field(ge=0, le=30 * DAY_S)]
+EhloName = Annotated[Text, AfterValidator(_ehlo_name)]
 Sender = Annotated[Text, AfterValidator(_sender)]
 Contact = Annotated[Text, AfterValidator(_contact)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]

@@ -5,13 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.api.inputs import MAX_TEXT_BODY_BYTES, EmailAddress, Line, LongText, query_or_body
+from asyncbg.api.inputs import MAX_TEXT_BODY_BYTES, EmailAddress, Line, LongText, query_or_body, refuse_input
 from asyncbg.api.problems import limited_to
 from asyncbg.api.schemas import Accepted
 from asyncbg.context import current_job
 from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
+from asyncbg.services.mail_address import AddressError
 from asyncbg.services.mailer import Mailer
 from asyncbg.workflows.acceptance import accept, accepts
 
@@ -42,7 +43,7 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
     """``POST /send-email/`` and its task ``send_email``."""
     router = APIRouter(route_class=limited_to(MAX_TEXT_BODY_BYTES), tags=["workflows"])
 
-    @bg.task(name="send_email", retries=3, timeout=300)
+    @bg.task(name="send_email", retries=mailer.retries, timeout=mailer.attempt_s)
     async def send_email(
         to_email: Annotated[EmailAddress, Personal("email")],
         subject: Annotated[Line, Personal],
@@ -51,7 +52,7 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
         """Hand a message to the SMTP server; its Message-ID is the job's, so that a repeat can be recognised."""
         job = current_job()
         message_id = f"<{job.id}@asyncbg>"
-        sent = await mailer.send(to=to_email, subject=subject, body=body, message_id=message_id)
+        sent = await mailer.send(to=to_email, subject=subject, body=body, message_id=message_id, attempt=job.attempt)
         await job.publish(EmailSent(message_id=message_id, refused=list(sent.refused)))
         return {"message_id": message_id}
 
@@ -62,6 +63,10 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
         response: Response,
     ) -> Accepted:
         """Accept an e-mail. Send the JSON form: a query ends up in access logs."""
+        try:
+            mailer.check_domain(form.to_email)
+        except AddressError as error:
+            raise refuse_input(("to_email",), str(error), "email") from None
         job = background_tasks.add_task(send_email, form.to_email, form.subject, form.body)
         return await accept("Email will be sent in the background", [job], background_tasks, response)
 

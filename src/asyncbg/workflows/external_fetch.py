@@ -13,10 +13,10 @@ from asyncbg.context import Progress, current_job
 from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
+from asyncbg.services.delivery_schedule import DeliverySchedule
 from asyncbg.services.egress import BadUrlError, EgressRefusedError
 from asyncbg.services.outbound import Outbound
 from asyncbg.services.outbound_error import WebhookError
-from asyncbg.services.webhook_schedule import WebhookSchedule
 from asyncbg.settings import OutboundSettings
 from asyncbg.workflows.acceptance import accept, accepts
 
@@ -51,7 +51,7 @@ class WebhookDelivered(EventModel):
 
 def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: OutboundSettings) -> APIRouter:
     """``POST /trigger-external-fetch/{user_id}`` and its tasks ``fetch_external_data`` and ``send_webhook``."""
-    schedule, rng = WebhookSchedule(settings.webhook_schedule_s), random.Random()  # nosec B311  # noqa: S311 - jitter
+    schedule, rng = DeliverySchedule(settings.webhook_schedule_s), random.Random()  # nosec B311  # noqa: S311 - jitter
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="fetch_external_data", retries=3, timeout=600)

@@ -28,6 +28,16 @@ class InjectedActionForm(BaseModel):
 class Notifier(Protocol):
     """Tells the operator what a user did."""
 
+    @property
+    def retries(self) -> int:
+        """How many attempts follow the first."""
+        ...
+
+    @property
+    def attempt_s(self) -> float:
+        """The longest an attempt may take."""
+        ...
+
     async def notify(self, user_id: int, action: str) -> None:
         """Return when the word is out."""
         ...
@@ -40,12 +50,18 @@ class MailNotifier:
         """Send to ``operator``."""
         self._mailer = mailer
         self._operator = operator
+        self.retries, self.attempt_s = mailer.retries, mailer.attempt_s
 
     async def notify(self, user_id: int, action: str) -> None:
         """Send the message; its Message-ID is the job's."""
-        message_id = f"<{current_job().id}@asyncbg>"
-        subject = f"User {user_id}: {action}"[:255]
-        await self._mailer.send(to=self._operator, subject=subject, body=f"{subject}\n", message_id=message_id)
+        job, subject = current_job(), f"User {user_id}: {action}"[:255]
+        await self._mailer.send(
+            to=self._operator,
+            subject=subject,
+            body=f"{subject}\n",
+            message_id=f"<{job.id}@asyncbg>",
+            attempt=job.attempt,
+        )
 
 
 class LogNotifier:
@@ -54,6 +70,7 @@ class LogNotifier:
     def __init__(self, notices: Notices) -> None:
         """Write to ``notices``."""
         self._notices = notices
+        self.retries, self.attempt_s = 3, 300.0
 
     async def notify(self, user_id: int, action: str) -> None:
         """Append the line."""
@@ -70,7 +87,7 @@ def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) ->
     async def open_activity() -> AsyncIterator[Activity]:
         yield activity
 
-    @bg.task(name="notification_task", retries=3, timeout=300)
+    @bg.task(name="notification_task", retries=notifier.retries, timeout=notifier.attempt_s)
     async def notification_task(
         user_id: UserNumber,
         action: Annotated[Line, Personal("action")],

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from asyncbg.services.webhook_schedule import WebhookSchedule
+from asyncbg.services.delivery_schedule import DeliverySchedule
 
-SCHEDULE = WebhookSchedule((1.0, 5.0, 300.0))
+SCHEDULE = DeliverySchedule((1.0, 5.0, 300.0))
 
 
 @pytest.mark.parametrize(("attempt", "delay_s"), [(1, 1.0), (2, 5.0), (3, 300.0), (4, 300.0)])
@@ -26,5 +26,5 @@ def test_what_the_receiver_asks_for_wins(asked_s: float) -> None:
 
 def test_an_empty_schedule_is_one_attempt() -> None:
     """Nothing follows the first."""
-    assert WebhookSchedule(()).retries == 0
-    assert WebhookSchedule(()).delay_s(1, random.Random(0)) == 0
+    assert DeliverySchedule(()).retries == 0
+    assert DeliverySchedule(()).delay_s(1, random.Random(0)) == 0

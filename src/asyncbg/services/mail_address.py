@@ -1,0 +1,58 @@
+"""E-mail addresses: right in form, and whether their domain can be reached from everywhere."""
+
+from dataclasses import dataclass
+
+from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
+
+from asyncbg.errors import FinalError
+
+_SPECIAL_USE = tuple(name for name in SPECIAL_USE_DOMAIN_NAMES if name != "test")  # .test is for tests: never refused
+_STAND_IN = ".example.com"
+
+
+class AddressError(FinalError, ValueError):
+    """The address is malformed, or its ``domain`` is one for special use. The message names no more than the domain."""
+
+    def __init__(self, message: str, *, domain: str | None = None) -> None:
+        """Say what is wrong, and name the domain if it is that."""
+        super().__init__(message)
+        self.domain = domain
+
+
+@dataclass(frozen=True, slots=True)
+class MailAddress:
+    """An address whose form is right: normalized, and as it goes over the ``wire``, in ASCII if it has such a form."""
+
+    normalized: str
+    wire: str
+
+    @classmethod
+    def parse(cls, text: str) -> "MailAddress":
+        """Read one address without a name. Raises AddressError.
+
+        The validator refuses what is for special use (``.local``, ``home.arpa``) whatever it is told: it is given such
+        a domain below another one.
+        """
+        domain = text.rpartition("@")[2].lower()
+        below = _STAND_IN if domain and _is_special(domain) else ""
+        try:
+            checked = validate_email(text + below, check_deliverability=False, test_environment=True, strict=True)
+        except EmailNotValidError:
+            raise AddressError("should be a valid e-mail address, one only and without a name") from None
+        normalized, ascii_form = checked.normalized, checked.ascii_email or checked.normalized
+        return cls(normalized.removesuffix(below), ascii_form.removesuffix(below))
+
+    def check_domain(self, *, allow_special_use: bool) -> None:
+        """Raise AddressError, naming the domain, where it leads to no mailbox on the Internet and may not be used."""
+        domain = self.wire.rpartition("@")[2]
+        if _is_special(domain) and not allow_special_use:
+            raise AddressError(
+                f"the domain {domain} is a special-use name (RFC 6761), not a mail domain of the Internet; "
+                "to send to it all the same, set ASYNCBG_SMTP__ALLOW_SPECIAL_USE=true",
+                domain=domain,
+            )
+
+
+def _is_special(domain: str) -> bool:
+    """Whether a domain is a special-use name, or below one: it means something on one network only."""
+    return any(f".{domain}".endswith(f".{name}") for name in _SPECIAL_USE)
