@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 import aiosqlite
 
+from asyncbg.error_log import ErrorLog, caught
 from asyncbg.errors import DatabaseError, NotRunningError, OutageError, SettingsError
 from asyncbg.log_limit import CHECKPOINT_PAGES, LogLimit
 
@@ -30,6 +31,8 @@ OLDEST_SQLITE = (3, 38, 0)
 
 _BUSY_TIMEOUT_MS = 5_000
 _THREAD_END_S = 1.0
+_THREAD_LOOK_S = 0.2
+_CANCELLED_PAUSE_S = 0.05
 _CHECKED_BYTES = 64 * 1024 * 1024
 """A file up to this size is read through at the start: damage is told before anything is accepted."""
 _LEAST_BYTES = 256 * 1024
@@ -81,6 +84,9 @@ class Lane(Protocol):
         ...
 
 
+_Batch: TypeAlias = dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]]
+"""What is written together: for each lane its items, and for each item the future of who waits for it."""
+
 _REMEDIES = (
     ("SQLITE_FULL", "the disk is full; free some space"),
     ("SQLITE_BUSY", "another transaction holds the database; end it (or join it: connection=), then retry"),
@@ -126,14 +132,28 @@ class _Connection:
         # aiosqlite's public methods are one hop a statement; this is the call they are all made of.
         self.pending += 1
         try:
-            return cast(T, await self._aio._execute(fn, self._aio._conn))  # type: ignore[no-untyped-call]  # private: no annotations
+            value, error = await self._aio._execute(caught, fn, self._aio._conn)  # type: ignore[no-untyped-call]  # private: no annotations
         finally:
             self.pending -= 1
+        if error is None:
+            return cast(T, value)
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise error
+        raise RuntimeError(f"{type(error).__name__} was raised in the database's thread") from error
 
     async def close(self) -> None:
-        await self._aio.close()
-        # The thread has told that it closed and is on its last lines; in aiosqlite 0.21 the connection is the thread.
-        cast(Thread, getattr(self._aio, "_thread", self._aio)).join(_THREAD_END_S)
+        thread = cast(Thread, getattr(self._aio, "_thread", self._aio))  # in aiosqlite 0.21 it is the thread itself
+        closing = asyncio.ensure_future(self._aio.close())
+        while thread.is_alive() and not closing.done():
+            await asyncio.wait([closing], timeout=_THREAD_LOOK_S)
+        if not closing.done():  # the thread is on its last lines, or has met an event loop that was closed
+            await asyncio.wait([closing], timeout=_THREAD_LOOK_S)
+        if closing.done():
+            thread.join(_THREAD_END_S)
+            closing.result()
+        else:
+            closing.cancel()
+            self._aio._connection = None
 
 
 class Database:
@@ -143,11 +163,19 @@ class Database:
     before anybody who waits for that commit goes on.
     """
 
-    def __init__(self, path: str, *, readers: int = 2, checkpoint_pages: int = CHECKPOINT_PAGES) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        readers: int = 2,
+        checkpoint_pages: int = CHECKPOINT_PAGES,
+        errors: ErrorLog | None = None,
+    ) -> None:
         """Name the file; nothing is opened yet."""
         self.path = path
         self.after_commit: Callable[[list[Any]], None] = lambda notes: None
         self.commits = 0
+        self._errors = errors or ErrorLog()
         self._reader_count = readers
         self._writer_pragmas: Sequence[str] = _WRITER_PRAGMAS
         self._log_limit = LogLimit(
@@ -155,7 +183,8 @@ class Database:
         )
         self._writer: _Connection | None = None
         self._readers: list[_Connection] = []
-        self._pending: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]] = {}
+        self._pending: _Batch = {}
+        self._batch: _Batch = {}
         self._committing: asyncio.Task[None] | None = None
         self._commit_items = 0
         self._commit_began = 0.0
@@ -207,9 +236,15 @@ class Database:
             raise
 
     async def close(self) -> None:
-        """Commit what is pending, then close every connection and end its thread."""
-        if self._committing is not None:
-            await asyncio.shield(self._committing)
+        """Commit what is pending, then close every connection and end its thread.
+
+        What is pending of an event loop that was closed meanwhile is dropped: nobody waits for it.
+        """
+        committing = self._committing
+        if committing is not None and committing.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([committing])
+            _fail(self._pending, NotRunningError("the database was closed"))
+        self._committing, self._pending, self._batch, self._commit_items = None, {}, {}, 0
         writer, self._writer = self._writer, None
         readers, self._readers = self._readers, []
         for connection in dict.fromkeys([*readers, *([writer] if writer else [])]):
@@ -270,23 +305,35 @@ class Database:
         pending[0].append(item)
         pending[1].append(future)
         if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_pending(), name="asyncbg-commit")
+            self._begin_commits()
         return future
 
-    async def _commit_pending(self) -> None:
-        try:
-            while self._pending:
-                await asyncio.sleep(0)  # whoever the last commit woke may have something to add
-                batch, self._pending = self._pending, {}
-                self._commit_items = sum(len(items) for items, _ in batch.values())
-                self._commit_began = time.monotonic()
-                await self._commit(batch)
-                self._commit_items = 0
-        finally:
-            self._committing = None
-            self._commit_items = 0
+    def _begin_commits(self) -> None:
+        if self._pending and self._committing is None:
+            self._committing = asyncio.create_task(self._commit_pending(), name="asyncbg-commit")
+            self._committing.add_done_callback(self._commits_ended)
 
-    async def _commit(self, batch: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]]) -> None:
+    def _commits_ended(self, task: "asyncio.Task[None]") -> None:
+        """Where the task was cancelled or failed, those who wait for its commit are told, and the rest is committed."""
+        if self._committing is task:
+            self._committing, lost, self._batch = None, self._batch, {}
+            self._commit_items = 0
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._errors.add("commit", error, "the group commit failed and goes on", is_ours=True)
+            _fail(lost, DatabaseError("the commit was interrupted; whether it is on disk is not known"))
+            task.get_loop().call_later(_CANCELLED_PAUSE_S, self._begin_commits)
+
+    async def _commit_pending(self) -> None:
+        while self._pending:
+            await asyncio.sleep(0)  # whoever the last commit woke may have something to add
+            self._batch, self._pending = self._pending, {}
+            self._commit_items = sum(len(items) for items, _ in self._batch.values())
+            self._commit_began = time.monotonic()
+            await self._commit(self._batch)
+            self._batch, self._commit_items = {}, 0
+        self._committing = None
+
+    async def _commit(self, batch: _Batch) -> None:
         work = [(lane, items) for lane, (items, _) in batch.items()]
         writer = cast(_Connection, self._writer)
         try:
@@ -297,7 +344,10 @@ class Database:
         self.commits += 1
         if self._outage_since is not None:
             self._recover()
-        self.after_commit(notes)
+        try:
+            self.after_commit(notes)
+        except BaseException as error:  # noqa: BLE001 - what is on disk is done, whoever fails to take note of it
+            self._errors.add("commit", error, "what was committed could not be published", is_ours=True)
         for (_, futures), lane_results in zip(batch.values(), results, strict=True):
             for future, result in zip(futures, lane_results, strict=True):
                 if future.done():
@@ -311,11 +361,13 @@ class Database:
         self, connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]]
     ) -> tuple[list[Sequence[Any]], list[Any]]:
         """Everything in one transaction; runs in the database's thread."""
+        if connection.in_transaction:  # one that could not be rolled back
+            connection.execute("ROLLBACK")
         self._log_limit.begin(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
             tx = Transaction(connection)
-            results = [lane(tx, items) for lane, items in work]
+            results = [_run_lane(lane, tx, items) for lane, items in work]
             for finish in tx.memo.values():
                 finish(tx)
             self._check_file()
@@ -329,26 +381,20 @@ class Database:
             self._log_limit.end()
         return results, tx.notes
 
-    async def _commit_failed(
-        self, batch: dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]], error: Exception
-    ) -> None:
-        """One item spoilt the batch: every item alone, so that only the guilty gets the error."""
-        alone = sum(len(items) for items, _ in batch.values()) == 1
+    async def _commit_failed(self, batch: _Batch, error: Exception) -> None:
+        """One item spoilt the batch: each half of it apart, until only the guilty gets the error."""
+        many = sum(len(items) for items, _ in batch.values())
         own = (sqlite3.IntegrityError, sqlite3.DataError)  # a broken constraint, a value too long: not the database
         shown = translate(error) if isinstance(error, sqlite3.Error) and not isinstance(error, own) else error
         if isinstance(shown, OutageError):
             self._meet(shown, is_damage=_is(error, _DAMAGE))
             if _is(error, _DOUBTFUL):
                 await self._reopen()
-        if alone or isinstance(shown, OutageError):
-            for _, futures in batch.values():
-                for future in futures:
-                    if not future.done():
-                        future.set_exception(shown)
+        if many == 1 or isinstance(shown, OutageError):
+            _fail(batch, shown)
             return
-        for lane, (items, futures) in batch.items():
-            for item, future in zip(items, futures, strict=True):
-                await self._commit({lane: ([item], [future])})
+        for half in _halves(batch, many // 2):
+            await self._commit(half)
 
     def _meet(self, error: DatabaseError, *, is_damage: bool) -> None:
         """Tell an outage once; of a damaged file nothing is taken any more before the next start has checked it."""
@@ -437,6 +483,35 @@ class Database:
             raise DatabaseError(f"the directory {path.parent} of the database does not exist; create it")
         with contextlib.suppress(OSError):  # what cannot be created is told by the connection, with SQLite's own word
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _run_lane(lane: Lane, tx: Transaction, items: list[Any]) -> Sequence[Any]:
+    """A lane's results, one for each item: a lane that breaks that rule must not leave anybody waiting."""
+    results = lane(tx, items)
+    if len(results) != len(items):
+        raise RuntimeError(f"a lane gave {len(results)} results for {len(items)} items")
+    return results
+
+
+def _halves(batch: _Batch, first: int) -> tuple[_Batch, _Batch]:
+    """The first so many items of a batch, and the rest, in their lanes and their order."""
+    head: _Batch = {}
+    tail: _Batch = {}
+    for lane, (items, futures) in batch.items():
+        cut = min(first, len(items))
+        first -= cut
+        for half, chosen in ((head, slice(cut)), (tail, slice(cut, None))):
+            if items[chosen]:
+                half[lane] = (items[chosen], futures[chosen])
+    return head, tail
+
+
+def _fail(batch: _Batch, error: Exception) -> None:
+    """Raise ``error`` at all who wait for a batch."""
+    for _, futures in batch.values():
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
 
 
 def _each(tx: Transaction, items: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:

@@ -303,6 +303,11 @@ class AsyncBG(Engine):
             await self.stop()
             raise
 
+    def _abandon(self) -> None:
+        """Drop all that belongs to an event loop that was closed, the streams too."""
+        super()._abandon()
+        self.streams.abandon()
+
     @overload
     def lifespan(self, target: Starlette, /) -> AbstractAsyncContextManager[None]: ...
     @overload

@@ -34,7 +34,7 @@ def chain_signals(hold: Callable[[], None], begin: Callable[[], None]) -> Callab
             if count.is_second(received):
                 end_at_once(received)
             hold()
-            loop.call_soon_threadsafe(begin)
+            _call_on(loop, begin)
             if callable(previous):
                 previous(received, frame)
             elif previous == signal.SIG_DFL:
@@ -49,6 +49,12 @@ def chain_signals(hold: Callable[[], None], begin: Callable[[], None]) -> Callab
                 signal.signal(number, previous)
 
     return restore
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, begin: Callable[[], None]) -> None:
+    """Call it on the event loop; there is nothing to begin on one that was closed without a stop."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(begin)
 
 
 def end_at_once(number: int) -> None:

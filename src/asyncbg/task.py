@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from asyncbg.context import Dependencies, Progress, signature_of
 from asyncbg.errors import ArgumentsError, DuplicateTaskError, ErrorItem, OversizeArgumentsError, UnknownTaskError
+from asyncbg.function_name import module_and_qualname
 from asyncbg.invalid import clean_error
 from asyncbg.personal import EVERY, RESULT, Mark, mark_of
 from asyncbg.redact import Personal
@@ -265,7 +266,7 @@ def unwrap_partial(
 
 def lasting_name(function: Callable[..., Any]) -> str | None:
     """The name ``module:qualname`` under which ``function`` is found again after a restart, or None."""
-    module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    module, qualname = module_and_qualname(function)
     if not module or not qualname or "<" in qualname:
         return None
     name = f"{module}:{qualname}"

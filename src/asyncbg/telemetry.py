@@ -17,6 +17,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _MOST_SERIES = 1000
 _OTHER = ("other", "other")
+_BLOCKED = "Times that the event loop was held for too long, by what held it."
+_RESTARTED = "Times that a loop of the engine ended by itself and was started again."
+_SURVIVED = "Errors that cost one job, slot, handler call or item only, by the part that met them."
 _BUS_GAUGES = {
     "subscribers": ("asyncbg_streams", "Event streams and other readers open now."),
     "handlers": ("asyncbg_bus_handlers", "Event handlers registered."),
@@ -40,6 +43,8 @@ class Telemetry(Collector):
         self._open: Mapping[JobState, int] | None = None
         self._bus: BusStatistics | None = None
         self._blockages: Mapping[str, int] = {}
+        self._restarts: Mapping[str, int] = {}
+        self._errors: Mapping[str, int] = {}
 
     def follow(self, backend: Committing) -> None:
         """Count every event that ``backend`` commits from now on, then pass it on."""
@@ -60,13 +65,21 @@ class Telemetry(Collector):
                     self._events[_OTHER] += self._events.pop(pair)
 
     def expose(
-        self, open_jobs: Mapping[JobState, int] | None, bus: BusStatistics, blockages: Mapping[str, int] | None = None
+        self,
+        open_jobs: Mapping[JobState, int] | None,
+        bus: BusStatistics,
+        blockages: Mapping[str, int] | None = None,
+        *,
+        loop_restarts: Mapping[str, int] | None = None,
+        errors: Mapping[str, int] | None = None,
     ) -> bytes:
         """Everything in Prometheus' text format; ``open_jobs`` is None where the database does not answer.
 
-        ``blockages`` counts by task how often the event loop was held.
+        ``blockages`` counts by task how often the event loop was held, ``loop_restarts`` by name how often one of the
+        engine's own loops was started again, ``errors`` by part those that cost one item only.
         """
         self._open, self._bus, self._blockages = open_jobs, bus, blockages or {}
+        self._restarts, self._errors = loop_restarts or {}, errors or {}
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -79,7 +92,9 @@ class Telemetry(Collector):
             yield _open_family(self._open)
         if self._bus is not None:
             yield from _bus_families(self._bus)
-        yield _blockage_family(self._blockages)
+        yield _counter_family("asyncbg_loop_blocked", _BLOCKED, "task", self._blockages)
+        yield _counter_family("asyncbg_loop_restarts", _RESTARTED, "loop", self._restarts)
+        yield _counter_family("asyncbg_errors", _SURVIVED, "part", self._errors)
 
     def _event_family(self) -> Metric:
         family = CounterMetricFamily(
@@ -98,12 +113,10 @@ def _open_family(open_jobs: Mapping[JobState, int]) -> Metric:
     return family
 
 
-def _blockage_family(blockages: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(
-        "asyncbg_loop_blocked", "Times that the event loop was held for too long, by what held it.", labels=["task"]
-    )
-    for task, many in sorted(blockages.items()):
-        family.add_metric([task], many)
+def _counter_family(name: str, documentation: str, label: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, documentation, labels=[label])
+    for value, many in sorted(counts.items()):
+        family.add_metric([value], many)
     return family
 
 

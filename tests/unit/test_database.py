@@ -359,3 +359,97 @@ async def test_another_writer_is_waited_for(file: Database) -> None:
         await ours
 
     assert await file.read(notes_of) == ["theirs", "ours"]
+
+
+# One item of a commit
+
+
+class _Rude(BaseException):
+    """Not even an Exception."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("x"), StopIteration(), SystemExit(1), KeyboardInterrupt(), GeneratorExit(), RecursionError(), _Rude()],
+    ids=repr,
+)
+async def test_an_item_that_raises_anything_fails_alone(database: Database, error: BaseException) -> None:
+    """The others of the same commit, in its lane and in others, are on disk; so is the next commit."""
+
+    def spoil(_: sqlite3.Connection) -> None:
+        raise error
+
+    def insert(connection: sqlite3.Connection) -> int:
+        return connection.execute("INSERT INTO kept VALUES (1)").rowcount
+
+    await database.write(lambda connection: connection.execute("CREATE TABLE kept (n)"))
+    async with asyncio.timeout(10):
+        found = await asyncio.gather(
+            *(database.write(insert) for _ in range(5)), database.write(spoil),
+            *(database.write(insert) for _ in range(5)), return_exceptions=True,
+        )  # fmt: skip
+        await database.write(insert)
+
+    assert [type(one) for one in found if not isinstance(one, int)] == [
+        type(error) if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError
+    ]
+    assert await database.read(lambda connection: connection.execute("SELECT count(*) FROM kept").fetchone()) == (11,)
+
+
+async def test_a_bad_item_costs_few_commits(database: Database) -> None:
+    """The batch is halved until the guilty one is alone, not committed one by one."""
+
+    def spoil(_: sqlite3.Connection) -> None:
+        raise ValueError
+
+    before = database.commits
+    found = await asyncio.gather(
+        *(database.write(lambda _: 1) for _ in range(500)), database.write(spoil),
+        *(database.write(lambda _: 1) for _ in range(500)), return_exceptions=True,
+    )  # fmt: skip
+
+    assert (found.count(1), database.commits - before <= 20) == (1000, True)
+
+
+async def test_a_follower_that_raises_costs_no_commit(database: Database) -> None:
+    """What is on disk is told to who waited for it, whoever fails to take note of it."""
+
+    def breaks(_: list[object]) -> None:
+        raise SystemExit
+
+    database.after_commit = breaks
+    async with asyncio.timeout(10):
+        assert [await database.write(lambda _: "done") for _ in range(2)] == ["done", "done"]
+
+
+async def test_a_lane_that_forgets_a_result_leaves_nobody_waiting(database: Database) -> None:
+    """Every item gets an answer, an error if there is no other."""
+
+    def forgets(tx: Transaction, items: list[int]) -> list[int]:
+        return []
+
+    async with asyncio.timeout(10):
+        with pytest.raises(RuntimeError, match="0 results for 1 items"):
+            await database.submit(forgets, 1)
+
+
+async def test_a_commit_that_somebody_cancels_leaves_nobody_waiting(database: Database) -> None:
+    """Who waits for it is told that its outcome is not known; what comes after is committed."""
+    began, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(_: sqlite3.Connection) -> None:
+        loop.call_soon_threadsafe(began.set)
+        go_on.wait(10)
+
+    waiting = asyncio.ensure_future(database.write(slow))
+    await began.wait()
+    later = asyncio.ensure_future(database.write(lambda _: "later"))
+    await asyncio.sleep(0)
+    next(task for task in asyncio.all_tasks() if task.get_name() == "asyncbg-commit").cancel()
+
+    async with asyncio.timeout(10):
+        with pytest.raises(DatabaseError, match="interrupted"):
+            await waiting
+        go_on.set()
+        assert await later == "later"

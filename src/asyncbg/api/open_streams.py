@@ -85,6 +85,13 @@ class OpenStreams:
             asyncio.get_running_loop().call_later(REVOKED_S, self._cut_revoked, ending)
         return len(ending)
 
+    def abandon(self) -> None:
+        """Forget all streams: the event loop that they are in was closed."""
+        self._open.clear()
+        self._open_of.clear()
+        self._sweeping = None
+        self._empty = asyncio.Event()
+
     def reopen(self) -> None:
         """Take streams again after :meth:`drain`: one application has ended, and the engine goes on."""
         self._drained_life = -1

@@ -63,7 +63,13 @@ def ops_router(engine: Engine) -> APIRouter:
     async def show_metrics() -> Response:
         """The numbers of this process in Prometheus' text format."""
         return Response(
-            telemetry.expose(await _open_jobs(engine), engine.bus.statistics(), engine.blockages),
+            telemetry.expose(
+                await _open_jobs(engine),
+                engine.bus.statistics(),
+                engine.blockages,
+                loop_restarts=engine.loop_restarts,
+                errors=engine.errors.counts,
+            ),
             headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE},
         )
 
@@ -79,6 +85,7 @@ async def _checks(engine: Engine) -> dict[str, Literal["ok", "failed"]]:
     return {
         "engine": "ok" if engine.is_running and not engine.is_paused else "failed",
         "database": "ok" if await _database_works(engine) else "failed",
+        **dict.fromkeys(engine.loops_down, "failed"),
     }
 
 

@@ -1,5 +1,6 @@
 """The engine: registers tasks, accepts jobs, runs them, tells what happened. Knows nothing of the web."""
 
+import logging
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta, tzinfo
@@ -18,6 +19,7 @@ from asyncbg.background.task_handle import Task
 from asyncbg.bus import EventBus, Handler
 from asyncbg.clock import Clock, SystemClock
 from asyncbg.database import Database, sqlite_path
+from asyncbg.error_log import ErrorLog
 from asyncbg.errors import NotRunningError
 from asyncbg.event import Event
 from asyncbg.ids import IdGenerator
@@ -32,7 +34,10 @@ from asyncbg.runner.schedule import Cron, Schedules
 from asyncbg.runner.worker import Worker
 from asyncbg.seal import Seal
 from asyncbg.settings import Settings, load_settings
+from asyncbg.supervisor import Loop
 from asyncbg.task import Registry, TaskOptions
+
+logger = logging.getLogger("asyncbg")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,15 +53,18 @@ class Engine:
         self.settings = settings or load_settings()
         self.clock = clock or SystemClock()
         self.registry = Registry()
-        self.bus = EventBus(buffer=self.settings.stream.buffer)
-        self.database = Database(sqlite_path(self.settings.database_url))
+        self.errors = ErrorLog()
+        """The errors that cost one item only, counted by part."""
+        self.bus = EventBus(buffer=self.settings.stream.buffer, errors=self.errors)
+        self.database = Database(sqlite_path(self.settings.database_url), errors=self.errors)
         self.backend: Backend = SQLiteBackend(self.database, clock=self.clock, seal=Seal(self.settings.privacy.keys()))
         limits = self.settings.runner
         backlog = Backlog(most=limits.max_queued, most_per_owner=limits.max_queued_per_owner)
-        in_memory = InMemoryJobs()
+        in_memory = self._in_memory = InMemoryJobs()
         self._runner = Runner(
             self.backend, self.registry, self.bus, self.settings, in_memory=in_memory, clock=self.clock,
             rng=rng or random.Random(),  # nosec B311  # noqa: S311 - jitter, not a secret
+            errors=self.errors,
         )  # fmt: skip
         self._relay = EventRelay(self.backend, self.bus, backlog, self._runner)
         self.backend.on_commit = self._relay.committed
@@ -65,10 +73,10 @@ class Engine:
             self.backend, self.registry, self.control, runner=self._runner, backlog=backlog, in_memory=in_memory,
             ids=IdGenerator(self.clock), clock=self.clock, most_args_bytes=self.settings.jobs.max_args_bytes,
         )  # fmt: skip
-        self.schedules = Schedules(self.backend, self.enqueuer.fire, clock=self.clock)
+        self.schedules = Schedules(self.backend, self.enqueuer.fire, clock=self.clock, errors=self.errors)
         self._maintenance = Maintenance(
             self.backend, self._runner, limits, relay=self._relay, schedules=self.schedules, backlog=backlog,
-            clock=self.clock,
+            clock=self.clock, errors=self.errors,
         )  # fmt: skip
 
     # Registering
@@ -158,6 +166,16 @@ class Engine:
         """How often the event loop was held for longer than ``runner.watchdog_s``, by task."""
         return self._runner.blockages
 
+    @property
+    def loop_restarts(self) -> Mapping[str, int]:
+        """How often each of the engine's own loops had to be started again."""
+        return self._runner.loop_restarts
+
+    @property
+    def loops_down(self) -> Sequence[str]:
+        """Those of the engine's own loops that have ended and wait for their next start."""
+        return self._runner.loops_down
+
     async def __aenter__(self) -> Self:
         """Open the database and start to run jobs."""
         await self.start()
@@ -173,6 +191,8 @@ class Engine:
         """Open the database and start to run jobs. Raises DatabaseError; nothing is left open then."""
         if self.is_running:
             raise NotRunningError("this AsyncBG runs already; enter its lifespan once")
+        if self._runner.is_stranded:
+            await self._take_over()
         self._runner.is_paused = False
         await self.backend.open()
         try:
@@ -184,9 +204,23 @@ class Engine:
             await self.stop()
             raise
 
-    def _loops(self, worker: Worker) -> Mapping[str, Coroutine[Any, Any, None]]:
+    async def _take_over(self) -> None:
+        """End a life whose event loop was closed without a stop: the next one finds its jobs as those of a crash."""
+        logger.warning(
+            "the event loop that this AsyncBG ran in was closed before it was stopped; what ran is run again"
+        )
+        self._abandon()
+        await self.backend.close()
+
+    def _abandon(self) -> None:
+        """Drop all that belongs to an event loop that was closed."""
+        self._runner.abandon()
+        self.bus.abandon()
+        self._in_memory.clear()
+
+    def _loops(self, worker: Worker) -> Mapping[str, Loop]:
         """What goes on by itself from start to stop, by name; an engine that is driven by hand has less of it."""
-        return {"worker": worker.run(), "handlers": self.bus.run_handlers(), **self._maintenance.loops()}
+        return {"worker": worker.run, "handlers": self.bus.run_handlers, **self._maintenance.loops()}
 
     def hold(self) -> None:
         """Claim no more jobs from this very moment on. Safe in a signal handler; :meth:`pause` is to follow."""
@@ -198,6 +232,9 @@ class Engine:
 
     async def stop(self) -> None:
         """Claim nothing more, let running jobs end within the grace period, release the rest, close the database."""
+        if self._runner.is_stranded:
+            await self._take_over()
+            return
         try:
             await self._runner.stop()
         finally:

@@ -12,6 +12,7 @@ from asyncbg.background.enqueuer import Enqueuer, Prepared
 from asyncbg.background.job_handle import Job
 from asyncbg.background.task_handle import Task, TaskCall
 from asyncbg.errors import TransactionError
+from asyncbg.function_name import display_name
 from asyncbg.job import ANONYMOUS
 from asyncbg.task import Registry, TaskDefinition, TaskOptions, unwrap_partial
 
@@ -60,7 +61,7 @@ def _define(registry: Registry, target: Target) -> tuple[TaskDefinition, bool]:
     if isinstance(target, Task | TaskCall):
         return target.definition, True
     handed = registry.hand_over(target)
-    return handed or TaskDefinition.of(_display_name(target), target, TaskOptions()), handed is not None
+    return handed or TaskDefinition.of(display_name(target), target, TaskOptions()), handed is not None
 
 
 def _take_connection(registry: Registry, target: Target, kwargs: dict[str, Any]) -> aiosqlite.Connection | None:
@@ -78,8 +79,3 @@ def _take_connection(registry: Registry, target: Target, kwargs: dict[str, Any])
         given = None
     del kwargs["connection"]
     return given
-
-
-def _display_name(function: Callable[..., Any]) -> str:
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{getattr(named, '__module__', '?')}:{named.__qualname__}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from asyncbg.bus.final_wait import FinalWait, FinalWaits
 from asyncbg.bus.handler import Handler, Handlers
 from asyncbg.bus.subscription import Subscription, SubscriptionIndex
+from asyncbg.error_log import ErrorLog
 from asyncbg.event import Event, EventFilter
 
 
@@ -32,7 +33,7 @@ class BusStatistics:
 class EventBus:
     """Tells the events of this process's commits to whoever wants them. All methods belong to the event loop."""
 
-    def __init__(self, *, buffer: int = 1000) -> None:
+    def __init__(self, *, buffer: int = 1000, errors: ErrorLog | None = None) -> None:
         """Hold up to ``buffer`` events for each consumer."""
         self.epoch = ""
         """The name of the database; a part of every event's id on the wire."""
@@ -43,9 +44,10 @@ class EventBus:
         self.turns = 0
         """How often something was published, whatever number of events at once."""
         self._published = 0
-        self._waits = FinalWaits()
-        self._subscriptions = SubscriptionIndex(buffer)
-        self._handlers = Handlers(buffer)
+        errors = errors or ErrorLog()
+        self._waits = FinalWaits(errors)
+        self._subscriptions = SubscriptionIndex(buffer, errors)
+        self._handlers = Handlers(buffer, errors)
 
     def start(self, *, epoch: str, last_seq: int) -> None:
         """Begin a life of the engine: the database is ``epoch``, its log is written up to ``last_seq``."""
@@ -90,6 +92,22 @@ class EventBus:
     async def join_handlers(self, timeout_s: float) -> bool:
         """Wait until every handler has dealt with what it was given. False: the time was over first."""
         return await self._handlers.join(timeout_s)
+
+    @property
+    def handler_restarts(self) -> int:
+        """How often the loop of a handler had to be started again."""
+        return self._handlers.supervisor.restarts.total()
+
+    @property
+    def is_handler_down(self) -> bool:
+        """Whether the loop of a handler has ended and waits for its next start."""
+        return bool(self._handlers.supervisor.down)
+
+    def abandon(self) -> None:
+        """Forget all who wait or subscribe: the event loop that they are in was closed."""
+        self._waits.clear()
+        self._subscriptions.clear()
+        self._handlers.abandon()
 
     def drain(self) -> None:
         """End all subscriptions, later ones too: their readers take what is left and see ``closing``."""

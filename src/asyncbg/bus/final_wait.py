@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from asyncbg.bus.wake import Wake
+from asyncbg.error_log import ErrorLog
 from asyncbg.event import FINAL_EVENTS, Event
 
 
@@ -43,8 +44,9 @@ class FinalWait:
 class FinalWaits:
     """All who wait, by job."""
 
-    def __init__(self) -> None:
+    def __init__(self, errors: ErrorLog) -> None:
         """Nobody waits."""
+        self._errors = errors
         self._waiting: dict[str, list[FinalWait]] = {}
 
     def expect(self, job_id: str) -> FinalWait:
@@ -61,10 +63,17 @@ class FinalWaits:
         else:
             self._waiting.pop(job_id, None)
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._waiting.clear()
+
     def tell(self, events: Sequence[Event]) -> None:
         """Tell who waits of the final ones among ``events``."""
         if self._waiting:
             for event in events:
                 if event.type in FINAL_EVENTS:
                     for waiting in self._waiting.get(event.job_id, ()):
-                        waiting.tell(event)
+                        try:
+                            waiting.tell(event)
+                        except RuntimeError as error:  # it waits in an event loop that was closed
+                            self._errors.add("bus", error, "who waits for a job cannot be woken", is_ours=True)

@@ -2,18 +2,17 @@
 
 import asyncio
 import inspect
-import logging
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import anyio
-from anyio.abc import TaskGroup
 
 from asyncbg.bus.wake import Wake
+from asyncbg.error_log import ErrorLog, caught, ends_task
 from asyncbg.event import Event
-
-_log = logging.getLogger(__name__)
+from asyncbg.function_name import display_name
+from asyncbg.supervisor import Supervisor
 
 Handler = Callable[[Event], Awaitable[object] | object]
 """A coroutine function, or a plain one (run in a worker thread), that takes the event."""
@@ -24,11 +23,12 @@ _THREADS = 8
 class _HandlerQueue:
     """One handler, its bounded queue and the loop that feeds it."""
 
-    def __init__(self, pattern: str, handler: Handler, task: str | None, limit: int) -> None:
+    def __init__(self, pattern: str, handler: Handler, task: str | None, limit: int, errors: ErrorLog) -> None:
         self.pattern = pattern
         self.task = task
-        self.name = f"{getattr(handler, '__module__', '?')}:{getattr(handler, '__qualname__', type(handler).__name__)}"
+        self.name = display_name(handler)
         self.errors = 0
+        self._log = errors
         self._handler = handler
         self._is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
             getattr(handler, "__call__", None)  # noqa: B004 - it is the method's kind that is asked for
@@ -61,32 +61,46 @@ class _HandlerQueue:
     async def join(self) -> None:
         await self._idle.wait()
 
+    def renew(self) -> None:
+        """Be ready for another event loop; what is queued stays."""
+        self._wake, self._idle = Wake(), asyncio.Event()
+        if not self._queue:
+            self._idle.set()
+
     async def _handle(self, event: Event, threads: anyio.CapacityLimiter) -> None:
         try:
-            result = (
-                self._handler(event)
-                if self._is_async
-                else await anyio.to_thread.run_sync(self._handler, event, abandon_on_cancel=True, limiter=threads)
-            )
+            result = self._handler(event) if self._is_async else await self._in_thread(event, threads)
             if inspect.isawaitable(result):
                 await result
-        except Exception as error:  # noqa: BLE001 - a handler can never hurt the publisher, nor its own next event
+        except BaseException as error:
+            if ends_task(error):
+                raise
             self.errors += 1
-            # The frames only: an exception's message may quote the event's data.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("event handler %s failed with %s; it goes on\n%s", self.name, type(error).__name__, frames)
+            self._log.add(
+                "handler", error, "event handler %s failed with %s; it goes on", self.name, type(error).__name__
+            )
+
+    async def _in_thread(self, event: Event, threads: anyio.CapacityLimiter) -> object:
+        result, error = await anyio.to_thread.run_sync(
+            caught, self._handler, event, abandon_on_cancel=True, limiter=threads
+        )
+        if error is not None:
+            raise error
+        return result
 
 
 class Handlers:
     """All handlers, each with its queue; they are called while :meth:`run` runs."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, errors: ErrorLog) -> None:
         """Hold up to ``limit`` events for each handler."""
         self.dropped = 0
+        self.supervisor = Supervisor()
+        """Runs a loop for each handler."""
         self._limit = limit
+        self._errors = errors
         self._queues: list[_HandlerQueue] = []
         self._queues_of: dict[str, tuple[_HandlerQueue, ...]] = {}
-        self._task_group: TaskGroup | None = None
         self._threads: anyio.CapacityLimiter | None = None
 
     def __len__(self) -> int:
@@ -100,22 +114,33 @@ class Handlers:
 
     def add(self, event_type: str, handler: Handler, *, task: str | None) -> None:
         """Call ``handler`` with every event of ``event_type`` and ``task``."""
-        queue = _HandlerQueue(event_type, handler, task, self._limit)
+        queue = _HandlerQueue(event_type, handler, task, self._limit, self._errors)
         self._queues.append(queue)
         self._queues_of.clear()
-        if self._task_group is not None and self._threads is not None:
-            self._task_group.start_soon(queue.run, self._threads, name=f"asyncbg handler {queue.name}")
+        if self._threads is not None:
+            self._start(len(self._queues) - 1, self._threads)
 
     async def run(self) -> None:
         """Feed the handlers until cancelled."""
         self._threads = anyio.CapacityLimiter(_THREADS)
         try:
-            async with anyio.create_task_group() as self._task_group:
-                for queue in self._queues:
-                    self._task_group.start_soon(queue.run, self._threads, name=f"asyncbg handler {queue.name}")
-                await anyio.sleep_forever()
+            for number in range(len(self._queues)):
+                self._start(number, self._threads)
+            await anyio.sleep_forever()
         finally:
-            self._task_group = None
+            await self.supervisor.stop()
+            self.abandon()
+
+    def _start(self, number: int, threads: anyio.CapacityLimiter) -> None:
+        queue = self._queues[number]
+        self.supervisor.start(f"handler {number} {queue.name}", partial(queue.run, threads))
+
+    def abandon(self) -> None:
+        """Feed them no more; what is queued waits for the next :meth:`run`, in whichever event loop."""
+        self._threads = None
+        self.supervisor.drop()
+        for queue in self._queues:
+            queue.renew()
 
     async def join(self, timeout_s: float) -> bool:
         """Wait until every handler has dealt with what it was given. False: the time was over first."""

@@ -6,6 +6,7 @@ from typing import Self
 
 from asyncbg.bus.chunk import Chunk, Published, chunks
 from asyncbg.bus.wake import Wake
+from asyncbg.error_log import ErrorLog
 from asyncbg.event import Event, EventFilter
 
 _NOTHING: Sequence[Chunk] = ()
@@ -130,8 +131,9 @@ class _Group:
 class SubscriptionIndex:
     """All subscriptions, in groups of one filter each; a group is found under what its filter names."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, errors: ErrorLog) -> None:
         """Hold up to ``limit`` events for each subscription."""
+        self._errors = errors
         self.delivered = self.dropped = self.lagged = 0
         self._limit = limit
         self._groups: dict[EventFilter, _Group] = {}
@@ -153,6 +155,11 @@ class SubscriptionIndex:
             for subscription in group.members:
                 subscription.closing = True
                 subscription.wake()
+
+    def clear(self) -> None:
+        """Forget all subscriptions."""
+        self._groups.clear()
+        self._index.clear()
 
     def subscribe(self, wanted: EventFilter) -> Subscription:
         """Collect from now on what ``wanted`` matches."""
@@ -207,8 +214,14 @@ class SubscriptionIndex:
         pending, group.pending = group.pending, []
         for chunk in chunks(pending):
             self.delivered += chunk.many * len(group.members)
-            for subscription in group.members:
-                if dropped := subscription.push(chunk):
+            for subscription in tuple(group.members):
+                try:
+                    dropped = subscription.push(chunk)
+                except RuntimeError as error:  # its reader waits in an event loop that was closed
+                    self._errors.add("bus", error, "a subscriber cannot be woken and is dropped", is_ours=True)
+                    self.leave(group, subscription)
+                    continue
+                if dropped:
                     self.delivered -= min(dropped, chunk.many)
                     self.dropped += dropped
 

@@ -111,7 +111,7 @@ def describe(error: BaseException, clean: Callable[[str], str] = redact) -> JobE
     """An error as it is stored on the job: its class and its cleaned message, cut to a bearable length."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - an error that cannot say what it is
+    except BaseException:  # noqa: BLE001 - an error that cannot say what it is
         text = "its message cannot be read"
     storable = clean(text).encode("utf-8", "replace").decode()
     return JobError(type=type(error).__name__, message=storable[:_LONGEST_MESSAGE])

@@ -1,18 +1,18 @@
 """The heartbeat: a thread that tells that this process lives, whatever its event loop is busy with."""
 
-import logging
 import threading
 from collections.abc import Callable
 
-logger = logging.getLogger("asyncbg")
+from asyncbg.error_log import ErrorLog
 
 
 class Heartbeat:
     """Calls ``beat`` every ``period_s`` seconds from a thread of its own, from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, beat: Callable[[], None], *, period_s: float) -> None:
+    def __init__(self, beat: Callable[[], None], *, period_s: float, errors: ErrorLog | None = None) -> None:
         """Nothing beats before :meth:`start`."""
         self._beat = beat
+        self._errors = errors or ErrorLog()
         self._period_s = period_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asyncbg-heartbeat", daemon=True)
@@ -29,12 +29,11 @@ class Heartbeat:
             self._thread.join()
 
     def _run(self) -> None:
-        failing = False
         while not self._ended.wait(self._period_s):
             try:
                 self._beat()
-                failing = False
-            except OSError as error:
-                if not failing:
-                    logger.error("the heartbeat cannot be written, leases may lapse: %s", error)
-                failing = True
+                self._errors.recovered("heartbeat")
+            except BaseException as error:  # noqa: BLE001 - a thread that ends is missed by nobody until leases lapse
+                self._errors.add_once(
+                    "heartbeat", error, "the heartbeat cannot be written, leases may lapse", is_ours=True
+                )

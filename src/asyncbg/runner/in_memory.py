@@ -33,6 +33,10 @@ class InMemoryJobs:
         """The function and the arguments of such a job, or None."""
         return self._jobs.get(job_id)
 
+    def clear(self) -> None:
+        """Forget all: the life of the engine that they belong to is over."""
+        self._jobs.clear()
+
     def drop(self, job_id: str) -> None:
         """Forget a job that is final, or was not accepted."""
         self._jobs.pop(job_id, None)

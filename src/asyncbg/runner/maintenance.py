@@ -1,11 +1,12 @@
 """What is done every now and then beside the jobs: leases renewed, lost jobs rescued, slots fired, old jobs purged."""
 
 import logging
-from collections.abc import Coroutine, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from asyncbg.backends.base import Backend
 from asyncbg.clock import Clock
+from asyncbg.error_log import ErrorLog
 from asyncbg.job import JobState
 from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.event_relay import EventRelay
@@ -13,6 +14,7 @@ from asyncbg.runner.periodic import every
 from asyncbg.runner.runner import Runner
 from asyncbg.runner.schedule import Schedules
 from asyncbg.settings import RunnerSettings
+from asyncbg.supervisor import Loop
 
 logger = logging.getLogger("asyncbg")
 
@@ -37,6 +39,7 @@ class Maintenance:
         schedules: Schedules,
         backlog: Backlog,
         clock: Clock,
+        errors: ErrorLog,
     ) -> None:
         """Made by the engine."""
         self._backend = backend
@@ -46,18 +49,22 @@ class Maintenance:
         self._schedules = schedules
         self._backlog = backlog
         self._clock = clock
+        self._errors = errors
 
-    def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+    def loops(self) -> Mapping[str, Loop]:
         """One loop for each kind of work, by name."""
         renew_s = min(_RENEW_S, self._settings.lease_s / 4)
         purge_s = min(_PURGE_S, max(1.0, self._settings.retention_s / 4))
         return {
-            "schedules": every(_TICK_S, self._fire_schedules, name="the clockwork of the schedules"),
-            "tail": every(_TAIL_S, self._relay.follow_log, name="following the log"),
-            "renewal": every(renew_s, self._renew, name="the renewal of leases"),
-            "rescue": every(_RESCUE_S, self._rescue, name="the rescue of lost jobs"),
-            "retention": every(purge_s, self._purge, name="the purge of old jobs"),
+            "schedules": self._every(_TICK_S, self._fire_schedules, "the clockwork of the schedules"),
+            "tail": self._every(_TAIL_S, self._relay.follow_log, "following the log"),
+            "renewal": self._every(renew_s, self._renew, "the renewal of leases"),
+            "rescue": self._every(_RESCUE_S, self._rescue, "the rescue of lost jobs"),
+            "retention": self._every(purge_s, self._purge, "the purge of old jobs"),
         }
+
+    def _every(self, period_s: float, chore: Callable[[], Awaitable[None]], name: str) -> Loop:
+        return partial(every, period_s, chore, name=name, errors=self._errors)
 
     async def run_once(self) -> None:
         """What the loops do every now and then, in one go: for who drives the engine by hand."""

@@ -39,12 +39,12 @@ class ProgressPump:
 
     def take(self, job: CurrentJob) -> str | None:
         """The job's last progress as JSON if it ever reported, published now if it was not; the attempt is over."""
+        was_changed, job.changed = job.changed, True  # nothing is passed on after the end
+        job.reported_s = float("inf")
         if job.progress is None:
             return None
-        if job.changed:
+        if was_changed:
             self._announce(job)
-        job.changed = True  # nothing is passed on after the end
-        job.reported_s = float("inf")
         return _as_json(job.shown_progress or job.progress)
 
     async def publish(self, job: CurrentJob, event_type: str, data: str) -> None:

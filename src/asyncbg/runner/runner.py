@@ -1,14 +1,13 @@
 """The runner: the worker, and what goes on beside it from start to stop."""
 
 import asyncio
-import logging
 import random
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from asyncbg.backends.base import Backend
 from asyncbg.bus import EventBus
 from asyncbg.clock import Clock
+from asyncbg.error_log import ErrorLog
 from asyncbg.event import Event
 from asyncbg.runner.executor import Executor
 from asyncbg.runner.heartbeat import Heartbeat
@@ -17,9 +16,8 @@ from asyncbg.runner.progress import ProgressPump
 from asyncbg.runner.watchdog import BlockageReport, Watchdog
 from asyncbg.runner.worker import Worker
 from asyncbg.settings import Settings
+from asyncbg.supervisor import Loop, Supervisor
 from asyncbg.task import Registry
-
-logger = logging.getLogger("asyncbg")
 
 _HANDLERS_S = 2.0
 
@@ -40,6 +38,7 @@ class Runner:
         in_memory: InMemoryJobs,
         clock: Clock,
         rng: random.Random,
+        errors: ErrorLog,
     ) -> None:
         """Made by the engine; nothing runs before :meth:`start`."""
         self._backend = backend
@@ -49,44 +48,68 @@ class Runner:
         self._in_memory = in_memory
         self._clock = clock
         self._rng = rng
+        self._errors = errors
+        self._supervisor = Supervisor()
         self.worker: Worker | None = None
-        self.is_running = False
-        """Whether jobs are accepted."""
+        self._is_running = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.is_paused = False
         """Whether a shutdown has begun: no more jobs are claimed."""
         self._pump: ProgressPump | None = None
         self._heartbeat: Heartbeat | None = None
         self._watchdog: Watchdog | None = None
         self._blockages: BlockageReport | None = None
-        self._loops: list[asyncio.Task[None]] = []
+
+    @property
+    def is_running(self) -> bool:
+        """Whether jobs are accepted: from start to stop, or until the event loop is closed without a stop."""
+        return self._is_running and self._loop is not None and not self._loop.is_closed()
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether the event loop was closed without a stop; :meth:`abandon` makes an end."""
+        return self._loop is not None and self._loop.is_closed()
 
     @property
     def blockages(self) -> Mapping[str, int]:
         """How often the event loop was held for longer than ``runner.watchdog_s``, by task."""
         return {} if self._watchdog is None else self._watchdog.counts
 
-    def start(self, loops: Callable[[Worker], Mapping[str, Coroutine[Any, Any, None]]]) -> None:
+    @property
+    def loop_restarts(self) -> Mapping[str, int]:
+        """How often each loop had to be started again."""
+        restarts = self._supervisor.restarts
+        return {**restarts, "handlers": restarts["handlers"] + self._bus.handler_restarts}
+
+    @property
+    def loops_down(self) -> Sequence[str]:
+        """The loops that have ended and wait for their next start."""
+        return [*self._supervisor.down, *(["handlers"] if self._bus.is_handler_down else [])]
+
+    def start(self, loops: Callable[[Worker], Mapping[str, Loop]]) -> None:
         """Run jobs; ``loops`` gives what goes on by itself until :meth:`stop`, by name."""
         runner = self._settings.runner
         executor = Executor(threads=runner.threads, clock=self._clock, rng=self._rng)
         self._pump = ProgressPump(self._backend, self._publish, per_s=self._settings.stream.progress_per_s)
         self.worker = Worker(
             self._backend, self._registry, runner, executor=executor, pump=self._pump, in_memory=self._in_memory,
-            clock=self._clock,
+            clock=self._clock, errors=self._errors,
         )  # fmt: skip
-        self._heartbeat = Heartbeat(lambda: self._backend.beat(lease_s=runner.lease_s), period_s=runner.lease_s / 4)
+        self._heartbeat = Heartbeat(
+            lambda: self._backend.beat(lease_s=runner.lease_s), period_s=runner.lease_s / 4, errors=self._errors
+        )
         self._heartbeat.start()
         self._blockages = BlockageReport(self._backend, self._publish, clock=self._clock)
         if runner.watchdog_s:
             self._watchdog = Watchdog(
                 limit_s=runner.watchdog_s, lease_of=self.worker.lease_of, tell=self._blockages.tell,
-                note=self._backend.note,
+                note=self._backend.note, errors=self._errors,
             )  # fmt: skip
             self._watchdog.start()
-        self._loops = [asyncio.create_task(loop, name=f"asyncbg-{name}") for name, loop in loops(self.worker).items()]
-        for task in self._loops:
-            task.add_done_callback(self._loop_ended)
-        self.is_running = True
+        for name, loop in loops(self.worker).items():
+            self._supervisor.start(name, loop)
+        self._loop = asyncio.get_running_loop()
+        self._is_running = True
 
     def wake(self) -> None:
         """There may be work: let the worker look at once."""
@@ -107,7 +130,7 @@ class Runner:
 
     async def stop(self) -> None:
         """Claim nothing more, let running jobs end within the grace period, release the rest."""
-        self.is_running = False
+        self._is_running = False
         self.is_paused = True
         try:
             if self.worker is not None:
@@ -115,11 +138,12 @@ class Runner:
             if self._pump is not None:
                 await self._pump.close()
             self._bus.drain()
-            if self._loops:
+            if self._supervisor.is_busy:
                 await self._bus.join_handlers(_HANDLERS_S)
         finally:
             self.worker = None
             await self._end_loops()
+            self._loop = None
 
     async def _end_loops(self) -> None:
         self.stop_heartbeat()
@@ -127,10 +151,7 @@ class Runner:
             self._watchdog.stop()
         if self._blockages is not None:
             await self._blockages.close()
-        loops, self._loops = self._loops, []
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await self._supervisor.stop()
 
     def stop_heartbeat(self) -> None:
         """Beat no more."""
@@ -142,16 +163,17 @@ class Runner:
         """Be gone as a killed process is; returns the asyncio tasks of the coroutines that ran, which are ending."""
         dropped = [] if self.worker is None else self.worker.vanish()
         self.worker = self._pump = None
-        self.is_running = False
+        self._is_running = False
         return dropped
 
-    def _loop_ended(self, task: asyncio.Task[None]) -> None:
-        """A loop that ends by itself is a bug of ours: say so, take no more jobs, and let readiness tell."""
-        if task.cancelled() or self.is_paused:
-            return
-        error = task.exception()
-        logger.critical("%s ended: no more jobs are accepted; restart the process", task.get_name(), exc_info=error)
-        self.is_running = False
+    def abandon(self) -> None:
+        """Drop what is left of a life whose event loop was closed without a stop."""
+        self.stop_heartbeat()
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        self._supervisor.drop()
+        self.worker = self._pump = self._blockages = self._loop = None
+        self._is_running = False
 
     def _publish(self, event: Event) -> None:
         self._bus.publish([event])

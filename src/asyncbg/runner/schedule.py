@@ -10,13 +10,15 @@ from cronsim import CronSim, CronSimError
 
 from asyncbg.backends.base import Backend
 from asyncbg.clock import Clock
-from asyncbg.errors import AsyncBGError
+from asyncbg.error_log import ErrorLog, ends_task
+from asyncbg.errors import AsyncBGError, DatabaseError, NotRunningError, OutageError, OverloadedError
 
 SCHEDULE = "schedule"
 """The owner and the tag of the jobs that a schedule makes."""
 
 _NEVER_MS = 2**62
 _FORGIVEN_MS = 86_400_000
+_UNTOLD_MS = 60_000
 
 
 class ScheduleError(AsyncBGError, ValueError):
@@ -102,15 +104,30 @@ class _Schedule:
         self.last_ms = slot_ms
         self.next_ms = self.cron.after(slot_ms) or _NEVER_MS
 
+    def skip(self, now_ms: int) -> None:
+        """Give up the slot that is due. Where even the next cannot be told (a time zone of the user's own), wait."""
+        try:
+            self.next_ms = self.cron.after(now_ms) or _NEVER_MS
+        except BaseException:  # noqa: BLE001 - the same again; it is in the log
+            self.next_ms = now_ms + _UNTOLD_MS
+
 
 class Schedules:
     """All periodic tasks of one process. The store decides between processes: who moves a slot on makes its job."""
 
-    def __init__(self, backend: Backend, fire: Callable[[str, str, int], Awaitable[None]], *, clock: Clock) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        fire: Callable[[str, str, int], Awaitable[None]],
+        *,
+        clock: Clock,
+        errors: ErrorLog | None = None,
+    ) -> None:
         """``fire(schedule, task, slot_ms)`` hands the job of a slot to the store."""
         self._backend = backend
         self._fire = fire
         self._clock = clock
+        self._errors = errors or ErrorLog()
         self._schedules: dict[str, _Schedule] = {}
 
     def add(self, task: str, cron: Cron) -> None:
@@ -129,15 +146,35 @@ class Schedules:
         await self._remember(self._schedules.values(), self._clock.now_ms())
 
     async def tick(self) -> None:
-        """Fire what is due: of all slots missed meanwhile, the latest. Raises DatabaseError, OverloadedError."""
+        """Fire what is due: of all slots missed meanwhile, the latest.
+
+        Raises DatabaseError, OverloadedError, NotRunningError, after all schedules had their turn.
+        A slot whose job cannot be made is lost and logged; the other schedules, and its own next slot, are not.
+        """
         now_ms = self._clock.now_ms()
+        refused: AsyncBGError | None = None
         for schedule in list(self._schedules.values()):
-            if not schedule.is_known:
-                await self._remember([schedule], schedule.last_ms)
-            if schedule.last_ms > now_ms + _FORGIVEN_MS:  # the clock was far ahead for a while: do not wait so long
-                await self._remember([schedule], now_ms)
-            if schedule.next_ms <= now_ms:
-                await self._catch_up(schedule, now_ms)
+            try:
+                await self._tick_one(schedule, now_ms)
+            except OutageError:
+                raise
+            except (OverloadedError, DatabaseError, NotRunningError) as error:  # its slot is tried again
+                refused = error
+            except BaseException as error:
+                if ends_task(error):
+                    raise
+                self._errors.add("schedule", error, "the schedule %s lost a slot", schedule.name)
+                schedule.skip(now_ms)
+        if refused is not None:
+            raise refused
+
+    async def _tick_one(self, schedule: _Schedule, now_ms: int) -> None:
+        if not schedule.is_known:
+            await self._remember([schedule], schedule.last_ms)
+        if schedule.last_ms > now_ms + _FORGIVEN_MS:  # the clock was far ahead for a while: do not wait so long
+            await self._remember([schedule], now_ms)
+        if schedule.next_ms <= now_ms:
+            await self._catch_up(schedule, now_ms)
 
     async def _remember(self, schedules: Iterable[_Schedule], since_ms: int) -> None:
         by_name = {schedule.name: schedule for schedule in schedules}

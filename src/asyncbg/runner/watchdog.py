@@ -17,7 +17,7 @@ from typing import Any
 from asyncbg.backends.base import Backend
 from asyncbg.clock import Clock
 from asyncbg.engine_events import LoopBlocked
-from asyncbg.errors import AsyncBGError
+from asyncbg.error_log import ErrorLog, ends_task
 from asyncbg.event import Event, dump
 from asyncbg.job import Lease
 
@@ -70,6 +70,7 @@ class Watchdog:
         lease_of: Callable[[str], Lease | None],
         tell: Callable[[Blockage], None],
         note: Callable[[str], None],
+        errors: ErrorLog | None = None,
     ) -> None:
         """``lease_of`` gives the job that the asyncio task of a name runs, or None.
 
@@ -80,6 +81,7 @@ class Watchdog:
         self._lease_of = lease_of
         self._tell = tell
         self._note = note
+        self._errors = errors or ErrorLog()
         self._counts: Counter[str] = Counter()
         self._lines: dict[str, str] = {}
         self._ended = threading.Event()
@@ -98,7 +100,7 @@ class Watchdog:
         self._ended.clear()
         self._tick(asyncio.get_running_loop())
         arguments = (asyncio.get_running_loop(), threading.get_ident())
-        self._thread = threading.Thread(target=self._watch, args=arguments, name="asyncbg-watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._watch_on, args=arguments, name="asyncbg-watchdog", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -112,6 +114,15 @@ class Watchdog:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = time.monotonic() + self._tick_s
         self._timer = loop.call_later(self._tick_s, self._tick, loop)
+
+    def _watch_on(self, loop: asyncio.AbstractEventLoop, thread_id: int) -> None:
+        """What goes wrong while a frame is looked at, whose globals may be anything, ends no watch."""
+        while not self._ended.is_set():
+            try:
+                self._watch(loop, thread_id)
+            except BaseException as error:  # noqa: BLE001 - a thread that ends is missed by nobody
+                self._errors.add("watchdog", error, "the watchdog failed and goes on", is_ours=True)
+                self._ended.wait(self._limit_s)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread_id: int) -> None:
         due = self._due
@@ -221,8 +232,10 @@ class BlockageReport:
     async def _await_stored(self, stored: Awaitable[bool], blockage: Blockage, data: str) -> None:
         try:
             is_stored = await stored
-        except AsyncBGError as error:
-            logger.warning("that the event loop was held is not recorded: %s", error)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            logger.warning("that the event loop was held is not recorded: %s", type(error).__name__)
             is_stored = False
         if not is_stored:
             self._publish(self._event(blockage, data))

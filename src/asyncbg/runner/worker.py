@@ -10,12 +10,14 @@ from typing import Any, assert_never
 from asyncbg.backends.base import Backend, Settlement
 from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob
-from asyncbg.errors import AsyncBGError, DatabaseError, OutageError
+from asyncbg.error_log import ErrorLog, ends_task
+from asyncbg.errors import OutageError
 from asyncbg.event import EventType, dump
 from asyncbg.job import Cancelled, Done, Failed, JobError, Lease, Outcome, Released, Retry
 from asyncbg.runner.executor import Executor, describe
 from asyncbg.runner.in_memory import InMemoryJobs
 from asyncbg.runner.progress import ProgressPump
+from asyncbg.runner.settler import Settler
 from asyncbg.settings import RunnerSettings
 from asyncbg.task import Registry, TaskDefinition
 
@@ -23,7 +25,7 @@ logger = logging.getLogger("asyncbg")
 
 _TASK_NAME = "asyncbg-job-"
 _LONGEST_WAIT_S = 1.0
-_SETTLE_PAUSE_S = 0.5
+_CLAIM_PAUSE_S = 0.5
 _LONGEST_CLAIM_S = 10.0
 _LONGEST_SETTLE_S = 10.0
 _FUNCTION_GONE = JobError(
@@ -76,6 +78,7 @@ class Worker:
         pump: ProgressPump,
         in_memory: InMemoryJobs,
         clock: Clock,
+        errors: ErrorLog | None = None,
     ) -> None:
         """Put the parts together; nothing runs before :meth:`run`."""
         self._backend = backend
@@ -85,13 +88,13 @@ class Worker:
         self._pump = pump
         self._in_memory = in_memory
         self._clock = clock
+        self._errors = errors or ErrorLog()
+        self._settler = Settler(backend, in_memory, is_stopping=lambda: self._stopping, errors=self._errors)
         self._wake = asyncio.Event()
         self._wake.set()  # what an earlier process left is waiting already
         self._claimed = asyncio.Event()
         self._claimed.set()
         self._running: dict[str, _Running] = {}
-        self._ended: list[Settlement] = []
-        self._settler: asyncio.Task[None] | None = None
         self._skipped: set[str] = set()
         self._reports: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -111,7 +114,7 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs and nothing waits to be settled."""
-        return not self._running and self._settler is None
+        return not self._running and self._settler.task is None
 
     def job(self, job_id: str) -> CurrentJob | None:
         """A job that runs here, or None."""
@@ -134,10 +137,13 @@ class Worker:
             await self._wait(next_due_ms)
             try:
                 next_due_ms = await self.claim()
-            except DatabaseError as error:
+                self._errors.recovered("claim")
+            except BaseException as error:
+                if ends_task(error):
+                    raise
                 if not isinstance(error, OutageError):  # that one is told by the database
-                    logger.error("cannot claim jobs: %s", error)
-                await asyncio.sleep(_SETTLE_PAUSE_S)
+                    self._errors.add_once("claim", error, "cannot claim jobs, and tries again", is_ours=True)
+                await asyncio.sleep(_CLAIM_PAUSE_S)
 
     async def run_ready(self) -> bool:
         """Claim and run until nothing is ready and nothing runs; returns whether anything ran.
@@ -171,14 +177,15 @@ class Worker:
             claimed = await self._backend.claim(free, lease_s=self._settings.lease_s, skip=self._skipped)
             next_due_ms = claimed.next_due_ms
             for lease in claimed.leases:
-                self._start(lease)
+                self._start_or_fail(lease)
             if len(claimed.leases) < free:
                 break
         return next_due_ms
 
     async def _changed(self) -> None:
         """Wait until a job or a settlement ends, or there may be work."""
-        going_on = {running.task for running in self._running.values()} | ({self._settler} if self._settler else set())
+        settling = self._settler.task
+        going_on = {running.task for running in self._running.values()} | ({settling} if settling else set())
         woken = asyncio.create_task(self._wake.wait(), name="asyncbg-woken")
         try:
             await asyncio.wait([*going_on, woken], return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +204,7 @@ class Worker:
             self._leave(running)
             running.job.cancelled.set("the worker is gone")
             running.task.cancel()
-        self._ended.clear()
+        self._settler.clear()
         return [running.task for running in dropped if running.definition.is_async]
 
     def hold(self) -> None:
@@ -225,8 +232,8 @@ class Worker:
             tasks = [running.task for running in self._running.values()]
             await asyncio.wait(tasks, timeout=self._settings.cancel_grace_s)
         await self._give_up()
-        if self._settler is not None:
-            await asyncio.wait([self._settler], timeout=_LONGEST_SETTLE_S)
+        if self._settler.task is not None:
+            await asyncio.wait([self._settler.task], timeout=_LONGEST_SETTLE_S)
 
     def _release(self) -> None:
         """The grace period is over: tell what still runs to stop, to be run again."""
@@ -264,10 +271,17 @@ class Worker:
 
     def recheck_skipped(self) -> None:
         """Look again for tasks that were unknown: their module may be loaded now."""
-        known = {name for name in self._skipped if self._registry.find(name) is not None}
+        known = {name for name in self._skipped if self._may_run(name)}
         if known:
             self._skipped -= known
             self.wake()
+
+    def _may_run(self, task: str) -> bool:
+        """Whether a task that was unknown is known now; one that cannot be loaded fails when its job is claimed."""
+        try:
+            return self._registry.find(task) is not None
+        except BaseException:  # noqa: BLE001 - logged where the job fails
+            return True
 
     async def _wait(self, next_due_ms: int | None) -> None:
         timeout_s = _LONGEST_WAIT_S
@@ -280,6 +294,14 @@ class Worker:
             except TimeoutError:
                 pass
         self._wake.clear()
+
+    def _start_or_fail(self, lease: Lease) -> None:
+        """What cannot be started fails with the reason on it, and costs the other jobs nothing."""
+        try:
+            self._start(lease)
+        except BaseException as error:  # noqa: BLE001 - of any class: a stored name may lead to any object
+            self._errors.add("start", error, "job %s (%s) cannot be started", lease.id, lease.task)
+            self._end(CurrentJob(lease, self._pump, self._clock.now_ms), Failed(describe(error)))
 
     def _start(self, lease: Lease) -> None:
         kept = None if lease.durable else self._in_memory.take(lease.id)
@@ -334,8 +356,10 @@ class Worker:
         data = {"reason": running.job.cancelled.reason, "grace_s": self._settings.cancel_grace_s}
         try:
             await self._backend.record(running.lease, EventType.CANCEL_IGNORED.value, dump(data))
-        except AsyncBGError as error:
-            logger.warning("that job %s goes on is not recorded: %s", running.lease.id, error)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            logger.warning("that job %s goes on is not recorded: %s", running.lease.id, type(error).__name__)
         if running.is_abandoned_when_late:
             self._abandon(running)
 
@@ -347,12 +371,17 @@ class Worker:
 
     async def _run(self, running: _Running, bound: dict[str, Any] | None) -> None:
         timeout_s = running.definition.options.timeout
-        if timeout_s is not None:
-            self._set_timer(running, timeout_s, self._time_out)
         try:
+            if timeout_s is not None:
+                self._set_timer(running, timeout_s, self._time_out)
             outcome: Outcome = await self._executor.attempt(running.job, running.definition, bound)
         except asyncio.CancelledError:
             outcome = Cancelled("the task cancelled itself")
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            self._errors.add("attempt", error, "job %s (%s) cannot be run", running.lease.id, running.lease.task)
+            outcome = Failed(describe(error))
         if not running.is_over:
             self._leave(running)
             self._end(running.job, running.outcome(outcome))
@@ -368,49 +397,15 @@ class Worker:
             self._wake.set()
 
     def _end(self, job: CurrentJob, outcome: Outcome) -> None:
-        """Put an outcome where the next write takes it: all that ended meanwhile is settled by one call."""
-        self._ended.append(Settlement(job.lease, outcome, self._pump.take(job)))
-        if self._settler is None:
-            self._settler = asyncio.create_task(self._settle(), name="asyncbg-settle")
+        self._settler.add(Settlement(job.lease, outcome, self._last_progress(job)))
 
-    async def _settle(self) -> None:
+    def _last_progress(self, job: CurrentJob) -> str | None:
+        """What a task reported last; a report that has no JSON form is lost, and its job ends as any other."""
         try:
-            while self._ended:
-                ended, self._ended = self._ended, []
-                await self._write(ended)
-        finally:
-            self._settler = None
-
-    async def _write(self, ended: list[Settlement]) -> None:
-        """Write outcomes; on a database that cannot be used now, try again until it can or we must go."""
-        while True:
-            try:
-                held = await self._backend.settle(ended)
-                break
-            except DatabaseError as error:
-                if not isinstance(error, OutageError) or self._stopping:
-                    logger.error("cannot settle %d jobs, of them %s: %s", len(ended), ended[0].lease.id, error)
-                if self._stopping:
-                    return
-                await asyncio.sleep(_SETTLE_PAUSE_S)
-            except Exception as error:  # noqa: BLE001 - told on the job it belongs to
-                await self._write_apart(ended, error)
-                return
-        for settlement, is_held in zip(ended, held, strict=True):
-            if not is_held:
-                logger.warning("job %s had lost its lease; its outcome is dropped", settlement.lease.id)
-            if not settlement.lease.durable and not isinstance(settlement.outcome, Released):
-                self._in_memory.drop(settlement.lease.id)
-
-    async def _write_apart(self, ended: list[Settlement], error: Exception) -> None:
-        """One outcome that cannot be written costs the others nothing; its own job fails with the reason."""
-        if len(ended) > 1:
-            for settlement in ended:
-                await self._write([settlement])
-            return
-        logger.error("the outcome of job %s cannot be written: %s", ended[0].lease.id, type(error).__name__)
-        if not isinstance(ended[0].outcome, Failed):
-            await self._write([Settlement(ended[0].lease, Failed(describe(error)))])
+            return self._pump.take(job)
+        except BaseException as error:  # noqa: BLE001 - whatever the objects raise that a task reported
+            self._errors.add("progress", error, "the progress of job %s (%s) cannot be kept", job.id, job.task)
+            return None
 
     def _unrun(self, lease: Lease) -> Outcome:
         """What becomes of a claimed job that is not run here."""

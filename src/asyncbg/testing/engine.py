@@ -1,7 +1,7 @@
 """An engine that runs nothing by itself: a test says when, and what the time is."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from asyncbg.errors import AsyncBGError, NotRunningError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.runner.worker import Worker
 from asyncbg.settings import Settings
+from asyncbg.supervisor import Loop
 
 _DRAIN_S = 30.0
 
@@ -66,9 +67,9 @@ class ManualBG(AsyncBG):
             await backend.close()
         await super().stop()
 
-    def _loops(self, worker: Worker) -> Mapping[str, Coroutine[Any, Any, None]]:
+    def _loops(self, worker: Worker) -> Mapping[str, Loop]:
         """Only events are told by themselves; the rest is what :meth:`drain` does."""
-        return {"handlers": self.bus.run_handlers()}
+        return {"handlers": self.bus.run_handlers}
 
     async def drain(self, *, timeout_s: float = _DRAIN_S) -> None:
         """Run all that is ready, and what it leads to, until nothing is queued, due or running.

@@ -1,0 +1,302 @@
+"""One bad item costs only itself: what it raises, of any class, ends no loop, and the next job runs."""
+
+import asyncio
+import functools
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from asyncbg import AsyncBG
+from asyncbg.event import Event
+from asyncbg.job import JobRecord, JobState
+
+SOON_S = 10
+
+
+class Rude(BaseException):
+    """Not even an Exception."""
+
+
+class Unspeakable(Exception):  # noqa: N818 - not an error of ours
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        """Leave the process, or try to."""
+        raise SystemExit("no words")
+
+
+def recurse() -> None:
+    """Go on for ever."""
+    recurse()
+
+
+def raising(error: type[BaseException]) -> None:
+    """Raise an error of a class as a user's code would."""
+    if error is RecursionError:
+        recurse()
+    if error is BaseExceptionGroup:
+        raise BaseExceptionGroup("several", [Rude("x"), ValueError("x")])
+    raise error("x")
+
+
+ERRORS = (
+    ValueError,
+    ImportError,
+    StopIteration,
+    StopAsyncIteration,
+    RecursionError,
+    Unspeakable,
+    BaseExceptionGroup,
+    Rude,
+    asyncio.CancelledError,
+    GeneratorExit,
+    SystemExit,
+    KeyboardInterrupt,
+)
+
+
+async def fine() -> str:
+    """The job of somebody else."""
+    return "fine"
+
+
+@pytest.fixture
+def bg(tmp_path: Path) -> AsyncBG:
+    """An engine on a file, not started."""
+    return AsyncBG(database_url=f"sqlite:///{tmp_path}/jobs.db", data_dir=tmp_path, runner={"shutdown_grace_s": 1})
+
+
+@asynccontextmanager
+async def serving(bg: AsyncBG) -> AsyncIterator[httpx.AsyncClient]:
+    """The engine in an application, and a client of its routes."""
+    app = FastAPI(lifespan=bg.lifespan)
+    app.include_router(bg.router)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield client
+
+
+async def assert_alive(bg: AsyncBG, client: httpx.AsyncClient) -> None:
+    """The engine takes the next job and runs it, and is ready."""
+    job = await bg.enqueue(fine)
+    assert await job.result(SOON_S) == "fine"
+    ready = await client.get("/health/ready")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ok", "checks": {"engine": "ok", "database": "ok"}})
+    assert {name: times for name, times in bg.loop_restarts.items() if times} == {}
+
+
+async def metrics(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
+    """All samples by name and label values."""
+    text = (await client.get("/metrics")).text
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def store(bg: AsyncBG, task: str) -> str:
+    """Store a job that names ``task``, as another version of the application may have done."""
+    prepared = bg.prepare(fine, (), {})
+    prepared.new = prepared.new._replace(task=task)
+    await bg.accept([prepared])
+    return prepared.job.id
+
+
+async def ended(bg: AsyncBG, job_id: str) -> JobRecord:
+    """The record of a job that came to its end."""
+    record = await bg.wait(job_id, SOON_S)
+    assert record.state.is_final
+    return record
+
+
+# What a stored name may lead to
+
+
+class Proxy:
+    """An object that is bound to nothing now, as a context-local of a web framework."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        """Fail for any attribute."""
+        raising(self.error)
+
+
+class Nameless:
+    """A callable whose name is a property that raises."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    @property
+    def __module__(self) -> str:  # type: ignore[override]  # a property in the place of a text
+        raising(self.error)
+        return ""
+
+    def __call__(self) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture
+def module() -> Iterator[ModuleType]:
+    """A module that is loaded under the name ``odd_package``."""
+    made = sys.modules["odd_package"] = ModuleType("odd_package")
+    yield made
+    del sys.modules["odd_package"]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_a_stored_name_that_cannot_be_loaded_fails_its_job_alone(
+    bg: AsyncBG, module: ModuleType, error: type[BaseException]
+) -> None:
+    """A lazy module whose import fails, a proxy that is bound to nothing, an object whose name cannot be read."""
+    module.__getattr__ = lambda name: raising(error)  # type: ignore[method-assign]  # PEP 562
+    module.proxy, module.nameless = Proxy(error), Nameless(error)  # type: ignore[attr-defined]
+    async with serving(bg) as client:
+        names = ["odd_package:lazy", "odd_package:proxy.send", "odd_package:nameless"]
+        records = [await ended(bg, await store(bg, name)) for name in names]
+
+        await assert_alive(bg, client)
+        counted = (await metrics(client))["asyncbg_errors_total", "start"]
+
+    assert [record.state for record in records] == [JobState.FAILED] * 3
+    assert {record.error.type for record in records if record.error} == {error.__name__}
+    assert counted == 3
+
+
+# The loops themselves
+
+
+@pytest.mark.parametrize("name", ["worker", "schedules", "tail", "renewal", "rescue", "retention", "handlers"])
+async def test_a_loop_whose_task_is_cancelled_is_started_again(bg: AsyncBG, name: str) -> None:
+    """Readiness tells while it is down, the metrics count it, jobs are accepted meanwhile and run afterwards."""
+    heard = asyncio.Event()
+
+    @bg.on("job.succeeded")
+    async def hear(event: Event) -> None:
+        heard.set()
+
+    async with serving(bg) as client:
+        next(task for task in asyncio.all_tasks() if task.get_name() == f"asyncbg-{name}").cancel()
+        async with asyncio.timeout(SOON_S):
+            while not bg.loops_down:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0)
+        down = await client.get("/health/ready")
+        job = await bg.enqueue(fine)
+
+        assert await job.result(SOON_S) == "fine"
+        async with asyncio.timeout(SOON_S):
+            await heard.wait()
+            while bg.loops_down:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        ready = await client.get("/health/ready")
+        counted = await metrics(client)
+
+    assert (down.status_code, down.json()["detail"]) == (503, f"not ready: {name}")
+    assert down.json()["checks"] == {"engine": "ok", "database": "ok", name: "failed"}
+    assert ready.status_code == 200
+    assert counted["asyncbg_loop_restarts_total", name] == 1
+    assert sum(value for (sample, *_), value in counted.items() if sample == "asyncbg_loop_restarts_total") == 1
+
+
+@pytest.mark.parametrize("name", ["asyncbg-settle", "asyncbg-commit"])
+async def test_a_write_whose_task_is_cancelled_is_made_all_the_same(bg: AsyncBG, name: str) -> None:
+    """Nobody waits for ever, and no job stays running."""
+    async with serving(bg) as client:
+        jobs = [await bg.enqueue(fine) for _ in range(20)]
+        for _ in range(200):
+            await asyncio.sleep(0)
+            for task in asyncio.all_tasks():
+                if task.get_name() == name:
+                    task.cancel()
+
+        records = [await ended(bg, job.id) for job in jobs]
+
+        assert {record.state for record in records} == {JobState.SUCCEEDED}
+        await assert_alive(bg, client)
+
+
+# Event handlers
+
+
+def handlers(error: type[BaseException]) -> dict[str, Callable[[Event], Any]]:
+    """One of each kind that raises."""
+
+    async def awaits(event: Event) -> None:
+        raising(error)
+
+    def runs_in_a_thread(event: Event) -> None:
+        raising(error)
+
+    class Called:
+        async def __call__(self, event: Event) -> None:
+            raising(error)
+
+    def gives_awaitable(event: Event) -> Any:
+        return awaits(event)
+
+    return {
+        "async def": awaits,
+        "def": runs_in_a_thread,
+        "object": Called(),
+        "awaitable": gives_awaitable,
+        "partial": functools.partial(awaits),
+    }
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_a_handler_that_raises_is_told_and_hurts_nobody(bg: AsyncBG, error: type[BaseException]) -> None:
+    """It gets its next event, the other handlers get theirs, and each failure is counted."""
+    heard: list[str] = []
+    for handler in handlers(error).values():
+        bg.on("job.succeeded")(handler)
+
+    @bg.on("job.succeeded")
+    async def hear(event: Event) -> None:
+        heard.append(event.job_id)
+
+    async with serving(bg) as client:
+        await assert_alive(bg, client)
+        await assert_alive(bg, client)
+        assert await bg.bus.join_handlers(SOON_S)
+        counted = await metrics(client)
+
+    assert len(heard) == 2
+    assert counted["asyncbg_bus_handler_errors_total",] == counted["asyncbg_errors_total", "handler"] == 10
+
+
+async def test_a_handler_that_cancels_itself_is_called_again(bg: AsyncBG) -> None:
+    """Its loop is started again, and readiness tells until then."""
+    heard: list[str] = []
+
+    @bg.on("job.succeeded")
+    async def cancels(event: Event) -> None:
+        heard.append(event.job_id)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async with serving(bg) as client:
+        for _ in range(2):
+            assert await (await bg.enqueue(fine)).result(SOON_S) == "fine"
+            async with asyncio.timeout(SOON_S):
+                while not bg.loops_down:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0)
+                while bg.loops_down:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.01)
+        assert (await client.get("/health/ready")).status_code == 200
+        counted = await metrics(client)
+
+    assert len(heard) == 2
+    assert counted["asyncbg_loop_restarts_total", "handlers"] == 2
