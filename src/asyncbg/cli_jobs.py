@@ -20,6 +20,7 @@ from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, 
 from asyncbg.event import Event, EventFilter, EventType
 from asyncbg.job import ANONYMOUS, JobRecord, JobState, told_of
 from asyncbg.redact import redact_json
+from asyncbg.runner.unknown_task import known_jobs
 from asyncbg.services.audit import COMMAND_LINE, audited, open_audit
 from asyncbg.settings import load_settings
 from asyncbg.store import database_file, open_store, processes_at
@@ -282,7 +283,7 @@ async def _enqueue(
     definition = engine.registry.get(task)
     bound = definition.arguments.validate(task, arguments)
     async with open_store(settings, create=True) as store:
-        waiting = sum(many for state, many in (await store.counts()).items() if state is not JobState.RUNNING)
+        waiting = known_jobs(await store.waiting(), engine.registry)
         if waiting >= settings.runner.max_queued:
             raise OverloadedError(f"{waiting} jobs wait already; come back later", retry_after_s=1.0)
         enqueued = await store.enqueue([engine.enqueuer.prepare(definition, bound, options).new])

@@ -807,6 +807,50 @@ async def test_open_jobs_are_counted_by_state(store: Store) -> None:
     }  # fmt: skip
 
 
+async def test_jobs_that_have_not_begun_are_counted_by_task(store: Store) -> None:
+    """A job that runs counts no more; one that is released counts again; a task without any is left out."""
+    await store.add(task="mail")
+    await store.add(task="mail", delay_s=5)
+    lease = await store.start(task="greet", priority=1)
+
+    assert {(one.task, one.state, one.many) for one in await store.backend.waiting()} == {
+        ("mail", JobState.QUEUED, 1), ("mail", JobState.SCHEDULED, 1),
+    }  # fmt: skip
+    await store.settle(lease, Released("the process shut down"))
+    assert ("greet", JobState.QUEUED, 1) in {(one.task, one.state, one.many) for one in await store.backend.waiting()}
+
+
+async def test_jobs_of_an_owner_are_counted_up_to_a_bound(store: Store) -> None:
+    """Whoever has reached the bound is counted no further; one without jobs has none."""
+    for _ in range(3):
+        await store.add(owner="ada")
+    await store.add(owner="eve")
+
+    assert await store.backend.waiting_of(["ada", "eve", "bob"], 2) == {"ada": 2, "eve": 1, "bob": 0}
+    assert await store.backend.owners() == ["ada", "eve"]
+
+
+async def test_jobs_that_live_in_another_process_are_left_to_it(store: Store) -> None:
+    """Whatever their priority, a job that is not durable is claimed at its place only."""
+    await store.add(durable=0, place="another", priority=9)
+    here = await store.add(durable=0, place=store.backend.place)
+    durable = await store.add(priority=1)
+
+    assert [lease.id for lease in await store.claim()] == [durable, here]
+
+
+async def test_tasks_beside_a_skipped_one_keep_their_order(store: Store) -> None:
+    """Highest priority first, oldest first, over all tasks that are known."""
+    await store.add(task="unknown", priority=9)
+    first = await store.add(task="a")
+    second = await store.add(task="b", priority=1)
+    third = await store.add(task="a")
+    fourth = await store.add(durable=0, place=store.backend.place)
+
+    assert [lease.id for lease in await store.claim(3, skip={"unknown"})] == [second, first, third]
+    assert [lease.id for lease in await store.claim(skip={"unknown"})] == [fourth]
+
+
 async def test_what_is_not_there_is_none(store: Store) -> None:
     """An unknown id is no error."""
     assert await store.backend.get("nobody") is None

@@ -381,6 +381,10 @@ class Jobs(RuleBasedStateMachine):
             assert (row["error_type"] == "PoisonError") is (row["state"] == "failed" and row["crashes"] == POISON_AFTER)
         running = {job_id: row["token"] for job_id, row in rows.items() if row["state"] == "running"}
         assert running == {job_id: lease.token for job_id, (lease, _, _) in self.held.items()}
+        if self.places:
+            counts = self.do(next(iter(self.places.values())).counts())
+            states = [row["state"] for row in rows.values()]
+            assert counts == {state: states.count(state) for state in JobState if not state.is_final}
 
     def teardown(self) -> None:
         """Nothing is stuck: whoever is left can bring every job to its end. The log reads as it was told."""

@@ -47,6 +47,16 @@ class Settlement:
     progress: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCount:
+    """How many jobs of a task are in a state in which they have not begun."""
+
+    task: str
+    is_durable: bool
+    state: JobState
+    many: int
+
+
 @dataclass(frozen=True, slots=True)
 class LogPosition:
     """The part of the event log that is whole: ``first_seq`` to ``last_seq``, both inclusive.
@@ -188,8 +198,16 @@ class Backend(Protocol):
         """How many jobs are in each state that is not final."""
         ...
 
-    async def waiting_by_owner(self) -> Mapping[str, int]:
-        """How many jobs of each owner are neither running nor final."""
+    async def waiting(self) -> Sequence[TaskCount]:
+        """How many jobs of each task have not begun, by state; tasks without any are left out."""
+        ...
+
+    async def waiting_of(self, owners: Collection[str], most: int) -> Mapping[str, int]:
+        """How many jobs of each of these owners have not begun, counted up to ``most``."""
+        ...
+
+    async def owners(self) -> Sequence[str]:
+        """The owners of jobs that are not final."""
         ...
 
     async def probe(self) -> None:

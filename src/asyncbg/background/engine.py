@@ -31,6 +31,7 @@ from asyncbg.runner.in_memory import InMemoryJobs
 from asyncbg.runner.maintenance import Maintenance
 from asyncbg.runner.runner import Runner
 from asyncbg.runner.schedule import Cron, Schedules
+from asyncbg.runner.unknown_task import unknown_tasks
 from asyncbg.runner.worker import Worker
 from asyncbg.seal import Seal
 from asyncbg.settings import Settings, load_settings
@@ -76,7 +77,7 @@ class Engine:
         self.schedules = Schedules(self.backend, self.enqueuer.fire, clock=self.clock, errors=self.errors)
         self._maintenance = Maintenance(
             self.backend, self._runner, limits, relay=self._relay, schedules=self.schedules, backlog=backlog,
-            clock=self.clock, errors=self.errors,
+            registry=self.registry, clock=self.clock, errors=self.errors,
         )  # fmt: skip
 
     # Registering
@@ -197,7 +198,7 @@ class Engine:
         await self.backend.open()
         try:
             self.bus.start(epoch=self.backend.epoch, last_seq=(await self.backend.position()).last_seq)
-            await self._maintenance.recount()
+            await self._maintenance.count()
             await self.schedules.start()
             self._runner.start(self._loops)
         except BaseException:
@@ -288,6 +289,13 @@ class Engine:
         return await self.enqueuer.accept(prepared, stop_on_failure=stop_on_failure)
 
     # Steering and looking
+
+    async def unknown_tasks(self) -> Mapping[str, int]:
+        """The tasks that stored jobs name and this process does not have, and how many of their jobs wait.
+
+        They are left for a process that has the task, and count towards no bound; cancel them where there is none.
+        """
+        return unknown_tasks(await self.backend.waiting(), self.registry)
 
     async def get(self, job_id: str) -> JobRecord:
         """One job, with the freshest progress. Raises JobNotFoundError."""

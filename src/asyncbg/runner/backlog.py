@@ -6,12 +6,15 @@ What only other processes do is seen by that count.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from asyncbg.errors import OverloadedError, QuotaError
 from asyncbg.event import Event, EventType
 
 _RETRY_AFTER_S = 1.0
 _PATIENCE = 5
+_RECOUNTED = 20_000
+"""Jobs that one recount of owners may look at."""
 _CHANGE = {EventType.STARTED.value: -1, EventType.RETRYING.value: 1}
 
 
@@ -36,9 +39,20 @@ class Backlog:
         return self._total
 
     @property
-    def counts_owners(self) -> bool:
-        """Whether the count in the store has to tell the owners apart."""
-        return self._most_per_owner is not None
+    def most_per_owner(self) -> int | None:
+        """The bound of one owner's jobs; None: the owners are not told apart."""
+        return self._most_per_owner
+
+    def track(self, owners: Iterable[str]) -> None:
+        """Count these owners' jobs too, from the next recount on."""
+        for owner in owners:
+            self._owners.setdefault(owner, 0)
+
+    def owners_to_recount(self) -> list[str]:
+        """The owners whose recount is due, in turn: so many that their jobs are counted in a few milliseconds."""
+        if self._most_per_owner is None:
+            return []
+        return list(islice(self._owners, max(1, _RECOUNTED // self._most_per_owner)))
 
     def admit(self, owners: Sequence[str]) -> None:
         """Make room for jobs, one for each name. Raises OverloadedError, QuotaError; nothing is changed then."""
@@ -74,15 +88,21 @@ class Backlog:
         """What to hand to :meth:`recount` with a count that begins now."""
         return self._changes, self._pending
 
-    def recount(self, counted: Mapping[str, int], mark: tuple[int, int]) -> None:
-        """Put the numbers right. A count that jobs on their way may have blurred is used only after several such."""
+    def recount(self, total: int, owners: Mapping[str, int], mark: tuple[int, int]) -> None:
+        """Put the numbers right, of these owners and in all.
+
+        A count that jobs on their way may have blurred is used only after several such.
+        """
         changes, pending = mark
         if (pending or self._pending or self._changes != changes) and self._unsure < _PATIENCE:
             self._unsure += 1
             return
         self._unsure = 0
-        self._total = sum(counted.values()) + self._pending
-        self._owners = Counter(counted)
+        self._total = total + self._pending
+        for owner, many in owners.items():
+            self._owners.pop(owner, None)  # and to the end of the line
+            if many:
+                self._owners[owner] = many
 
     def _add(self, owners: Sequence[str], sign: int) -> None:
         self._changes += 1

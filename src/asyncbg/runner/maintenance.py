@@ -7,14 +7,15 @@ from functools import partial
 from asyncbg.backends.base import Backend
 from asyncbg.clock import Clock
 from asyncbg.error_log import ErrorLog
-from asyncbg.job import JobState
 from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.event_relay import EventRelay
 from asyncbg.runner.periodic import every
 from asyncbg.runner.runner import Runner
 from asyncbg.runner.schedule import Schedules
+from asyncbg.runner.unknown_task import known_jobs
 from asyncbg.settings import RunnerSettings
 from asyncbg.supervisor import Loop
+from asyncbg.task import Registry
 
 logger = logging.getLogger("asyncbg")
 
@@ -38,6 +39,7 @@ class Maintenance:
         relay: EventRelay,
         schedules: Schedules,
         backlog: Backlog,
+        registry: Registry,
         clock: Clock,
         errors: ErrorLog,
     ) -> None:
@@ -48,6 +50,7 @@ class Maintenance:
         self._relay = relay
         self._schedules = schedules
         self._backlog = backlog
+        self._registry = registry
         self._clock = clock
         self._errors = errors
 
@@ -75,14 +78,21 @@ class Maintenance:
         await self._purge()
 
     async def recount(self) -> None:
-        """Count in the store how many jobs wait."""
+        """Count in the store how many jobs wait that may run here."""
         mark = self._backlog.mark()
-        if self._backlog.counts_owners:
-            self._backlog.recount(await self._backend.waiting_by_owner(), mark)
-        else:
-            counts = await self._backend.counts()
-            waiting = sum(many for state, many in counts.items() if state is not JobState.RUNNING)
-            self._backlog.recount({"": waiting}, mark)
+        total = known_jobs(await self._backend.waiting(), self._registry)
+        owners = self._backlog.owners_to_recount()
+        counted = await self._backend.waiting_of(owners, self._backlog.most_per_owner or 0) if owners else {}
+        self._backlog.recount(total, counted, mark)
+
+    async def count(self) -> None:
+        """The first count, at the start: of every owner there is."""
+        if self._backlog.most_per_owner is not None:
+            owners = await self._backend.owners()
+            self._backlog.track(owners)
+            for _ in range(0, len(owners), max(1, len(self._backlog.owners_to_recount()))):
+                await self.recount()
+        await self.recount()
 
     async def _renew(self) -> None:
         worker = self._runner.worker

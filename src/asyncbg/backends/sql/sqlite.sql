@@ -16,7 +16,11 @@ UPDATE log SET wall_offset = :wall_offset
 
 -- name: shift_delays
 -- Delays and retries are spans of time, so they move with the wall clock; a time of day (at=) stays.
-UPDATE job SET run_at = max(1, run_at + :jump_ms) WHERE state IN ('scheduled', 'waiting') AND absolute = 0
+UPDATE job SET run_at = max(1, run_at + :jump_ms)
+WHERE absolute = 0 AND n IN (
+    SELECT n FROM job WHERE state = 'scheduled'
+    UNION ALL SELECT n FROM job WHERE state = 'waiting' AND finished_at IS NULL
+)
 
 -- name: write_log
 UPDATE log SET seq = ?, n = ?
@@ -78,14 +82,36 @@ WHERE n IN (SELECT value FROM json_each(:ns)) AND state IN ('scheduled', 'waitin
 SELECT json_group_array(json_array(n, id, task, batch, owner, attempt, state))
 FROM job WHERE n IN (SELECT value FROM json_each(:ns)) ORDER BY n
 
--- name: find_ready
-SELECT json_group_array(json_array(n, id, task, queue, owner, batch, tags, priority, durable, at_most_once,
+-- name: read_ready
+-- What a lease tells of each of the jobs given, in their order; and when the next scheduled job is due.
+SELECT json_group_array(json_array(job.n, id, task, queue, owner, batch, tags, job.priority, durable, at_most_once,
                                    stop_on_failure, retries, attempt + 1, max_attempts, args, created_at)),
        (SELECT min(run_at) FROM job WHERE state = 'scheduled')
-FROM (
-    SELECT * FROM job
-    WHERE state = 'queued' AND (place IS NULL OR durable = 1 OR place = :place)
-      AND (:skip = '[]' OR task NOT IN (SELECT value FROM json_each(:skip)))
+FROM ({ready}) AS ready CROSS JOIN job ON job.n = ready.n
+
+-- name: find_ready
+-- Two indexes, merged: of the jobs that live in one process each process reads its own only.
+SELECT n, priority FROM job WHERE state = 'queued' AND durable = 1
+UNION ALL SELECT n, priority FROM job WHERE state = 'queued' AND durable = 0 AND place = :place
+ORDER BY priority DESC, n LIMIT :limit
+
+-- name: chosen
+SELECT value AS n FROM json_each(:ns)
+
+-- name: find_ready_tasks
+-- The tasks of queued jobs, without those to be skipped.
+SELECT json_group_array(task) FROM job_count
+WHERE state = 'queued' AND durable = 1 AND many > 0 AND task NOT IN (SELECT value FROM json_each(:skip))
+
+-- name: find_ready_of_task
+SELECT json_group_array(json_array(-priority, n)) FROM (
+    SELECT n, priority FROM job WHERE state = 'queued' AND durable = 1 AND task = :task
+    ORDER BY priority DESC, n LIMIT :limit
+)
+
+-- name: find_ready_here
+SELECT json_group_array(json_array(-priority, n)) FROM (
+    SELECT n, priority FROM job WHERE state = 'queued' AND durable = 0 AND place = :place
     ORDER BY priority DESC, n LIMIT :limit
 )
 
@@ -97,7 +123,7 @@ WHERE n IN (SELECT value FROM json_each(:ns)) AND state = 'queued'
 -- name: live_leases
 -- Those of the given [n, token] that still hold, with the reason of a requested cancel; and whether any job waits.
 SELECT json_group_array(json_array(job.n, job.token, job.cancel_reason)),
-       EXISTS (SELECT 1 FROM job WHERE state = 'waiting')
+       EXISTS (SELECT 1 FROM job_count WHERE state = 'waiting' AND many > 0)
 FROM json_each(:pairs) v
 JOIN job ON job.n = v.value->>0
 WHERE job.state = 'running' AND job.token = v.value->>1
@@ -114,21 +140,16 @@ UPDATE job SET state = ended.state, run_at = coalesce(ended.run_at, job.run_at),
 FROM ended WHERE job.n = ended.n
 
 -- name: find_next_in_batch
--- The earliest waiting job of each batch that has no job before it any more; with the batch's wish on failure.
+-- The first unfinished job of each batch, where it waits. One look into an index a batch, however long it is.
 SELECT json_group_array(n) FROM (
-    SELECT min(n) AS n FROM job AS next
-    WHERE state = 'waiting' AND batch <> id AND batch IN (SELECT value FROM json_each(:batches))
-      AND NOT EXISTS (
-          SELECT 1 FROM job AS earlier
-          WHERE (earlier.id = next.batch OR (earlier.batch = next.batch AND earlier.batch <> earlier.id))
-            AND earlier.n < next.n AND earlier.finished_at IS NULL AND earlier.state <> 'waiting'
-      )
-    GROUP BY batch
-)
+    SELECT (SELECT min(n) FROM job WHERE batch = ended.value AND batch <> id AND finished_at IS NULL) AS first
+    FROM (SELECT DISTINCT value FROM json_each(:batches)) AS ended
+    WHERE NOT EXISTS (SELECT 1 FROM job WHERE id = ended.value AND finished_at IS NULL)
+) CROSS JOIN job ON n = first WHERE state = 'waiting'
 
 -- name: find_waiting_of_batches
 SELECT json_group_array(n) FROM job
-WHERE state = 'waiting' AND batch <> id AND batch IN (SELECT value FROM json_each(:batches))
+WHERE batch IN (SELECT value FROM json_each(:batches)) AND batch <> id AND finished_at IS NULL AND state = 'waiting'
 
 -- name: stops_on_failure
 SELECT stop_on_failure FROM job WHERE n = ?
@@ -187,9 +208,12 @@ WHERE state = 'running' AND (
 )
 
 -- name: find_bound
--- Jobs whose function lived only in a place that is gone.
-SELECT json_group_array(json_array(n, attempt, batch, stop_on_failure)) FROM job
-WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND place IN (SELECT value FROM json_each(:gone))
+-- Jobs whose function lived only in a place that is gone, a slice at a time.
+SELECT json_group_array(json_array(n, attempt, batch, stop_on_failure)) FROM (
+    SELECT n, attempt, batch, stop_on_failure FROM job
+    WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND place IN (SELECT value FROM json_each(:gone))
+    LIMIT :limit
+)
 
 -- name: requeue_lost
 UPDATE job SET state = 'queued', crashes = crashes + 1, max_attempts = max_attempts + 1, token = NULL,
@@ -206,13 +230,9 @@ UPDATE job SET state = 'cancelled', finished_at = :now_ms, token = NULL, lease_u
                error_type = NULL, error_message = NULL
 WHERE n IN (SELECT value FROM json_each(:ns)) AND state = 'running'
 
--- name: find_purge_end
--- No job from here on can be old enough: numbers follow the time of creation. Asked on a reader.
-SELECT n FROM job WHERE created_at >= :before_ms ORDER BY n LIMIT 1
-
 -- name: find_purgeable
 SELECT json_group_array(n) FROM (
-    SELECT n FROM job WHERE n < :end AND finished_at < :before_ms ORDER BY n LIMIT :limit
+    SELECT n FROM job WHERE finished_at < :before_ms ORDER BY finished_at LIMIT :limit
 )
 
 -- name: still_purgeable
@@ -238,20 +258,26 @@ DELETE FROM event WHERE seq IN (
 -- name: forget_purged
 DELETE FROM purged_job WHERE NOT EXISTS (SELECT 1 FROM event WHERE event.job = purged_job.n)
 
--- name: count_open
-SELECT json_group_object(state, many) FROM (
-    SELECT 'queued' AS state, count(*) AS many FROM job WHERE state = 'queued'
-    UNION ALL SELECT 'scheduled', count(*) FROM job WHERE state = 'scheduled'
-    UNION ALL SELECT 'waiting', count(*) FROM job WHERE state = 'waiting'
-    UNION ALL SELECT 'running', count(*) FROM job WHERE state = 'running'
-)
+-- name: count_waiting
+-- Jobs that have not begun, as the database has counted them: [task, durable, state, how many].
+SELECT json_group_array(json_array(task, durable, state, many)) FROM job_count WHERE many > 0
+
+-- name: count_running
+SELECT count(*) FROM job WHERE state = 'running'
 
 -- name: count_owners
--- One branch a state: each has its own index, which holds the jobs of that state only.
-SELECT json_group_object(owner, many) FROM (
-    SELECT owner, count(*) AS many FROM (
-        SELECT owner FROM job WHERE state = 'queued'
-        UNION ALL SELECT owner FROM job WHERE state = 'scheduled'
-        UNION ALL SELECT owner FROM job WHERE state = 'waiting'
-    ) GROUP BY owner
+-- How many jobs of each of the given owners have not begun. Of an owner it counts :most and no more.
+SELECT json_group_object(v.value, (
+    SELECT count(*) FROM (
+        SELECT 1 FROM job WHERE owner = v.value AND finished_at IS NULL AND state <> 'running' LIMIT :most
+    )
+)) FROM json_each(:owners) v
+
+-- name: find_owners
+-- The owners of unfinished jobs, from one to the next. Asked once, at the start.
+WITH RECURSIVE known (name) AS (
+    SELECT min(owner) FROM job WHERE finished_at IS NULL
+    UNION ALL
+    SELECT (SELECT min(owner) FROM job WHERE finished_at IS NULL AND owner > name) FROM known WHERE name IS NOT NULL
 )
+SELECT json_group_array(name) FROM known WHERE name IS NOT NULL

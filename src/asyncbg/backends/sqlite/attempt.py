@@ -1,5 +1,6 @@
 """One attempt at a job, from its claim to its settlement: every write names the lease, and needs it to hold."""
 
+import heapq
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, assert_never
@@ -24,6 +25,9 @@ _JOB_QUEUED, _JOB_STARTED, _JOB_RETRYING = EventType.QUEUED.value, EventType.STA
 _JOB_SUCCEEDED, _JOB_FAILED = EventType.SUCCEEDED.value, EventType.FAILED.value
 _JOB_CANCELLED = EventType.CANCELLED.value
 
+_READ_READY = SQL["read_ready"].replace("{ready}", SQL["find_ready"])
+_READ_CHOSEN = SQL["read_ready"].replace("{ready}", SQL["chosen"])
+
 
 class AttemptLanes:
     """What the jobs that run at one place need written."""
@@ -44,9 +48,7 @@ class AttemptLanes:
         due = read_json(tx.connection, "find_due", {"now_ms": now_ms})
         if due:
             queue(tx, due, now_ms)
-        found, next_due_ms = tx.connection.execute(
-            SQL["find_ready"], {"place": self._place.name, "skip": json.dumps(sorted(skip)), "limit": limit}
-        ).fetchone()
+        found, next_due_ms = self._find_ready(tx, limit, skip)
         token = random_token()
         leases = [opened_lease(Lease._make([*row, token]), self._seal) for row in json.loads(found)]
         if leases:
@@ -62,6 +64,22 @@ class AttemptLanes:
             )
             tell(tx, [(lease.n, _JOB_STARTED, now_ms, lease, lease.attempt, None) for lease in leases])
         return Claimed(leases, next_due_ms)
+
+    def _find_ready(self, tx: Transaction, limit: int, skip: Collection[str]) -> tuple[str, int | None]:
+        """The next jobs to run, as JSON, and when the next scheduled one is due."""
+        if not skip:
+            statement, values = _READ_READY, {"place": self._place.name, "limit": limit}
+        else:
+            statement, values = _READ_CHOSEN, {"ns": json.dumps(self._find_known(tx, limit, skip))}
+        return tx.connection.execute(statement, values).fetchone()  # type: ignore[no-any-return]
+
+    def _find_known(self, tx: Transaction, limit: int, skip: Collection[str]) -> list[int]:
+        """The next jobs of every task but some: the first of each task, merged."""
+        values = {"place": self._place.name, "limit": limit}
+        found = read_json(tx.connection, "find_ready_here", values)
+        for task in read_json(tx.connection, "find_ready_tasks", {"skip": json.dumps(sorted(skip))}):
+            found += read_json(tx.connection, "find_ready_of_task", {"task": task, "limit": limit})
+        return [n for _, n in heapq.nsmallest(limit, found)]
 
     def settle(self, tx: Transaction, groups: list[Sequence[Settlement]]) -> list[Sequence[bool]]:
         """End attempts and release the next jobs of their batches. False: the lease had lapsed."""

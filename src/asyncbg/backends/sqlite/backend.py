@@ -1,5 +1,6 @@
 """The store in a SQLite file: each method is one lane of the group commit, or one read."""
 
+import json
 import secrets
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any, cast
 
 import aiosqlite
 
-from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement
+from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement, TaskCount
 from asyncbg.backends.joined import join
 from asyncbg.backends.place import Place
 from asyncbg.backends.sealed import digested_job, opened, use_lookup
@@ -17,8 +18,15 @@ from asyncbg.backends.sqlite.attempt import AttemptLanes
 from asyncbg.backends.sqlite.enqueue import EnqueueLanes
 from asyncbg.backends.sqlite.probe import ProbeLane
 from asyncbg.backends.sqlite.purge import purge
-from asyncbg.backends.sqlite.read import conditions, find_events, find_record, find_records
-from asyncbg.backends.sqlite.rescue import RescueLane
+from asyncbg.backends.sqlite.read import (
+    conditions,
+    count_open,
+    count_waiting,
+    find_events,
+    find_record,
+    find_records,
+)
+from asyncbg.backends.sqlite.rescue import SLICE, RescueLane
 from asyncbg.backends.sqlite.schedule import ScheduleLane, remember_slots
 from asyncbg.backends.sqlite.statement import SQL, read_json
 from asyncbg.backends.sqlite.steering import SteeringLanes
@@ -30,7 +38,7 @@ from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobRecord, JobState, Lease, NewJob
 from asyncbg.seal import Seal
 
-MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4))
+MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4, 5))
 
 _MOST_WAITING = 10_000
 _STALL_S = 0.5
@@ -70,7 +78,7 @@ class SQLiteBackend:
             self.epoch = await self.database.write(self._start_log)
             await use_lookup(self.database, self.seal)
             self._place.take()
-            await self.database.submit(self._rescues.rescue, [self.place])
+            await self._rescue([self.place])
         except BaseException:
             await self.close()
             raise
@@ -193,7 +201,15 @@ class SQLiteBackend:
 
     async def rescue(self) -> int:
         """Take up the jobs of dead places and lapsed leases; returns how many."""
-        return await self.database.submit(self._rescues.rescue, [])  # type: ignore[no-any-return]
+        return await self._rescue([])
+
+    async def _rescue(self, places: list[str]) -> int:
+        """In slices: between them others write."""
+        rescued, many = 0, SLICE
+        while many >= SLICE:
+            many = await self.database.submit(self._rescues.rescue, places)
+            rescued += many
+        return rescued
 
     async def purge(self, *, before_ms: int, limit: int) -> int:
         """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events, in slices of rows."""
@@ -239,14 +255,23 @@ class SQLiteBackend:
 
     async def counts(self) -> Mapping[JobState, int]:
         """How many jobs are in each state that is not final."""
-        found = await self.database.read(lambda connection: read_json(connection, "count_open", {}))
-        return {JobState(state): many for state, many in found.items()}
+        return await self.database.read(count_open)
 
-    async def waiting_by_owner(self) -> Mapping[str, int]:
-        """How many jobs of each owner are neither running nor final."""
+    async def waiting(self) -> Sequence[TaskCount]:
+        """How many jobs of each task have not begun, by state; tasks without any are left out."""
+        return await self.database.read(count_waiting)
+
+    async def waiting_of(self, owners: Collection[str], most: int) -> Mapping[str, int]:
+        """How many jobs of each of these owners have not begun, counted up to ``most``."""
+        values = {"owners": json.dumps(list(owners)), "most": most}
         found: Mapping[str, int] = await self.database.read(
-            lambda connection: read_json(connection, "count_owners", {})
+            lambda connection: read_json(connection, "count_owners", values)
         )
+        return found
+
+    async def owners(self) -> Sequence[str]:
+        """The owners of jobs that are not final."""
+        found: Sequence[str] = await self.database.read(lambda connection: read_json(connection, "find_owners", {}))
         return found
 
 

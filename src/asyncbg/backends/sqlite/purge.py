@@ -9,8 +9,6 @@ from asyncbg.database import Database, Transaction
 _JOBS, _EVENTS = 100, 500
 """Rows of one slice: a few milliseconds of the writer."""
 
-_NO_END = 2**62
-
 
 async def purge(database: Database, *, before_ms: int, limit: int) -> int:
     """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events, in slices of rows."""
@@ -26,9 +24,7 @@ async def purge(database: Database, *, before_ms: int, limit: int) -> int:
 
 def _find_purgeable(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[int]:
     """The oldest jobs that may go."""
-    row = connection.execute(SQL["find_purge_end"], {"before_ms": before_ms}).fetchone()
-    values = {"before_ms": before_ms, "limit": limit, "end": row[0] if row else _NO_END}
-    return read_json(connection, "find_purgeable", values)  # type: ignore[no-any-return]
+    return read_json(connection, "find_purgeable", {"before_ms": before_ms, "limit": limit})  # type: ignore[no-any-return]
 
 
 def _purge(tx: Transaction, items: list[tuple[int, list[int]]]) -> list[tuple[int, bool]]:

@@ -5,10 +5,10 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from asyncbg.backends.base import JobQuery
-from asyncbg.backends.sqlite.statement import SQL
+from asyncbg.backends.base import JobQuery, TaskCount
+from asyncbg.backends.sqlite.statement import SQL, read_json
 from asyncbg.event import Event, EventFilter
-from asyncbg.job import JobError, JobRecord, JobState, ProgressValue
+from asyncbg.job import FINAL_STATES, JobError, JobRecord, JobState, ProgressValue
 
 _SCAN = 50_000
 """Events that one read looks at: some 4 ms, so that a rare filter goes through a long log in few hops."""
@@ -24,6 +24,9 @@ _OF_BATCHES = (
 # One job's events come from the index in their order; of several they are sorted.
 _OF_JOB = "e.job = (SELECT n FROM job WHERE id = json_extract(?, '$[0]'))"
 _OF_JOBS = "e.job IN (SELECT n FROM job WHERE id IN (SELECT value FROM json_each(?)))"
+
+
+_ENDED_BADLY = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 
 def find_record(connection: sqlite3.Connection, where: str, *values: Any) -> JobRecord | None:
@@ -58,7 +61,13 @@ def conditions(query: JobQuery) -> tuple[str, list[Any]]:
     parts: list[str] = ["1"]
     values: list[Any] = []
     if query.states:
-        # Spelt out, since the partial indexes serve only literals.
+        # Spelt out, since the partial indexes serve only literals, and only where their own words are repeated.
+        if query.batch is not None:
+            pass  # its own index is the narrower one
+        elif len(query.states) == 1 and query.states <= _ENDED_BADLY:
+            parts.append("state IN ('failed', 'cancelled')")
+        elif not query.states & FINAL_STATES:
+            parts.append("finished_at IS NULL")
         parts.append("(" + " OR ".join(f"state = '{state.value}'" for state in sorted(query.states)) + ")")
     for column, value in (("task", query.task), ("owner", query.owner)):
         if value is not None:
@@ -74,6 +83,22 @@ def conditions(query: JobQuery) -> tuple[str, list[Any]]:
         parts.append("n < ?")
         values.append(query.before_n)
     return " AND ".join(parts), values
+
+
+def count_waiting(connection: sqlite3.Connection) -> list[TaskCount]:
+    """How many jobs of each task have not begun, by state."""
+    return [
+        TaskCount(task=task, is_durable=bool(durable), state=JobState(state), many=many)
+        for task, durable, state, many in read_json(connection, "count_waiting", {})
+    ]
+
+
+def count_open(connection: sqlite3.Connection) -> dict[JobState, int]:
+    """How many jobs are in each state that is not final."""
+    counts = dict.fromkeys((JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING), 0)
+    for counted in count_waiting(connection):
+        counts[counted.state] += counted.many
+    return counts | {JobState.RUNNING: connection.execute(SQL["count_running"]).fetchone()[0]}
 
 
 def find_events(

@@ -10,6 +10,9 @@ from asyncbg.clock import Clock
 from asyncbg.database import Transaction
 from asyncbg.event import EventType
 
+SLICE = 1_000
+"""Jobs of dead places that one commit ends; those that ran there are no more than had slots."""
+
 POISON_AFTER = 3
 """A job that took its process down this often is failed instead of run again."""
 
@@ -28,6 +31,7 @@ class RescueLane:
 
     def rescue(self, tx: Transaction, items: list[list[str]]) -> list[int]:
         """Queue them again, or end them; returns how many there were. An item names places known to be gone.
+        ``SLICE`` or more were found: there may be more of them.
 
         The locks of the other places are tried here: who takes a place from now on cannot claim a job before this
         transaction has ended.
@@ -37,7 +41,7 @@ class RescueLane:
         gone = json.dumps(sorted({*(place for item in items for place in item), *self._place.gone(busy)}))
         silent = json.dumps(self._place.silent(busy, monotonic_ms))
         lost = read_json(tx.connection, "find_lost", {"gone": gone, "monotonic_ms": monotonic_ms, "silent": silent})
-        bound = read_json(tx.connection, "find_bound", {"gone": gone})
+        bound = read_json(tx.connection, "find_bound", {"gone": gone, "limit": SLICE})
         fates: dict[tuple[str, str], list[int]] = {}
         ended: list[tuple[str, bool]] = []
         for n, at_most_once, durable, crashes, _, cancel_reason, batch, stops in lost:
