@@ -1,7 +1,8 @@
 """FastAPI's BackgroundTasks, kept: on disk before the response leaves, visible, cancellable, retried, streamed."""
 
 from asyncbg.background import Job, Task
-from asyncbg.context import Depends, Progress, current_job
+from asyncbg.context import Progress, current_job
+from asyncbg.dependencies import Depends
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.event import Event, EventType
 from asyncbg.event_model import EventModel

@@ -1,19 +1,17 @@
-"""What a task sees of its job while it runs: the current job, its progress, its injected dependencies."""
+"""What a task sees of its job while it runs: the current job and its progress, from whatever thread it looks."""
 
 import asyncio
-import inspect
+import concurrent.futures
+import contextlib
+import copy
 import json
+import logging
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import lru_cache, partial
-from typing import Any, Protocol, TypeVar, cast, get_type_hints
-
-import fastapi.params
-import uncalled_for
-from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from functools import cache
+from typing import Any, Protocol, TypeVar
 
 from asyncbg.errors import NotRunningError
 from asyncbg.event import dump
@@ -22,6 +20,7 @@ from asyncbg.job import Lease, ProgressValue
 from asyncbg.personal import StandIns
 
 T = TypeVar("T")
+logger = logging.getLogger("asyncbg")
 _NOTHING = (0, None, "", "")
 _current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", default=None)
 
@@ -62,6 +61,11 @@ class Cancellation:
         return self._is_set
 
     @property
+    def is_set(self) -> bool:
+        """Whether it is time to stop, for the runner: not counted as a look of the task."""
+        return self._is_set
+
+    @property
     def was_seen(self) -> bool:
         """Whether the task has looked since it was told."""
         return self._was_seen
@@ -87,6 +91,36 @@ class Cancellation:
             event = self._event
         if event is not None:
             event.set()
+
+
+class Publication(Coroutine[Any, Any, None]):
+    """An event on its way to the disk: await it. In a plain function it is there already, and may be left alone."""
+
+    def __init__(self, work: Coroutine[Any, Any, None] | None) -> None:
+        """Made by ``publish``."""
+        self._work = work
+
+    def send(self, value: Any) -> Any:
+        """Go on."""
+        if self._work is None:
+            raise StopIteration
+        return self._work.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error where it waits."""
+        if self._work is None:
+            raise error[0]
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        """Be over."""
+        if self._work is not None:
+            self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Wait until it is on disk."""
+        if self._work is not None:
+            yield from self._work.__await__()
 
 
 class CurrentJob:
@@ -151,12 +185,15 @@ class CurrentJob:
         """The tags the job was submitted with."""
         return tuple(json.loads(self._lease.tags))
 
-    async def publish(self, event: str | EventModel, data: Mapping[str, Any] | None = None) -> None:
+    def publish(self, event: str | EventModel, data: Mapping[str, Any] | None = None) -> "Publication":
         """Store an event of the task's own and publish it once it is on disk: a class' instance, or a name and data.
 
         ``data`` must have a JSON form. What the class marks as personal is stored and sent as a pseudonym, and so are
         this job's own personal arguments, wherever a text repeats them; what looks personal besides is redacted.
         Names beginning with ``job.``, ``stream.`` or ``loop.`` are the engine's: ValueError.
+
+        Await it in a coroutine. A plain function calls it and is done: in a thread it returns when the event is on
+        disk, and there is nothing left to await.
         """
         if not isinstance(event, EventModel):
             name, told = event, self.clean_json(dict(data or {}))
@@ -166,7 +203,17 @@ class CurrentJob:
             raise TypeError(f"{type(event).__name__} holds its data itself; give none beside it")
         if name.startswith(RESERVED_PREFIXES) or not name.replace(".", "").replace("_", "").isalnum():
             raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
-        await self._reporter.publish(self, name, dump(told))
+        publication = self._publish(name, dump(told))
+        if self._loop is None or threading.get_ident() == self._thread:
+            return Publication(publication)
+        done = _begun_on(self._loop, publication)
+        if _has_loop():
+            return Publication(_awaited(done))
+        _wait_for(done, self._loop)
+        return Publication(None)
+
+    async def _publish(self, name: str, data: str) -> None:
+        await self._reporter.publish(self, name, data)
 
     def conceal(self, stand_ins: StandIns) -> None:
         """Take note of the job's personal values: what it says of itself is told without them. Called by the runner."""
@@ -216,49 +263,114 @@ class CurrentJob:
 
     def _tell(self) -> None:
         self.changed = True
-        if self._loop is None:
-            self.bind_loop()
         if threading.get_ident() == self._thread:
             self._reporter.progress_changed(self)
         elif self._loop is not None:
-            self._loop.call_soon_threadsafe(self._reporter.progress_changed, self)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the thread has outlived its engine
+                self._loop.call_soon_threadsafe(self._reporter.progress_changed, self)
 
     def bind_loop(self) -> None:
-        """Remember the event loop, before a worker thread reports from outside it."""
+        """Remember the event loop on which the attempt runs, for whatever thread speaks of the job."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
 
 
 def current_job() -> CurrentJob:
-    """The job that runs here. Raises NotRunningError outside a job (also when a task is awaited inline)."""
+    """The job that runs here. Raises NotRunningError outside a job (also when a task is awaited inline).
+
+    It is known in coroutines, in plain tasks, and in what they run by ``asyncio.to_thread``, ``run_in_threadpool`` or
+    ``anyio.to_thread``. A bare ``threading.Thread`` or executor starts with an empty context: give it the job.
+    """
     job = _current.get()
     if job is None:
-        raise NotRunningError("no job runs here: current_job() works inside a task that asyncbg runs")
+        raise NotRunningError(f"no job runs here: current_job() works inside a task that asyncbg runs{_remedy()}")
     return job
+
+
+def _remedy() -> str:
+    return "" if _is_task_side() else f"; {_UNKNOWN_THREAD}"
+
+
+_UNKNOWN_THREAD = (
+    "a thread that was started by threading.Thread, loop.run_in_executor or an executor does not know the job: "
+    "call current_job() in the task and hand over what it returns (or the task's own progress), "
+    "start the thread by asyncio.to_thread, or run its function by contextvars.copy_context().run"
+)
+
+
+def _is_task_side() -> bool:
+    """Whether this may be where a task or a unit test runs: the main thread, or one with an event loop."""
+    return threading.current_thread() is threading.main_thread() or _has_loop()
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def enter(job: CurrentJob) -> None:
     """Make ``job`` the current one for the rest of this asyncio task (whose context is its own)."""
+    job.bind_loop()
     _current.set(job)
+
+
+def _begun_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> concurrent.futures.Future[None]:
+    """Begin ``work`` on its loop, from another thread. Raises NotRunningError where the loop is closed."""
+    try:
+        return asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:
+        work.close()
+        raise NotRunningError(_LOOP_GONE) from None
+
+
+_LOOP_GONE = "the event loop of this job is closed: the thread has outlived its engine"
+_LOOK_S = 0.5
+
+
+def _wait_for(done: concurrent.futures.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+    """Block this thread until it is done; a loop that is closed does nothing any more."""
+    while not concurrent.futures.wait([done], timeout=_LOOK_S).done:
+        if loop.is_closed():
+            raise NotRunningError(_LOOP_GONE)
+    done.result()
+
+
+async def _awaited(done: concurrent.futures.Future[None]) -> None:
+    await asyncio.wrap_future(done)
 
 
 class Progress:
     """How a task tells how far it is. Declare it as a parameter: ``progress: Progress = Progress()``.
 
-    Reports are coalesced: call it as often as you like. Where no job runs (the task is awaited inline, or called in
-    a unit test) it keeps quiet.
+    Reports are coalesced: call it as often as you like. The parameter knows its job, whatever thread it is handed to.
+    Where no job runs (the task is awaited inline, or called in a unit test) it keeps quiet.
     """
+
+    _job: CurrentJob | None = None
+    _is_bound = False
+
+    def _reported_on(self) -> CurrentJob | None:
+        """The job of the run that this was made for; else the one that runs here."""
+        if self._is_bound:
+            return self._job
+        job = _current.get()
+        if job is None and not _is_task_side():
+            _warn_of_unknown_thread()
+        return job
 
     def set(
         self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
     ) -> None:
         """Set how far the job is. What is left out keeps its value."""
-        job = _current.get()
+        job = self._reported_on()
         if job is not None:
             job.report(current, total, message, unit)
 
     def advance(self, n: float = 1) -> None:
         """Add ``n`` to what is done."""
-        job = _current.get()
+        job = self._reported_on()
         if job is not None:
             job.advance(n)
 
@@ -270,177 +382,14 @@ class Progress:
             self.advance()
 
 
-def Depends(provider: Callable[..., Any]) -> Any:  # noqa: N802 - the field's own word
-    """Inject what ``provider`` gives: resolved when the task runs, closed after it. FastAPI's ``Depends`` works too.
-
-    ``provider`` is a function, a coroutine function or a generator of either kind (the part after ``yield`` runs when
-    the task is over), and may have ``Depends`` parameters itself.
-    """
-    return uncalled_for.Depends(adapt(provider))
+def bound_progress(progress: Progress) -> Progress:
+    """The same for the job that runs here, or for none: what is passed to a task or a provider."""
+    bound = copy.copy(progress)
+    bound._job, bound._is_bound = _current.get(), True
+    return bound
 
 
-def provider_of(parameter: inspect.Parameter) -> Any | None:
-    """The dependency that a parameter declares (as uncalled-for's object), in its default or its annotation."""
-    default, annotation = parameter.default, parameter.annotation
-    if isinstance(default, uncalled_for.Dependency):
-        return default
-    for item in (default, *getattr(annotation, "__metadata__", ())):
-        if isinstance(item, fastapi.params.Depends):
-            itself = annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
-            return uncalled_for.Depends(adapt(item.dependency or itself))
-        if isinstance(item, uncalled_for.Provider):
-            return item
-    return None
-
-
-class Dependencies:
-    """What a function's parameters depend on: resolved when its job runs, closed after it."""
-
-    def __init__(self, signature: inspect.Signature) -> None:
-        """Read a signature whose annotations are resolved."""
-        found = {name: provider_of(parameter) for name, parameter in signature.parameters.items()}
-        self.names = frozenset(name for name, dependency in found.items() if dependency is not None)
-        """The parameters that are supplied."""
-        self.unmet = {name: missing for name in self.names if (missing := _unmet(found[name])) is not None}
-        """Those whose provider needs what only a request has, such as ``request``, and what that is."""
-
-        def stub() -> None: ...
-
-        stub.__signature__ = _declared(signature, found)  # type: ignore[attr-defined]
-        self._stub = stub
-
-    @asynccontextmanager
-    async def resolved(self, given: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Resolve what is not ``given`` by name; it is closed when the block ends. A provider's error is raised."""
-        if not self.names:
-            yield {}
-            return
-        async with uncalled_for.resolved_dependencies(self._stub, dict(given)) as values:
-            for value in values.values():
-                if isinstance(value, uncalled_for.FailedDependency):
-                    raise value.error
-            yield values
-
-
-@lru_cache(maxsize=1024)
-def adapt(provider: Callable[..., Any]) -> Callable[..., Any]:
-    """``provider`` as uncalled-for calls it: a generator as a context manager, a plain ``def`` in a worker thread,
-    FastAPI's ``Depends`` as its own.
-    """  # fmt: skip
-    signature = signature_of(provider)
-    found = {name: dependency_of for name, p in signature.parameters.items() if (dependency_of := provider_of(p))}
-    enter = _entered(provider)
-    if enter is provider and not found:
-        return provider
-
-    def adapted(*args: Any, **kwargs: Any) -> Any:
-        return enter(*args, **kwargs)
-
-    adapted.__signature__ = _declared(signature, found)  # type: ignore[attr-defined]
-    adapted.__qualname__ = getattr(provider, "__qualname__", type(provider).__qualname__)
-    return adapted
-
-
-def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature with its annotations resolved, each by itself: what names nothing known counts as Any.
-
-    A builtin that tells no signature takes anything.
-    """
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return _ANYTHING
-    scope = getattr(inspect.unwrap(_body(function)), "__globals__", {})
-    return signature.replace(
-        parameters=[
-            parameter.replace(annotation=_evaluated(parameter.annotation, scope))
-            for parameter in signature.parameters.values()
-        ],
-        return_annotation=_evaluated(signature.return_annotation, scope),
-    )
-
-
-_ANYTHING = inspect.Signature(
-    [
-        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL, annotation=Any),
-        inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD, annotation=Any),
-    ]
-)
-
-
-def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
-    if annotation is inspect.Parameter.empty:
-        return Any
-    try:
-        return get_type_hints(_Hinted(annotation), globalns=scope, include_extras=True)["it"]
-    except (NameError, TypeError, AttributeError, SyntaxError):
-        return Any if isinstance(annotation, str) else annotation
-
-
-class _Hinted:
-    """An object with one annotation, for ``typing.get_type_hints`` to evaluate."""
-
-    def __init__(self, annotation: Any) -> None:
-        self.__annotations__ = {"it": annotation}
-
-
-def _declared(signature: inspect.Signature, found: Mapping[str, Any]) -> inspect.Signature:
-    """The signature with dependencies as keyword-only defaults: one may stand before a parameter without a default."""
-    parameters = [
-        parameter.replace(default=found[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        if found.get(name) is not None
-        else parameter
-        for name, parameter in signature.parameters.items()
-    ]
-    return signature.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))
-
-
-def _unmet(dependency: Any) -> str | None:
-    """The first parameter, here or below, that nothing supplies."""
-    factory = getattr(dependency, "factory", None)
-    if factory is None:
-        return None
-    bindings = getattr(dependency, "bindings", {})
-    for name, parameter in signature_of(factory).parameters.items():
-        below = provider_of(parameter)
-        if below is not None and name not in bindings:
-            missing = _unmet(below)
-            if missing is not None:
-                return missing
-        elif (
-            name not in bindings
-            and parameter.default is inspect.Parameter.empty
-            and parameter.kind not in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-        ):
-            return name
-    return None
-
-
-def _entered(provider: Callable[..., Any]) -> Callable[..., Any]:
-    """What uncalled-for can call on the event loop and enter or await, in place of ``provider``."""
-    body = _body(provider)
-    if inspect.isasyncgenfunction(body):
-        return asynccontextmanager(provider)
-    if inspect.isgeneratorfunction(body):
-        make = contextmanager(provider)
-        return lambda *args, **kwargs: contextmanager_in_threadpool(make(*args, **kwargs))
-    inner = inspect.unwrap(body)
-    if inspect.isclass(provider) or inspect.iscoroutinefunction(body) or inner is not body:
-        return provider
-
-    async def threaded(*args: Any, **kwargs: Any) -> Any:
-        value = await run_in_threadpool(provider, *args, **kwargs)
-        return await value if inspect.isawaitable(value) else value
-
-    return threaded
-
-
-def _body(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What runs when ``function`` is called: below partials, ``__call__`` of an object, ``__init__`` of a class."""
-    while isinstance(function, partial):
-        function = function.func
-    if inspect.isclass(function):
-        return cast("Callable[..., Any]", function.__init__)
-    if inspect.isroutine(function):
-        return function
-    return cast("Callable[..., Any]", getattr(function, "__call__", function))  # noqa: B004 - the method itself
+@cache
+def _warn_of_unknown_thread() -> None:
+    """Say once that what is reported is lost."""
+    logger.warning("progress is reported where no job is known, and dropped: %s", _UNKNOWN_THREAD)

@@ -12,6 +12,7 @@
     ├── TaskError
     │   ├── UnknownTaskError     no task of that name is registered
     │   ├── DuplicateTaskError   the name is taken by another function
+    │   ├── InvalidTaskError     what was handed over cannot be a task: a generator, a method, a coroutine object
     │   ├── ArgumentsError       the arguments do not fit the task's signature
     │   │   └── OversizeArgumentsError   they are larger than what is stored with a job
     │   ├── OptionsError         a delay, a time, a priority, a tag, an owner or a key that no job can have
@@ -26,6 +27,7 @@
     ├── IdempotencyError         the key was used with another body
     ├── TransactionError         the caller's own transaction cannot carry the job
     └── FinalError               raised inside a task: fail now, do not retry
+        ├── UnawaitedError       the task made a coroutine and nobody awaited it
         └── …                    services derive theirs from it where another try is pointless
 """
 
@@ -94,6 +96,15 @@ class DuplicateTaskError(TaskError):
     def __init__(self, name: str) -> None:
         """Name the task."""
         super().__init__(f"a task named {name!r} is registered already; give one of them another name=")
+        self.name = name
+
+
+class InvalidTaskError(TaskError, TypeError):
+    """What was handed over cannot be a task."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        """Name it and say why, and what to hand over."""
+        super().__init__(f"{name!r} cannot be a task: {reason}")
         self.name = name
 
 
@@ -238,3 +249,13 @@ class TransactionError(AsyncBGError, ValueError):
 
 class FinalError(AsyncBGError):
     """Raise it, or a subclass, inside a task: the job fails at once and is not retried."""
+
+
+class UnawaitedError(FinalError):
+    """A task returned, and a coroutine that it made was never awaited: that work was not done."""
+
+    def __init__(self, task: str, coroutines: Sequence[str]) -> None:
+        """Name the task and the coroutines."""
+        named = ", ".join(coroutines)
+        super().__init__(f"task {task!r} called {named} and never awaited it, so it did not run; write await")
+        self.coroutines = list(coroutines)

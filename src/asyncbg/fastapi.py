@@ -362,10 +362,15 @@ class AsyncBG(Engine):
         for found in known:
             setattr(found.state, _STATE, self)
         self._say_who_is_answered(app)
+        overriding = [found for found in dict.fromkeys(_applications(app)) if isinstance(found, fastapi.FastAPI)]
+        for one in overriding:
+            self.executor.overrides.add(one)
         try:
             yield
         finally:
             self.begin_shutdown()
+            for one in overriding:
+                self.executor.overrides.remove(one)
             for found in known:
                 if getattr(found.state, _STATE, None) is self:
                     delattr(found.state, _STATE)

@@ -1,6 +1,7 @@
 """From attempt to delay: exponential backoff with full jitter (AWS, "Exponential Backoff And Jitter", 2015)."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from asyncbg.errors import FinalError
@@ -25,11 +26,33 @@ class RetryPolicy:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether another attempt could end differently: everything but a FinalError."""
-    return not isinstance(error, FinalError)
+    """Whether another attempt could end differently: not with a FinalError, nor with one in a group of errors."""
+    return not any(isinstance(part, FinalError) for part in parts(error))
 
 
 def requested_delay_s(error: BaseException) -> float | None:
-    """The delay the error itself asks for (``retry_after_s``, from a peer's Retry-After), if any."""
-    delay = getattr(error, "retry_after_s", None)
-    return float(delay) if isinstance(delay, int | float) and delay >= 0 else None
+    """The longest delay that the error itself, or one in a group of errors, asks for (``retry_after_s``), if any."""
+    delays = [delay for part in parts(error) if (delay := _requested(part)) is not None]
+    return max(delays, default=None)
+
+
+def parts(error: BaseException) -> Iterator[BaseException]:
+    """The error itself, and of a group the errors in it at any depth, in their order: up to a thousand."""
+    pending, seen = [error], 0
+    while pending and seen < _MOST_SEEN:
+        one = pending.pop()
+        seen += 1
+        yield one
+        if isinstance(one, BaseExceptionGroup):
+            pending += reversed(one.exceptions[:_MOST_SEEN])
+
+
+_MOST_SEEN = 1_000
+
+
+def _requested(error: BaseException) -> float | None:
+    try:
+        delay = getattr(error, "retry_after_s", None)
+        return float(delay) if isinstance(delay, int | float) and delay >= 0 else None
+    except Exception:  # noqa: BLE001 - a property that raises, or more than a float can hold
+        return None

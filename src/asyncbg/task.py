@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -16,8 +16,15 @@ import pydantic
 from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypedDict
 
-from asyncbg.context import Dependencies, Progress, signature_of
-from asyncbg.errors import ArgumentsError, DuplicateTaskError, ErrorItem, OversizeArgumentsError, UnknownTaskError
+from asyncbg.dependencies import NO_OVERRIDES, Dependencies, Overrides, body_of, signature_of
+from asyncbg.errors import (
+    ArgumentsError,
+    DuplicateTaskError,
+    ErrorItem,
+    InvalidTaskError,
+    OversizeArgumentsError,
+    UnknownTaskError,
+)
 from asyncbg.function_name import module_and_qualname
 from asyncbg.invalid import clean_error
 from asyncbg.personal import EVERY, RESULT, Mark, mark_of
@@ -67,6 +74,7 @@ class Arguments:
         """Read the signature of ``function``."""
         signature = signature_of(function)
         self.dependencies = Dependencies(signature)
+        self._unmet = self.dependencies.unmet()
         self.positional: list[str] = []
         self.names: set[str] = set()
         self.injected: set[str] = set()
@@ -103,7 +111,7 @@ class Arguments:
             self._ordered.append(name)
         if kind is inspect.Parameter.POSITIONAL_ONLY:
             self._positional_only.append(name)
-        if name in self.dependencies.names or isinstance(parameter.default, Progress):
+        if name in self.dependencies.names:
             self.injected.add(name)
             return
         self._fields[name] = Required[annotation] if is_required else NotRequired[_or_default(annotation, parameter)]
@@ -133,18 +141,19 @@ class Arguments:
                 raise ArgumentsError(
                     task, [_item(name, "the task takes no such argument", "unexpected_keyword_argument")]
                 )
-        return self._validate(task, bound, given)
+        valid = self.validate(task, bound)
+        return {**valid, **given} if given else valid
 
     def validate(self, task: str, bound: Mapping[str, Any]) -> dict[str, Any]:
         """Check an object of arguments by name. Raises ArgumentsError, which never shows a value."""
-        return self._validate(task, bound, {})
+        return _checked(self._validate_python, bound, task)
 
-    def _validate(self, task: str, bound: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-        unmet = self.dependencies.unmet
-        if unmet and not unmet.keys() <= given.keys():
-            raise ArgumentsError(task, [_unmet(name, missing) for name, missing in unmet.items() if name not in given])
-        valid = _checked(self._validate_python, bound, task)
-        return {**valid, **given} if given else valid
+    def require_met(self, task: str, given: Collection[str], overrides: Overrides = NO_OVERRIDES) -> None:
+        """Raise ArgumentsError where a provider needs a request, and what it provides is not among the ``given``."""
+        if self._unmet or overrides:
+            unmet = self.dependencies.unmet(overrides) if overrides else self._unmet
+            if not unmet.keys() <= set(given):
+                raise ArgumentsError(task, [_unmet(*item) for item in unmet.items() if item[0] not in given])
 
     def dump(self, bound: dict[str, Any], *, task: str = "", most_bytes: int = _MOST_BYTES) -> str | None:
         """Return the JSON text that reads back as the very same values, None where there is none.
@@ -196,8 +205,45 @@ class TaskDefinition:
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any], options: TaskOptions) -> "TaskDefinition":
-        """Define a task."""
+        """Define a task. Raises InvalidTaskError for what cannot be one."""
+        require_task(name, function)
         return cls(name, function, options, arguments_of(function), is_async_callable(function))
+
+
+def require_task(name: str, function: Any) -> None:
+    """Raise InvalidTaskError, which says why, for what is no function that a job could run."""
+    if inspect.iscoroutine(function) or inspect.isasyncgen(function) or inspect.isgenerator(function):
+        if inspect.iscoroutine(function):
+            function.close()  # nobody will ever run it, and that is told here
+        raise InvalidTaskError(
+            function.__qualname__, "it was called already; hand over the function and its arguments apart: "
+            f"add_task({function.__name__}, …), not add_task({function.__name__}(…))",
+        )  # fmt: skip
+    if not callable(function):
+        raise InvalidTaskError(name, f"it is of type {type(function).__name__}, which cannot be called")
+    body = body_of(function)
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+        raise InvalidTaskError(
+            name, "it is a generator: what it yields has no meaning yet; return the result, "
+            "and tell how far it is by a parameter `progress: Progress = Progress()`",
+        )  # fmt: skip
+
+
+def require_no_method(name: str, function: Callable[..., Any]) -> None:
+    """Raise InvalidTaskError for a function that stands in a class and waits for its ``self``."""
+    if is_unbound_method(function):
+        raise InvalidTaskError(
+            name, f"it is the method {function.__qualname__}, and self would be a required argument of its jobs; "
+            "register a function of the module, or a @staticmethod, and let it make the object or take it by Depends",
+        )  # fmt: skip
+
+
+def is_unbound_method(function: Any) -> bool:
+    """Whether it is a function of a class, whose first argument is the object (``self``) or the class (``cls``)."""
+    owner = getattr(function, "__qualname__", "").rpartition(".")[0]
+    if not inspect.isfunction(function) or not owner or owner.endswith("<locals>"):
+        return False
+    return next(iter(inspect.signature(function).parameters), "") in {"self", "cls"}
 
 
 class Registry:

@@ -11,18 +11,24 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio.from_thread
+import anyio.to_thread
 import fastapi
 import pytest
 import uncalled_for
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 
 from asyncbg.background import Engine, Job
-from asyncbg.context import Dependencies, Depends, Progress, current_job, signature_of
+from asyncbg.context import CurrentJob, Progress, _warn_of_unknown_thread, current_job
+from asyncbg.dependencies import Dependencies, Depends, signature_of
 from asyncbg.errors import ArgumentsError, JobCancelledError, JobFailedError, NotRunningError
 from asyncbg.event_model import EventModel
 from asyncbg.settings import RunnerSettings, Settings
+from asyncbg.threads import Threads
 
 steps: list[str] = []
+THREADS = Threads(4)
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +163,7 @@ async def test_any_provider_serves_in_any_style(kind: str, style: str) -> None:
     def annotated(it: Annotated[Any, depends(provider)]) -> None: ...
 
     dependencies = Dependencies(signature_of(annotated if "annotated" in style else default))
-    async with dependencies.resolved({}) as values:
+    async with dependencies.resolved({}, THREADS) as values:
         assert str(values["it"]) == kind
         assert steps == (["open"] if is_closed else [])
 
@@ -169,7 +175,7 @@ async def test_a_class_in_annotated_provides_itself() -> None:
 
     def function(it: Annotated[Service, fastapi.Depends()]) -> None: ...
 
-    async with Dependencies(signature_of(function)).resolved({}) as values:
+    async with Dependencies(signature_of(function)).resolved({}, THREADS) as values:
         assert str(values["it"]) == "service plain"
 
 
@@ -191,7 +197,7 @@ async def test_dependencies_are_nested_shared_and_closed_in_reverse() -> None:
 
     def function(session: str = Depends(session), mailer: str = fastapi.Depends(mailer)) -> None: ...
 
-    async with Dependencies(signature_of(function)).resolved({}) as values:
+    async with Dependencies(signature_of(function)).resolved({}, THREADS) as values:
         assert values == {"session": "session of pool", "mailer": "mailer of pool"}
 
     assert steps == ["open pool", "open session", "close session", "close pool"]
@@ -211,7 +217,7 @@ async def test_a_plain_provider_does_not_block_the_event_loop() -> None:
 
     def function(one: int = Depends(ident), two: str = Depends(blocking)) -> None: ...
 
-    async with Dependencies(signature_of(function)).resolved({}) as values:
+    async with Dependencies(signature_of(function)).resolved({}, THREADS) as values:
         threads.append(values["one"])
 
     assert len(threads) == 3
@@ -223,7 +229,7 @@ async def test_what_is_given_is_not_resolved() -> None:
 
     def function(it: str = Depends(generator)) -> None: ...
 
-    async with Dependencies(signature_of(function)).resolved({"it": "mine"}) as values:
+    async with Dependencies(signature_of(function)).resolved({"it": "mine"}, THREADS) as values:
         assert values["it"] == "mine"
     assert steps == []
 
@@ -241,7 +247,7 @@ async def test_an_error_in_the_task_reaches_the_generators() -> None:
     def function(it: str = Depends(session)) -> None: ...
 
     with pytest.raises(KeyError):
-        async with Dependencies(signature_of(function)).resolved({}):
+        async with Dependencies(signature_of(function)).resolved({}, THREADS):
             raise KeyError("the task failed")
     assert steps == ["rolled back"]
 
@@ -528,3 +534,129 @@ async def test_track_counts_what_the_loop_is_done_with(engine: Engine) -> None:
     progress = (await engine.get(job.id)).progress
     assert progress is not None
     assert (progress.current, progress.total) == (4, 10)
+
+
+# From other threads
+
+
+def in_a_thread(function: Callable[[], Any]) -> Any:
+    """Call it in a bare thread, whose context is empty, and return what it returns or raises."""
+    ended: list[Any] = []
+
+    def run() -> None:
+        try:
+            ended.append(function())
+        except Exception as error:  # noqa: BLE001 - handed on
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return ended[0]
+
+
+async def in_an_executor(function: Callable[[], Any]) -> Any:
+    """Call it in the loop's default executor, whose context is empty."""
+    return await asyncio.get_running_loop().run_in_executor(None, function)
+
+
+async def in_a_bare_thread(function: Callable[[], Any]) -> Any:
+    """Call it in a thread that a thread has started."""
+    return await asyncio.to_thread(in_a_thread, function)
+
+
+WITH_CONTEXT = [asyncio.to_thread, run_in_threadpool, anyio.to_thread.run_sync]
+WITHOUT_CONTEXT = [in_an_executor, in_a_bare_thread]
+
+
+@pytest.mark.parametrize("started", [*WITH_CONTEXT, *WITHOUT_CONTEXT])
+async def test_the_progress_parameter_works_in_any_thread(engine: Engine, started: Any) -> None:
+    """It knows its job, from the first report on."""
+
+    def crunch(progress: Progress) -> None:
+        progress.set(2, total=3)
+
+    async def task(progress: Progress = Progress()) -> None:
+        await started(lambda: crunch(progress))
+
+    job = await engine.enqueue(task)
+    await job.result(timeout=5)
+    record = await engine.get(job.id)
+
+    assert record.progress is not None
+    assert (record.progress.current, record.progress.total) == (2, 3)
+
+
+@pytest.mark.parametrize("started", [*WITH_CONTEXT, *WITHOUT_CONTEXT])
+async def test_a_job_that_is_handed_over_works_in_any_thread(engine: Engine, started: Any) -> None:
+    """Its progress, and events of the task's own: in a thread ``publish`` is done when it returns."""
+
+    def work(here: CurrentJob) -> None:
+        here.report(1)
+        here.publish("rows.read", {"rows": 1})
+        with pytest.raises(ValueError, match="no name for an event"):
+            here.publish("job.mine")
+
+    async def task() -> None:
+        here = current_job()
+        await started(lambda: work(here))
+        await here.publish("rows.written")
+
+    job = await engine.enqueue(task)
+    types = [event.type async for event in job.events()]
+
+    assert [name for name in types if name.startswith("rows")] == ["rows.read", "rows.written"]
+    assert "job.progress" in types
+
+
+async def test_publishing_works_wherever_a_task_may_be(engine: Engine) -> None:
+    """In a plain task as a statement, by ``asyncio.run``, from a loop of its own, and by way of anyio."""
+
+    def task() -> None:
+        here = current_job()
+        here.publish("one.published")
+        asyncio.run(here.publish("two.published"))
+
+        async def elsewhere() -> None:
+            await here.publish("three.published")
+
+        asyncio.run(elsewhere())
+        anyio.from_thread.run(here.publish, "four.published")
+
+    job = await engine.enqueue(task)
+    types = [event.type async for event in job.events()]
+
+    assert types[2:-1] == ["one.published", "two.published", "three.published", "four.published"]
+    assert types[-1] == "job.succeeded"
+
+
+@pytest.mark.parametrize("started", WITH_CONTEXT)
+async def test_current_job_is_known_where_the_context_goes_along(engine: Engine, started: Any) -> None:
+    """A task, and what it runs by to_thread and its like."""
+
+    async def task() -> str:
+        found: CurrentJob = await started(current_job)
+        return found.id
+
+    job = await engine.enqueue(task)
+    assert await job.result(timeout=5) == job.id
+
+
+@pytest.mark.parametrize("started", WITHOUT_CONTEXT)
+async def test_where_the_job_cannot_be_known_the_error_says_what_to_do(
+    engine: Engine, started: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bare thread starts with an empty context; a ``Progress`` that is no parameter is reported as lost, once."""
+    unbound = Progress()
+
+    async def task() -> str:
+        for _ in range(2):
+            await started(lambda: unbound.set(1))
+        found = await started(lambda: in_a_thread(current_job))
+        return str(found)
+
+    _warn_of_unknown_thread.cache_clear()
+    job = await engine.enqueue(task)
+
+    assert "hand over what it returns" in await job.result(timeout=5)
+    assert sum("progress is reported where no job is known" in line for line in caplog.messages) == 1

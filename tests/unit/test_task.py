@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, computed_field, model_validator
 
-from asyncbg.context import Depends, Progress
+from asyncbg.context import Progress
+from asyncbg.dependencies import Depends
 from asyncbg.errors import ArgumentsError, DuplicateTaskError, UnknownTaskError
 from asyncbg.redact import Personal
 from asyncbg.same_value import is_same

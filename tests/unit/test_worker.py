@@ -1,6 +1,7 @@
 """The worker: claims what there is room for, runs it, and settles what it ended in, whatever a task does."""
 
 import asyncio
+import concurrent.futures
 import functools
 import json
 import logging
@@ -57,11 +58,25 @@ class _OddError(BaseException):
 
 
 class _Unspeakable(Exception):  # noqa: N818 - not an error of ours
-    """An error that cannot say what it is."""
+    """An error that cannot say what it is, and raises another where it is asked."""
+
+    def __init__(self, instead: BaseException | None = None) -> None:
+        """Raise ``instead`` when asked."""
+        super().__init__()
+        self.instead = instead or ValueError("no words")
 
     def __str__(self) -> str:
         """Fail."""
-        raise ValueError("no words")
+        raise self.instead
+
+
+class _OddDelay(Exception):  # noqa: N818 - not an error of ours
+    """An error whose delay cannot be told."""
+
+    @property
+    def retry_after_s(self) -> float:
+        """Fail."""
+        raise LookupError("no delay")
 
 
 class _BusyError(Exception):
@@ -369,6 +384,15 @@ async def test_an_error_is_recorded_with_its_class_and_message(bench: Bench) -> 
         (ValueError("x\0y"), "ValueError"),
         (_Unspeakable(), "_Unspeakable"),
         (ValueError("long " * 10_000), "ValueError"),
+        (GeneratorExit(), "GeneratorExit"),
+        (KeyboardInterrupt("stop"), "KeyboardInterrupt"),
+        (_Unspeakable(SystemExit(1)), "_Unspeakable"),
+        (_Unspeakable(KeyboardInterrupt()), "_Unspeakable"),
+        (_OddDelay(), "_OddDelay"),
+        (KeyError("k" * 100_000), "KeyError"),
+        (ValueError(["row"] * 1_000_000), "ValueError"),
+        (ValueError(*range(100_000)), "ValueError"),
+        (BaseExceptionGroup("deep", [KeyboardInterrupt("inside")]), "BaseExceptionGroup"),
     ],
 )
 @pytest.mark.parametrize("in_thread", [False, True])
@@ -391,6 +415,22 @@ async def test_nothing_a_task_raises_hurts_the_worker(
     assert len(record.error.message) <= 2_000
     assert bench.worker.is_idle
     assert (await bench.run(_nothing)).state == "succeeded"
+
+
+async def test_a_generator_exit_out_of_a_future_frees_the_slot(bench: Bench) -> None:
+    """It closes every coroutine that awaits the future, ours too, and is the attempt's error all the same."""
+
+    def leave() -> None:
+        raise GeneratorExit("gone")
+
+    async def task() -> None:
+        await asyncio.to_thread(leave)
+
+    record = await bench.run(task)
+
+    assert record.error is not None
+    assert record.error.as_dict() == {"type": "GeneratorExit", "message": "gone"}
+    assert bench.worker.is_idle
 
 
 async def test_a_failed_job_is_tried_again_after_longer_and_longer_delays(bench: Bench) -> None:
@@ -615,14 +655,67 @@ async def test_a_task_may_end_well_although_it_was_to_be_cancelled(bench: Bench)
 
 
 async def test_a_task_that_cancels_itself_is_cancelled(bench: Bench) -> None:
-    """A CancelledError nobody asked for ends the job, not the worker."""
+    """Where it cancels its own asyncio task; that ends the job, not the worker."""
 
     async def give_up() -> None:
-        raise asyncio.CancelledError
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.Event().wait()
 
     record = await bench.run(give_up, retries=3)
 
     assert (record.state, record.cancel_reason) == ("cancelled", "the task cancelled itself")
+
+
+async def _a_cancelled_future() -> None:
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.cancel)  # as a pool does with its waiters when it reconnects
+    await future
+
+
+async def _a_cancelled_child() -> None:
+    child = asyncio.create_task(asyncio.Event().wait())
+    await asyncio.sleep(0)
+    child.cancel()
+    await child
+
+
+async def _raised_by_hand() -> None:
+    raise asyncio.CancelledError
+
+
+def _raised_in_a_thread() -> None:
+    raise asyncio.CancelledError
+
+
+def _a_cancelled_executor_future() -> None:
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+    future.cancel()
+    future.result()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [_a_cancelled_future, _a_cancelled_child, _raised_by_hand, _raised_in_a_thread, _a_cancelled_executor_future],
+)
+async def test_what_is_cancelled_inside_a_task_is_an_error_of_the_attempt(
+    bench: Bench, task: Callable[[], Any]
+) -> None:
+    """Nobody cancelled this job: it is tried again as its policy says, and fails in the end, saying why."""
+    record = await bench.run(task, retries=1)
+    assert record.state == "scheduled"
+
+    bench.clock.advance(minutes=10)
+    await bench.drain()
+    record = await bench.store.record(record.id)
+
+    assert (record.state, record.attempt, record.cancel_reason) == ("failed", 2, None)
+    assert record.error is not None
+    assert record.error.as_dict() == {
+        "type": "CancelledError",
+        "message": "something that the task awaited was cancelled; the job was not",
+    }
 
 
 async def test_a_job_that_is_not_here_is_not_cancelled_here(bench: Bench) -> None:

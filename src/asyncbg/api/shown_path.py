@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Scope
 
 from asyncbg.api.access import prefix_before
-from asyncbg.context import signature_of
+from asyncbg.dependencies import signature_of
 from asyncbg.ids import is_job_id
 from asyncbg.personal import mark_of
 from asyncbg.redact import mask, redact

@@ -5,8 +5,9 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from asyncbg.background.enqueuer import Enqueuer
 from asyncbg.background.task_handle import Task
+from asyncbg.errors import InvalidTaskError
 from asyncbg.runner.schedule import Cron, Schedules
-from asyncbg.task import TaskDefinition, TaskOptions
+from asyncbg.task import TaskDefinition, TaskOptions, require_no_method
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,8 +28,12 @@ class TaskDecorator:
     @overload
     def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any:
-        """Register the function. Raises DuplicateTaskError."""
-        definition = TaskDefinition.of(self._name or function.__name__, _below(function), self._options)
+        """Register the function. Raises DuplicateTaskError, InvalidTaskError."""
+        name = self._name or getattr(function, "__name__", None)
+        if name is None:
+            raise InvalidTaskError(repr(type(function).__name__), "it has no name of its own; register it with name=")
+        require_no_method(name, _below(function))
+        definition = TaskDefinition.of(name, _below(function), self._options)
         self._enqueuer.registry.add(definition)
         if isinstance(function, Task):
             self._schedules.rename(function.name, definition.name)
@@ -53,6 +58,7 @@ class ScheduleDecorator:
         """Schedule the task. Raises ArgumentsError where it needs arguments."""
         task = function if isinstance(function, Task) else self._register(function)
         task.definition.arguments.bind(task.name, (), {})  # nobody is there to give it any
+        task.definition.arguments.require_met(task.name, ())
         task.schedules.add(task.name, self._cron)
         return task
 

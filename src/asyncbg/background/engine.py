@@ -27,6 +27,7 @@ from asyncbg.job import ANONYMOUS, JobRecord, JobState
 from asyncbg.retry import RetryPolicy
 from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.event_relay import EventRelay
+from asyncbg.runner.executor import Executor
 from asyncbg.runner.in_memory import InMemoryJobs
 from asyncbg.runner.maintenance import Maintenance
 from asyncbg.runner.runner import Runner
@@ -62,17 +63,21 @@ class Engine:
         limits = self.settings.runner
         backlog = Backlog(most=limits.max_queued, most_per_owner=limits.max_queued_per_owner)
         in_memory = self._in_memory = InMemoryJobs()
-        self._runner = Runner(
-            self.backend, self.registry, self.bus, self.settings, in_memory=in_memory, clock=self.clock,
+        self.executor = Executor(
+            threads=limits.threads, clock=self.clock,
             rng=rng or random.Random(),  # nosec B311  # noqa: S311 - jitter, not a secret
-            errors=self.errors,
+        )  # fmt: skip
+        self._runner = Runner(
+            self.backend, self.registry, self.bus, self.settings, executor=self.executor, in_memory=in_memory,
+            clock=self.clock, errors=self.errors,
         )  # fmt: skip
         self._relay = EventRelay(self.backend, self.bus, backlog, self._runner)
         self.backend.on_commit = self._relay.committed
         self.control = JobControl(self.backend, self.bus, self._runner, in_memory)
         self.enqueuer = Enqueuer(
-            self.backend, self.registry, self.control, runner=self._runner, backlog=backlog, in_memory=in_memory,
-            ids=IdGenerator(self.clock), clock=self.clock, most_args_bytes=self.settings.jobs.max_args_bytes,
+            self.backend, self.registry, self.control, runner=self._runner, executor=self.executor,
+            backlog=backlog, in_memory=in_memory, ids=IdGenerator(self.clock), clock=self.clock,
+            most_args_bytes=self.settings.jobs.max_args_bytes,
         )  # fmt: skip
         self.schedules = Schedules(self.backend, self.enqueuer.fire, clock=self.clock, errors=self.errors)
         self._maintenance = Maintenance(

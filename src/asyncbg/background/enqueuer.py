@@ -16,6 +16,7 @@ from asyncbg.errors import NotRunningError, OverloadedError, TransactionError
 from asyncbg.ids import IdGenerator
 from asyncbg.job import JobState, NewJob
 from asyncbg.runner.backlog import Backlog
+from asyncbg.runner.executor import Executor
 from asyncbg.runner.in_memory import InMemoryJobs
 from asyncbg.runner.runner import Runner
 from asyncbg.runner.schedule import SCHEDULE
@@ -45,6 +46,7 @@ class Enqueuer:
         control: JobControl,
         *,
         runner: Runner,
+        executor: Executor,
         backlog: Backlog,
         in_memory: InMemoryJobs,
         ids: IdGenerator,
@@ -54,6 +56,8 @@ class Enqueuer:
         """Made by the engine."""
         self._most_args_bytes = most_args_bytes
         self.registry = registry
+        self.executor = executor
+        """What runs a task that is awaited inline."""
         self._backend = backend
         self._control = control
         self._runner = runner
@@ -65,7 +69,8 @@ class Enqueuer:
     def prepare(
         self, definition: TaskDefinition, bound: dict[str, Any], options: CallOptions, *, lasting: bool = True
     ) -> Prepared:
-        """Give a call whose arguments are validated an id; nothing is stored yet."""
+        """Give a call whose arguments are validated an id; nothing is stored yet. Raises ArgumentsError."""
+        self.executor.require_met(definition, bound)
         task = definition.options
         text = None
         if lasting:

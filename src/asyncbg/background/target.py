@@ -11,10 +11,10 @@ from asyncbg.background.call_options import NO_OPTIONS
 from asyncbg.background.enqueuer import Enqueuer, Prepared
 from asyncbg.background.job_handle import Job
 from asyncbg.background.task_handle import Task, TaskCall
-from asyncbg.errors import TransactionError
+from asyncbg.errors import ArgumentsError, ErrorItem, TransactionError
 from asyncbg.function_name import display_name
 from asyncbg.job import ANONYMOUS
-from asyncbg.task import Registry, TaskDefinition, TaskOptions, unwrap_partial
+from asyncbg.task import Registry, TaskDefinition, TaskOptions, is_unbound_method, unwrap_partial
 
 Target: TypeAlias = "Callable[..., Any] | Task[..., Any] | TaskCall[Any]"
 
@@ -52,7 +52,7 @@ def prepare_target(
     if owner is not None and options.owner == ANONYMOUS:
         options = replace(options, owner=owner)
     definition, lasting = _define(enqueuer.registry, target)
-    bound = definition.arguments.bind(definition.name, args, kwargs)
+    bound = _bind(definition, args, kwargs)
     return enqueuer.prepare(definition, bound, options, lasting=lasting)
 
 
@@ -62,6 +62,22 @@ def _define(registry: Registry, target: Target) -> tuple[TaskDefinition, bool]:
         return target.definition, True
     handed = registry.hand_over(target)
     return handed or TaskDefinition.of(display_name(target), target, TaskOptions()), handed is not None
+
+
+def _bind(definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Match and validate the arguments. Raises ArgumentsError, which tells a method from a function."""
+    try:
+        return definition.arguments.bind(definition.name, args, kwargs)
+    except ArgumentsError as error:
+        if not is_unbound_method(definition.function):
+            raise
+        items = [*error.errors, _unbound(definition.function)]
+    raise ArgumentsError(definition.name, items)
+
+
+def _unbound(method: Callable[..., Any]) -> ErrorItem:
+    msg = f"{method.__qualname__} is a method: hand over that of an object, or the object as its first argument"
+    return {"loc": ["self"], "msg": msg, "type": "unbound_method"}
 
 
 def _take_connection(registry: Registry, target: Target, kwargs: dict[str, Any]) -> aiosqlite.Connection | None:

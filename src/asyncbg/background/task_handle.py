@@ -11,7 +11,6 @@ from asyncbg.background.call_options import NO_OPTIONS, CallOptions
 from asyncbg.background.enqueuer import Enqueuer
 from asyncbg.background.job_handle import Job
 from asyncbg.job import ANONYMOUS
-from asyncbg.runner.executor import in_thread
 from asyncbg.runner.schedule import Schedules
 from asyncbg.task import TaskDefinition
 
@@ -37,7 +36,7 @@ class Task(Generic[P, R]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it inline: dependencies are resolved, nothing is stored. A dependency may be given by keyword."""
-        result: R = await _run_inline(self.definition, args, kwargs)
+        result: R = await _run_inline(self.enqueuer, self.definition, args, kwargs)
         return result
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
@@ -84,18 +83,12 @@ class TaskCall(Generic[P]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run it inline, as the task itself does; the options are those of a job."""
-        return await _run_inline(self.definition, args, kwargs)
+        return await _run_inline(self.enqueuer, self.definition, args, kwargs)
 
 
-async def _run_inline(definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+async def _run_inline(
+    enqueuer: Enqueuer, definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
     """Run a task here and now, its dependencies resolved unless given by keyword."""
     bound = definition.arguments.bind(definition.name, args, kwargs)
-    async with definition.arguments.dependencies.resolved(bound) as supplied:
-        return await _call(definition, {**supplied, **bound})
-
-
-async def _call(definition: TaskDefinition, bound: Mapping[str, Any]) -> Any:
-    args, kwargs = definition.arguments.spread(bound)
-    if definition.is_async:
-        return await definition.function(*args, **kwargs)
-    return await in_thread(definition.function, args, kwargs, None)
+    return await enqueuer.executor.run_inline(definition, bound)

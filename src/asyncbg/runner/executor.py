@@ -4,26 +4,27 @@ import asyncio
 import inspect
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
-
-import anyio.to_thread
-from anyio import CapacityLimiter
 
 from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob, enter
-from asyncbg.errors import ArgumentsError, UnreadableError
-from asyncbg.job import Done, Failed, JobError, Lease, Outcome, Retry
+from asyncbg.dependencies import Overrides
+from asyncbg.error_log import ends_task
+from asyncbg.errors import ArgumentsError, UnawaitedError, UnreadableError
+from asyncbg.job import Done, Failed, Lease, Outcome, Retry
 from asyncbg.personal import StandIns
 from asyncbg.redact import redact
 from asyncbg.retry import RetryPolicy, is_retryable, requested_delay_s
-from asyncbg.runner.threads import Threads
+from asyncbg.runner.failure import describe
+from asyncbg.runner.unawaited import notice_unawaited, unawaited
 from asyncbg.seal import require_readable
 from asyncbg.task import TaskDefinition, dump_result
+from asyncbg.threads import Threads
 
 logger = logging.getLogger("asyncbg")
 
-_LONGEST_MESSAGE = 2_000
 _LONGEST_DELAY_S = 30 * 86_400
 
 
@@ -32,52 +33,85 @@ class AttemptTimeoutError(Exception):
 
 
 class Executor:
-    """Runs attempts: ``async def`` on the event loop, ``def`` in asyncbg's own bounded worker threads."""
+    """Runs tasks: ``async def`` on the event loop, ``def`` in asyncbg's own bounded worker threads.
+
+    Jobs, tasks that are awaited inline, and the providers of both go through here.
+    """
 
     def __init__(self, *, threads: int, clock: Clock, rng: random.Random) -> None:
         """Bound the worker threads; ``rng`` draws the retry delays."""
+        self.overrides = Overrides()
+        """What stands in for providers."""
         self._threads = Threads(threads)
         self._clock = clock
         self._rng = rng
+        notice_unawaited()
 
     async def attempt(self, job: CurrentJob, definition: TaskDefinition, bound: dict[str, Any] | None) -> Outcome:
         """Run the task once. ``bound`` are arguments kept in memory; None reads them from the job.
 
-        A cancellation goes through: whoever cancelled knows why.
+        A cancellation of this attempt goes through: whoever cancelled knows why.
         """
         lease = job.lease
         enter(job)
         try:
-            if bound is None:
-                require_readable(lease.args)
-                bound = definition.arguments.load(lease.task, lease.args)
-            if definition.arguments.marks:
-                job.conceal(StandIns(bound, definition.arguments.marks))
-            return Done(await self.call(definition, bound, job))
+            bound = self._load(definition, lease) if bound is None else bound
         except (ArgumentsError, UnreadableError) as error:
             return Failed(describe(error))
-        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever a task raises is recorded on its job, SystemExit too
+        except Exception as error:  # noqa: BLE001 - an argument's own validator
+            return self._failure(lease, definition.options.retry, error)
+        try:
+            if definition.arguments.marks:
+                job.conceal(StandIns(bound, definition.arguments.marks))
+            return Done(dump_result(definition.name, await self._call(definition, bound, self._threads.run)))
+        except GeneratorExit:
+            raise  # this coroutine may be what is closed: only the caller can tell, see exited()
+        except BaseException as error:
+            if ends_task(error) or (isinstance(error, asyncio.CancelledError) and job.cancelled.is_set):
+                raise
             return self._failure(lease, definition.options.retry, error, job.clean)
 
-    async def call(self, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob | None = None) -> str:
-        """Call the function with its arguments and dependencies; its result as JSON text."""
-        if definition.arguments.dependencies.names:
-            async with definition.arguments.dependencies.resolved(bound) as supplied:
-                return await self._call(definition, {**supplied, **bound}, job)
-        return await self._call(definition, bound, job)
+    def _load(self, definition: TaskDefinition, lease: Lease) -> dict[str, Any]:
+        require_readable(lease.args)
+        return definition.arguments.load(lease.task, lease.args)
 
-    async def _call(self, definition: TaskDefinition, bound: dict[str, Any], job: CurrentJob | None) -> str:
+    async def run_inline(self, definition: TaskDefinition, bound: Mapping[str, Any]) -> Any:
+        """Run a task here and now, in the caller's asyncio task, and return what it returns."""
+        self.require_met(definition, bound)
+        return await self._call(definition, bound, self._threads.run_or_leave)
+
+    def require_met(self, definition: TaskDefinition, given: Collection[str]) -> None:
+        """Raise ArgumentsError where a provider of the task needs what only a request has, and it is not ``given``."""
+        definition.arguments.require_met(definition.name, given, self.overrides)
+
+    async def _call(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
+        """Call the function once, with its arguments and dependencies."""
+        dependencies = definition.arguments.dependencies
+        with unawaited(definition.name):
+            if not dependencies.are_entered:
+                return await self._enter(definition, {**dependencies.progress(), **bound}, in_thread)
+            async with dependencies.resolved(bound, self._threads, self.overrides) as supplied:
+                return await self._enter(definition, {**supplied, **bound}, in_thread)
+
+    async def _enter(self, definition: TaskDefinition, bound: dict[str, Any], in_thread: Callable[..., Any]) -> Any:
         args, kwargs = definition.arguments.spread(bound)
-        if definition.is_async:
-            value = await definition.function(*args, **kwargs)
-        else:
-            if job is not None:
-                job.bind_loop()
-            value = await self._threads.run(lambda: definition.function(*args, **kwargs))
-            value = await value if inspect.isawaitable(value) else value
-        return dump_result(definition.name, value)
+        if not definition.is_async:
+            value = await in_thread(partial(definition.function, *args, **kwargs))
+            return await value if inspect.isawaitable(value) else value
+        value = await definition.function(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value.close()
+            raise UnawaitedError(definition.name, [value.__qualname__])
+        return value
+
+    def exited(self, job: CurrentJob, definition: TaskDefinition, error: GeneratorExit) -> Outcome:
+        """What becomes of an attempt that raised GeneratorExit; raised again where its coroutine is being closed.
+
+        A future that ends in GeneratorExit closes the coroutines that await it, so it is found by the outermost.
+        """
+        if ends_task(error):
+            raise error
+        return self._failure(job.lease, definition.options.retry, error, job.clean)
 
     def timed_out(self, lease: Lease, definition: TaskDefinition) -> Outcome:
         """What becomes of an attempt whose time is over."""
@@ -97,21 +131,3 @@ class Executor:
         delay_s = min(delay_s, _LONGEST_DELAY_S)
         logger.info("job %s (%s) failed and is retried in %.1f s: %s", lease.id, lease.task, delay_s, described.type)
         return Retry(described, self._clock.now_ms() + int(delay_s * 1000))
-
-
-async def in_thread(
-    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], limiter: CapacityLimiter | None
-) -> Any:
-    """Run a plain function in a worker thread; await what it gives where that is awaitable."""
-    value = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=limiter, abandon_on_cancel=True)
-    return await value if inspect.isawaitable(value) else value
-
-
-def describe(error: BaseException, clean: Callable[[str], str] = redact) -> JobError:
-    """An error as it is stored on the job: its class and its cleaned message, cut to a bearable length."""
-    try:
-        text = str(error)
-    except BaseException:  # noqa: BLE001 - an error that cannot say what it is
-        text = "its message cannot be read"
-    storable = clean(text).encode("utf-8", "replace").decode()
-    return JobError(type=type(error).__name__, message=storable[:_LONGEST_MESSAGE])

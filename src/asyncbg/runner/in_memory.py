@@ -25,8 +25,8 @@ class InMemoryJobs:
         if name not in self._warned and len(self._warned) < _MOST_WARNED:
             self._warned.add(name)
             logger.warning(
-                "jobs of %s are not durable: a lambda, a closure or an argument without a JSON form cannot survive a "
-                "restart; hand over a module-level function and plain arguments", name,
+                "jobs of %s are not durable: a lambda, a closure, a bound method or an argument without a JSON form "
+                "cannot survive a restart; hand over a module-level function and plain arguments", name,
             )  # fmt: skip
 
     def take(self, job_id: str) -> tuple[TaskDefinition, dict[str, Any]] | None:

@@ -1,7 +1,6 @@
 """The runner: the worker, and what goes on beside it from start to stop."""
 
 import asyncio
-import random
 from collections.abc import Callable, Mapping, Sequence
 
 from asyncbg.backends.base import Backend
@@ -35,9 +34,9 @@ class Runner:
         bus: EventBus,
         settings: Settings,
         *,
+        executor: Executor,
         in_memory: InMemoryJobs,
         clock: Clock,
-        rng: random.Random,
         errors: ErrorLog,
     ) -> None:
         """Made by the engine; nothing runs before :meth:`start`."""
@@ -45,9 +44,9 @@ class Runner:
         self._registry = registry
         self._bus = bus
         self._settings = settings
+        self._executor = executor
         self._in_memory = in_memory
         self._clock = clock
-        self._rng = rng
         self._errors = errors
         self._supervisor = Supervisor()
         self.worker: Worker | None = None
@@ -89,10 +88,9 @@ class Runner:
     def start(self, loops: Callable[[Worker], Mapping[str, Loop]]) -> None:
         """Run jobs; ``loops`` gives what goes on by itself until :meth:`stop`, by name."""
         runner = self._settings.runner
-        executor = Executor(threads=runner.threads, clock=self._clock, rng=self._rng)
         self._pump = ProgressPump(self._backend, self._publish, per_s=self._settings.stream.progress_per_s)
         self.worker = Worker(
-            self._backend, self._registry, runner, executor=executor, pump=self._pump, in_memory=self._in_memory,
+            self._backend, self._registry, runner, executor=self._executor, pump=self._pump, in_memory=self._in_memory,
             clock=self._clock, errors=self._errors,
         )  # fmt: skip
         self._heartbeat = Heartbeat(

@@ -8,7 +8,7 @@ from asyncbg.backends.base import Backend, Settlement
 from asyncbg.error_log import ErrorLog, ends_task
 from asyncbg.errors import DatabaseError, OutageError
 from asyncbg.job import Failed, JobError, Released
-from asyncbg.runner.executor import describe
+from asyncbg.runner.failure import describe
 from asyncbg.runner.in_memory import InMemoryJobs
 
 logger = logging.getLogger("asyncbg")

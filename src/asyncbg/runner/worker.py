@@ -14,7 +14,8 @@ from asyncbg.error_log import ErrorLog, ends_task
 from asyncbg.errors import OutageError
 from asyncbg.event import EventType, dump
 from asyncbg.job import Cancelled, Done, Failed, JobError, Lease, Outcome, Released, Retry
-from asyncbg.runner.executor import Executor, describe
+from asyncbg.runner.executor import Executor
+from asyncbg.runner.failure import describe
 from asyncbg.runner.in_memory import InMemoryJobs
 from asyncbg.runner.progress import ProgressPump
 from asyncbg.runner.settler import Settler
@@ -377,6 +378,8 @@ class Worker:
             outcome: Outcome = await self._executor.attempt(running.job, running.definition, bound)
         except asyncio.CancelledError:
             outcome = Cancelled("the task cancelled itself")
+        except GeneratorExit as error:
+            outcome = self._executor.exited(running.job, running.definition, error)
         except BaseException as error:
             if ends_task(error):
                 raise

@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from asyncbg.api.inputs import Line, UserId, UserNumber, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted
-from asyncbg.context import Depends, current_job
+from asyncbg.context import current_job
+from asyncbg.dependencies import Depends
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.activity import Activity

@@ -1,0 +1,84 @@
+"""What is told of an error: its class and its message, in bounded time, whatever the error is."""
+
+import asyncio
+import concurrent.futures
+import reprlib
+from collections.abc import Callable
+from itertools import islice
+
+from asyncbg.job import JobError
+from asyncbg.redact import redact
+from asyncbg.retry import parts
+
+_LONGEST_MESSAGE = 2_000
+_LONGEST_LOOKED_AT = 2 * _LONGEST_MESSAGE
+"""What lies beyond is neither cleaned nor stored."""
+_CUT_OFF = 500
+"""The end of a text that was cut may hold the half of a secret, which nobody would know for one: it goes too."""
+_MOST_LEAVES = 10
+_CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
+_LONGEST_NAME = 200
+
+_shorten = reprlib.Repr()
+_shorten.maxlist = _shorten.maxtuple = _shorten.maxdict = _shorten.maxset = _shorten.maxfrozenset = 100
+_shorten.maxstring = _shorten.maxlong = _shorten.maxother = _LONGEST_LOOKED_AT
+
+
+def describe(error: BaseException, clean: Callable[[str], str] = redact) -> JobError:
+    """An error as it is stored on the job: its class and its cleaned message, cut to a bearable length."""
+    return JobError(type=_class_of(error), message=bounded(_message(error), clean, _LONGEST_MESSAGE))
+
+
+def bounded(text: str, clean: Callable[[str], str], most: int) -> str:
+    """``text`` cut and cleaned; cut first, since cleaning takes time for every character."""
+    looked_at = text[: 2 * most]
+    cleaned = clean(looked_at)
+    if len(looked_at) < len(text):
+        cleaned = cleaned[:-_CUT_OFF]
+    return cleaned[:most].encode("utf-8", "replace").decode()
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return _of_group(error)
+    if isinstance(error, _CANCELLED) and not error.args:
+        return "something that the task awaited was cancelled; the job was not"
+    return _text(error)
+
+
+def _of_group(group: BaseExceptionGroup[BaseException]) -> str:
+    """The group's own message, then what went wrong in it."""
+    leaves = (part for part in parts(group) if not isinstance(part, BaseExceptionGroup))
+    found = list(islice(leaves, _MOST_LEAVES + 1))
+    told = [f"{_class_of(leaf)}: {_text(leaf)[:_LONGEST_MESSAGE]}" for leaf in found[:_MOST_LEAVES]]
+    return f"{_text(group)[:200]}: {'; '.join(told)}{'; …' if len(found) > _MOST_LEAVES else ''}"
+
+
+def _text(error: BaseException) -> str:
+    """The message. Python's own makes a text of everything that the error was given, however much that is."""
+    try:
+        makes = type(error).__str__
+        if makes is BaseException.__str__:
+            return _of_arguments(error.args)
+        if makes is KeyError.__str__ and len(error.args) == 1:
+            return _shorten.repr(error.args[0])
+        return str(error)
+    except BaseException:  # noqa: BLE001 - an error that cannot say what it is, or raises anything while it tries
+        return "its message cannot be read"
+
+
+def _of_arguments(args: tuple[object, ...]) -> str:
+    if len(args) != 1:
+        return _shorten.repr(args) if args else ""
+    only = args[0]
+    if type(only) is str:
+        return only[: _LONGEST_LOOKED_AT + 1]
+    return _shorten.repr(only) if isinstance(only, _CONTAINERS) else str(only)
+
+
+_CONTAINERS = (list, tuple, dict, set, frozenset, bytes, bytearray, int)
+
+
+def _class_of(error: BaseException) -> str:
+    name: str = type.__dict__["__name__"].__get__(type(error))
+    return name[:_LONGEST_NAME].encode("utf-8", "replace").decode()

@@ -1,0 +1,117 @@
+"""The worker threads of plain functions: never more than allowed, counted until each has really ended."""
+
+import asyncio
+import contextlib
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+
+class Threads:
+    """Runs plain functions in anyio's worker threads, at most ``most`` at once on each event loop.
+
+    A thread cannot be stopped. One whose call was cancelled keeps its seat until it ends.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Bound the threads."""
+        self._most = most
+        # An engine may be started on one event loop after another, and a semaphore belongs to one.
+        self._seats: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self._unbounded = WeakKeyDictionary[asyncio.AbstractEventLoop, CapacityLimiter]()
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """Call ``function`` in a thread. Cancelled, wait for the thread, and return or raise what it ends in."""
+        return await self._run(function, waits=True)
+
+    async def run_or_leave(self, function: Callable[[], Any]) -> Any:
+        """Call ``function`` in a thread. Cancelled, leave the thread to itself and raise at once."""
+        return await self._run(function, waits=False)
+
+    async def clean_up(self, function: Callable[[], Any]) -> Any:
+        """Call ``function`` in a thread whatever happens, and without a seat: others may wait for what it releases.
+
+        Cancelled, wait for the thread, then raise.
+        """
+        work = asyncio.create_task(self._begin(_Work(function, lambda: None), waits=True), name="asyncbg-clean-up")
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+
+    async def _run(self, function: Callable[[], Any], *, waits: bool) -> Any:
+        seats = self._seats.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._most))
+        await seats.acquire()
+        work = _Work(function, seats.release)
+        try:
+            return await self._begin(work, waits=waits)
+        finally:
+            if work.give_up():
+                seats.release()
+
+    async def _begin(self, work: "_Work", *, waits: bool) -> Any:
+        try:
+            await anyio.to_thread.run_sync(work, limiter=self._limiter(), abandon_on_cancel=True)
+        except asyncio.CancelledError:
+            if work.give_up() or not waits:
+                raise
+            await work.over
+        return work.outcome()
+
+    def _limiter(self) -> CapacityLimiter:
+        """Nobody is held up here: the seats are the bound, and anyio frees its own at a cancellation."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._unbounded:
+            self._unbounded[loop] = CapacityLimiter(math.inf)
+        return self._unbounded[loop]
+
+
+class _Work:
+    """One call, which either begins or is given up, and tells the event loop when it is over."""
+
+    def __init__(self, function: Callable[[], Any], release: Callable[[], None]) -> None:
+        self._function = function
+        self._release = release
+        self._claim = threading.Lock()
+        self._given_up = False
+        self._loop = asyncio.get_running_loop()
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self.over: asyncio.Future[None] = self._loop.create_future()
+
+    def __call__(self) -> None:
+        """Run in the thread. What the function raises is kept for :meth:`outcome`.
+
+        A GeneratorExit that came out of a future would close every coroutine that awaits it, one after another.
+        """
+        if not self._claim.acquire(blocking=False):
+            return
+        try:
+            self._value = self._function()
+        except BaseException as error:  # noqa: BLE001 - raised by outcome()
+            self._error = error
+        finally:
+            with contextlib.suppress(RuntimeError):  # the event loop is gone: nobody waits any more
+                self._loop.call_soon_threadsafe(self._end)
+
+    def give_up(self) -> bool:
+        """Keep it from beginning; False where it began."""
+        self._given_up = self._given_up or self._claim.acquire(blocking=False)
+        return self._given_up
+
+    def outcome(self) -> Any:
+        """What the function returned; what it raised is raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _end(self) -> None:
+        self._release()
+        if not self.over.done():
+            self.over.set_result(None)
