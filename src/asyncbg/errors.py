@@ -14,6 +14,7 @@
     │   ├── DuplicateTaskError   the name is taken by another function
     │   ├── InvalidTaskError     what was handed over cannot be a task: a generator, a method, a coroutine object
     │   ├── ArgumentsError       the arguments do not fit the task's signature
+    │   │   ├── UniqueKeyError   no unique key can be made of them
     │   │   └── OversizeArgumentsError   they are larger than what is stored with a job
     │   ├── OptionsError         a delay, a time, a priority, a tag, an owner or a key that no job can have
     │   └── ResultError          the task's result has no JSON form, or is too large; told on the job
@@ -117,6 +118,15 @@ class ArgumentsError(TaskError, TypeError, ValueError):
         super().__init__(f"bad arguments for task {task!r}: {listed}")
         self.task = task
         self.errors = list(errors)
+
+
+class UniqueKeyError(ArgumentsError):
+    """The ``key=`` of a task does not fit its parameters, or no key can be made of the arguments of a call."""
+
+    def __init__(self, task: str, what: str) -> None:
+        """Name the task and say what is the matter with its key."""
+        super().__init__(task, [ErrorItem(loc=["key"], msg=what, type="unique_key")])
+        self.args = (f"bad key= of task {task!r}: {what}",)
 
 
 class OversizeArgumentsError(ArgumentsError):

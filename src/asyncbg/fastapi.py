@@ -30,7 +30,15 @@ from asyncbg.background import Engine, Enqueuer, Job, Prepared
 from asyncbg.background.target import enqueuer_of, prepare_target
 from asyncbg.clock import Clock
 from asyncbg.engine_events import ENGINE_EVENTS
-from asyncbg.errors import AsyncBGError, DatabaseError, IdempotencyError, NotRunningError, OverloadedError, QuotaError
+from asyncbg.errors import (
+    AsyncBGError,
+    DatabaseError,
+    IdempotencyError,
+    NotRunningError,
+    OverloadedError,
+    QuotaError,
+    UniqueKeyError,
+)
 from asyncbg.event_model import EventModel, Vocabulary
 from asyncbg.job import NewJob
 from asyncbg.log_guard import guard_handlers, guard_own_loggers
@@ -208,7 +216,10 @@ def committing(find: Callable[[HTTPConnection], Engine]) -> Callable[..., AsyncI
     async def committed(connection: HTTPConnection) -> AsyncIterator[JobBackgroundTasks]:
         caller = bound(connection)
         tasks = JobBackgroundTasks(engine=find(connection), owner=caller.owner if caller else None)
-        yield tasks
+        try:
+            yield tasks
+        except UniqueKeyError as error:
+            raise _answerable(connection, error) from error
         try:
             await tasks.commit()
         except AsyncBGError as error:
@@ -229,7 +240,7 @@ def _answerable(connection: HTTPConnection, error: AsyncBGError) -> Exception:
             return HTTPException(status, str(error), {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
         case DatabaseError() | NotRunningError():
             return HTTPException(503, "no background work can be accepted now", {"Retry-After": "1"})
-        case IdempotencyError():
+        case IdempotencyError() | UniqueKeyError():
             return HTTPException(422, str(error))
         case _:
             return error

@@ -31,6 +31,7 @@ from asyncbg.personal import EVERY, RESULT, Mark, mark_of
 from asyncbg.redact import Personal
 from asyncbg.retry import RetryPolicy
 from asyncbg.stored_arguments import OversizeError, StoredArguments
+from asyncbg.unique_key import KeyOption, UniqueKey
 
 logger = logging.getLogger("asyncbg")
 
@@ -59,7 +60,7 @@ class TaskOptions:
     timeout: float | None = None
     queue: str = "default"
     priority: int = 0
-    key: str | Callable[..., str] | None = None
+    key: KeyOption | None = None
     at_most_once: bool = False
 
 
@@ -202,12 +203,20 @@ class TaskDefinition:
     options: TaskOptions
     arguments: Arguments
     is_async: bool
+    key: UniqueKey | None
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any], options: TaskOptions) -> "TaskDefinition":
-        """Define a task. Raises InvalidTaskError for what cannot be one."""
+        """Define a task. Raises InvalidTaskError for what cannot be one, UniqueKeyError for a key that does not fit."""
         require_task(name, function)
-        return cls(name, function, options, arguments_of(function), is_async_callable(function))
+        arguments, key = arguments_of(function), None
+        if options.key is not None:
+            key = UniqueKey(name, options.key, signature_of(function), injected=arguments.injected)
+        return cls(name, function, options, arguments, is_async_callable(function), key)
+
+    def unique_key(self, bound: Mapping[str, Any]) -> str | None:
+        """The key that one open job at a time may have, if the task has keys. Raises UniqueKeyError."""
+        return None if self.key is None else self.key.of(bound, rest=_EXTRA_POSITIONAL, more=_EXTRA_KEYWORD)
 
 
 def require_task(name: str, function: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from asyncbg.background.enqueuer import Enqueuer
 from asyncbg.background.task_handle import Task
-from asyncbg.errors import InvalidTaskError
+from asyncbg.errors import ArgumentsError, ErrorItem, InvalidTaskError
 from asyncbg.runner.schedule import Cron, Schedules
 from asyncbg.task import TaskDefinition, TaskOptions, require_no_method
 
@@ -57,10 +57,22 @@ class ScheduleDecorator:
     def __call__(self, function: Callable[..., Any]) -> Any:
         """Schedule the task. Raises ArgumentsError where it needs arguments."""
         task = function if isinstance(function, Task) else self._register(function)
-        task.definition.arguments.bind(task.name, (), {})  # nobody is there to give it any
-        task.definition.arguments.require_met(task.name, ())
+        _require_no_arguments(task.definition)
         task.schedules.add(task.name, self._cron)
         return task
+
+
+def _require_no_arguments(definition: TaskDefinition) -> None:
+    """Nobody is there to give a scheduled task any. Raises ArgumentsError, which names the parameters."""
+    try:
+        definition.arguments.bind(definition.name, (), {})
+    except ArgumentsError as error:
+        remedy = "a schedule gives no arguments, so give the parameter a default"
+        items = [ErrorItem(loc=one["loc"], msg=f"{one['msg']}; {remedy}", type=one["type"]) for one in error.errors]
+    else:
+        definition.arguments.require_met(definition.name, ())
+        return
+    raise ArgumentsError(definition.name, items)
 
 
 def _below(function: Callable[..., Any]) -> Callable[..., Any]:

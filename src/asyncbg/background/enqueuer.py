@@ -1,7 +1,7 @@
 """Accepting jobs: a validated call gets an id, room in the backlog, and its place on disk."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,7 @@ class Enqueuer:
             text or "{}", definition.arguments.personal, now_ms, run_at_ms,
             self._backend.place if text is None else None,
             options.idempotency_key, options.fingerprint,
-            None if task.key is None else _unique_key(task.key, bound), 0 if options.at is None else 1,
+            None if definition.key is None else definition.unique_key(bound), 0 if options.at is None else 1,
         )  # fmt: skip
         job = Job(self._control, job_id, task=definition.name, state=state, batch=job_id, owner=options.owner)
         return Prepared(new, job, definition, bound)
@@ -194,7 +194,3 @@ def _chain(prepared: Sequence[Prepared], stop_on_failure: bool) -> None:
         state = one.new.state if position == 0 else JobState.WAITING.value
         one.new = one.new._replace(batch=batch, state=state, stop_on_failure=int(stop_on_failure))
         one.job.batch, one.job.state = batch, JobState(state)
-
-
-def _unique_key(key: str | Callable[..., str], bound: Mapping[str, Any]) -> str:
-    return key.format(**bound) if isinstance(key, str) else str(key(**bound))
