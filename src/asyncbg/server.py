@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parseaddr
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
-import anyio
+import anyio.to_thread
 from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, FastAPI
 
@@ -36,6 +37,7 @@ from asyncbg.services.keys import Keys
 from asyncbg.services.mailer import Mailer
 from asyncbg.services.notices import Notices
 from asyncbg.services.outbound import Outbound
+from asyncbg.services.own_directory import warn_of_readers
 from asyncbg.services.sessions import Sessions
 from asyncbg.services.workspace import Workspace
 from asyncbg.settings import Settings, SmtpSettings, load_settings
@@ -48,6 +50,7 @@ from asyncbg.workflows.notification import notification_workflow
 from asyncbg.workflows.process import process_workflow
 from asyncbg.workflows.safe_task import safe_task_workflow
 from asyncbg.workflows.tracked_task import tracked_task_workflow
+from asyncbg.workflows.unfinished import needed_uploads, unfinished_batches
 
 logger = logging.getLogger("asyncbg")
 
@@ -184,9 +187,11 @@ class _Service:
         outbound = Outbound(settings.outbound, clock=clock)
         mailer = Mailer(settings.smtp, clock=clock)
         notices = Notices(data_dir)
-        workspace = Workspace(data_dir, clock=clock)
+        workspace = Workspace(data_dir, clock=clock, find_open=partial(unfinished_batches, bg.backend))
         activity = Activity(bg.database, clock=clock)
-        imports = Imports(bg.database, data_dir, settings.upload, clock=clock)
+        imports = Imports(
+            bg.database, data_dir, settings.upload, clock=clock, find_needed=partial(needed_uploads, bg.backend)
+        )
         routers = (
             notification_workflow(bg, notices=notices),
             process_workflow(bg, workspace=workspace, settings=settings.demo),
@@ -208,6 +213,7 @@ class _Service:
         All migrations are handed to the one writer before it can answer the worker's first claim, so no job taken up
         from an earlier life meets old tables.
         """
+        await anyio.to_thread.run_sync(warn_of_readers, self.bg.settings.data_dir)
         async with anyio.create_task_group() as group:
             for store in (self.activity, self.imports, self.keys, self.sessions):
                 group.start_soon(store.open)

@@ -16,6 +16,7 @@ from tests.egress_forms import ALLOWED, MALFORMED, PRIVATE, SPECIAL, Form
 from asyncbg.services.egress import BLOCKED_PORTS, EgressPolicy
 from asyncbg.services.special_address import (
     BESIDE_THE_REGISTRIES,
+    CLOUD_METADATA,
     IPV4_REGISTRY,
     IPV6_REGISTRY,
     SpecialBlock,
@@ -52,6 +53,7 @@ def _regions() -> dict[str, str]:
         "ipv4": _blocks(IPV4_REGISTRY),
         "ipv6": _blocks(IPV6_REGISTRY),
         "beside": _blocks(BESIDE_THE_REGISTRIES),
+        "metadata": _blocks(CLOUD_METADATA),
         "ports": " ".join(map(str, sorted(BLOCKED_PORTS))) + "\n",
     }
 

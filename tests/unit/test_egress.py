@@ -10,7 +10,13 @@ from tests.egress_forms import ALLOWED, MALFORMED, PRIVATE, REFUSED, SPECIAL, Fo
 
 from asyncbg.errors import FinalError, SettingsError
 from asyncbg.services.egress import BLOCKED_PORTS, BadUrlError, EgressPolicy, EgressRefusedError
-from asyncbg.services.special_address import BESIDE_THE_REGISTRIES, IPV4_REGISTRY, IPV6_REGISTRY, Address
+from asyncbg.services.special_address import (
+    BESIDE_THE_REGISTRIES,
+    CLOUD_METADATA,
+    IPV4_REGISTRY,
+    IPV6_REGISTRY,
+    Address,
+)
 
 PUBLIC = EgressPolicy()
 OPEN = EgressPolicy(allow_private=True)
@@ -81,6 +87,7 @@ REGISTERED_V6 = words("""
 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10
 """)
 ADDED = ["224.0.0.0/4", "::/96", "::ffff:0:0:0/96", "fec0::/10", "ff00::/8"]
+METADATA = [str(row.block) for row in CLOUD_METADATA]
 OPENED = {"10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"}
 EMBEDDING = {"::ffff:0:0/96", "64:ff9b::/96"}
 
@@ -92,7 +99,7 @@ def test_the_registries_are_whole() -> None:
     assert [str(row.block) for row in BESIDE_THE_REGISTRIES] == ADDED
 
 
-@pytest.mark.parametrize("block", [*REGISTERED_V4, *REGISTERED_V6, *ADDED])
+@pytest.mark.parametrize("block", [*REGISTERED_V4, *REGISTERED_V6, *ADDED, *METADATA])
 def test_each_row_is_held(block: str) -> None:
     """The first, the last and a middle address of a block are refused; ALLOW_PRIVATE opens only the private ones."""
     network = ipaddress.ip_network(block)
@@ -103,6 +110,17 @@ def test_each_row_is_held(block: str) -> None:
             continue
         assert refuses(PUBLIC, address)
         assert refuses(OPEN, address) is (block not in OPENED)
+
+
+@pytest.mark.parametrize(
+    "address", ["168.63.129.16", "fd00:ec2::254", "fd20:ce::254", "fd00:42::42", "100.100.100.200"]
+)
+def test_a_metadata_service_is_reached_only_where_it_is_named(address: str) -> None:
+    """ALLOW_PRIVATE does not open it; an entry of ALLOW_HOSTS does."""
+    named = EgressPolicy([address])
+
+    assert refuses(OPEN, ipaddress.ip_address(address))
+    assert not refuses(named, ipaddress.ip_address(address))
 
 
 def refuses(policy: EgressPolicy, address: Address) -> bool:

@@ -5,7 +5,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,11 @@ def rows(count: int) -> bytes:
     return HEADER + b"".join(b"name %d,%d\n" % (number, number) for number in range(count))
 
 
+async def needs_none(tokens: Collection[str]) -> Collection[str]:
+    """No job is going to read any of them."""
+    return ()
+
+
 def quiet(rows: int, read: int, total: int, message: str) -> None:
     """Progress that nobody looks at."""
 
@@ -49,7 +54,7 @@ async def imports(database: Database, tmp_path: Path, clock: ManualClock) -> Imp
 
 async def opened(database: Database, tmp_path: Path, clock: ManualClock, **limits: int) -> Imports:
     """Imports with some limits."""
-    imports = Imports(database, tmp_path / "data", UploadSettings(**limits), clock=clock)
+    imports = Imports(database, tmp_path / "data", UploadSettings(**limits), clock=clock, find_needed=needs_none)
     await imports.open()
     return imports
 
@@ -153,6 +158,41 @@ async def test_discarding_an_upload_twice_is_fine(imports: Imports, tmp_path: Pa
     await imports.discard(upload)
 
     assert files(tmp_path) == []
+
+
+async def test_an_upload_that_a_job_is_going_to_read_stays(
+    database: Database, tmp_path: Path, clock: ManualClock
+) -> None:
+    """However old it is; one beside it that no job names goes."""
+    needed: set[str] = set()
+
+    async def find_needed(tokens: Collection[str]) -> Collection[str]:
+        return needed.intersection(tokens)
+
+    imports = Imports(database, tmp_path / "data", UploadSettings(), clock=clock, find_needed=find_needed)
+    await imports.open()
+    waits, left = [await imports.receive(chunks_of(HEADER), file_name="a.csv") for _ in range(2)]
+    needed.add(waits.token)
+    clock.advance(days=30)
+
+    await imports.open()
+
+    assert [path.stem for path in files(tmp_path)] == [waits.token] != [left.token]
+
+
+async def test_a_link_among_the_uploads_is_left_alone(imports: Imports, tmp_path: Path, clock: ManualClock) -> None:
+    """A sweep looks at files of ours only, never at what a link leads to."""
+    outside = tmp_path / "outside.csv"
+    outside.write_text("theirs")
+    os.utime(outside, (0, 0))
+    link = tmp_path / "data" / "uploads" / f"{'0' * 32}.csv"
+    link.symlink_to(outside)
+    clock.advance(days=30)
+
+    await imports.open()
+
+    assert link.is_symlink()
+    assert outside.read_text() == "theirs"
 
 
 async def test_opening_sweeps_out_what_was_left_behind(imports: Imports, tmp_path: Path, clock: ManualClock) -> None:
@@ -298,7 +338,7 @@ def die(rows, read, total, message):
 async def main(directory, token, size):
     database = Database(f"{directory}/test.db")
     await database.open()
-    imports = Imports(database, Path(directory) / "data", UploadSettings(), clock=SystemClock())
+    imports = Imports(database, Path(directory) / "data", UploadSettings(), clock=SystemClock(), find_needed=None)
     await imports.run("job-1", user_id=1, upload=Upload(token, "a.csv", int(size)), on_progress=die)
 
 asyncio.run(main(*sys.argv[1:]))

@@ -120,7 +120,7 @@ def _parse(url: str) -> URL:
         raise BadUrlError("the URL holds a blank, a backslash or a control character; percent-encode it")
     try:
         parsed = URL(url)
-    except ValueError:
+    except (ValueError, IndexError):  # of yarl, for brackets before an @ and nothing after it
         raise BadUrlError("the URL is malformed; its form is https://host:port/path?query") from None
     if parsed.scheme not in ("http", "https"):
         raise BadUrlError("the URL's scheme is not http or https")

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -20,6 +20,7 @@ from asyncbg.services.uploads import Upload, Uploads
 from asyncbg.settings import UploadSettings
 
 OnProgress = Callable[[int, int, int, str], None]
+FindNeeded = Callable[[Collection[str]], Awaitable[Collection[str]]]
 """Called behind every commit: rows read, bytes read, bytes in all, a line for people."""
 Status = Literal["running", "completed", "failed"]
 
@@ -166,14 +167,20 @@ class ImportRecord:
 class Imports:
     """Receives CSV files and imports them."""
 
-    def __init__(self, database: Database, data_dir: Path, settings: UploadSettings, *, clock: Clock) -> None:
-        """Keep uploads below ``data_dir`` and rows in ``database``, which must be open before ``open`` is called."""
+    def __init__(
+        self, database: Database, data_dir: Path, settings: UploadSettings, *, clock: Clock, find_needed: FindNeeded
+    ) -> None:
+        """Keep uploads below ``data_dir`` and rows in ``database``, which must be open before ``open`` is called.
+
+        ``find_needed`` tells which of the given uploads a job that is not final is going to read.
+        """
         self._database = database
         self._clock = clock
         self._max_rows = settings.max_rows
         self._uploads = Uploads(
             data_dir / "uploads", max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes, clock=clock
         )
+        self._find_needed = find_needed
         self._limiter = anyio.CapacityLimiter(2)
 
     async def open(self) -> None:
@@ -182,7 +189,9 @@ class Imports:
         await self._uploads.open()
         tokens = json.dumps(await self._uploads.tokens())
         finished = await self._database.read(lambda connection: connection.execute(_FINISHED, (tokens,)).fetchall())
-        await self._uploads.discard(*(Upload(token, "", 0) for (token,) in finished))
+        left = {token for (token,) in finished} | set(await self._uploads.old_tokens())
+        needed = await self._find_needed(left) if left else ()
+        await self._uploads.discard(*(Upload(token, "", 0) for token in left.difference(needed)))
 
     async def check_space(self, expected_bytes: int) -> None:
         """Raise UploadSpaceError if there is no room for an upload of that size."""

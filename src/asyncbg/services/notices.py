@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from asyncbg.errors import AsyncBGError
+from asyncbg.services.own_directory import make_data_dir
 
 _FILE_NAME = "notifications.log"
 _LINE_BREAKER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -41,7 +42,7 @@ class Notices:
     def _write(self, line: bytes) -> None:
         """One O_APPEND write, so that lines of several threads and processes never mix."""
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_data_dir(self._path.parent)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             file = os.open(self._path, flags, 0o600)
             try:

@@ -107,10 +107,23 @@ BESIDE_THE_REGISTRIES = _rows(
 )
 """What is no host either: multicast has registries of its own, the others are given up."""
 
+CLOUD_METADATA = _rows(
+    ("100.100.100.200/32", "cloud metadata", "Alibaba Cloud", Verdict.SPECIAL),
+    ("168.63.129.16/32", "cloud metadata", "Azure", Verdict.SPECIAL),
+    ("fd00:42::42/128", "cloud metadata", "Scaleway", Verdict.SPECIAL),
+    ("fd00:a9fe:a9fe::/64", "cloud metadata", "Akamai", Verdict.SPECIAL),
+    ("fd00:c1::a9fe:a9fe/128", "cloud metadata", "Oracle Cloud", Verdict.SPECIAL),
+    ("fd00:ec2::/112", "cloud metadata", "AWS", Verdict.SPECIAL),  # ::254 instances, ::23 the credentials of pods
+    ("fd20:ce::254/128", "cloud metadata", "Google Cloud", Verdict.SPECIAL),
+)
+"""Where clouds hand out credentials beside 169.254.0.0/16, in public and in private ranges: private is not enough."""
+
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 (_UNASSIGNED,) = _rows(("::/0", "outside the public range 2000::/3", "RFC 4291", Verdict.SPECIAL))
 _NARROWEST_FIRST = sorted(
-    (*IPV4_REGISTRY, *IPV6_REGISTRY, *BESIDE_THE_REGISTRIES), key=lambda row: row.block.prefixlen, reverse=True
+    (*IPV4_REGISTRY, *IPV6_REGISTRY, *BESIDE_THE_REGISTRIES, *CLOUD_METADATA),
+    key=lambda row: row.block.prefixlen,
+    reverse=True,
 )
 
 

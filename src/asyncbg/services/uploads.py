@@ -16,11 +16,12 @@ from anyio.to_thread import run_sync
 
 from asyncbg.clock import Clock
 from asyncbg.errors import AsyncBGError, FinalError
+from asyncbg.services.own_directory import make_own_directory
 
 PART_AGE_MS = 24 * 3_600_000
 """A partial file this old belongs to a process that died."""
 UPLOAD_AGE_MS = 7 * PART_AGE_MS
-"""A whole upload this old is taken for one that no job is waiting to read, even after a long weekend."""
+"""A whole upload this old goes, unless a job is still going to read it."""
 
 _WRITE_BYTES = 1_048_576
 _NAME_CHARS = 100
@@ -77,7 +78,7 @@ class Uploads:
         self._limiter = anyio.CapacityLimiter(4)
 
     async def open(self) -> None:
-        """Create the directory and sweep out what was left behind."""
+        """Create the directory and remove the partial files of processes that died."""
         await run_sync(self._open, limiter=self._limiter)
 
     async def check_space(self, expected_bytes: int) -> None:
@@ -121,14 +122,27 @@ class Uploads:
         """The whole uploads there are."""
         return await run_sync(lambda: [path.stem for path in self._directory.glob("*.csv")], limiter=self._limiter)
 
+    async def old_tokens(self) -> list[str]:
+        """The whole uploads that have been here for so long that their job may be gone."""
+        return await run_sync(lambda: self._older_than(UPLOAD_AGE_MS, ".csv"), limiter=self._limiter)
+
     def _open(self) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._directory.chmod(0o700)
-        now_ms = self._clock.now_ms()
-        for path in self._directory.iterdir():
-            age_ms = {".part": PART_AGE_MS, ".csv": UPLOAD_AGE_MS}.get(path.suffix)
-            if age_ms and _TOKEN.fullmatch(path.stem) and now_ms - path.stat().st_mtime_ns // 1_000_000 > age_ms:
-                path.unlink(missing_ok=True)
+        make_own_directory(self._directory)
+        for token in self._older_than(PART_AGE_MS, ".part"):
+            self._part(token).unlink(missing_ok=True)
+
+    def _older_than(self, age_ms: int, suffix: str) -> list[str]:
+        """Files of ours; a link is none."""
+        oldest_ms = self._clock.now_ms() - age_ms
+        with os.scandir(self._directory) as entries:
+            return [
+                path.stem
+                for path, entry in ((Path(entry.path), entry) for entry in entries)
+                if path.suffix == suffix
+                and _TOKEN.fullmatch(path.stem)
+                and entry.is_file(follow_symlinks=False)
+                and entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 < oldest_ms
+            ]
 
     async def _write(self, token: str, chunks: AsyncIterator[bytes]) -> int:
         size, buffer = 0, bytearray()
