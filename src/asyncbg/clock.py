@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 
 
 class Clock(Protocol):
@@ -58,5 +59,11 @@ class ManualClock:
 
 
 def rfc3339(ms: int) -> str:
-    """Write milliseconds since the epoch as RFC 3339 UTC: ``2026-11-22T10:15:00.250Z``."""
-    return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Write milliseconds since the epoch as RFC 3339 UTC: ``2026-11-22T10:15:00.250Z``.
+
+    A time outside the years 1 to 9999, which no calendar has, is written as the nearest one.
+    """
+    try:
+        return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except OverflowError:
+        return rfc3339(min(max(ms, _FIRST_MS), _LAST_MS))

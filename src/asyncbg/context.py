@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, G
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, SupportsFloat, TypeVar
 
 from asyncbg.errors import NotRunningError
 from asyncbg.event import dump
@@ -22,6 +22,8 @@ from asyncbg.personal import StandIns
 T = TypeVar("T")
 logger = logging.getLogger("asyncbg")
 _NOTHING = (0, None, "", "")
+_NUMBERS = (int, float)
+_MOST_EVENT_BYTES = 1024 * 1024
 _current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", default=None)
 
 
@@ -190,7 +192,8 @@ class CurrentJob:
 
         ``data`` must have a JSON form. What the class marks as personal is stored and sent as a pseudonym, and so are
         this job's own personal arguments, wherever a text repeats them; what looks personal besides is redacted.
-        Names beginning with ``job.``, ``stream.`` or ``loop.`` are the engine's: ValueError.
+        NaN and infinity, which JSON does not have, are stored as null. Names beginning with ``job.``, ``stream.`` or
+        ``loop.`` are the engine's: ValueError, as for data of more than 1 MiB; TypeError for data without a JSON form.
 
         Await it in a coroutine. A plain function calls it and is done: in a thread it returns when the event is on
         disk, and there is nothing left to await.
@@ -203,7 +206,7 @@ class CurrentJob:
             raise TypeError(f"{type(event).__name__} holds its data itself; give none beside it")
         if name.startswith(RESERVED_PREFIXES) or not name.replace(".", "").replace("_", "").isalnum():
             raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
-        publication = self._publish(name, dump(told))
+        publication = self._publish(name, _event_text(name, told))
         if self._loop is None or threading.get_ident() == self._thread:
             return Publication(publication)
         done = _begun_on(self._loop, publication)
@@ -246,7 +249,14 @@ class CurrentJob:
     def report(
         self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
     ) -> None:
-        """Set the progress; what is left out keeps its value. Cheap, never blocks, safe from the worker thread."""
+        """Set the progress; what is left out keeps its value. Cheap, never blocks, safe from the worker thread.
+
+        Raises TypeError for what is no number.
+        """
+        if type(current) not in _NUMBERS:
+            current = _number("current", current)
+        if type(total) not in _NUMBERS and total is not None:
+            total = _number("total", total)
         _, old_total, old_message, old_unit = self._told or _NOTHING
         self._told = (
             current,
@@ -272,6 +282,22 @@ class CurrentJob:
     def bind_loop(self) -> None:
         """Remember the event loop on which the attempt runs, for whatever thread speaks of the job."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name} of a progress report should be a number, not {type(value).__name__}")
+    return float(value)
+
+
+def _event_text(name: str, data: Mapping[str, Any]) -> str:
+    try:
+        text = dump(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"the data of the event {name} has no JSON form: {error}") from error
+    if len(text) > _MOST_EVENT_BYTES:
+        raise ValueError(f"the data of the event {name} is larger than 1 MiB; publish where it is kept instead")
+    return text
 
 
 def current_job() -> CurrentJob:

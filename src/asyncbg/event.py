@@ -8,6 +8,7 @@ from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
 from asyncbg.clock import rfc3339
+from asyncbg.json_text import dump_json, load_json
 
 
 class EventType(StrEnum):
@@ -54,7 +55,8 @@ class Event(NamedTuple):
 
     def payload(self) -> dict[str, Any]:
         """The event's own data."""
-        return dict(json.loads(self.data)) if self.data else {}
+        found = load_json(self.data) if self.data else {}
+        return found if isinstance(found, dict) else {}
 
     def envelope(self, epoch: str) -> dict[str, Any]:
         """The CloudEvents-named JSON object that ``data:`` carries. Progress has no id (None)."""
@@ -77,8 +79,8 @@ def event_id(epoch: str, seq: int) -> str:
 
 
 def dump(data: Mapping[str, Any]) -> str:
-    """An event's own data as it is stored and sent: one line of JSON, in ASCII, without blanks."""
-    return json.dumps(data, separators=(",", ":"))
+    """An event's own data as it is stored and sent: one line of JSON, in ASCII, without blanks; null for NaN."""
+    return dump_json(data)
 
 
 def encode(event: Event, epoch: str) -> bytes:

@@ -35,13 +35,16 @@ from asyncbg.errors import (
     DatabaseError,
     IdempotencyError,
     NotRunningError,
+    OptionsError,
     OverloadedError,
+    OversizeArgumentsError,
     QuotaError,
     UniqueKeyError,
 )
 from asyncbg.event_model import EventModel, Vocabulary
 from asyncbg.job import NewJob
 from asyncbg.log_guard import guard_handlers, guard_own_loggers
+from asyncbg.plain_text import require_line
 from asyncbg.redact import use_pseudonym_key
 from asyncbg.services.audit import Audit
 from asyncbg.services.tickets import Tickets
@@ -143,6 +146,7 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         self._committed.update((id(task), task) for task in fresh)
         for enqueuer, prepared in batches.items():
             if self.idempotency_key is not None:
+                require_line("idempotency_key", self.idempotency_key)
                 self._give_keys(prepared, self.idempotency_key)
             await enqueuer.accept(prepared, stop_on_failure=self.stop_on_failure)
 
@@ -218,7 +222,7 @@ def committing(find: Callable[[HTTPConnection], Engine]) -> Callable[..., AsyncI
         tasks = JobBackgroundTasks(engine=find(connection), owner=caller.owner if caller else None)
         try:
             yield tasks
-        except UniqueKeyError as error:
+        except (OptionsError, OversizeArgumentsError, UniqueKeyError) as error:
             raise _answerable(connection, error) from error
         try:
             await tasks.commit()
@@ -240,8 +244,10 @@ def _answerable(connection: HTTPConnection, error: AsyncBGError) -> Exception:
             return HTTPException(status, str(error), {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
         case DatabaseError() | NotRunningError():
             return HTTPException(503, "no background work can be accepted now", {"Retry-After": "1"})
-        case IdempotencyError() | UniqueKeyError():
+        case IdempotencyError() | OptionsError() | UniqueKeyError():
             return HTTPException(422, str(error))
+        case OversizeArgumentsError():
+            return HTTPException(413, str(error))
         case _:
             return error
 

@@ -4,10 +4,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+from asyncbg.json_text import load_json
 from asyncbg.personal import Mark, StandIns
+from asyncbg.plain_text import storable
 from asyncbg.stored_arguments import shown_arguments
+
+LONGEST_MESSAGE = 2_000
+"""Characters of an error's, a progress report's or a cancel's words that are kept."""
+_LONGEST_UNIT = 100
 
 ANONYMOUS = "anonymous"
 """The owner of a job where nobody was asked who they are."""
@@ -112,13 +118,29 @@ class ProgressValue:
     unit: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form of the contract, which knows neither NaN nor infinity."""
-        current, total = _finite(self.current, 0), _finite(self.total, None)
-        return {"current": current, "total": total, "message": self.message, "unit": self.unit}
+        """The JSON form of the contract, which knows neither NaN nor infinity: 0 done, and no total, stand for them."""
+        return {
+            "current": _finite(self.current, 0),
+            "total": _finite(self.total, None),
+            "message": storable(str(self.message), most=LONGEST_MESSAGE),
+            "unit": storable(str(self.unit), most=_LONGEST_UNIT),
+        }
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The progress that a stored text holds, whatever is in it."""
+        found = load_json(text)
+        known = {name: found[name] for name in cls.__slots__ if name in found} if isinstance(found, dict) else {}
+        return cls(**known)
 
 
-def _finite(value: float | None, otherwise: float | None) -> float | None:
-    return otherwise if isinstance(value, float) and not math.isfinite(value) else value
+def _finite(value: object, otherwise: float | None) -> float | None:
+    """``value`` as a number that JSON has."""
+    try:
+        number = value if type(value) is int else float(value)  # type: ignore[arg-type]  # what is no number is caught
+        return number if math.isfinite(number) else otherwise
+    except (TypeError, ValueError, OverflowError):
+        return otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +186,8 @@ class JobRecord:
 
 def told_of(record: JobRecord, text: str) -> str:
     """A text about a job as others may see it: without the job's personal arguments, and what looks personal."""
-    return StandIns(shown_arguments(record.args), record.personal).clean(text)
+    cleaned = StandIns(shown_arguments(record.args), record.personal).clean(storable(text, most=LONGEST_MESSAGE))
+    return storable(cleaned, most=LONGEST_MESSAGE)
 
 
 # Outcomes: what one attempt ended in. Small values; the executor makes them, the store writes them.

@@ -3,8 +3,11 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from asyncbg.errors import FinalError
+
+_LONGEST_DELAY_S = 366 * 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,8 @@ _MOST_SEEN = 1_000
 
 def _requested(error: BaseException) -> float | None:
     try:
-        delay = getattr(error, "retry_after_s", None)
-        return float(delay) if isinstance(delay, int | float) and delay >= 0 else None
-    except Exception:  # noqa: BLE001 - a property that raises, or more than a float can hold
+        delay: Any = getattr(error, "retry_after_s", None)
+        is_known = isinstance(delay, int | float) and delay >= 0  # which NaN is not
+    except Exception:  # noqa: BLE001 - a property that raises
         return None
+    return float(min(delay, _LONGEST_DELAY_S)) if is_known else None

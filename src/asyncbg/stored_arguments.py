@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator
 
+from asyncbg.json_text import load_json
 from asyncbg.rebuild_schema import has_dynamic_defaults, rebuild_schema, serializer_of, validator_of
 from asyncbg.same_value import is_same
 
@@ -21,8 +22,9 @@ _NOTE_BEGINS = f',"{_NOTE}":{{'
 
 
 def shown_arguments(text: str) -> dict[str, Any]:
-    """Stored arguments as JSON values by parameter, for whoever looks at a job; the note is left out."""
-    arguments: dict[str, Any] = json.loads(text)
+    """Stored arguments as JSON values by parameter, for whoever looks at a job; the note is left out. Never raises."""
+    found = load_json(text)
+    arguments: dict[str, Any] = found if isinstance(found, dict) else {}
     arguments.pop(_NOTE, None)
     return arguments
 

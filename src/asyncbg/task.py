@@ -13,7 +13,7 @@ from types import GenericAlias
 from typing import Any, Literal, NotRequired, Required, Union, cast, get_args, get_origin
 
 import pydantic
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 from typing_extensions import TypedDict
 
 from asyncbg.dependencies import NO_OVERRIDES, Dependencies, Overrides, body_of, signature_of
@@ -22,12 +22,16 @@ from asyncbg.errors import (
     DuplicateTaskError,
     ErrorItem,
     InvalidTaskError,
+    OptionsError,
     OversizeArgumentsError,
+    ResultError,
     UnknownTaskError,
 )
 from asyncbg.function_name import module_and_qualname
 from asyncbg.invalid import clean_error
+from asyncbg.json_text import dump_json, has_long_number
 from asyncbg.personal import EVERY, RESULT, Mark, mark_of
+from asyncbg.plain_text import require_line
 from asyncbg.redact import Personal
 from asyncbg.retry import RetryPolicy
 from asyncbg.stored_arguments import OversizeError, StoredArguments
@@ -35,6 +39,9 @@ from asyncbg.unique_key import KeyOption, UniqueKey
 
 logger = logging.getLogger("asyncbg")
 
+_MOST_RETRIES = 10_000
+_LONGEST_TIMEOUT_S = 366 * 86_400
+_HIGHEST_PRIORITY = 2**31 - 1
 _EXTRA_POSITIONAL = "*"
 _EXTRA_KEYWORD = "**"
 _LITERALS = (str, int, bool, bytes, Enum)
@@ -62,6 +69,29 @@ class TaskOptions:
     priority: int = 0
     key: KeyOption | None = None
     at_most_once: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise OptionsError for what no task can have."""
+        check_priority(self.priority)
+        require_line("queue=", self.queue)
+        if not _is_whole(self.retry.retries) or not 0 <= self.retry.retries <= _MOST_RETRIES:
+            raise OptionsError("retries=", f"should be a whole number from 0 to {_MOST_RETRIES:,}")
+        if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout <= _LONGEST_TIMEOUT_S):
+            raise OptionsError("timeout=", "should be more than 0 seconds, at most a year; None is without end")
+
+
+def check_priority(priority: object) -> None:
+    """Raise OptionsError for what is no priority."""
+    if not _is_whole(priority) or not -_HIGHEST_PRIORITY <= priority <= _HIGHEST_PRIORITY:  # type: ignore[operator]
+        raise OptionsError("priority=", f"should be a whole number, at most {_HIGHEST_PRIORITY:,} either way")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Arguments:
@@ -176,9 +206,15 @@ class Arguments:
     def load(self, task: str, text: str) -> dict[str, Any]:
         """Read arguments back, without validating them anew.
 
-        Raises ArgumentsError where the function has changed meanwhile.
+        Raises ArgumentsError where the function, or a type it takes, has changed meanwhile.
         """
-        return _checked(self._stored.load, text, task)
+        try:
+            return _checked(self._stored.load, text, task)
+        except ArgumentsError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what the types' own code raises after a deploy
+            kind = type(error).__name__
+        raise ArgumentsError(task, [{"loc": [], "msg": f"cannot be made again ({kind})", "type": "rebuild"}])
 
     def spread(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Turn an object of arguments into the positional and keyword arguments of the call."""
@@ -337,15 +373,36 @@ def is_async_callable(function: Any) -> bool:
     )
 
 
-def dump_result(task: str, value: Any) -> str:
-    """A task's result as JSON text; ``null`` with a warning where it has no JSON form."""
+def dump_result(task: str, value: Any, *, most_bytes: int = _MOST_BYTES) -> str:
+    """A task's result as JSON text, null for NaN and infinity. Raises ResultError where it has no JSON form."""
     if value is None:
         return "null"
     try:
-        return to_json(value, inf_nan_mode="strings", bytes_mode="base64").decode()
-    except (PydanticSerializationError, UnicodeError, ValueError):
-        logger.warning("the result of task %s (%s) has no JSON form; it is stored as null", task, type(value).__name__)
-        return "null"
+        text = _result_text(value)
+    except Exception:  # noqa: BLE001 - what its own serializers raise; told on the job
+        text = None
+    if text is None or has_long_number(text):
+        raise ResultError(
+            f"task {task!r} ran, and its result, of type {type(value).__name__}, has no JSON form; "
+            "return a model, a dataclass, plain values or None"
+        )
+    if len(text) > most_bytes:
+        raise ResultError(
+            f"task {task!r} ran, and its result is {len(text):,} bytes as JSON, more than {most_bytes:,} "
+            "(ASYNCBG_JOBS__MAX_RESULT_BYTES); store it elsewhere and return where"
+        )
+    return text
+
+
+def _result_text(value: Any) -> str:
+    try:
+        return to_json(value, inf_nan_mode="null", bytes_mode="base64").decode()
+    except (PydanticSerializationError, UnicodeError):  # a lone surrogate, or no JSON at all
+        try:
+            plain = to_jsonable_python(value, bytes_mode="base64")
+        except (PydanticSerializationError, UnicodeError):
+            plain = value
+        return dump_json(plain)
 
 
 _arguments: OrderedDict[Any, tuple[Callable[[Any], bool], Arguments]] = OrderedDict()

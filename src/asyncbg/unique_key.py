@@ -1,5 +1,6 @@
 """The unique key of a task (``key=``): checked against the signature when the task is defined, made for each call."""
 
+import hashlib
 import inspect
 import string
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -10,6 +11,7 @@ from asyncbg.errors import UniqueKeyError
 KeyOption: TypeAlias = str | Callable[..., str]
 """A format string over the parameters, or a function that takes all of them by name."""
 
+_LONGEST = 255
 _CONVERSIONS = (None, "r", "s", "a")
 
 
@@ -68,8 +70,8 @@ class UniqueKey:
         else:
             made = self._option(**values)
         text = str(made)
-        text.encode()  # half a surrogate pair cannot be stored
-        return text
+        encoded = text.encode()  # half a surrogate pair cannot be stored
+        return text if len(text) <= _LONGEST else hashlib.sha256(encoded).hexdigest()  # it is only ever compared
 
     def _check(self) -> None:
         if isinstance(self._option, str):

@@ -22,8 +22,9 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr, computed_field
 
 from asyncbg.context import Progress
 from asyncbg.dependencies import Depends
-from asyncbg.errors import ArgumentsError, DuplicateTaskError, UnknownTaskError
+from asyncbg.errors import ArgumentsError, DuplicateTaskError, OptionsError, ResultError, UnknownTaskError
 from asyncbg.redact import Personal
+from asyncbg.retry import RetryPolicy
 from asyncbg.same_value import is_same
 from asyncbg.task import (
     Arguments,
@@ -463,18 +464,23 @@ def test_a_stored_name_finds_the_function_of_a_loaded_module() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "null"), ({"a": [1]}, '{"a":[1]}'), (Point(1.5, 2), '{"x":1.5,"y":2}'), (math.inf, '"Infinity"')],
+    [
+        (None, "null"),
+        ({"a": [1]}, '{"a":[1]}'),
+        (Point(1.5, 2), '{"x":1.5,"y":2}'),
+        (math.inf, "null"),
+        ([math.nan], "[null]"),
+    ],
 )
 def test_a_result_is_json(value: Any, text: str) -> None:
     """Models and dataclasses too."""
     assert dump_result("task", value) == text
 
 
-def test_a_result_without_json_is_null_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """The job succeeded all the same; the warning names the task and the type, not the value."""
-    assert dump_result("task", object()) == "null"
-    assert "task" in caplog.text
-    assert "object" in caplog.text
+def test_a_result_without_json_is_an_error_that_names_its_type() -> None:
+    """And the task, and what to do; never the value."""
+    with pytest.raises(ResultError, match=r"'task'.*of type object.*return a model"):
+        dump_result("task", object())
 
 
 def numbers() -> Iterator[int]:
@@ -485,3 +491,24 @@ def numbers() -> Iterator[int]:
 def test_a_generator_as_a_result_is_a_list() -> None:
     """What can be iterated has a JSON form."""
     assert dump_result("task", numbers()) in {"[1]", "null"}
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0}, {"timeout": -1}, {"timeout": math.inf}, {"timeout": math.nan}, {"timeout": 1e15},
+        {"timeout": "5"}, {"timeout": True}, {"priority": 10**30}, {"priority": 1.5}, {"priority": True},
+        {"priority": None}, {"queue": ""}, {"queue": "a\nb"}, {"queue": "\ud800"}, {"queue": None},
+        {"retry": RetryPolicy(retries=-1)}, {"retry": RetryPolicy(retries=10**9)},
+        {"retry": RetryPolicy(retries=1.5)},  # type: ignore[arg-type]  # the point
+    ],
+)  # fmt: skip
+def test_options_that_no_task_can_have_are_refused(options: dict[str, Any]) -> None:
+    """When the task is defined, not when its first job runs."""
+    with pytest.raises(OptionsError, match="should be") as caught:
+        TaskOptions(**options)
+
+    assert isinstance(caught.value, ValueError)

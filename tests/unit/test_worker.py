@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, model_serializer
 from tests.backends.conftest import Store
 
 from asyncbg.backends.sqlite import SQLiteBackend
@@ -22,6 +23,7 @@ from asyncbg.clock import ManualClock
 from asyncbg.context import Progress, current_job
 from asyncbg.database import MEMORY, Database
 from asyncbg.errors import (
+    ArgumentsError,
     DatabaseError,
     FinalError,
     IdempotencyError,
@@ -77,6 +79,15 @@ class _OddDelay(Exception):  # noqa: N818 - not an error of ours
     def retry_after_s(self) -> float:
         """Fail."""
         raise LookupError("no delay")
+
+
+class Unwritable(BaseModel):
+    """A result whose own serializer raises."""
+
+    @model_serializer
+    def write(self) -> str:
+        """Fail."""
+        raise RuntimeError("no words")
 
 
 class _BusyError(Exception):
@@ -533,22 +544,101 @@ async def test_a_timeout_is_tried_again_like_any_error(bench: Bench) -> None:
     assert (record.state, record.attempt) == ("scheduled", 1)
 
 
-async def test_arguments_that_fit_no_more_fail_the_job_at_once(bench: Bench) -> None:
-    """A function that changed since the job was accepted is not called with something else."""
+async def test_arguments_that_fit_no_more_are_tried_again_for_a_while(bench: Bench) -> None:
+    """In a rolling deploy another process may take them; the error is on the job meanwhile, and at the end."""
+    calls: list[int] = []
 
-    async def changed(n: int) -> None: ...
+    async def changed(n: int) -> None:
+        calls.append(n)
 
-    record = await bench.run(changed, args='{"text": "secret"}', retries=3)
+    record = await bench.run(changed, args='{"text": "secret"}')
+    tries = 1
+    while record.state is JobState.SCHEDULED:
+        assert record.error is not None
+        bench.clock.advance(seconds=300)
+        await bench.drain()
+        record = await bench.store.record(record.id)
+        tries += 1
 
-    assert record.state == "failed"
+    assert (record.state, tries, calls) == ("failed", 11, [])
     assert record.error is not None
     assert record.error.type == "ArgumentsError"
+    assert "deploy one that takes these" in record.error.message
     assert "secret" not in record.error.message
 
 
-@pytest.mark.parametrize("value", [object(), "\udcff", {1: {2}}, float("nan"), b"\xff"])
-async def test_a_result_without_a_json_form_does_not_fail_the_job(bench: Bench, value: object) -> None:
-    """It ran; what it returned is kept as far as JSON goes."""
+async def test_arguments_that_fit_again_are_run(bench: Bench) -> None:
+    """The process with the new version came meanwhile."""
+
+    async def changed(n: int) -> int:
+        return n
+
+    async def known(text: str) -> str:
+        return text
+
+    record = await bench.run(changed, args='{"text": "a"}')
+    bench.registry = Registry()
+    bench.employ()
+    options = TaskOptions()
+    bench.registry.add(TaskDefinition.of("changed", known, options))
+    bench.clock.advance(seconds=300)
+    await bench.drain()
+
+    record = await bench.store.record(record.id)
+    assert (record.state, record.result) == ("succeeded", '"a"')
+
+
+async def test_bad_arguments_inside_a_task_are_an_error_of_the_task(bench: Bench) -> None:
+    """They are those of another call, and tried again as the policy says."""
+
+    async def submit() -> None:
+        raise ArgumentsError("another", [])
+
+    record = await bench.run(submit, retries=1)
+
+    assert record.state == "scheduled"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), [object()], {"a": lambda: None}, 10**5000, [10**5000], Decimal, Unwritable()],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_result_without_a_json_form_fails_the_job(bench: Bench, value: object) -> None:
+    """The work is done, so it is not done again; the error says of which type the result is, and what to do."""
+    calls: list[int] = []
+
+    async def give() -> object:
+        calls.append(1)
+        return value
+
+    record = await bench.run(give, retries=3)
+
+    assert (record.state, record.attempt, calls) == ("failed", 1, [1])
+    assert record.error is not None
+    assert record.error.type == "ResultError"
+    assert f"of type {type(value).__name__}, has no JSON form; return" in record.error.message
+
+
+async def test_a_result_larger_than_the_bound_fails_the_job(bench: Bench) -> None:
+    """It is not stored, nor is the work done again; the error names the setting."""
+
+    async def give() -> str:
+        return "x" * 1024 * 1024
+
+    record = await bench.run(give, retries=3)
+
+    assert (record.state, record.attempt, record.result) == ("failed", 1, None)
+    assert record.error is not None
+    assert "1,048,578 bytes" in record.error.message
+    assert "ASYNCBG_JOBS__MAX_RESULT_BYTES" in record.error.message
+
+
+@pytest.mark.parametrize(
+    "value", ["\udcff", {1: {2}}, float("nan"), {"a": [float("inf")]}, b"\xff", {"\ud800": "\udfff"}]
+)
+async def test_a_result_is_kept_as_far_as_json_goes(bench: Bench, value: object) -> None:
+    """NaN and infinity are null, a half of a character is a question mark, bytes are base64."""
 
     async def give() -> object:
         return value
@@ -556,7 +646,7 @@ async def test_a_result_without_a_json_form_does_not_fail_the_job(bench: Bench, 
     record = await bench.run(give)
 
     assert record.state == "succeeded"
-    json.loads(record.result or "")
+    json.loads(record.result or "", parse_constant=pytest.fail).__repr__().encode()
 
 
 async def test_an_outcome_that_cannot_be_written_costs_the_others_nothing(bench: Bench) -> None:
@@ -913,6 +1003,48 @@ async def test_progress_may_be_any_number_and_any_text(bench: Bench, current: An
     assert record.progress.current == 1.5
     assert all(encode(event, "e5") for event in bench.published)
     assert bench.worker.is_idle
+
+
+@pytest.mark.parametrize("odd", [None, "x", "5", 1j, [1], object()])
+async def test_progress_that_is_no_number_is_an_error_where_it_is_set(bench: Bench, odd: Any) -> None:
+    """The task's own line says so; nobody who looks at the job stumbles over it."""
+    raised: list[TypeError] = []
+
+    async def report(progress: Any = Progress()) -> None:
+        calls: list[Callable[[], None]] = [
+            lambda: progress.set(odd),
+            lambda: progress.set(1, total=odd or "x"),
+            lambda: progress.advance(odd),
+        ]
+        for call in calls:
+            try:
+                call()
+            except TypeError as error:
+                raised.append(error)
+
+    record = await bench.run(report)
+
+    assert record.state == "succeeded"
+    assert len(raised) == 3
+    assert "a number, not" in str(raised[0])
+
+
+@pytest.mark.parametrize("current", [10**30, -(10**30), 10**400, float("inf"), float("nan"), Decimal("NaN"), True])
+async def test_progress_of_any_size_is_told_in_json(bench: Bench, current: Any) -> None:
+    """What no JSON number is, is 0 done, and of nobody knows how much."""
+
+    async def report(progress: Progress = Progress()) -> None:
+        progress.set(current, total=current, message="\udcff\x1b[2J\0" * 5_000, unit="rows" * 1_000)
+
+    record = await bench.run(report)
+
+    assert record.progress is not None
+    text = json.dumps(record.progress.as_dict(), allow_nan=False, ensure_ascii=False)
+    assert len(text.encode()) < 10_000
+    assert "\x1b" not in text
+    assert all(
+        json.loads(encode(event, "e5").split(b"data: ")[1], parse_constant=pytest.fail) for event in bench.published
+    )
 
 
 async def test_a_failed_attempt_keeps_its_progress(bench: Bench) -> None:

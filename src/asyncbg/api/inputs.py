@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 from pydantic_core import PydanticCustomError
 
 from asyncbg.errors import ErrorItem
+from asyncbg.plain_text import is_one_line, is_storable
 from asyncbg.redact import Personal
 from asyncbg.services.mail_address import AddressError, MailAddress
 
@@ -18,9 +19,7 @@ MAX_TEXT_BYTES = 1024 * 1024
 MAX_TEXT_BODY_BYTES = 8 * MAX_TEXT_BYTES
 """A body that holds a long text: JSON may take six bytes for one of its characters."""
 
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _PLAIN_NUMBER = re.compile("[1-9][0-9]*")
-_NOT_ONE_LINE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -35,7 +34,7 @@ def _email(text: str) -> str:
 
 def _text(text: str) -> str:
     """Any text that can be stored and encoded."""
-    if _NO_TEXT.search(text):
+    if not is_storable(text):
         raise PydanticCustomError("text", "should hold no NUL character and no lone surrogate")
     return text
 
@@ -49,7 +48,7 @@ def _long_text(text: str) -> str:
 
 def _line(text: str) -> str:
     """One line that says something: it goes into headers and logs, where a line break would forge another."""
-    if _NOT_ONE_LINE.search(text):
+    if not is_one_line(text):
         raise PydanticCustomError("line", "should be one line without control characters")
     if not text.strip():
         raise PydanticCustomError("line", "should not be blank")

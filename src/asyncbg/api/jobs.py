@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
@@ -31,6 +30,7 @@ from asyncbg.background import Engine
 from asyncbg.errors import JobNotFoundError
 from asyncbg.ids import is_job_id
 from asyncbg.job import JobState
+from asyncbg.plain_text import is_one_line, is_storable
 from asyncbg.services.audit import Audit, audited
 
 _EXAMPLE: dict[str, Any] = {
@@ -43,13 +43,19 @@ _EXAMPLE: dict[str, Any] = {
 
 _YEAR_S = 31_536_000
 _DEEPEST = 64
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def _text(text: str) -> str:
     """Any text that can be stored and encoded."""
-    if _NO_TEXT.search(text):
+    if not is_storable(text):
         raise PydanticCustomError("text", "should hold no NUL character and no lone surrogate")
+    return text
+
+
+def _one_line(text: str) -> str:
+    """A word that can be printed and found again."""
+    if not is_one_line(text):
+        raise PydanticCustomError("line", "should be one line without control characters")
     return text
 
 
@@ -114,7 +120,7 @@ class Submission(BaseModel):
         default=None, ge=0, le=_YEAR_S, allow_inf_nan=False, strict=True, description="run it so many seconds from now"
     )
     priority: int | None = Field(default=None, ge=-1000, le=1000, strict=True, description="higher runs first")
-    tags: list[Annotated[Name, StringConstraints(max_length=100)]] = Field(
+    tags: list[Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_one_line)]] = Field(
         default=[], max_length=32, description="words to find it by"
     )
 

@@ -37,6 +37,7 @@ from asyncbg.errors import (
     JobNotFoundError,
     JobStateError,
     NotRunningError,
+    OptionsError,
     OverloadedError,
     QuotaError,
     ScopeError,
@@ -99,6 +100,9 @@ def describe(error: Exception) -> Problem:  # noqa: C901 - one row for each erro
     match error:
         case RequestValidationError():
             return _invalid("invalid-request", "The request is not valid", error.errors())
+        case OptionsError():
+            item = ErrorItem(loc=["body", error.option.rstrip("=")], msg=error.msg, type="option")
+            return _invalid("invalid-request", "The request is not valid", [item])
         case ArgumentsError():
             return _invalid("invalid-arguments", "The arguments do not fit the task", error.errors)
         case HTTPException():

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
@@ -13,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from asyncbg.api.access import prefix_before
 from asyncbg.clock import rfc3339
 from asyncbg.job import JobRecord, JobState, ProgressValue
+from asyncbg.json_text import load_json
 from asyncbg.personal import masked_arguments, masked_result
 from asyncbg.redact import redact
 from asyncbg.stored_arguments import shown_arguments
@@ -230,7 +230,7 @@ def _shown(record: JobRecord, prefix: str) -> dict[str, Any]:
         "started_at": _time(record.started_at_ms),
         "finished_at": _time(record.finished_at_ms),
         "progress": ProgressOut(**record.progress.as_dict()) if record.progress else None,
-        "result": masked_result(json.loads(record.result), record.personal) if record.result else None,
+        "result": masked_result(load_json(record.result), record.personal) if record.result else None,
         "error": JobErrorOut(**record.error.as_dict()) if record.error else None,
         "args": masked_arguments(shown_arguments(record.args), record.personal),
         "links": JobLinks(self=url, events=f"{url}/events", cancel=f"{url}/cancel", retry=f"{url}/retry"),

@@ -64,7 +64,7 @@ class Engine:
         backlog = Backlog(most=limits.max_queued, most_per_owner=limits.max_queued_per_owner)
         in_memory = self._in_memory = InMemoryJobs()
         self.executor = Executor(
-            threads=limits.threads, clock=self.clock,
+            threads=limits.threads, clock=self.clock, most_result_bytes=self.settings.jobs.max_result_bytes,
             rng=rng or random.Random(),  # nosec B311  # noqa: S311 - jitter, not a secret
         )  # fmt: skip
         self._runner = Runner(
@@ -122,7 +122,8 @@ class Engine:
 
         ``retries`` counts the attempts after the first; ``timeout`` is seconds for one attempt; higher ``priority``
         runs first; ``key`` (a format string over the arguments, or a function of them) allows one open job for each
-        value; ``at_most_once`` fails an interrupted job instead of running it again. Raises DuplicateTaskError.
+        value; ``at_most_once`` fails an interrupted job instead of running it again.
+        Raises DuplicateTaskError, OptionsError.
         """
         options = TaskOptions(
             retry=RetryPolicy(retries=retries),

@@ -8,7 +8,8 @@ from asyncbg.backends.base import Backend
 from asyncbg.bus import EventBus, Subscription
 from asyncbg.errors import JobNotFoundError
 from asyncbg.event import Event, EventFilter
-from asyncbg.job import JobRecord, JobState, told_of
+from asyncbg.job import LONGEST_MESSAGE, JobRecord, JobState, told_of
+from asyncbg.plain_text import storable
 from asyncbg.redact import redact
 from asyncbg.runner.in_memory import InMemoryJobs
 from asyncbg.runner.runner import Runner
@@ -105,7 +106,7 @@ class JobControl:
     async def _without_people(self, job_id: str, reason: str) -> str:
         """A reason is told to all who see the job: without its personal arguments, and what looks personal besides."""
         record = await self._backend.get(job_id) if reason else None
-        return redact(reason) if record is None else told_of(record, reason)
+        return redact(storable(reason, most=LONGEST_MESSAGE)) if record is None else told_of(record, reason)
 
     async def retry(self, job_id: str) -> JobState:
         """Queue a final job again; its history stays. Raises JobNotFoundError, JobStateError."""

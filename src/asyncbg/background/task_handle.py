@@ -56,7 +56,7 @@ class Task(Generic[P, R]):
     ) -> "TaskCall[P]":
         """The same task with options for one job. ``connection`` has an open transaction for the job to be part of."""
         options = CallOptions(
-            delay=delay, at=at, priority=priority, idempotency_key=idempotency_key, tags=tuple(tags), owner=owner,
+            delay=delay, at=at, priority=priority, idempotency_key=idempotency_key, tags=tags, owner=owner,
             connection=connection,
         )  # fmt: skip
         return TaskCall(self.enqueuer, self.definition, options)

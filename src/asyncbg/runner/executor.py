@@ -12,8 +12,8 @@ from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob, enter
 from asyncbg.dependencies import Overrides
 from asyncbg.error_log import ends_task
-from asyncbg.errors import ArgumentsError, UnawaitedError, UnreadableError
-from asyncbg.job import Done, Failed, Lease, Outcome, Retry
+from asyncbg.errors import ArgumentsError, ResultError, UnawaitedError, UnreadableError
+from asyncbg.job import Done, Failed, JobError, Lease, Outcome, Retry
 from asyncbg.personal import StandIns
 from asyncbg.redact import redact
 from asyncbg.retry import RetryPolicy, is_retryable, requested_delay_s
@@ -25,6 +25,8 @@ from asyncbg.threads import Threads
 
 logger = logging.getLogger("asyncbg")
 
+_UNFIT_RETRIES = 10
+_UNFIT_CAP_S = 300.0
 _LONGEST_DELAY_S = 30 * 86_400
 
 
@@ -38,8 +40,9 @@ class Executor:
     Jobs, tasks that are awaited inline, and the providers of both go through here.
     """
 
-    def __init__(self, *, threads: int, clock: Clock, rng: random.Random) -> None:
-        """Bound the worker threads; ``rng`` draws the retry delays."""
+    def __init__(self, *, threads: int, clock: Clock, rng: random.Random, most_result_bytes: int = 1024 * 1024) -> None:
+        """Bound the worker threads and the results; ``rng`` draws the retry delays."""
+        self._most_result_bytes = most_result_bytes
         self.overrides = Overrides()
         """What stands in for providers."""
         self._threads = Threads(threads)
@@ -56,14 +59,17 @@ class Executor:
         enter(job)
         try:
             bound = self._load(definition, lease) if bound is None else bound
-        except (ArgumentsError, UnreadableError) as error:
+        except UnreadableError as error:
             return Failed(describe(error))
-        except Exception as error:  # noqa: BLE001 - an argument's own validator
-            return self._failure(lease, definition.options.retry, error)
+        except ArgumentsError as error:
+            return self._unfit(lease, error)
         try:
             if definition.arguments.marks:
                 job.conceal(StandIns(bound, definition.arguments.marks))
-            return Done(dump_result(definition.name, await self._call(definition, bound, self._threads.run)))
+            value = await self._call(definition, bound, self._threads.run)
+            return Done(dump_result(definition.name, value, most_bytes=self._most_result_bytes))
+        except ResultError as error:  # the work is done: another attempt would do it twice
+            return Failed(describe(error, job.clean))
         except GeneratorExit:
             raise  # this coroutine may be what is closed: only the caller can tell, see exited()
         except BaseException as error:
@@ -112,6 +118,20 @@ class Executor:
         if ends_task(error):
             raise error
         return self._failure(job.lease, definition.options.retry, error, job.clean)
+
+    def _unfit(self, lease: Lease, error: ArgumentsError) -> Outcome:
+        """The job was stored by another version of the task: in a rolling deploy a process that takes it may come."""
+        told = JobError(
+            type=type(error).__name__,
+            message=f"{error}; the job was stored by a version of the task that took other arguments: "
+            "deploy one that takes these, then retry the job",
+        )
+        if lease.attempt >= lease.max_attempts + _UNFIT_RETRIES:
+            logger.error("job %s (%s) failed: %s", lease.id, lease.task, error)
+            return Failed(told)
+        delay_s = min(_UNFIT_CAP_S, 2.0**lease.attempt)
+        logger.warning("job %s (%s) is tried again in %.0f s: %s", lease.id, lease.task, delay_s, error)
+        return Retry(told, self._clock.now_ms() + int(delay_s * 1000))
 
     def timed_out(self, lease: Lease, definition: TaskDefinition) -> Outcome:
         """What becomes of an attempt whose time is over."""

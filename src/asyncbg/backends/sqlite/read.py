@@ -9,6 +9,7 @@ from asyncbg.backends.base import JobQuery, TaskCount
 from asyncbg.backends.sqlite.statement import SQL, read_json
 from asyncbg.event import Event, EventFilter
 from asyncbg.job import FINAL_STATES, JobError, JobRecord, JobState, ProgressValue
+from asyncbg.json_text import load_json
 
 _SCAN = 50_000
 """Events that one read looks at: some 4 ms, so that a rare filter goes through a long log in few hops."""
@@ -48,10 +49,10 @@ def _record(row: tuple[Any, ...]) -> JobRecord:
     created_at_ms, run_at_ms, started_at_ms, finished_at_ms = times
     return JobRecord(
         n=n, id=job_id, task=task, queue=queue, state=JobState(state), owner=owner, priority=priority, batch=batch,
-        tags=tuple(json.loads(tags)), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
+        tags=tuple(map(str, load_json(tags, ()))), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
         crashes=crashes, created_at_ms=created_at_ms, run_at_ms=run_at_ms, started_at_ms=started_at_ms,
-        finished_at_ms=finished_at_ms, args=args, personal=json.loads(personal),
-        progress=ProgressValue(**json.loads(progress)) if progress else None, result=result,
+        finished_at_ms=finished_at_ms, args=args, personal=load_json(personal, {}),
+        progress=ProgressValue.read(progress) if progress else None, result=result,
         error=JobError(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
     )  # fmt: skip
 
