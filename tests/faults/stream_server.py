@@ -14,12 +14,13 @@ import aiohttp
 class Server:
     """The server's process, on one database and one port for all its lives."""
 
-    def __init__(self, directory: Path, port: int, *arguments: str) -> None:
-        """``arguments`` are uvicorn's. Nothing runs yet."""
+    def __init__(self, directory: Path, port: int, *arguments: str, app: str = "stream_app:app") -> None:
+        """``arguments`` are uvicorn's; ``app`` is a file of this directory. Nothing runs yet."""
         self.path = directory / "jobs.db"
         self.url = f"http://127.0.0.1:{port}"
         self._port = port
         self._arguments = arguments
+        self._app = app
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -33,7 +34,7 @@ class Server:
             "ASYNCBG_RUNNER__WATCHDOG_S": "0",
         }
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "uvicorn", "--app-dir", str(Path(__file__).parent), "stream_app:app",
+            sys.executable, "-m", "uvicorn", "--app-dir", str(Path(__file__).parent), self._app,
             "--port", str(self._port), "--log-level", "error", *self._arguments, env=inherited | settings,
         )  # fmt: skip
         async with aiohttp.ClientSession() as session:

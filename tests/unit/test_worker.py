@@ -8,7 +8,7 @@ import logging
 import random
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -118,15 +118,16 @@ class Bench:
             concurrency=concurrency, threads=4, shutdown_grace_s=grace_s, cancel_grace_s=cancel_grace_s
         )
         executor = Executor(threads=settings.threads, clock=self.clock, rng=_Highest())
-        pump = ProgressPump(self.backend, self._hear, per_s=progress_per_s)
+        self.backend.on_progress = self._hear
+        pump = ProgressPump(self.backend, per_s=progress_per_s)
         self.worker = Worker(
             self.backend, self.registry, settings, executor=executor, pump=pump, in_memory=InMemoryJobs(),
             clock=self.clock,
         )  # fmt: skip
         return self.worker
 
-    def _hear(self, event: Event) -> None:
-        self.published.append(event)
+    def _hear(self, events: Sequence[Event]) -> None:
+        self.published += events
         self.heard.set()
 
     def task(self, function: Callable[..., Any], *, retries: int = 0, timeout: float | None = None) -> str:

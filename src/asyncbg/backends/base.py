@@ -68,15 +68,31 @@ class LogPosition:
     last_seq: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What there is to follow of what other processes do: the end of the log, and progress, which is not in it.
+
+    ``running`` and ``ended`` are progress events of jobs that ran elsewhere: the latest of each whose progress was
+    reported after the report that was asked for, by whether the attempt still ran when ``last_seq`` was read.
+    """
+
+    last_seq: int
+    last_report: int
+    running: Sequence[Event]
+    ended: Sequence[Event]
+
+
 class Backend(Protocol):
     """A durable store of jobs and their events. Every change of a job and its event are one transaction.
 
     ``on_commit`` is called on the event loop with the events of each commit, in the order of ``seq``, before the
-    callers that wait for that commit go on.
+    callers that wait for that commit go on. ``on_progress`` is called before it, with the latest progress of each job
+    that the commit has kept: of an attempt that has lost its lease nothing is kept, and nothing told.
     """
 
     epoch: str
     on_commit: Callable[[Sequence[Event]], None]
+    on_progress: Callable[[Sequence[Event]], None]
 
     @property
     def place(self) -> str:
@@ -192,6 +208,10 @@ class Backend(Protocol):
 
     async def position(self) -> LogPosition:
         """Which part of the log there is."""
+        ...
+
+    async def tail(self, *, after_report: int | None) -> Tail:
+        """Where the log is now, and the progress that others have reported after ``after_report`` (None: none)."""
         ...
 
     async def counts(self) -> Mapping[JobState, int]:

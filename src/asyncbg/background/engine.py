@@ -73,6 +73,7 @@ class Engine:
         )  # fmt: skip
         self._relay = EventRelay(self.backend, self.bus, backlog, self._runner)
         self.backend.on_commit = self._relay.committed
+        self.backend.on_progress = self._relay.progressed
         self.control = JobControl(self.backend, self.bus, self._runner, in_memory)
         self.enqueuer = Enqueuer(
             self.backend, self.registry, self.control, runner=self._runner, executor=self.executor,

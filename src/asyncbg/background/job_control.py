@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from asyncbg.backends.base import Backend
 from asyncbg.bus import EventBus, Subscription
+from asyncbg.context import CurrentJob
 from asyncbg.errors import JobNotFoundError
 from asyncbg.event import Event, EventFilter
 from asyncbg.job import LONGEST_MESSAGE, JobRecord, JobState, told_of
@@ -34,7 +35,7 @@ class JobControl:
         if record is None:
             raise JobNotFoundError(job_id)
         running = self._runner.worker.job(job_id) if self._runner.worker is not None else None
-        if running is not None and running.progress is not None and record.state is JobState.RUNNING:
+        if running is not None and running.progress is not None and _is_attempt_of(running, record):
             return replace(record, progress=running.shown_progress)
         return record
 
@@ -111,3 +112,8 @@ class JobControl:
     async def retry(self, job_id: str) -> JobState:
         """Queue a final job again; its history stays. Raises JobNotFoundError, JobStateError."""
         return await self._backend.retry(job_id)
+
+
+def _is_attempt_of(running: CurrentJob, record: JobRecord) -> bool:
+    """Whether what runs here is the attempt the store knows of; one that lost its lease says nothing of the job."""
+    return record.state is JobState.RUNNING and record.attempt == running.attempt

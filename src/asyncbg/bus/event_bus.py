@@ -14,7 +14,7 @@ from asyncbg.bus.final_wait import FinalWait, FinalWaits
 from asyncbg.bus.handler import Handler, Handlers
 from asyncbg.bus.subscription import Subscription, SubscriptionIndex
 from asyncbg.error_log import ErrorLog
-from asyncbg.event import Event, EventFilter
+from asyncbg.event import Event, EventFilter, EventType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,11 @@ class EventBus:
         self._waits.tell(events)
         self._subscriptions.tell(events)
         self._handlers.tell(events)
+
+    @property
+    def wants_progress(self) -> bool:
+        """Whether anybody here may want the progress of jobs."""
+        return not self._subscriptions.is_empty or self._handlers.want(EventType.PROGRESS.value)
 
     def subscribe(self, wanted: EventFilter) -> Subscription:
         """Collect from now on what ``wanted`` matches."""

@@ -112,6 +112,10 @@ class Handlers:
         """How often a handler has raised."""
         return sum(queue.errors for queue in self._queues)
 
+    def want(self, event_type: str) -> bool:
+        """Whether any handler takes events of this type."""
+        return any(queue.wants(event_type) for queue in self._queues)
+
     def add(self, event_type: str, handler: Handler, *, task: str | None) -> None:
         """Call ``handler`` with every event of ``event_type`` and ``task``."""
         queue = _HandlerQueue(event_type, handler, task, self._limit, self._errors)

@@ -144,6 +144,11 @@ class SubscriptionIndex:
         """How many subscriptions there are."""
         return sum(len(group.members) for group in self._groups.values())
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has subscribed."""
+        return not self._groups
+
     def reopen(self) -> None:
         """Take subscriptions again after :meth:`drain`."""
         self._is_drained = False

@@ -1,15 +1,13 @@
-"""The progress pump: takes a running job's reports, coalesces them, publishes and keeps the latest."""
+"""The progress pump: takes a running job's reports, coalesces them and has the latest kept, which publishes it."""
 
 import asyncio
 import json
 import logging
-from collections.abc import Callable
 from typing import SupportsFloat
 
 from asyncbg.backends.base import Backend
 from asyncbg.context import CurrentJob
 from asyncbg.errors import AsyncBGError, NotRunningError
-from asyncbg.event import Event, EventType
 from asyncbg.job import ProgressValue
 
 logger = logging.getLogger("asyncbg")
@@ -18,13 +16,13 @@ logger = logging.getLogger("asyncbg")
 class ProgressPump:
     """Passes on at most ``per_s`` reports a second for each job: the first at once, the latest of each period after.
 
-    The value is published on the bus first and kept on the job by the next group commit.
+    The value is kept on the job by the next group commit, which tells the bus of it: so nothing is published of an
+    attempt that has lost its lease.
     """
 
-    def __init__(self, backend: Backend, publish: Callable[[Event], None], *, per_s: float) -> None:
-        """Report to ``publish`` and ``backend``."""
+    def __init__(self, backend: Backend, *, per_s: float) -> None:
+        """Report to ``backend``."""
         self._backend = backend
-        self._publish = publish
         self._period_s = 1 / per_s
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -38,14 +36,10 @@ class ProgressPump:
             loop.call_at(due_s, self._pass_on, job)
 
     def take(self, job: CurrentJob) -> str | None:
-        """The job's last progress as JSON if it ever reported, published now if it was not; the attempt is over."""
-        was_changed, job.changed = job.changed, True  # nothing is passed on after the end
-        job.reported_s = float("inf")
-        if job.progress is None:
-            return None
-        if was_changed:
-            self._announce(job)
-        return _as_json(job.shown_progress or job.progress)
+        """The job's last progress as JSON if it ever reported; the attempt is over."""
+        job.changed, job.reported_s = True, float("inf")  # nothing is passed on after the end
+        progress = job.shown_progress
+        return None if progress is None else _as_json(progress)
 
     async def publish(self, job: CurrentJob, event_type: str, data: str) -> None:
         """Store and publish an event of the task's own. Raises NotRunningError where the lease has lapsed."""
@@ -58,30 +52,18 @@ class ProgressPump:
             await asyncio.wait(self._writes)
 
     def _pass_on(self, job: CurrentJob) -> None:
-        if not job.changed or job.reported_s == float("inf"):
+        progress = job.shown_progress
+        if progress is None or not job.changed or job.reported_s == float("inf"):
             return
-        self._announce(job)
         job.changed = False
         job.reported_s = asyncio.get_running_loop().time()
-        task = asyncio.create_task(self._keep(job), name=f"asyncbg-progress-{job.id}")
+        task = asyncio.create_task(self._keep(job, _as_json(progress)), name=f"asyncbg-progress-{job.id}")
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
-    def _announce(self, job: CurrentJob) -> None:
-        if job.progress is not None:
-            lease = job.lease
-            text = _as_json(job.shown_progress or job.progress)
-            self._publish(
-                Event(0, EventType.PROGRESS.value, job.now_ms(), lease.id, lease.task, lease.batch, lease.owner,
-                      lease.attempt, text)
-            )  # fmt: skip
-
-    async def _keep(self, job: CurrentJob) -> None:
-        progress = job.shown_progress
-        if progress is None:
-            return
+    async def _keep(self, job: CurrentJob, progress: str) -> None:
         try:
-            await self._backend.report(job.lease, _as_json(progress))
+            await self._backend.report(job.lease, progress)
         except AsyncBGError as error:
             logger.warning("the progress of job %s is not kept: %s", job.id, error)
 

@@ -88,7 +88,7 @@ class Runner:
     def start(self, loops: Callable[[Worker], Mapping[str, Loop]]) -> None:
         """Run jobs; ``loops`` gives what goes on by itself until :meth:`stop`, by name."""
         runner = self._settings.runner
-        self._pump = ProgressPump(self._backend, self._publish, per_s=self._settings.stream.progress_per_s)
+        self._pump = ProgressPump(self._backend, per_s=self._settings.stream.progress_per_s)
         self.worker = Worker(
             self._backend, self._registry, runner, executor=self._executor, pump=self._pump, in_memory=self._in_memory,
             clock=self._clock, errors=self._errors,

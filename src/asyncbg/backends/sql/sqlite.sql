@@ -2,10 +2,10 @@
 -- as one row of JSON and written by one statement of many rows ({rows} stands for its placeholders).
 
 -- name: read_log
-SELECT epoch, seq, n, purged FROM log
+SELECT epoch, seq, n, purged, reports FROM log
 
 -- name: start_log
-INSERT INTO log VALUES (1, :epoch, 0, 0, 0, :wall_offset)
+INSERT INTO log (one, epoch, seq, n, purged, wall_offset) VALUES (1, :epoch, 0, 0, 0, :wall_offset)
 ON CONFLICT (one) DO UPDATE SET wall_offset = excluded.wall_offset
 
 -- name: read_wall_offset
@@ -23,7 +23,15 @@ WHERE absolute = 0 AND n IN (
 )
 
 -- name: write_log
-UPDATE log SET seq = ?, n = ?
+UPDATE log SET seq = ?, n = ?, reports = ?
+
+-- name: read_tail
+-- In one statement, so of one state of the database: where the log is, and the jobs whose progress other places have
+-- reported since. The index holds them in the order of their reports, so only what is new is read.
+SELECT json_array(seq, reports, json((
+    SELECT json_group_array(json_array(id, task, batch, owner, attempt, progress, state = 'running'))
+    FROM job WHERE reported > :after AND place IS NOT :place
+))) FROM log
 
 -- name: insert_jobs
 INSERT INTO job (n, id, task, queue, owner, batch, tags, state, priority, durable, at_most_once, stop_on_failure,
@@ -117,25 +125,28 @@ SELECT json_group_array(json_array(-priority, n)) FROM (
 
 -- name: claim_jobs
 UPDATE job SET state = 'running', attempt = attempt + 1, token = :token, lease_until = :lease_until, place = :place,
-               started_at = coalesce(started_at, :now_ms)
+               started_at = coalesce(started_at, :now_ms), reported = NULL
 WHERE n IN (SELECT value FROM json_each(:ns)) AND state = 'queued'
 
 -- name: live_leases
--- Those of the given [n, token] that still hold, with the reason of a requested cancel; and whether any job waits.
-SELECT json_group_array(json_array(job.n, job.token, job.cancel_reason)),
+-- Those of the given [n, token] that still hold, with the reason of a requested cancel and the progress; and whether any
+-- job waits.
+SELECT json_group_array(json_array(job.n, job.token, job.cancel_reason, job.progress)),
        EXISTS (SELECT 1 FROM job_count WHERE state = 'waiting' AND many > 0)
 FROM json_each(:pairs) v
 JOIN job ON job.n = v.value->>0
 WHERE job.state = 'running' AND job.token = v.value->>1
 
 -- name: settle_jobs
-WITH ended (n, state, run_at, finished_at, result, error_type, error_message, progress, attempt, cancel_reason) AS (
+WITH ended (n, state, run_at, finished_at, result, error_type, error_message, progress, attempt, cancel_reason,
+            reported) AS (
     VALUES {rows}
 )
 UPDATE job SET state = ended.state, run_at = coalesce(ended.run_at, job.run_at),
                absolute = CASE WHEN ended.run_at IS NULL THEN absolute ELSE 0 END, finished_at = ended.finished_at,
                result = ended.result, error_type = ended.error_type, error_message = ended.error_message,
                progress = coalesce(ended.progress, job.progress), attempt = ended.attempt,
+               reported = coalesce(ended.reported, job.reported),
                cancel_reason = ended.cancel_reason, token = NULL, lease_until = NULL
 FROM ended WHERE job.n = ended.n
 
@@ -165,12 +176,12 @@ UPDATE job SET cancel_reason = :reason WHERE n = :n AND state = 'running' AND ca
 -- name: retry_job
 -- The attempts made stay counted; as many more are allowed as the first time.
 UPDATE job SET state = 'queued', max_attempts = attempt + 1 + retries, crashes = 0, finished_at = NULL, result = NULL,
-               error_type = NULL, error_message = NULL, cancel_reason = NULL, progress = NULL, run_at = :now_ms,
+               error_type = NULL, error_message = NULL, cancel_reason = NULL, progress = NULL, reported = NULL, run_at = :now_ms,
                started_at = NULL
 WHERE n = :n AND state IN ('succeeded', 'failed', 'cancelled')
 
 -- name: report_progress
-UPDATE job SET progress = v.value->>2
+UPDATE job SET progress = v.value->>2, reported = :report
 FROM json_each(:reports) v
 WHERE job.n = v.value->>0 AND job.token = v.value->>1 AND job.state = 'running'
 

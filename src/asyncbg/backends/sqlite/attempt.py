@@ -9,11 +9,11 @@ from asyncbg.backends.base import Claimed, Settlement
 from asyncbg.backends.place import Place
 from asyncbg.backends.sealed import opened_lease, sealed_settlement
 from asyncbg.backends.sqlite.batch import queue, release_next
-from asyncbg.backends.sqlite.log import tell
+from asyncbg.backends.sqlite.log import Log, tell
 from asyncbg.backends.sqlite.statement import SQL, insert_rows, read_json
 from asyncbg.clock import Clock
 from asyncbg.database import Transaction
-from asyncbg.event import EventType, dump
+from asyncbg.event import Event, EventType, dump
 from asyncbg.ids import random_token
 from asyncbg.job import Cancelled, Done, Failed, JobState, Lease, Released, Retry
 from asyncbg.seal import Seal
@@ -23,7 +23,7 @@ _QUEUED, _SCHEDULED = JobState.QUEUED.value, JobState.SCHEDULED.value
 _SUCCEEDED, _FAILED, _CANCELLED = JobState.SUCCEEDED.value, JobState.FAILED.value, JobState.CANCELLED.value
 _JOB_QUEUED, _JOB_STARTED, _JOB_RETRYING = EventType.QUEUED.value, EventType.STARTED.value, EventType.RETRYING.value
 _JOB_SUCCEEDED, _JOB_FAILED = EventType.SUCCEEDED.value, EventType.FAILED.value
-_JOB_CANCELLED = EventType.CANCELLED.value
+_JOB_CANCELLED, _JOB_PROGRESS = EventType.CANCELLED.value, EventType.PROGRESS.value
 
 _READ_READY = SQL["read_ready"].replace("{ready}", SQL["find_ready"])
 _READ_CHOSEN = SQL["read_ready"].replace("{ready}", SQL["chosen"])
@@ -90,7 +90,7 @@ class AttemptLanes:
         now_ms = self._clock.now_ms()
         pairs = json.dumps([(item.lease.n, item.lease.token) for item in items])
         found, any_waiting = tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()
-        live = {(n, token): cancel_reason for n, token, cancel_reason in json.loads(found)}
+        live = {(n, token): (cancel_reason, progress) for n, token, cancel_reason, progress in json.loads(found)}
         values: list[Any] = []
         told: list[tuple[Any, ...]] = []
         ended: list[tuple[str, bool]] = []
@@ -103,13 +103,15 @@ class AttemptLanes:
                 continue
             if self._seal.is_on:
                 item = sealed_settlement(item, self._seal)  # noqa: PLW2901 - from here on as it is stored
-            row, event_type, data = _verdict(item, live.pop(held), now_ms)
-            values += row
+            cancel_reason, progress = live.pop(held)
+            row, event_type, data = _verdict(item, cancel_reason, now_ms)
+            is_news = item.progress is not None and item.progress != progress
+            values += (*row, self._note_progress(tx, lease, item.progress, now_ms) if is_news else None)
             told.append((lease.n, event_type, now_ms, lease, lease.attempt, data))
             if any_waiting and row[3] is not None:
                 ended.append((lease.batch, bool(lease.stop_on_failure) and row[1] != _SUCCEEDED))
         if values:
-            insert_rows(tx, "settle_jobs", 10, values)
+            insert_rows(tx, "settle_jobs", 11, values)
             tell(tx, told)
             release_next(tx, ended, now_ms)
         return results
@@ -122,11 +124,22 @@ class AttemptLanes:
         return [running] * len(items)
 
     def report(self, tx: Transaction, items: list[tuple[Lease, str]]) -> list[bool]:
-        """Keep the latest progress of each job. False: the lease had lapsed."""
-        latest = {(lease.n, lease.token): (lease.n, lease.token, progress) for lease, progress in items}
+        """Keep the latest progress of each job, and note it for the bus. False: the lease had lapsed."""
         live = self._live(tx, [lease for lease, _ in items])
-        tx.connection.execute(SQL["report_progress"], {"reports": json.dumps(list(latest.values()))})
+        latest = {lease.n: (lease, progress) for lease, progress in items if (lease.n, lease.token) in live}
+        if latest:
+            now_ms = self._clock.now_ms()
+            report = max(self._note_progress(tx, lease, progress, now_ms) for lease, progress in latest.values())
+            reports = json.dumps([(lease.n, lease.token, progress) for lease, progress in latest.values()])
+            tx.connection.execute(SQL["report_progress"], {"reports": reports, "report": report})
         return [(lease.n, lease.token) in live for lease, _ in items]
+
+    def _note_progress(self, tx: Transaction, lease: Lease, progress: str | None, now_ms: int) -> int:
+        """Note a job's new progress for the bus; returns the number of the report, for those who follow elsewhere."""
+        tx.notes.append(
+            Event(0, _JOB_PROGRESS, now_ms, lease.id, lease.task, lease.batch, lease.owner, lease.attempt, progress)
+        )
+        return Log.of(tx).next_report()
 
     def record(self, tx: Transaction, items: list[tuple[Lease, str, str]]) -> list[bool]:
         """Store events of the tasks' own. False: the lease had lapsed."""
@@ -145,7 +158,7 @@ class AttemptLanes:
     def _live(self, tx: Transaction, leases: list[Lease]) -> set[tuple[int, int]]:
         pairs = json.dumps([(lease.n, lease.token) for lease in leases])
         found = json.loads(tx.connection.execute(SQL["live_leases"], {"pairs": pairs}).fetchone()[0])
-        return {(n, token) for n, token, _ in found}
+        return {(n, token) for n, token, _, _ in found}
 
 
 def _verdict(item: Settlement, cancel_reason: str | None, now_ms: int) -> tuple[tuple[Any, ...], str, str | None]:

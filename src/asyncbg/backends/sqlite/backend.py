@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import aiosqlite
 
-from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement, TaskCount
+from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement, Tail, TaskCount
 from asyncbg.backends.joined import join
 from asyncbg.backends.place import Place
 from asyncbg.backends.sealed import digested_job, opened, use_lookup
@@ -25,6 +25,7 @@ from asyncbg.backends.sqlite.read import (
     find_events,
     find_record,
     find_records,
+    read_tail,
 )
 from asyncbg.backends.sqlite.rescue import SLICE, RescueLane
 from asyncbg.backends.sqlite.schedule import ScheduleLane, remember_slots
@@ -38,7 +39,7 @@ from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobRecord, JobState, Lease, NewJob
 from asyncbg.seal import Seal
 
-MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4, 5))
+MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4, 5, 6))
 
 _MOST_WAITING = 10_000
 _STALL_S = 0.5
@@ -54,6 +55,7 @@ class SQLiteBackend:
         self.seal = seal or Seal()
         self.epoch = ""
         self.on_commit: Callable[[Sequence[Event]], None] = lambda events: None
+        self.on_progress: Callable[[Sequence[Event]], None] = lambda events: None
         self._place = Place(None if database.path == MEMORY else Path(database.path))
         database.after_commit = self._after_commit
         self._enqueues = EnqueueLanes(self.seal)
@@ -111,6 +113,9 @@ class SQLiteBackend:
         return str(connection.execute(SQL["read_log"]).fetchone()[0])
 
     def _after_commit(self, notes: list[Any]) -> None:
+        if progress := [event for event in notes if not event.seq]:
+            self.on_progress(progress)
+            notes = [event for event in notes if event.seq]
         if notes:
             self.on_commit(notes)
 
@@ -250,8 +255,13 @@ class SQLiteBackend:
 
     async def position(self) -> LogPosition:
         """Which part of the log there is."""
-        _, seq, _, purged = await self.database.read(lambda connection: connection.execute(SQL["read_log"]).fetchone())
-        return LogPosition(purged + 1, seq)
+        log = await self.database.read(lambda connection: connection.execute(SQL["read_log"]).fetchone())
+        return LogPosition(first_seq=log[3] + 1, last_seq=log[1])
+
+    async def tail(self, *, after_report: int | None) -> Tail:
+        """Where the log is now, and the progress that other places have reported after ``after_report``."""
+        place, now_ms = self.place, self.clock.now_ms()
+        return await self.database.read(lambda connection: read_tail(connection, after_report, place, now_ms))
 
     async def counts(self) -> Mapping[JobState, int]:
         """How many jobs are in each state that is not final."""

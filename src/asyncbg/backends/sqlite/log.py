@@ -26,11 +26,17 @@ class Log:
 
     def __init__(self, tx: Transaction) -> None:
         """Read where the log is."""
-        self.epoch, self.seq, self.n, _ = tx.connection.execute(SQL["read_log"]).fetchone()
+        self.epoch, self.seq, self.n, _, reports = tx.connection.execute(SQL["read_log"]).fetchone()
+        self.reports: int = reports
 
     def __call__(self, tx: Transaction) -> None:
         """Write back where it is now."""
-        tx.connection.execute(SQL["write_log"], (self.seq, self.n))
+        tx.connection.execute(SQL["write_log"], (self.seq, self.n, self.reports))
+
+    def next_report(self) -> int:
+        """The number of a change of progress."""
+        self.reports += 1
+        return self.reports
 
     @staticmethod
     def of(tx: Transaction) -> "Log":

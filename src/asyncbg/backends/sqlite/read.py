@@ -5,14 +5,15 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from asyncbg.backends.base import JobQuery, TaskCount
+from asyncbg.backends.base import JobQuery, Tail, TaskCount
 from asyncbg.backends.sqlite.statement import SQL, read_json
-from asyncbg.event import Event, EventFilter
+from asyncbg.event import Event, EventFilter, EventType
 from asyncbg.job import FINAL_STATES, JobError, JobRecord, JobState, ProgressValue
 from asyncbg.json_text import load_json
 
 _SCAN = 50_000
 """Events that one read looks at: some 4 ms, so that a rare filter goes through a long log in few hops."""
+_NO_REPORT = 2**62
 _RECORD_COLUMNS = (
     "n, id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, created_at, "
     "run_at, started_at, finished_at, args, personal, progress, result, error_type, error_message, cancel_reason"
@@ -139,6 +140,17 @@ def find_events(
     found = json.loads(connection.execute(statement, (after_seq, reach, *values, limit)).fetchone()[0])
     events = [Event(*row) for row in found]
     return events, events[-1].seq if len(events) == limit else max(reach, after_seq)
+
+
+def read_tail(connection: sqlite3.Connection, after_report: int | None, place: str, now_ms: int) -> Tail:
+    """Where the log is, and the latest progress of the jobs that another place has reported on since."""
+    after = _NO_REPORT if after_report is None else after_report
+    seq, report, found = read_json(connection, "read_tail", {"after": after, "place": place})
+    told: dict[bool, list[Event]] = {True: [], False: []}
+    for job_id, task, batch, owner, attempt, progress, is_running in found:
+        event = Event(0, EventType.PROGRESS.value, now_ms, job_id, task, batch, owner, attempt, progress)
+        told[bool(is_running)].append(event)
+    return Tail(last_seq=seq, last_report=report, running=told[True], ended=told[False])
 
 
 def _of_types(types: Collection[str]) -> tuple[str, list[str]]:

@@ -10,7 +10,7 @@ from asyncbg.database import Transaction
 
 SQL = load_statements("sqlite.sql")
 
-_PLACEHOLDERS = {width: "(" + ",".join("?" * width) + ")" for width in (6, 10, 23)}
+_PLACEHOLDERS = {width: "(" + ",".join("?" * width) + ")" for width in (6, 11, 23)}
 _LARGEST_CHUNK = 512
 
 
