@@ -103,14 +103,15 @@ class Jobs(RuleBasedStateMachine):
         self.open_at(0)
 
     def open_at(self, number: int) -> None:
-        """A process starts; what ran at the place it takes is lost to its former holder."""
+        """A process starts; what ran at the place it takes, or at any other whose holder is gone, is taken up."""
         backend = SQLiteBackend(Database(str(self.path), readers=1), clock=self.clock)
         backend.on_commit = self.told.extend
         self.do(backend.open())
         self.places[number] = backend
         self.beats.pop(backend.place, None)
         self.doubts.pop(backend.place, None)
-        self.forget(lambda name, until_ms: name == backend.place or self.has_lapsed(name, until_ms))
+        alive = {other.place for other in self.places.values()} - {backend.place}
+        self.forget(lambda name, until_ms: name not in alive or self.has_lapsed(name, until_ms))
 
     @precondition(lambda self: len(self.places) < PLACES)
     @rule()
