@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from asyncbg.errors import ErrorItem
 from asyncbg.plain_text import is_one_line, is_storable
 from asyncbg.redact import Personal
+from asyncbg.services.egress import MAX_URL_LENGTH
 from asyncbg.services.mail_address import AddressError, MailAddress
 
 MAX_TEXT_BYTES = 1024 * 1024
@@ -69,7 +70,7 @@ EmailAddress = Annotated[str, StringConstraints(max_length=320), AfterValidator(
 Line = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_line)]
 Message = Annotated[str, StringConstraints(min_length=1, max_length=4_096), AfterValidator(_text)]
 LongText = Annotated[str, StringConstraints(max_length=MAX_TEXT_BYTES), AfterValidator(_long_text)]
-UrlText = Annotated[str, StringConstraints(min_length=1, max_length=2_048), AfterValidator(_text)]
+UrlText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_LENGTH), AfterValidator(_text)]
 UserNumber = Annotated[int, Field(ge=1, le=2**63 - 1)]
 UserId = Annotated[
     UserNumber,

@@ -13,11 +13,11 @@ from yarl import URL
 
 from asyncbg.errors import FinalError, SettingsError
 from asyncbg.services.special_address import Address, Verdict, embedded, special_block
+from asyncbg.services.url_text import UrlText
 
 AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 
-MAX_URL_LENGTH = 2048
-_USERINFO = re.compile(r"[^/?#]*//[^/?#]*@")
+MAX_URL_LENGTH = 8_000
 _MAX_NAME_LENGTH = 253
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label of this form makes the host an IPv4 address (WHATWG URL)
@@ -113,24 +113,30 @@ class EgressPolicy:
 
 
 def _parse(url: str) -> URL:
-    """A URL whose scheme, host, port and characters are sound."""
+    """A URL whose scheme, host, port and characters are sound.
+
+    Only the host is made uniform. Path and query stay as they are written, but for what is not legal in a URL: a
+    signature may cover each of their bytes, and ``%2F`` and ``/`` are not the same (RFC 3986, 2.2). They go into yarl's
+    path as one, since it drops the mark of an empty query.
+    """
     if len(url) > MAX_URL_LENGTH:
         raise BadUrlError(f"the URL is longer than {MAX_URL_LENGTH} characters")
     if _BLANK_OR_CONTROL.search(url):
         raise BadUrlError("the URL holds a blank, a backslash or a control character; percent-encode it")
     try:
-        parsed = URL(url)
+        text = UrlText.split(url).quoted()
+        origin = URL(f"{text.scheme}://{text.authority or ''}")
     except (ValueError, IndexError):  # of yarl, for brackets before an @ and nothing after it
         raise BadUrlError("the URL is malformed; its form is https://host:port/path?query") from None
-    if parsed.scheme not in ("http", "https"):
+    if text.scheme not in ("http", "https"):
         raise BadUrlError("the URL's scheme is not http or https")
-    if _USERINFO.match(url):  # looked for in the text: an empty one is gone from what was parsed
+    if "@" in (text.authority or ""):
         raise BadUrlError("the URL carries a user name or password; leave them out")
-    if not parsed.raw_host:
+    if not origin.raw_host:
         raise BadUrlError("the URL has no host; its form is https://host:port/path?query")
-    if not parsed.port:
+    if not origin.port:
         raise BadUrlError("the URL's port is not between 1 and 65535")
-    return parsed.with_fragment(None)
+    return URL.build(scheme=origin.scheme, authority=origin.raw_authority, path=text.target, encoded=True)
 
 
 def _host(url: URL) -> Address | str:

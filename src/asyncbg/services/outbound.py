@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import re
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -16,13 +15,17 @@ import aiohttp
 import anyio
 import anyio.to_thread
 from aiohttp.abc import AbstractResolver
+from anyio.lowlevel import checkpoint
 from pydantic import SecretStr
 from yarl import URL
 
 from asyncbg.clock import Clock
 from asyncbg.errors import AsyncBGError, NotRunningError, SettingsError
+from asyncbg.services.content_coding import ASKED, CodingError, Decoder
 from asyncbg.services.egress import BadUrlError, EgressPolicy
 from asyncbg.services.outbound_error import (
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
     FetchError,
     FetchRejectedError,
     NotJsonError,
@@ -33,6 +36,7 @@ from asyncbg.services.outbound_error import (
     WebhookRejectedError,
     raise_ours,
 )
+from asyncbg.services.url_text import UrlText
 from asyncbg.settings import OutboundSettings
 from asyncbg.signing import (
     ID_HEADER,
@@ -45,9 +49,8 @@ from asyncbg.signing import (
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _RETRYABLE_4XX = frozenset({408, 429})
-_CODINGS = ("gzip", "deflate")
+_CUT_TOKEN_LENGTH = 6
 _CHUNK_BYTES = 65_536
 _PARSE_IN_LOOP_BYTES = 65_536
 _MAX_RETRY_AFTER_S = 86_400.0
@@ -98,7 +101,11 @@ class Outbound:
                 ssl=_trust(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": ", ".join(_CODINGS)},
+            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": ", ".join(ASKED)},
+            auto_decompress=False,  # so that a body that is cut off is told from a whole one
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None),  # the deadline is ours, over all hops
             trust_env=False,
         )
@@ -179,8 +186,8 @@ class Outbound:
 
     def _next_hop(self, answer: aiohttp.ClientResponse) -> URL:
         """Where a redirect leads, checked like the first URL; never from https to http."""
-        location = answer.headers.get("Location", "")
-        if not location:
+        location = next((value for name, value in answer.raw_headers if name.lower() == b"location"), b"")
+        if not location.strip():
             raise FetchRejectedError(f"{answer.url.origin()} redirects to nowhere", status=answer.status)
         target = self._policy.check_url(_absolute(answer.url, location))
         if answer.url.scheme == "https" and target.scheme != "https":
@@ -190,20 +197,34 @@ class Outbound:
     async def _read(self, answer: aiohttp.ClientResponse) -> Fetched:
         """The body as JSON, with decoded bytes counted as they come."""
         self._check_status(answer, FetchError, final=FetchRejectedError)
-        if answer.headers.get("Content-Encoding", "").strip().lower() not in {*_CODINGS, "identity", ""}:
-            unasked = "sent its answer in a coding that was not asked for"
-            raise FetchRejectedError(f"{answer.url.origin()} {unasked}", status=answer.status)
-        body = bytearray()
-        async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
-            body += chunk
-            if len(body) > self._settings.max_bytes:
-                limit = f"more than {self._settings.max_bytes} bytes (ASYNCBG_OUTBOUND__MAX_BYTES)"
-                raise TooLargeError(f"{answer.url.origin()} sent {limit}", status=answer.status)
+        if answer.status in (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT):
+            raise NotJsonError(f"{answer.url.origin()} answered {answer.status}, without content", status=answer.status)
+        body = await self._body(answer)
         try:
-            value = await _parsed(bytes(body))
-        except (ValueError, RecursionError):
+            value = await _parsed(body)
+        except (ValueError, RecursionError) as error:
+            if _ends_early(answer, body, error):
+                raise FetchError(f"{answer.url.origin()} sent JSON that is cut off", status=answer.status) from None
             raise NotJsonError(f"{answer.url.origin()} did not answer with JSON", status=answer.status) from None
         return Fetched(value, answer.status, len(body))
+
+    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
+        """The decoded body. Raises TooLargeError, and FetchError or its final kind for what cannot be decoded."""
+        origin, body = answer.url.origin(), bytearray()
+        try:
+            decoder = Decoder(answer.headers.getall("Content-Encoding", ()), max_bytes=self._settings.max_bytes)
+            async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+                for piece in decoder.feed(chunk):
+                    body += piece
+                    if len(body) > self._settings.max_bytes:
+                        limit = f"more than {self._settings.max_bytes} bytes (ASYNCBG_OUTBOUND__MAX_BYTES)"
+                        raise TooLargeError(f"{origin} sent {limit}", status=answer.status)
+                    await checkpoint()
+            decoder.finish()
+        except CodingError as error:
+            kind = FetchRejectedError if error.is_final else FetchError
+            raise kind(f"{origin} {error}", status=answer.status) from None
+        return bytes(body)
 
     def _check_status(
         self, answer: aiohttp.ClientResponse, error: type[OutboundError], *, final: type[OutboundError]
@@ -244,16 +265,25 @@ def _signer(secret: SecretStr | None) -> WebhookSigner | None:
         raise SettingsError(f"ASYNCBG_OUTBOUND__WEBHOOK_SECRET: {error}; correct it") from None
 
 
-def _absolute(base: URL, location: str) -> str:
-    """A Location as a whole URL. One that names a host stays as it is written: parsing it would mend what is wrong."""
-    if location.startswith("//"):
-        return f"{base.scheme}:{location}"
-    if _HAS_SCHEME.match(location):
-        return location
+def _absolute(base: URL, location: bytes) -> str:
+    """A Location as a whole URL, its bytes as they are. Raises BadUrlError."""
     try:
-        return str(base.join(URL(location)))
-    except ValueError:
+        reference = UrlText.of_location(location)
+    except UnicodeDecodeError:
         raise BadUrlError(f"{base.origin()} redirects to a malformed URL") from None
+    return str(UrlText.split(str(base)).resolve(reference))
+
+
+def _ends_early(answer: aiohttp.ClientResponse, body: bytes, error: Exception) -> bool:
+    """Whether JSON that does not parse was cut off: only the end of the connection says where such a body ends."""
+    if "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers:
+        return False
+    if isinstance(error, UnicodeDecodeError):
+        return error.end == len(body)
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    is_begun = error.doc.lstrip()[:1] in ("", "[", "{", '"')
+    return is_begun and ("Unterminated" in error.msg or len(error.doc) - error.pos <= _CUT_TOKEN_LENGTH)
 
 
 @contextmanager

@@ -9,6 +9,9 @@ from yarl import URL
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.services.egress import BadUrlError, EgressRefusedError
 
+MAX_HEADER_BYTES, MAX_HEADERS = 65_536, 256
+"""How large the headers of an answer may be, and how many."""
+
 
 class OutboundError(AsyncBGError):
     """A request did not succeed. ``status`` is the answer's, if one came; ``retry_after_s`` what it asked for."""
@@ -67,9 +70,20 @@ def raise_ours(cause: Exception, url: URL, error: type[OutboundError]) -> NoRetu
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             said = f"{origin} closed the connection before its answer was complete"
         case aiohttp.ClientPayloadError():
-            said = f"{origin} sent a body that is cut off or cannot be decoded"
+            said = f"{origin} sent a body that is cut off"
         case aiohttp.ClientResponseError():
-            said = f"{origin} did not answer in HTTP"
+            said = f"{origin} {_unreadable(cause)}"
         case _:
             said = f"the request to {origin} failed ({type(cause).__name__})"
     raise error(said) from None  # the cause may quote the whole URL
+
+
+def _unreadable(cause: aiohttp.ClientResponseError) -> str:
+    """Why the client could not read the head of an answer. Its own words may quote headers."""
+    if "Got more than" in cause.message:
+        return f"answered with a header over {MAX_HEADER_BYTES // 1024} KiB"
+    if "Too many headers" in cause.message:
+        return f"answered with more than {MAX_HEADERS} headers"
+    if "Expected HTTP" in cause.message:
+        return "did not answer in HTTP"
+    return "answered in malformed HTTP"

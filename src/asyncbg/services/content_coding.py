@@ -1,0 +1,117 @@
+"""Undoing the codings of an HTTP body (RFC 9110, 8.4) in bounded pieces, and telling a whole body from one cut off."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+ASKED = ("gzip", "deflate")
+_UNDECODED = frozenset(
+    {"br", "zstd", "compress", "x-compress", "dcb", "dcz", "aes128gcm", "exi", "pack200-gzip", "bzip2", "xz", "lzma"}
+)
+_PIECE_BYTES = 65_536
+_MAX_CODINGS = 4
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class CodingError(ValueError):
+    """The body cannot be decoded. ``is_final`` where the sender used a coding that was not asked for."""
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        """Say what its sender did."""
+        super().__init__(message)
+        self.is_final = is_final
+
+
+class CutOffError(CodingError):
+    """The body ends before its coding does."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("sent a compressed body that is cut off")
+
+
+class Decoder:
+    """Undoes the codings that ``Content-Encoding`` names, the last one first.
+
+    A name that is no coding (``utf-8``, ``none``, ``application/json``) changes nothing, as in browsers. Raises
+    CodingError for one that we cannot undo.
+    """
+
+    def __init__(self, content_encoding: Sequence[str], *, max_bytes: int) -> None:
+        """Take the header's values; ``max_bytes`` bounds what any coding in the row may decode to."""
+        names = [name.strip().lower() for value in content_encoding for name in value.split(",")]
+        if found := next((name for name in names if name in _UNDECODED), None):
+            raise CodingError(f"sent its answer in the coding {found}, which was not asked for", is_final=True)
+        codings = [name.removeprefix("x-") for name in names if name.removeprefix("x-") in ASKED]
+        if len(codings) > _MAX_CODINGS:
+            raise CodingError(f"sent its answer in more than {_MAX_CODINGS} codings", is_final=True)
+        self._stages = [_Inflater(name, max_bytes) for name in reversed(codings)]
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The next pieces of the decoded body. Raises CodingError."""
+        pieces: Iterator[bytes] = iter((data,))
+        for stage in self._stages:
+            pieces = stage.inflated(pieces)
+        return pieces
+
+    def finish(self) -> None:
+        """Raise CutOffError if more should have come."""
+        if not all(stage.is_whole for stage in self._stages):
+            raise CutOffError
+
+
+class _Inflater:
+    """One coding undone: gzip with any number of members and whatever padding behind them, or deflate.
+
+    "deflate" is zlib's format (RFC 9110, 8.4.1.2), and the bare one of some servers.
+    """
+
+    def __init__(self, name: str, max_bytes: int) -> None:
+        self._name = name
+        self._left = max_bytes + _PIECE_BYTES
+        self._member: zlib._Decompress | None = None
+        self._held = b""
+        self._members = 0
+        self._is_over = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no member is open; so it is where nothing came at all."""
+        return self._member is None
+
+    def inflated(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The decoded pieces of the pieces."""
+        for piece in pieces:
+            data, self._held = self._held + piece, b""
+            while data and not self._is_over:
+                member = self._member or self._begin(data)
+                if member is None:
+                    break
+                yield from self._step(member, data)
+                data = member.unused_data if member.eof else member.unconsumed_tail
+
+    def _begin(self, data: bytes) -> "zlib._Decompress | None":
+        """The first member, or the next one of gzip; None where there is none, or its mark is not whole yet."""
+        if self._members == 0:
+            raw_or_zlib = 15 if data[0] & 0x0F == 8 else -15
+            self._member = zlib.decompressobj(31 if self._name == "gzip" else raw_or_zlib)
+        elif self._name == "gzip" and data.startswith(_GZIP_MAGIC):
+            self._member = zlib.decompressobj(31)
+        elif data == _GZIP_MAGIC[:1]:
+            self._held = data
+        else:
+            self._is_over = True  # padding, which gunzip and browsers ignore too
+        return self._member
+
+    def _step(self, member: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
+        """One bounded piece of what ``data`` decodes to."""
+        try:
+            piece = member.decompress(data, _PIECE_BYTES)
+        except zlib.error:
+            raise CodingError(f"sent a body that is not {self._name}, as its Content-Encoding says") from None
+        self._left -= len(piece)
+        if self._left < 0:
+            raise CodingError("sent a body that decodes to more than ASYNCBG_OUTBOUND__MAX_BYTES", is_final=True)
+        if member.eof:
+            self._member, self._members = None, self._members + 1
+        if piece:
+            yield piece
