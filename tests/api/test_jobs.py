@@ -258,18 +258,19 @@ async def test_a_member_out_of_its_bounds_is_refused(client: httpx.AsyncClient, 
         ('{"task":"greet","args":{"name":' + "[" * 100 + "]" * 100 + "}}", ["body", "args"]),
         ('{"task":"greet","delay_s":Infinity}', ["body", "delay_s"]),
         ('{"task":"\\ud800"}', ["body", "task"]),
-        ('{"task":', ["body", 8]),
         ("[]", ["body"]),
     ],
 )
 async def test_json_that_cannot_be_stored_is_refused(
     client: httpx.AsyncClient, text: str, where: list[str | int]
 ) -> None:
-    """422 for NUL, lone surrogates, numbers that are none, endless nesting and broken JSON."""
+    """422 for NUL, lone surrogates, numbers that are none and endless nesting."""
     assert where in locations(await send_raw(client, text.encode()))
 
 
-@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"task":"\xff"}', b'{"priority":' + b"9" * 5000 + b"}"])
+@pytest.mark.parametrize(
+    "body", [b'{"task":', b"[" * 200_000, b'{"task":"\xff"}', b'{"priority":' + b"9" * 5000 + b"}"]
+)
 async def test_a_body_that_cannot_be_read_is_a_client_error(client: httpx.AsyncClient, body: bytes) -> None:
     """Never a 500: 400 as a problem document."""
     answer = await send_raw(client, body)

@@ -112,7 +112,8 @@ async def test_every_route_refuses_a_compressed_body(make: Make, tmp_path: Path)
                 assert "Content-Encoding" in answer.json()["detail"]
         [jobs] = [operation.path for operation in routes if operation.path.endswith("/jobs")]
         for coding, body in (("gzip", b""), ("identity", b"{}")):
-            answer = await client.post(jobs, content=body, headers={"content-encoding": coding})
+            headers = {"content-type": "application/json", "content-encoding": coding}
+            answer = await client.post(jobs, content=body, headers=headers)
             assert answer.status_code == 422
 
 

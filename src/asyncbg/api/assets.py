@@ -47,9 +47,15 @@ class _Asset:
         return Response(self.body, headers=self.headers)
 
 
+class AssetRoute(ProblemRoute):
+    """The route of a file: pages put a version behind its name, to get past a cache."""
+
+    strict_query = False
+
+
 def assets_router() -> APIRouter:
     """The routes of the JavaScript client. They are no part of the API, so the OpenAPI document has none of them."""
-    router = APIRouter(route_class=ProblemRoute)
+    router = APIRouter(route_class=AssetRoute)
     for name in _MEDIA_TYPES:
         _serve(router, name)
     return router

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import QueryParams
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
@@ -39,6 +39,8 @@ _ENDED_DOCS: Final[dict[int | str, dict[str, Any]]] = {
 
 class TicketRequest(BaseModel):
     """Which stream a ticket is wanted for."""
+
+    model_config = ConfigDict(extra="forbid")
 
     path: str = Field(
         min_length=1,

@@ -5,11 +5,13 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Header, HTTPException, Path, Query, Request
+from fastapi import Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
+from asyncbg.api.problems import refuse_media_type
+from asyncbg.api.strict_query import reads_query
 from asyncbg.errors import ErrorItem
 from asyncbg.plain_text import is_one_line, is_storable
 from asyncbg.redact import Personal
@@ -93,13 +95,15 @@ TaskId = Annotated[TaskName, Path(description="a name you choose for the task", 
 def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
     """A dependency that reads ``model`` from the query, from a JSON object in the body, or from both.
 
-    A field may come twice only with the same value. Personal data belongs into the body: queries end up in access
-    logs. Answers 415 or 422 for what it cannot take.
+    A field may come in both only with the same value, and there are no others. Personal data belongs into the body:
+    queries end up in access logs. Answers 400, 415 or 422 for what it cannot take.
     """
 
+    @reads_query(model.model_fields)
     async def read(request: Request) -> Form:
         body = await _json_object(request)
-        query = _query(request, model)
+        query = dict(request.query_params)  # the route has refused what it does not know, and what is given twice
+        _refuse_unknown(model, body)
         _refuse_contradiction(model, query, body)
         try:
             return model.model_validate({**query, **body})
@@ -114,25 +118,12 @@ def refuse_input(loc: tuple[str, ...], msg: str, kind: str) -> RequestValidation
     return RequestValidationError([ErrorItem(loc=list(loc), msg=msg, type=kind)])
 
 
-def _query(request: Request, model: type[BaseModel]) -> dict[str, str]:
-    """The fields of ``model`` in the query; one given twice with two values is refused."""
-    found: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name not in model.model_fields:
-            continue
-        if found.setdefault(name, value) != value:
-            raise refuse_input(("query", name), "is given twice with different values", "conflict")
-    return found
-
-
 async def _json_object(request: Request) -> dict[str, Any]:
     """The JSON object in the body, or an empty one if there is no body."""
     raw = await request.body()  # the route bounds it
     if not raw.strip():
         return {}
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
-        raise HTTPException(415, "the body should be JSON with Content-Type: application/json, or be left out")
+    refuse_media_type(request.headers)
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
@@ -140,6 +131,15 @@ async def _json_object(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise refuse_input(("body",), "should be a JSON object", "dict_type")
     return value
+
+
+def _refuse_unknown(model: type[BaseModel], body: Mapping[str, Any]) -> None:
+    msg = f"is no field of this body; it takes {', '.join(model.model_fields)}"
+    unknown = [name for name in body if name not in model.model_fields]
+    if unknown:
+        raise RequestValidationError(
+            [ErrorItem(loc=["body", name], msg=msg, type="extra_forbidden") for name in unknown]
+        )
 
 
 def _refuse_contradiction(model: type[BaseModel], query: Mapping[str, str], body: Mapping[str, Any]) -> None:

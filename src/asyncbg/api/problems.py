@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
@@ -25,6 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from asyncbg.api.access_log import note_ours
 from asyncbg.api.shown_path import PATH_CHARS, hide_unknown, kinds_of, words_of
+from asyncbg.api.strict_query import refuse_unknown_query
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -59,6 +60,8 @@ _BODILESS = frozenset({"GET", "HEAD"})
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _DATABASE_RETRY_AFTER_S = 1.0
 _MOST_ERRORS = 100
+_JSON = re.compile(r"application/([\w.!#$&^-]+\+)?json")
+_TAKEN = "application/json"
 _PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -98,6 +101,8 @@ def problem_response(request: Request, problem: Problem) -> Response:
 def describe(error: Exception) -> Problem:  # noqa: C901 - one row for each error
     """What a caller is told of ``error``; anything unforeseen is a 500 that tells nothing."""
     match error:
+        case RequestValidationError() if _is_malformed(error):
+            return Problem(status=400, detail="the body should be valid JSON")
         case RequestValidationError():
             return _invalid("invalid-request", "The request is not valid", error.errors())
         case OptionsError():
@@ -155,10 +160,27 @@ class ProblemRoute(APIRoute):
     """A route that answers its errors as problem documents in any app, and its HEAD requests without a body.
 
     It takes no body larger than ``max_body_bytes``, whether its length is announced or not, whatever the app takes: 413
-    otherwise, and :func:`limited_to` makes one with another limit. A compressed body is answered with 415.
+    otherwise, and :func:`limited_to` makes one with another limit. A compressed body, or another than JSON where that
+    is read, is answered with 415, a query that the route does not know with 422 unless ``strict_query`` is off.
     """
 
     max_body_bytes: ClassVar[int] = MAX_BODY_BYTES
+    strict_query: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        dependencies: Sequence[params.Depends] | None = None,
+        responses: dict[int | str, dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        """As FastAPI's own."""
+        if self.strict_query:
+            dependencies = [Depends(refuse_unknown_query), *(dependencies or ())]
+            responses = {**problem_docs(422), **(responses or {})}
+        super().__init__(path, endpoint, dependencies=dependencies, responses=responses, **options)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request with our error handlers in the place of the app's."""
@@ -171,6 +193,8 @@ class ProblemRoute(APIRoute):
             _refuse_announced(Headers(scope=scope), self.max_body_bytes)
             if scope["method"] not in _BODILESS:
                 _refuse_coding(Headers(scope=scope))
+            if self.body_field is not None and scope["method"] in (self.methods or ()):
+                refuse_media_type(Headers(scope=scope))
             await super().handle(scope, receive, send)
         except HTTPException as error:  # too much, or the method is not allowed: raised outside our handlers
             response = await _answer(Request(scope), error)
@@ -309,11 +333,34 @@ def _refuse_announced(headers: Headers, limit: int) -> None:
 
 def _refuse_coding(headers: Headers) -> None:
     """Nothing is unpacked, so that nothing can unpack without end (RFC 9110, 15.5.16)."""
-    has_body = headers.get("content-length", "").strip("0") or "transfer-encoding" in headers
     codings = {coding.strip().lower() for line in headers.getlist("content-encoding") for coding in line.split(",")}
-    if has_body and codings - {"identity", ""}:
+    if _has_body(headers) and codings - {"identity", ""}:
         detail = "the body should not be compressed; send it without Content-Encoding"
         raise HTTPException(415, detail, {"Accept-Encoding": "identity"})
+
+
+def refuse_media_type(headers: Headers, *, also: str = "") -> None:
+    """Take no body but JSON (RFC 9110, 15.5.16; RFC 6839, 3.1 for the suffix); the error names what is ``also``."""
+    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if _has_body(headers) and not _JSON.fullmatch(media):
+        taken = [kind for kind in (_TAKEN, also) if kind]
+        detail = f"the body should come with Content-Type: {' or '.join(taken)}"
+        raise HTTPException(415, detail, {"Accept": ", ".join(taken)})
+
+
+def _has_body(headers: Headers) -> bool:
+    return bool(headers.get("content-length", "").strip("0")) or "transfer-encoding" in headers
+
+
+def _is_malformed(error: RequestValidationError) -> bool:
+    """Whether the body is no JSON at all; a text in it that should have been JSON is another matter."""
+    return any(
+        item["type"] == "json_invalid" and item["loc"][0] == "body" and _is_whole(item) for item in error.errors()
+    )
+
+
+def _is_whole(item: Mapping[str, Any]) -> bool:
+    return all(isinstance(part, int) for part in item["loc"][1:])
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

@@ -15,7 +15,7 @@ from asyncbg.api.auth import NOBODY, Caller, bound
 from asyncbg.api.gate import COOKIE, Gate
 from asyncbg.api.inputs import refuse_input
 from asyncbg.api.page import LINKS, first_page, navigation
-from asyncbg.api.problems import get_and_head, limited_to, problem_docs
+from asyncbg.api.problems import get_and_head, limited_to, problem_docs, refuse_media_type
 from asyncbg.api.schemas import not_stored
 from asyncbg.clock import Clock, rfc3339
 from asyncbg.errors import UnauthenticatedError
@@ -88,7 +88,7 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
         "/session",
         status_code=201,
         response_model=SessionOut,
-        responses={**_SEE_OTHER, **problem_docs(403, 413, 415, 422, 503), 401: _UNKNOWN},
+        responses={**_SEE_OTHER, **problem_docs(400, 403, 413, 415, 422, 503), 401: _UNKNOWN},
         openapi_extra=_BODY_DOCS,
     )
     @asks(Access.OPEN)
@@ -134,22 +134,32 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
 async def _shown(request: Request) -> _Shown:
     """The key in a small body, as JSON or as a form. Never repeated in an error."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media not in {"application/json", _FORM}:
-        raise HTTPException(415, "the key should come as JSON or as a form (application/x-www-form-urlencoded)")
-    key = _field(await request.body(), by_form=media == _FORM)
+    if media != _FORM:
+        refuse_media_type(request.headers, also=_FORM)
+    fields = _fields(await request.body(), by_form=media == _FORM)
+    for name in fields:
+        if name != "key":
+            raise refuse_input(("body", name), "is no field of this body; it takes key", "extra_forbidden")
+    key = fields.get("key")
     if not isinstance(key, str) or not key:
         raise refuse_input(("body", "key"), "should be an API key", "key")
     return _Shown(key, media == _FORM, "text/html" in request.headers.get("accept", ""))
 
 
-def _field(body: bytes, *, by_form: bool) -> object:
+def _fields(body: bytes, *, by_form: bool) -> dict[str, object]:
+    """The fields of a body; a field of a form that is sent twice has no value. Answers 400 or 422 for anything else."""
     try:
         if by_form:
-            return next(iter(parse_qs(body.decode("ascii")).get("key", [])), None)
-        value = json.loads(body)
+            return {
+                name: sent[0] if len(sent) == 1 else None
+                for name, sent in parse_qs(body.decode("ascii"), keep_blank_values=True).items()
+            }
+        value = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        return None
-    return value.get("key") if isinstance(value, dict) else None
+        raise HTTPException(400, f"the body should be valid {'form data' if by_form else 'JSON'}") from None
+    if not isinstance(value, dict):
+        raise refuse_input(("body",), "should be a JSON object", "dict_type")
+    return value
 
 
 def _out(record: KeyRecord, session: Session) -> SessionOut:
