@@ -11,9 +11,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 import aiosqlite
@@ -121,6 +122,27 @@ def _is(error: BaseException, kinds: tuple[str, ...]) -> bool:
     return str(getattr(error, "sqlite_errorname", "")).startswith(kinds)
 
 
+class _Reply:
+    """How the database's thread answers: as through a future, but an event loop that was closed does not end it."""
+
+    __slots__ = ("_loop", "future")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+
+    def get_loop(self) -> Self:
+        return self
+
+    def call_soon_threadsafe(self, settle: Callable[[Any, Any], None], _: Self, value: Any) -> None:
+        """Called in the thread."""
+        try:
+            self._loop.call_soon_threadsafe(settle, self.future, value)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+
+
 class _Connection:
     """An aiosqlite connection that runs a whole function in its thread: one hop, whatever the function does."""
 
@@ -129,10 +151,14 @@ class _Connection:
         self.pending = 0
 
     async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
-        # aiosqlite's public methods are one hop a statement; this is the call they are all made of.
+        # aiosqlite's public methods are one hop a statement; this is what they are all made of.
+        if not self._aio._running or self._aio._connection is None:
+            raise NotRunningError("the database is not open")
+        reply = _Reply()
+        self._aio._tx.put_nowait((cast(Any, reply), partial(caught, fn, self._aio._connection)))
         self.pending += 1
         try:
-            value, error = await self._aio._execute(caught, fn, self._aio._conn)  # type: ignore[no-untyped-call]  # private: no annotations
+            value, error = await reply.future
         finally:
             self.pending -= 1
         if error is None:

@@ -38,6 +38,12 @@ class Supervisor:
         """The loops that have ended and wait for their next start."""
         return [one.name for one in self._running.values() if one.restart is not None]
 
+    @property
+    def is_loop_ending(self) -> bool:
+        """Whether all loops are being cancelled, and not by :meth:`stop`: the event loop is shut down without it."""
+        tasks = [one.task for one in self._running.values()]
+        return bool(tasks) and all(task.cancelling() or task.cancelled() for task in tasks)
+
     def start(self, name: str, loop: Loop) -> None:
         """Start a loop; it runs until :meth:`stop`."""
         self.restarts[name] += 0

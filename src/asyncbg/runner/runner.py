@@ -91,7 +91,7 @@ class Runner:
         self._pump = ProgressPump(self._backend, per_s=self._settings.stream.progress_per_s)
         self.worker = Worker(
             self._backend, self._registry, runner, executor=self._executor, pump=self._pump, in_memory=self._in_memory,
-            clock=self._clock, errors=self._errors,
+            clock=self._clock, errors=self._errors, is_loop_ending=lambda: self._supervisor.is_loop_ending,
         )  # fmt: skip
         self._heartbeat = Heartbeat(
             lambda: self._backend.beat(lease_s=runner.lease_s), period_s=runner.lease_s / 4, errors=self._errors

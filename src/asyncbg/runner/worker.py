@@ -33,6 +33,8 @@ _FUNCTION_GONE = JobError(
     type="NotDurableError", message="its function is not kept here any more; hand over a module-level function"
 )
 
+_CANCELLED_ITSELF = Cancelled("the task cancelled itself")
+
 
 @dataclass(slots=True, eq=False)
 class _Running:
@@ -80,6 +82,7 @@ class Worker:
         in_memory: InMemoryJobs,
         clock: Clock,
         errors: ErrorLog | None = None,
+        is_loop_ending: Callable[[], bool] = lambda: False,
     ) -> None:
         """Put the parts together; nothing runs before :meth:`run`."""
         self._backend = backend
@@ -90,6 +93,7 @@ class Worker:
         self._in_memory = in_memory
         self._clock = clock
         self._errors = errors or ErrorLog()
+        self._is_loop_ending = is_loop_ending
         self._settler = Settler(backend, in_memory, is_stopping=lambda: self._stopping, errors=self._errors)
         self._wake = asyncio.Event()
         self._wake.set()  # what an earlier process left is waiting already
@@ -314,18 +318,19 @@ class Worker:
         self.lapse({lease.id})  # an attempt that still runs here has lost its lease to this one
         running = self._running[lease.id] = _Running(lease, job, definition)
         running.task = asyncio.create_task(self._run(running, kept[1] if kept else None), name=_TASK_NAME + lease.id)
+        running.task.add_done_callback(lambda _: self._settle_unsettled(running))
+
+    def _settle_unsettled(self, running: _Running) -> None:
+        """A task that was cancelled before it had begun never reached its own settling."""
+        if not running.is_over:
+            self._leave(running)
+            if not self._is_loop_ending():
+                self._end(running.job, running.cancel or _CANCELLED_ITSELF)
 
     def _stop_one(self, running: _Running, outcome: Outcome) -> None:
-        """Cancel a job's task, once; one that had not begun never reaches its own settling, so it is settled here."""
-
-        def settle_unbegun(_: asyncio.Task[None]) -> None:
-            if not running.is_over:
-                self._leave(running)
-                self._end(running.job, outcome)
-
+        """Cancel a job's task, once."""
         running.cancel = outcome
         running.job.cancelled.set(_reason(outcome))
-        running.task.add_done_callback(settle_unbegun)
         running.task.cancel()
         self._set_timer(running, self._settings.cancel_grace_s, self._report)
 
@@ -377,7 +382,10 @@ class Worker:
                 self._set_timer(running, timeout_s, self._time_out)
             outcome: Outcome = await self._executor.attempt(running.job, running.definition, bound)
         except asyncio.CancelledError:
-            outcome = Cancelled("the task cancelled itself")
+            if running.cancel is None and self._is_loop_ending():
+                self._leave(running)  # nobody cancelled the job: the next start finds it as after a crash
+                raise
+            outcome = _CANCELLED_ITSELF
         except GeneratorExit as error:
             outcome = self._executor.exited(running.job, running.definition, error)
         except BaseException as error:
