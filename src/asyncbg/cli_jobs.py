@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from pydantic import TypeAdapter, ValidationError
 
-from asyncbg.api.schemas import Cursor, JobOut, cursor_after
+from asyncbg.api.schemas import MOST_LISTED_BYTES, Cursor, JobOut, cursor_after
 from asyncbg.backends.base import Backend, JobQuery
 from asyncbg.backends.sqlite import SQLiteBackend
 from asyncbg.background import CallOptions
@@ -72,7 +72,13 @@ def list_jobs(
     if not 1 <= limit <= _MOST:
         raise UsageError(f"--limit should be 1 to {_MOST}")
     query = JobQuery(
-        states=_states(state), task=task, tag=tag, batch=batch, before_n=_position(cursor), limit=limit + 1
+        states=_states(state),
+        task=task,
+        tag=tag,
+        batch=batch,
+        before_n=_position(cursor),
+        limit=limit + 1,
+        most_value_bytes=MOST_LISTED_BYTES,
     )
     found = asyncio.run(_list(query, profile))
     page, more = found[:limit], len(found) > limit
@@ -381,8 +387,13 @@ def _row(record: JobRecord) -> Sequence[str]:
     shown = _shown(record)
     return (
         record.id, record.task, record.state.value, f"{record.attempt}/{record.max_attempts}", shown["created_at"],
-        _how_far(shown["progress"]) if shown["progress"] else "", _compact(shown["args"]),
+        _how_far(shown["progress"]) if shown["progress"] else "", _arguments(shown),
     )  # fmt: skip
+
+
+def _arguments(shown: dict[str, Any]) -> str:
+    size = shown.get("omitted", {}).get("args")
+    return _compact(shown["args"]) if size is None else f"{size:,} bytes: asyncbg jobs show has them"
 
 
 def _how_far(progress: dict[str, Any]) -> str:

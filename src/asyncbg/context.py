@@ -23,7 +23,7 @@ T = TypeVar("T")
 logger = logging.getLogger("asyncbg")
 _NOTHING = (0, None, "", "")
 _NUMBERS = (int, float)
-_MOST_EVENT_BYTES = 1024 * 1024
+_MOST_EVENT_BYTES = 256 * 1024
 _current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", default=None)
 
 
@@ -193,7 +193,7 @@ class CurrentJob:
         ``data`` must have a JSON form. What the class marks as personal is stored and sent as a pseudonym, and so are
         this job's own personal arguments, wherever a text repeats them; what looks personal besides is redacted.
         NaN and infinity, which JSON does not have, are stored as null. Names beginning with ``job.``, ``stream.`` or
-        ``loop.`` are the engine's: ValueError, as for data of more than 1 MiB; TypeError for data without a JSON form.
+        ``loop.`` are the engine's: ValueError, as for data of more than 256 KiB; TypeError for data that is no JSON.
 
         Await it in a coroutine. A plain function calls it and is done: in a thread it returns when the event is on
         disk, and there is nothing left to await.
@@ -296,7 +296,7 @@ def _event_text(name: str, data: Mapping[str, Any]) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"the data of the event {name} has no JSON form: {error}") from error
     if len(text) > _MOST_EVENT_BYTES:
-        raise ValueError(f"the data of the event {name} is larger than 1 MiB; publish where it is kept instead")
+        raise ValueError(f"the data of the event {name} is larger than 256 KiB; publish where it is kept instead")
     return text
 
 

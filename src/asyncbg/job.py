@@ -182,6 +182,8 @@ class JobRecord:
     result: str | None = field(default=None, repr=False)
     error: JobError | None = None
     cancel_reason: str | None = None
+    omitted: Mapping[str, int] = field(default_factory=dict)
+    """What a list has left out, and its size in bytes: ``args`` is ``{}`` then, and ``result`` None."""
 
 
 def told_of(record: JobRecord, text: str) -> str:

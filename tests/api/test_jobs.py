@@ -268,9 +268,7 @@ async def test_json_that_cannot_be_stored_is_refused(
     assert where in locations(await send_raw(client, text.encode()))
 
 
-@pytest.mark.parametrize(
-    "body", [b'{"task":', b"[" * 200_000, b'{"task":"\xff"}', b'{"priority":' + b"9" * 5000 + b"}"]
-)
+@pytest.mark.parametrize("body", [b'{"task":', b"[" * 10_000, b'{"task":"\xff"}', b'{"priority":' + b"9" * 5000 + b"}"])
 async def test_a_body_that_cannot_be_read_is_a_client_error(client: httpx.AsyncClient, body: bytes) -> None:
     """Never a 500: 400 as a problem document."""
     answer = await send_raw(client, body)

@@ -141,6 +141,21 @@ async def test_a_compressed_answer_is_decoded(serve: Serve, coding: str) -> None
         assert (await client.fetch_json(base)).bytes == 10_002
 
 
+@pytest.mark.parametrize("text", ["[" + "[]," * 3_000_000 + "0]", "[" + "1," * 1_500_000 + "1]"])
+async def test_json_of_too_many_parts_is_refused_before_it_is_read(serve: Serve, text: str) -> None:
+    """10 KB of gzip become 10 MB of brackets, which would become 270 MB of lists."""
+
+    async def handle(_: web.BaseRequest) -> web.Response:
+        answer = web.Response(text=text)
+        answer.enable_compression(web.ContentCoding.gzip)
+        return answer
+
+    base = await serve(handle)
+    async with outbound() as client:
+        with pytest.raises(TooLargeError, match="objects and lists"):
+            await client.fetch_json(base)
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_followed(serve: Serve, status: int) -> None:
     """A relative Location leads on, with a GET."""

@@ -1,6 +1,5 @@
 """What callers may send: the field types the workflows share, and a form that comes as a query or as a JSON body."""
 
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar
@@ -10,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from asyncbg.api.problems import refuse_media_type
+from asyncbg.api.problems import read_body, refuse_media_type
 from asyncbg.api.strict_query import reads_query
 from asyncbg.errors import ErrorItem
 from asyncbg.plain_text import is_one_line, is_storable
@@ -125,7 +124,7 @@ async def _json_object(request: Request) -> dict[str, Any]:
         return {}
     refuse_media_type(request.headers)
     try:
-        value = json.loads(raw)
+        value = read_body(raw)
     except (ValueError, RecursionError):
         raise refuse_input(("body",), "should be valid JSON", "json_invalid") from None
     if not isinstance(value, dict):

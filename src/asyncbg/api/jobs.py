@@ -11,9 +11,10 @@ from pydantic_core import PydanticCustomError
 
 from asyncbg.api.auth import Asking, confirm
 from asyncbg.api.inputs import IdempotencyKey
-from asyncbg.api.problems import ProblemRoute, get_and_head, problem_docs
+from asyncbg.api.problems import MAX_BODY_BYTES, ProblemRoute, get_and_head, limited_to, problem_docs
 from asyncbg.api.schemas import (
     EXAMPLE_ID,
+    MOST_LISTED_BYTES,
     Accepted,
     ChangedJob,
     Cursor,
@@ -23,6 +24,7 @@ from asyncbg.api.schemas import (
     changed,
     cursor_after,
     not_stored,
+    off_loop,
     prefix_of,
 )
 from asyncbg.backends.base import JobQuery
@@ -43,6 +45,7 @@ _EXAMPLE: dict[str, Any] = {
 
 _YEAR_S = 31_536_000
 _DEEPEST = 64
+_REST_OF_SUBMISSION_BYTES = 64 * 1024
 
 
 def _text(text: str) -> str:
@@ -142,7 +145,9 @@ class Cancellation(BaseModel):
 
 def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
     """The routes under ``/jobs``. Who cancels or retries a job stands in ``audit``, if there is one."""
-    router = APIRouter(route_class=ProblemRoute, tags=["jobs"], dependencies=[Depends(not_stored)])
+    most = engine.settings.jobs.max_args_bytes
+    route_class = ProblemRoute if most <= MAX_BODY_BYTES else limited_to(most + _REST_OF_SUBMISSION_BYTES)
+    router = APIRouter(route_class=route_class, tags=["jobs"], dependencies=[Depends(not_stored)])
 
     @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 415, 422, 429, 503))
     async def submit_job(
@@ -183,12 +188,13 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
             return Page(items=[], next=None)
         query = JobQuery(
             states=frozenset(state), task=task, tag=tag, batch=batch, owner=caller.visible or owner, before_n=cursor,
-            limit=limit + 1,
+            limit=limit + 1, most_value_bytes=MOST_LISTED_BYTES,
         )  # fmt: skip
         records = await engine.backend.list(query)
         shown = records[:limit]
         following = cursor_after(shown[-1]) if len(records) > limit else None
-        return Page.model_construct(items=[JobOut.from_record(record, prefix) for record in shown], next=following)
+        items = await off_loop(lambda: [JobOut.from_record(record, prefix) for record in shown], shown)
+        return Page.model_construct(items=items, next=following)
 
     @get_and_head(router, "/jobs/{job_id}", responses=problem_docs(404, 422, 503))
     async def show_job(job_id: JobId, caller: Asking, request: Request, prefix: Prefix, wait: Wait = 0) -> JobOut:
@@ -197,7 +203,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         if wait:
             record = await engine.wait(job_id, wait)
             await confirm(request)
-        return JobOut.from_record(record, prefix)
+        return await off_loop(lambda: JobOut.from_record(record, prefix), [record])
 
     @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 415, 422, 503))
     async def cancel_job(
@@ -212,7 +218,8 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         async with audited(audit, "job.cancel", job_id, who=caller.owner):
             await engine.cancel(job_id, cancellation.reason if cancellation else "")
         record = await engine.get(job_id)
-        return changed(f"{record.task} will not go on", record, response, prefix=prefix)
+        message = f"{record.task} will not go on"
+        return await off_loop(lambda: changed(message, record, response, prefix=prefix), [record])
 
     @router.post("/jobs/{job_id}/retry", status_code=202, responses=problem_docs(404, 409, 413, 415, 422, 503))
     async def retry_job(job_id: JobId, caller: Asking, prefix: Prefix, response: Response) -> ChangedJob:
@@ -221,6 +228,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         async with audited(audit, "job.retry", job_id, who=caller.owner):
             await engine.retry(job_id)
         record = await engine.get(job_id)
-        return changed(f"{record.task} will run again", record, response, prefix=prefix)
+        message = f"{record.task} will run again"
+        return await off_loop(lambda: changed(message, record, response, prefix=prefix), [record])
 
     return router

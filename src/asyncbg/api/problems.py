@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
@@ -46,6 +46,7 @@ from asyncbg.errors import (
     UnknownTaskError,
 )
 from asyncbg.invalid import clean_error
+from asyncbg.json_text import HeavyJsonError, require_light
 from asyncbg.redact import redact
 from asyncbg.services.page import BadCursorError
 
@@ -62,6 +63,7 @@ _DATABASE_RETRY_AFTER_S = 1.0
 _MOST_ERRORS = 100
 _JSON = re.compile(r"application/([\w.!#$&^-]+\+)?json")
 _TAKEN = "application/json"
+_MOST_VALUES, _MOST_CONTAINERS = 200_000, 20_000
 _PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -182,6 +184,15 @@ class ProblemRoute(APIRoute):
             responses = {**problem_docs(422), **(responses or {})}
         super().__init__(path, endpoint, dependencies=dependencies, responses=responses, **options)
 
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Serve a request that may have a body as one whose JSON is bounded."""
+        serve = super().get_route_handler()
+
+        async def serve_bounded(request: Request) -> Response:
+            return await serve(_BoundedRequest(request.scope, request.receive, request._send))
+
+        return serve if _BODILESS.issuperset(self.methods or ()) else serve_bounded
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request with our error handlers in the place of the app's."""
         note_ours(scope, self.path_format)
@@ -199,6 +210,25 @@ class ProblemRoute(APIRoute):
         except HTTPException as error:  # too much, or the method is not allowed: raised outside our handlers
             response = await _answer(Request(scope), error)
             await response(scope, receive, send)
+
+
+class _BoundedRequest(Request):
+    """A request whose JSON is made of a bounded number of parts."""
+
+    async def json(self) -> Any:
+        """The body as JSON. Raises HTTPException, 413, where it is made of too many parts."""
+        if not hasattr(self, "_json"):
+            self._json = read_body(await self.body())
+        return self._json
+
+
+def read_body(body: bytes) -> Any:
+    """A request's body as JSON. Raises ValueError, and HTTPException, 413, where it is made of too many parts."""
+    try:
+        require_light(body, most_values=_MOST_VALUES, most_containers=_MOST_CONTAINERS)
+    except HeavyJsonError as error:
+        raise HTTPException(413, f"the body {error}") from None
+    return json.loads(body)
 
 
 def limited_to(max_bytes: int) -> type[ProblemRoute]:

@@ -2,8 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Protocol, TypeVar, cast
 
 from fastapi import Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -16,11 +16,20 @@ from asyncbg.json_text import load_json
 from asyncbg.personal import masked_arguments, masked_result
 from asyncbg.redact import redact
 from asyncbg.stored_arguments import shown_arguments
+from asyncbg.threads import Threads
+
+T = TypeVar("T")
 
 EXAMPLE_ID = "019ab3f0-5a1e-7000-8000-3f1c0de5a7b2"
 _CURSOR_MARK = "n"
 _LONGEST_CURSOR = 40
 _LARGEST_N = 2**63 - 1
+
+
+MOST_LISTED_BYTES = 4096
+"""Arguments and results that are larger are not shown in lists."""
+_MOST_INLINE = 32_768
+_threads = Threads(2)
 
 
 async def not_stored(response: Response) -> None:
@@ -77,6 +86,11 @@ class JobOut(BaseModel):
     result: Any = Field(description="what the task returned, personal parts as pseudonyms; null until it succeeded")
     error: JobErrorOut | None
     args: dict[str, Any]
+    omitted: dict[str, int] = Field(
+        default={},
+        exclude_if=lambda sizes: not sizes,
+        description="in a list: how many bytes of `args` and `result` are left out; the job itself has them",
+    )
     links: JobLinks
 
     @classmethod
@@ -170,6 +184,12 @@ def changed(message: str, record: JobRecord, response: Response, *, prefix: str 
     )
 
 
+async def off_loop(show: Callable[[], T], records: Sequence[JobRecord]) -> T:
+    """What ``show`` makes of the records, in a thread where they are large: a mebibyte is looked through in 0.2 s."""
+    size = sum(len(record.args) + len(record.result or "") for record in records)
+    return show() if size <= _MOST_INLINE else cast(T, await _threads.run_or_leave(show))
+
+
 def job_url(prefix: str, job_id: str) -> str:
     """The path of a job."""
     return f"{prefix}/jobs/{job_id}"
@@ -233,6 +253,7 @@ def _shown(record: JobRecord, prefix: str) -> dict[str, Any]:
         "result": masked_result(load_json(record.result), record.personal) if record.result else None,
         "error": JobErrorOut(**record.error.as_dict()) if record.error else None,
         "args": masked_arguments(shown_arguments(record.args), record.personal),
+        "omitted": record.omitted,
         "links": JobLinks(self=url, events=f"{url}/events", cancel=f"{url}/cancel", retry=f"{url}/retry"),
     }
 

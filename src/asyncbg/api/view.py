@@ -77,7 +77,7 @@ async def jobs_in_view(backend: Backend, wanted: EventFilter) -> tuple[Sequence[
     batches: list[str | None] = [*sorted(wanted.batches)] or [None]
     for task in tasks:
         for batch in batches:
-            query = JobQuery(task=task, batch=batch, owner=wanted.owner, limit=_JOBS_IN_VIEW + 1)
+            query = JobQuery(task=task, batch=batch, owner=wanted.owner, limit=_JOBS_IN_VIEW + 1, most_value_bytes=0)
             records += await backend.list(query)
             if len(records) > _JOBS_IN_VIEW:
                 return records[:_JOBS_IN_VIEW], False

@@ -19,7 +19,10 @@ class Enqueued(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobQuery:
-    """Which jobs to list, newest first; None or empty takes all. ``before_n`` is the keyset cursor."""
+    """Which jobs to list, newest first; None or empty takes all. ``before_n`` is the keyset cursor.
+
+    Arguments and results of more than ``most_value_bytes`` are not read: the record says how large they are.
+    """
 
     states: frozenset[JobState] = frozenset()
     task: str | None = None
@@ -28,6 +31,7 @@ class JobQuery:
     owner: str | None = None
     before_n: int | None = None
     limit: int = 50
+    most_value_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

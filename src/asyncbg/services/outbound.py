@@ -21,6 +21,7 @@ from yarl import URL
 
 from asyncbg.clock import Clock
 from asyncbg.errors import AsyncBGError, NotRunningError, SettingsError
+from asyncbg.json_text import HeavyJsonError, require_light
 from asyncbg.services.content_coding import ASKED, CodingError, Decoder
 from asyncbg.services.egress import BadUrlError, EgressPolicy
 from asyncbg.services.outbound_error import (
@@ -53,6 +54,7 @@ _RETRYABLE_4XX = frozenset({408, 429})
 _CUT_TOKEN_LENGTH = 6
 _CHUNK_BYTES = 65_536
 _PARSE_IN_LOOP_BYTES = 65_536
+_MOST_VALUES, _MOST_CONTAINERS = 1_000_000, 200_000
 _MAX_RETRY_AFTER_S = 86_400.0
 
 
@@ -202,6 +204,8 @@ class Outbound:
         body = await self._body(answer)
         try:
             value = await _parsed(body)
+        except HeavyJsonError as error:
+            raise TooLargeError(f"{answer.url.origin()} sent JSON that {error}", status=answer.status) from None
         except (ValueError, RecursionError) as error:
             if _ends_early(answer, body, error):
                 raise FetchError(f"{answer.url.origin()} sent JSON that is cut off", status=answer.status) from None
@@ -304,6 +308,7 @@ async def _parsed(body: bytes) -> Any:
 
 
 def _loads(body: bytes) -> Any:
+    require_light(body, most_values=_MOST_VALUES, most_containers=_MOST_CONTAINERS)
     return json.loads(body, parse_constant=_not_json)
 
 

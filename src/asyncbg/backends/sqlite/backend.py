@@ -244,7 +244,11 @@ class SQLiteBackend:
     async def list(self, query: JobQuery) -> Sequence[JobRecord]:
         """Jobs, newest first."""
         where, values = conditions(query)
-        found = await self.database.read(lambda connection: find_records(connection, where, values, query.limit))
+        found = await self.database.read(
+            lambda connection: find_records(
+                connection, where, values, query.limit, most_value_bytes=query.most_value_bytes
+            )
+        )
         return [opened(record, self.seal) for record in found]
 
     async def events(

@@ -16,7 +16,13 @@ _SCAN = 50_000
 _NO_REPORT = 2**62
 _RECORD_COLUMNS = (
     "n, id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, created_at, "
-    "run_at, started_at, finished_at, args, personal, progress, result, error_type, error_message, cancel_reason"
+    "run_at, started_at, finished_at, personal, progress, error_type, error_message, cancel_reason"
+)
+# The header of a row tells the size of a column since SQLite 3.43; before, the text is counted where it is stored.
+_SIZE = "octet_length" if sqlite3.sqlite_version_info >= (3, 43) else "length"
+_WHOLE = "args, NULL, result, NULL"
+_BOUNDED = ", ".join(
+    f"CASE WHEN {_SIZE}({column}) <= {{most}} THEN {column} END, {_SIZE}({column})" for column in ("args", "result")
 )
 _IN_BATCH = "n IN (SELECT n FROM job WHERE id = ? UNION ALL SELECT n FROM job WHERE batch = ? AND batch <> id)"
 _OF_BATCHES = (
@@ -37,14 +43,23 @@ def find_record(connection: sqlite3.Connection, where: str, *values: Any) -> Job
     return found[0] if found else None
 
 
-def find_records(connection: sqlite3.Connection, where: str, values: Sequence[Any], limit: int) -> list[JobRecord]:
-    """The newest jobs that a condition of ours picks."""
-    statement = f"SELECT {_RECORD_COLUMNS} FROM job WHERE {where} ORDER BY n DESC LIMIT ?"  # nosec B608  # noqa: S608 - no input
+def find_records(
+    connection: sqlite3.Connection,
+    where: str,
+    values: Sequence[Any],
+    limit: int,
+    *,
+    most_value_bytes: int | None = None,
+) -> list[JobRecord]:
+    """The newest jobs that a condition of ours picks; arguments and results that are larger are not read."""
+    large = _WHOLE if most_value_bytes is None else _BOUNDED.format(most=int(most_value_bytes))
+    statement = f"SELECT {_RECORD_COLUMNS}, {large} FROM job WHERE {where} ORDER BY n DESC LIMIT ?"  # nosec B608  # noqa: S608 - no input
     return [_record(row) for row in connection.execute(statement, (*values, limit)).fetchall()]
 
 
 def _record(row: tuple[Any, ...]) -> JobRecord:
-    (*plain, args, personal, progress, result, error_type, error_message, cancel_reason) = row
+    (*plain, personal, progress, error_type, error_message, cancel_reason, args, args_size, result, result_size) = row
+    sizes = (("args", args, args_size), ("result", result, result_size))
     n, job_id, task, queue, state, owner, priority, batch, tags, durable, *counts_and_times = plain
     attempt, max_attempts, crashes, *times = counts_and_times
     created_at_ms, run_at_ms, started_at_ms, finished_at_ms = times
@@ -52,9 +67,10 @@ def _record(row: tuple[Any, ...]) -> JobRecord:
         n=n, id=job_id, task=task, queue=queue, state=JobState(state), owner=owner, priority=priority, batch=batch,
         tags=tuple(map(str, load_json(tags, ()))), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
         crashes=crashes, created_at_ms=created_at_ms, run_at_ms=run_at_ms, started_at_ms=started_at_ms,
-        finished_at_ms=finished_at_ms, args=args, personal=load_json(personal, {}),
+        finished_at_ms=finished_at_ms, args="{}" if args is None else args, personal=load_json(personal, {}),
         progress=ProgressValue.read(progress) if progress else None, result=result,
         error=JobError(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
+        omitted={name: size for name, value, size in sizes if value is None and size is not None},
     )  # fmt: skip
 
 
