@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol, SupportsFloat, TypeVar
 
-from asyncbg.errors import NotRunningError
+from asyncbg.database import Guard
+from asyncbg.errors import LeaseLostError, NotRunningError
 from asyncbg.event import dump
 from asyncbg.event_model import RESERVED_PREFIXES, EventModel
 from asyncbg.job import Lease, ProgressValue
@@ -36,6 +37,14 @@ class Reporter(Protocol):
 
     async def publish(self, job: "CurrentJob", event_type: str, data: str) -> None:
         """Store and publish an event of the task's own."""
+        ...
+
+    def guard(self, job: "CurrentJob") -> Guard:
+        """What a transaction of the task's own asks first."""
+        ...
+
+    async def holds(self, job: "CurrentJob") -> bool:
+        """Whether the job's attempt still has its lease."""
         ...
 
 
@@ -218,6 +227,20 @@ class CurrentJob:
     async def _publish(self, name: str, data: str) -> None:
         await self._reporter.publish(self, name, data)
 
+    @property
+    def guard(self) -> Guard:
+        """For a transaction of the task's own in the jobs' database: call it first, with the connection.
+
+        It raises LeaseLostError where this attempt has lost its lease, as that of a process that was frozen has; the
+        transaction then writes nothing into the work of the attempt that runs now.
+        """
+        return self._reporter.guard(self)
+
+    async def require_lease(self) -> None:
+        """Raise LeaseLostError where this attempt has lost its lease: await it right before an effect elsewhere."""
+        if not await self._reporter.holds(self):
+            raise LeaseLostError(self.id)
+
     def conceal(self, stand_ins: StandIns) -> None:
         """Take note of the job's personal values: what it says of itself is told without them. Called by the runner."""
         self._stand_ins = stand_ins
@@ -334,6 +357,13 @@ def _has_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+async def require_lease() -> None:
+    """Raise LeaseLostError where the attempt that runs here has lost its lease; where no job runs, do nothing."""
+    job = _current.get()
+    if job is not None:
+        await job.require_lease()
 
 
 def enter(job: CurrentJob) -> None:

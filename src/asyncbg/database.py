@@ -72,6 +72,14 @@ class Transaction:
         self.memo: dict[str, Any] = {}
 
 
+Guard = Callable[[sqlite3.Connection], None]
+"""Called first in a transaction: raises where nothing may be written."""
+
+
+def unguarded(connection: sqlite3.Connection) -> None:
+    """Let every transaction through."""
+
+
 class Lane(Protocol):
     """Work of one kind: writes all its pending items at once and returns one result for each.
 

@@ -5,6 +5,7 @@
     AsyncBGError
     ├── SettingsError            a setting is unknown or malformed
     ├── NotRunningError          the engine is used before it started or after it stopped
+    │   └── LeaseLostError       an attempt goes on that has lost its lease: another one may run the job
     ├── OverloadedError          a bound is reached; come back after ``retry_after_s``
     │   └── QuotaError           the bound is that of the owner
     ├── DatabaseError            the database cannot be used now
@@ -54,6 +55,15 @@ class SettingsError(AsyncBGError):
 
 class NotRunningError(AsyncBGError):
     """The engine was used before it started or after it stopped."""
+
+
+class LeaseLostError(NotRunningError):
+    """An attempt goes on though it has lost its lease, so another one may run the job. Nothing was stored or sent."""
+
+    def __init__(self, job_id: str) -> None:
+        """Name the job."""
+        super().__init__(f"this attempt at job {job_id} has lost its lease; whatever it still does counts for nothing")
+        self.job_id = job_id
 
 
 class OverloadedError(AsyncBGError):

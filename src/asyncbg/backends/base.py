@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import aiosqlite
 
+from asyncbg.database import Guard
 from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobRecord, JobState, Lease, NewJob, Outcome
 
@@ -171,6 +172,18 @@ class Backend(Protocol):
 
         Calls take effect in their order, whenever they are awaited.
         """
+        ...
+
+    def guard(self, lease: Lease) -> Guard:
+        """What a transaction in the same database asks first: it raises LeaseLostError where the lease has lapsed."""
+        ...
+
+    def guard_ended(self, job_id: str) -> Guard:
+        """The same for whoever cleans up after a job: it raises JobStateError where the job is not final any more."""
+        ...
+
+    async def holds(self, lease: Lease) -> bool:
+        """Whether the lease still holds: asked before an effect outside the database."""
         ...
 
     async def cancel(self, job_id: str, reason: str) -> JobState:

@@ -7,7 +7,8 @@ from typing import SupportsFloat
 
 from asyncbg.backends.base import Backend
 from asyncbg.context import CurrentJob
-from asyncbg.errors import AsyncBGError, NotRunningError
+from asyncbg.database import Guard
+from asyncbg.errors import AsyncBGError, LeaseLostError
 from asyncbg.job import ProgressValue
 
 logger = logging.getLogger("asyncbg")
@@ -42,9 +43,17 @@ class ProgressPump:
         return None if progress is None else _as_json(progress)
 
     async def publish(self, job: CurrentJob, event_type: str, data: str) -> None:
-        """Store and publish an event of the task's own. Raises NotRunningError where the lease has lapsed."""
+        """Store and publish an event of the task's own. Raises LeaseLostError where the lease has lapsed."""
         if not await self._backend.record(job.lease, event_type, data):
-            raise NotRunningError(f"job {job.id} has lost its lease; {event_type} is not stored")
+            raise LeaseLostError(job.id)
+
+    def guard(self, job: CurrentJob) -> Guard:
+        """What a transaction of the task's own asks first."""
+        return self._backend.guard(job.lease)
+
+    async def holds(self, job: CurrentJob) -> bool:
+        """Whether the job's attempt still has its lease."""
+        return await self._backend.holds(job.lease)
 
     async def close(self) -> None:
         """Wait for what is being written."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyncbg.clock import Clock
-from asyncbg.database import Database
+from asyncbg.database import Database, Guard, unguarded
 from asyncbg.job import ANONYMOUS
 from asyncbg.services.page import Page, before, page_of
 
@@ -193,10 +193,17 @@ class Activity:
         """Create or upgrade the tables."""
         await self._database.migrate("activity", [_SCHEMA, _OWNERS, _COUNTERS])
 
-    async def record(self, *, user_id: int, action: str, job_id: str, owner: str = ANONYMOUS) -> bool:
-        """Add one row; False when ``job_id`` has added its row before."""
+    async def record(
+        self, *, user_id: int, action: str, job_id: str, owner: str = ANONYMOUS, guard: Guard = unguarded
+    ) -> bool:
+        """Add one row, unless ``guard`` raises; False when ``job_id`` has added its row before."""
         row = (job_id, owner, user_id, action, self._clock.now_ms())
-        return await self._database.write(lambda connection: connection.execute(_RECORD, row).rowcount == 1)
+
+        def write(connection: sqlite3.Connection) -> bool:
+            guard(connection)
+            return connection.execute(_RECORD, row).rowcount == 1
+
+        return await self._database.write(write)
 
     async def log(
         self, user_id: int, *, owner: str | None = None, limit: int = 50, cursor: str | None = None

@@ -11,7 +11,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from asyncbg.clock import Clock
-from asyncbg.database import Database
+from asyncbg.database import Database, Guard, unguarded
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.job import ANONYMOUS
 from asyncbg.services.csv_reader import Batch, Cursor, Rejection, open_csv, read_batches
@@ -201,21 +201,45 @@ class Imports:
         """Stream an upload to disk. Raises UploadTooLargeError, UploadSpaceError and what ``chunks`` raises."""
         return await self._uploads.receive(chunks, file_name=file_name)
 
-    async def discard(self, upload: Upload) -> None:
-        """Remove an upload; one that is gone already is fine."""
-        await self._uploads.discard(upload)
+    async def discard(self, upload: Upload, *, guard: Guard | None = None) -> None:
+        """Remove an upload; one that is gone already is fine.
+
+        With a ``guard`` it is removed inside a transaction that the guard has let through: nobody can be given the job,
+        and with it the upload, in between.
+        """
+        if guard is None:
+            await self._uploads.discard(upload)
+            return
+
+        def remove(connection: sqlite3.Connection) -> None:
+            guard(connection)
+            self._uploads.remove(upload)
+
+        await self._database.write(remove)
 
     async def run(
-        self, import_id: str, *, user_id: int, upload: Upload, on_progress: OnProgress, owner: str = ANONYMOUS
+        self,
+        import_id: str,
+        *,
+        user_id: int,
+        upload: Upload,
+        on_progress: OnProgress,
+        owner: str = ANONYMOUS,
+        guard: Guard = unguarded,
     ) -> ImportResult:
         """Import ``upload``, from the start or from where an earlier attempt of ``import_id`` got to.
 
         An import that is complete is not run again: its result is returned. Raises CsvError, TooManyRowsError and
         UploadGoneError, after which the import is marked as failed, and ImportOvertakenError, after which it is not.
+        ``guard`` stands before every write: what it raises leaves the import as it is.
         """
         begin = (import_id, owner, user_id, upload.token, upload.file_name, upload.size, self._clock.now_ms())
-        row = await self._database.write(lambda connection: connection.execute(_BEGIN, begin).fetchone())
-        run = _Run(self._database, import_id, row)
+
+        def take_up(connection: sqlite3.Connection) -> tuple[Any, ...]:
+            guard(connection)
+            return tuple(connection.execute(_BEGIN, begin).fetchone())
+
+        run = _Run(self._database, import_id, await self._database.write(take_up), guard)
         if run.is_complete:
             return run.result
         try:
@@ -223,15 +247,20 @@ class Imports:
             with file:
                 await self._import(run, file, upload.size, on_progress)
         except FinalError as error:
-            await self.fail(import_id, reason=str(error))
+            await self.fail(import_id, reason=str(error), guard=guard)
             raise
         await run.complete(self._clock.now_ms())
         return run.result
 
-    async def fail(self, import_id: str, *, reason: str) -> None:
+    async def fail(self, import_id: str, *, reason: str, guard: Guard = unguarded) -> None:
         """Mark a running import as failed; one that has ended stays as it is. The rows stored so far stay too."""
         failure = (self._clock.now_ms(), reason, import_id)
-        await self._database.write(lambda connection: connection.execute(_FAIL, failure).rowcount)
+
+        def write(connection: sqlite3.Connection) -> None:
+            guard(connection)
+            connection.execute(_FAIL, failure)
+
+        await self._database.write(write)
 
     async def list(
         self, user_id: int, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
@@ -301,8 +330,9 @@ class _Source:
 class _Run:
     """One attempt at one import: where it stands, and its writes."""
 
-    def __init__(self, database: Database, import_id: str, row: tuple[Any, ...]) -> None:
+    def __init__(self, database: Database, import_id: str, row: tuple[Any, ...], guard: Guard) -> None:
         self._database = database
+        self._guard = guard
         self._import_id = import_id
         self._seq, status, header, delimiter, encoding, self._offset, number, stored, rejected = row
         self.is_complete = status == "completed"
@@ -348,7 +378,11 @@ class _Run:
         await self._change(lambda connection: connection.execute(_COMPLETE, values).rowcount == 1)
 
     async def _change(self, write: Callable[[sqlite3.Connection], bool]) -> None:
-        if not await self._database.write(write):
+        def guarded(connection: sqlite3.Connection) -> bool:
+            self._guard(connection)
+            return write(connection)
+
+        if not await self._database.write(guarded):
             raise ImportOvertakenError(self._import_id)
 
 

@@ -114,13 +114,17 @@ class Uploads:
 
     async def discard(self, *uploads: Upload) -> None:
         """Remove the files; one that is gone already is fine."""
-        tokens = [upload.token for upload in uploads if _TOKEN.fullmatch(upload.token)]
-        for token in tokens:
-            await run_sync(self._remove, token, limiter=self._limiter)
+        for upload in uploads:
+            await run_sync(self.remove, upload, limiter=self._limiter)
+
+    def remove(self, upload: Upload) -> None:
+        """Remove the file, in a worker thread; one that is gone already is fine."""
+        if _TOKEN.fullmatch(upload.token):  # a token may come from a client's own job arguments
+            self._remove(upload.token)
 
     async def tokens(self) -> list[str]:
         """The whole uploads there are."""
-        return await run_sync(lambda: [path.stem for path in self._directory.glob("*.csv")], limiter=self._limiter)
+        return await run_sync(self._tokens, limiter=self._limiter)
 
     async def old_tokens(self) -> list[str]:
         """The whole uploads that have been here for so long that their job may be gone."""
@@ -130,6 +134,9 @@ class Uploads:
         make_own_directory(self._directory)
         for token in self._older_than(PART_AGE_MS, ".part"):
             self._part(token).unlink(missing_ok=True)
+
+    def _tokens(self) -> list[str]:
+        return [Path(name).stem for name in os.listdir(self._directory) if name.endswith(".csv")]  # noqa: PTH208 - it raises
 
     def _older_than(self, age_ms: int, suffix: str) -> list[str]:
         """Files of ours; a link is none."""

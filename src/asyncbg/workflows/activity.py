@@ -64,7 +64,7 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
     async def log_user_activity(user_id: UserNumber, action: Annotated[Line, Personal("action")]) -> None:
         """Add a row to the activity log; a repeat of the job adds none."""
         job = current_job()
-        await activity.record(user_id=user_id, action=action, job_id=job.id, owner=job.owner)
+        await activity.record(user_id=user_id, action=action, job_id=job.id, owner=job.owner, guard=job.guard)
 
     @bg.task(name="update_user_statistics", retries=3, timeout=60)
     async def update_user_statistics(user_id: UserNumber) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Import an uploaded CSV file: stream it to disk, store its rows in batches, notify its owner, remove the upload."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +18,7 @@ from asyncbg.api.schemas import Accepted
 from asyncbg.api.upload import OVERHEAD_BYTES, FilePart, too_large
 from asyncbg.clock import rfc3339
 from asyncbg.context import Progress, current_job
+from asyncbg.errors import JobStateError
 from asyncbg.event import Event, EventType
 from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
@@ -111,24 +113,28 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
         size: int,
         progress: Progress = Progress(),
     ) -> dict[str, int]:
-        """Store the upload's rows, tell the owner what came of it, remove the upload."""
+        """Store the upload's rows and tell the owner what came of it; every step needs the lease of this attempt."""
         job, file = current_job(), Upload(upload, file_name, size)
 
         def on_progress(_rows: int, bytes_read: int, bytes_total: int, message: str) -> None:
             progress.set(bytes_read, total=bytes_total, unit="bytes", message=message)
 
         try:
-            done = await imports.run(job.id, owner=job.owner, user_id=user_id, upload=file, on_progress=on_progress)
+            done = await imports.run(
+                job.id, owner=job.owner, user_id=user_id, upload=file, on_progress=on_progress, guard=job.guard
+            )
         except Exception as error:
             if job.attempt >= job.max_attempts or not is_retryable(error):
-                await imports.fail(job.id, reason=str(error))
-                await imports.discard(file)
+                await imports.fail(job.id, reason=str(error), guard=job.guard)
                 await job.publish(CsvFailed(user_id=user_id, error=type(error).__name__))
+                await imports.discard(file, guard=job.guard)
+                await job.require_lease()
                 await notices.append(f"user {user_id}", f"{file_name}: import failed: {error}")
             raise
         counts = {"rows_stored": done.rows_stored, "rows_rejected": done.rows_rejected}
-        await imports.discard(file)
+        await imports.discard(file)  # of a complete import no attempt reads it any more
         await job.publish(CsvImported(user_id=user_id, **counts))
+        await job.require_lease()
         await notices.append(
             f"user {user_id}", f"{file_name}: {done.rows_stored} rows imported, {done.rows_rejected} rejected"
         )
@@ -137,14 +143,17 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
     @bg.on(EventType.FAILED, task="process_csv")
     @bg.on(EventType.CANCELLED, task="process_csv")
     async def clean_up(event: Event) -> None:
-        """Remove the upload and close the record also where the task could not: it was cancelled, its worker died.
+        """Remove the upload and close the record: the job is final, so no attempt needs either.
 
-        Every process that shares the database does this: it may be done twice.
+        Every process that shares the database does this: it may be done twice. A job that was retried meanwhile is
+        left alone.
         """
         record = await bg.get(event.job_id)
         args = json.loads(record.args)
-        await imports.fail(record.id, reason=record.error.message if record.error else "cancelled")
-        await imports.discard(Upload(args.get("upload", ""), "", 0))  # none is left of a job that was erased
+        reason, guard = record.error.message if record.error else "cancelled", bg.backend.guard_ended(record.id)
+        with contextlib.suppress(JobStateError):
+            await imports.fail(record.id, reason=reason, guard=guard)
+            await imports.discard(Upload(args.get("upload", ""), "", 0), guard=guard)  # "": the job was erased
 
     @uploads.post("/upload-csv/{user_id}", name="upload_csv", **accepts(openapi_extra=_UPLOAD_DOCS))
     async def upload_csv_route(

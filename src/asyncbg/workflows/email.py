@@ -52,6 +52,7 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer) -> APIRouter:
         """Hand a message to the SMTP server; its Message-ID is the job's, so that a repeat can be recognised."""
         job = current_job()
         message_id = f"<{job.id}@asyncbg>"
+        await job.require_lease()
         sent = await mailer.send(to=to_email, subject=subject, body=body, message_id=message_id, attempt=job.attempt)
         await job.publish(EmailSent(message_id=message_id, refused=list(sent.refused)))
         return {"message_id": message_id}

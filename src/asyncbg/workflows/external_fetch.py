@@ -77,6 +77,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
             took_s = (bg.clock.monotonic_ms() - began_ms) / 1000
             await job.publish(WebhookAttempted(status=status, duration_s=took_s, error=error))
 
+        await job.require_lease()
         try:
             delivered = await outbound.deliver_webhook(webhook_url, payload, message_id=job.id)
         except WebhookError as error:

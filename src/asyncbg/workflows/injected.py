@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from asyncbg.api.inputs import Line, UserId, UserNumber, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted
-from asyncbg.context import current_job
+from asyncbg.context import current_job, require_lease
 from asyncbg.dependencies import Depends
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
@@ -56,6 +56,7 @@ class MailNotifier:
     async def notify(self, user_id: int, action: str) -> None:
         """Send the message; its Message-ID is the job's."""
         job, subject = current_job(), f"User {user_id}: {action}"[:255]
+        await job.require_lease()
         await self._mailer.send(
             to=self._operator,
             subject=subject,
@@ -75,6 +76,7 @@ class LogNotifier:
 
     async def notify(self, user_id: int, action: str) -> None:
         """Append the line."""
+        await require_lease()
         await self._notices.append(f"user {user_id}", action)
 
 
@@ -97,7 +99,7 @@ def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) ->
     ) -> None:
         """Add a row to the activity log and notify the operator."""
         job = current_job()
-        await log.record(user_id=user_id, action=action, job_id=job.id, owner=job.owner)
+        await log.record(user_id=user_id, action=action, job_id=job.id, owner=job.owner, guard=job.guard)
         await mail.notify(user_id, action)
 
     @router.post("/action/{user_id}", name="handle_action", **accepts(InjectedActionForm))

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from asyncbg.api.inputs import EmailAddress, Message, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted
+from asyncbg.context import require_lease
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.notices import Notices
@@ -29,6 +30,7 @@ def notification_workflow(bg: AsyncBG, *, notices: Notices) -> APIRouter:
         email: Annotated[EmailAddress, Personal("email")], message: Annotated[Message, Personal]
     ) -> None:
         """Append ``notification for EMAIL: MESSAGE`` to the notification log."""
+        await require_lease()
         await notices.append(email, message)
 
     @router.post("/send-notification/{email}", name="send_notification", **accepts(NotificationForm))

@@ -38,7 +38,9 @@ def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSetting
     @bg.task(name="cleanup_task", retries=3, timeout=60)
     async def cleanup_task(name: Name) -> dict[str, int]:
         """Remove the working files of the batch."""
-        return {"files_removed": await workspace.remove(current_job().batch)}
+        job = current_job()
+        await job.require_lease()
+        return {"files_removed": await workspace.remove(job.batch)}
 
     @router.post("/process/{name}", name="process", **accepts())
     async def process_route(
@@ -60,5 +62,6 @@ async def _work(workspace: Workspace, name: str, progress: Progress, *, steps: i
             await anyio.sleep(step_s / parts)
     progress.set(steps, total=steps, message=f"{steps} steps done")
     job = current_job()
+    await job.require_lease()
     await workspace.write(job.batch, job.task, f"{name}: {steps} steps\n")
     return {"steps": steps}

@@ -9,6 +9,7 @@ from asyncbg.api.inputs import Message, UserId, UserNumber, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted
 from asyncbg.background import Task
+from asyncbg.context import require_lease
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.notices import Notices
@@ -29,6 +30,7 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
     @bg.task(name="send_notification_task", retries=3, timeout=30)
     async def send_notification_task(user_id: UserNumber, message: Annotated[Message, Personal]) -> None:
         """Append a notification for the user to the notification log."""
+        await require_lease()
         await notices.append(f"user {user_id}", message)
 
     @bg.task(name="cleanup", retries=3, timeout=60)

@@ -137,6 +137,12 @@ FROM json_each(:pairs) v
 JOIN job ON job.n = v.value->>0
 WHERE job.state = 'running' AND job.token = v.value->>1
 
+-- name: lease_holds
+SELECT 1 FROM job WHERE n = ? AND token = ? AND state = 'running'
+
+-- name: state_of
+SELECT state FROM job WHERE id = ?
+
 -- name: settle_jobs
 WITH ended (n, state, run_at, finished_at, result, error_type, error_message, progress, attempt, cancel_reason,
             reported) AS (

@@ -4,6 +4,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,9 @@ from asyncbg.backends.sqlite.read import (
     find_events,
     find_record,
     find_records,
+    lease_holds,
     read_tail,
+    require_ended,
 )
 from asyncbg.backends.sqlite.rescue import SLICE, RescueLane
 from asyncbg.backends.sqlite.schedule import ScheduleLane, remember_slots
@@ -33,8 +36,8 @@ from asyncbg.backends.sqlite.statement import SQL, read_json
 from asyncbg.backends.sqlite.steering import SteeringLanes
 from asyncbg.backends.sqlite.wall_clock import WallClockLane
 from asyncbg.clock import Clock, SystemClock
-from asyncbg.database import MEMORY, Database, Transaction
-from asyncbg.errors import IdempotencyError, OutageError, OverloadedError
+from asyncbg.database import MEMORY, Database, Guard, Transaction
+from asyncbg.errors import IdempotencyError, LeaseLostError, OutageError, OverloadedError
 from asyncbg.event import Event, EventFilter
 from asyncbg.job import JobRecord, JobState, Lease, NewJob
 from asyncbg.seal import Seal
@@ -177,6 +180,23 @@ class SQLiteBackend:
     def record(self, lease: Lease, event_type: str, data: str) -> Awaitable[bool]:
         """Store an event of the task's own, unless the lease has lapsed."""
         return self.database.submit(self._attempts.record, (lease, event_type, data))
+
+    def guard(self, lease: Lease) -> Guard:
+        """What a transaction of the attempt's own asks first: it raises LeaseLostError where the lease has lapsed."""
+
+        def require_lease(connection: sqlite3.Connection) -> None:
+            if not lease_holds(connection, lease):
+                raise LeaseLostError(lease.id)
+
+        return require_lease
+
+    def guard_ended(self, job_id: str) -> Guard:
+        """What whoever cleans up after a job asks first: it raises JobStateError where the job is not final."""
+        return partial(require_ended, job_id=job_id)
+
+    async def holds(self, lease: Lease) -> bool:
+        """Whether the lease still holds."""
+        return await self.database.read(lambda connection: lease_holds(connection, lease))
 
     # Steering
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from asyncbg.backends.base import JobQuery, Tail, TaskCount
 from asyncbg.backends.sqlite.statement import SQL, read_json
+from asyncbg.errors import JobNotFoundError, JobStateError
 from asyncbg.event import Event, EventFilter, EventType
-from asyncbg.job import FINAL_STATES, JobError, JobRecord, JobState, ProgressValue
+from asyncbg.job import FINAL_STATES, JobError, JobRecord, JobState, Lease, ProgressValue
 from asyncbg.json_text import load_json
 
 _SCAN = 50_000
@@ -156,6 +157,20 @@ def find_events(
     found = json.loads(connection.execute(statement, (after_seq, reach, *values, limit)).fetchone()[0])
     events = [Event(*row) for row in found]
     return events, events[-1].seq if len(events) == limit else max(reach, after_seq)
+
+
+def lease_holds(connection: sqlite3.Connection, lease: Lease) -> bool:
+    """Whether an attempt is still the job's own."""
+    return connection.execute(SQL["lease_holds"], (lease.n, lease.token)).fetchone() is not None
+
+
+def require_ended(connection: sqlite3.Connection, job_id: str) -> None:
+    """Raise JobStateError where the job is not final, JobNotFoundError where there is none."""
+    row = connection.execute(SQL["state_of"], (job_id,)).fetchone()
+    if row is None:
+        raise JobNotFoundError(job_id)
+    if JobState(row[0]) not in FINAL_STATES:
+        raise JobStateError(job_id, row[0], "clean up after")
 
 
 def read_tail(connection: sqlite3.Connection, after_report: int | None, place: str, now_ms: int) -> Tail:
