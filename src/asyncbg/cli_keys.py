@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from asyncbg.api_key import Scope, hash_key, new_key
 from asyncbg.clock import SystemClock, rfc3339
+from asyncbg.database import open_all
 from asyncbg.services.audit import COMMAND_LINE, Audit, AuditEntry, Outcome
 from asyncbg.services.keys import KeyNotFoundError, KeyRecord, Keys, KeyTakenError, check_name
 from asyncbg.services.page import Page
@@ -172,7 +173,7 @@ async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[
     async with open_store(settings, create=create) as backend:
         clock = SystemClock()
         stores = _Stores(Keys(backend.database, settings.auth, clock=clock), Audit(backend.database, clock=clock))
-        await asyncio.gather(stores.keys.open(), stores.audit.open())
+        await open_all(stores.keys.open(), stores.audit.open())
         yield stores
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -297,7 +297,8 @@ class Database:
             version = row[0] if row else 0
             if version > len(scripts):
                 raise DatabaseError(
-                    f"{self.path} holds version {version} of {component!r}; this one knows {len(scripts)}: upgrade it"
+                    f"{self.path} was written by a newer asyncbg (version {version} of its {component} tables, this "
+                    f"one knows {len(scripts)}): upgrade asyncbg, or use another database"
                 )
             for script in scripts[version:]:
                 for statement in _statements(script):
@@ -361,6 +362,8 @@ class Database:
         while self._pending:
             await asyncio.sleep(0)  # whoever the last commit woke may have something to add
             self._batch, self._pending = self._pending, {}
+            if not self._batch:
+                break  # the database was closed meanwhile
             self._commit_items = sum(len(items) for items, _ in self._batch.values())
             self._commit_began = time.monotonic()
             await self._commit(self._batch)
@@ -525,6 +528,13 @@ def _run_lane(lane: Lane, tx: Transaction, items: list[Any]) -> Sequence[Any]:
     if len(results) != len(items):
         raise RuntimeError(f"a lane gave {len(results)} results for {len(items)} items")
     return results
+
+
+async def open_all(*stores: Coroutine[Any, Any, None]) -> None:
+    """Open several stores of one database at once; each comes to its end. Raises the first error as it is."""
+    for outcome in await asyncio.gather(*stores, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def _halves(batch: _Batch, first: int) -> tuple[_Batch, _Batch]:

@@ -18,12 +18,22 @@ from asyncbg.backends.sqlite import MIGRATIONS
 from asyncbg.clock import Clock, SystemClock, rfc3339
 from asyncbg.database import OLDEST_SQLITE
 from asyncbg.errors import SettingsError
+from asyncbg.event import dump
 from asyncbg.log_limit import MOST_BYTES, WANTED_BYTES
+from asyncbg.runner.unknown_task import NO_SUCH_TASK
 from asyncbg.seal import Seal
+from asyncbg.services import activity, audit, imports, keys, sessions, tickets
 from asyncbg.settings import Settings, SmtpSettings, load_settings
 from asyncbg.store import database_file
 
 SQL = load_statements("doctor.sql")
+
+_KNOWN = {
+    "engine": len(MIGRATIONS), "activity": len(activity.MIGRATIONS), "audit": len(audit.MIGRATIONS),
+    "imports": len(imports.MIGRATIONS), "keys": len(keys.MIGRATIONS), "seal": 1,
+    "sessions": len(sessions.MIGRATIONS), "tickets": len(tickets.MIGRATIONS),
+}  # fmt: skip
+_MOST_TASKS = 5
 _WAL_BUG = ((3, 7, 0), (3, 51, 2))
 _WAL_BUG_FIXED = frozenset({(3, 44, 6), (3, 50, 7)})
 """https://www.sqlite.org/wal.html#walresetbug; ``log_limit.py`` says how it is avoided."""
@@ -271,20 +281,22 @@ def check_content(path: Path, place: Place, clock: Clock, keys: Sequence[bytes] 
 
 
 def check_schema(connection: sqlite3.Connection) -> Finding:
-    """Whether the tables are those this version knows."""
-    known = len(MIGRATIONS)
+    """Whether all tables are those this version knows."""
     try:
-        row = connection.execute(SQL["version"]).fetchone()
+        found = dict(connection.execute(SQL["versions"]).fetchall())
     except sqlite3.OperationalError as error:
         if "no such table" not in str(error):
             raise
-        row = None
-    version = row[0] if row else 0
-    if version > known:
-        return fail("schema", f"version {version}; this asyncbg knows {known}", "upgrade asyncbg")
-    if version < known:
-        return warn("schema", f"version {version} of {known}", "the next start brings it up to date; back it up before")
-    return well("schema", f"version {version}")
+        found = {}
+    newer = [(name, version) for name, version in found.items() if version > _KNOWN.get(name, 0)]
+    older = [(name, version) for name, version in ({"engine": 0} | found).items() if version < _KNOWN.get(name, 0)]
+    if newer:
+        finding = ", ".join(f"{name} {version} (this asyncbg knows {_KNOWN.get(name, 0)})" for name, version in newer)
+        return fail("schema", f"written by a newer asyncbg: {finding}", "upgrade asyncbg, or use another database")
+    if older:
+        finding = ", ".join(f"{name} {version} of {_KNOWN[name]}" for name, version in older)
+        return warn("schema", f"version {finding}", "the next start brings it up to date; back it up before")
+    return well("schema", f"version {found['engine']}")
 
 
 def check_jobs(connection: sqlite3.Connection, place: Place, clock: Clock) -> Finding:
@@ -293,17 +305,27 @@ def check_jobs(connection: sqlite3.Connection, place: Place, clock: Clock) -> Fi
     lost = sum(running[name] for name in place.gone(running))
     crashed, crashes = connection.execute(SQL["crashed"]).fetchone()
     poison = connection.execute(SQL["poison"]).fetchone()[0]
-    overdue = connection.execute(SQL["overdue"], {"before_ms": clock.now_ms() - _OVERDUE_MS}).fetchone()[0]
+    before_ms = clock.now_ms() - _OVERDUE_MS
+    overdue = connection.execute(SQL["overdue"], {"before_ms": before_ms}).fetchone()[0]
+    asked = {"before_ms": before_ms, "reason": dump({"reason": NO_SUCH_TASK})}
+    unknown = dict(connection.execute(SQL["unknown"], asked).fetchall())
     found = [
         (lost, f"{lost} running without a process", "start `asyncbg serve` or `asyncbg worker`: it takes them up"),
         (poison, f"{poison} failed as poison", "`asyncbg jobs list --state failed`; mend the task, then retry them"),
         (crashed, f"{crashed} unfinished took a process down (up to {crashes} times)", "see the log of that process"),
         (overdue, f"{overdue} queued for more than a minute", _OVERDUE),
+        (len(unknown), _unknown_tasks(unknown), _UNKNOWN),
     ]  # fmt: skip
     bad = [(finding, remedy) for many, finding, remedy in found if many]
     if bad:
         return warn("jobs", "; ".join(finding for finding, _ in bad), "; ".join(remedy for _, remedy in bad))
     return well("jobs", "none lost, none poisonous")
+
+
+def _unknown_tasks(unknown: Mapping[str, int]) -> str:
+    named = ", ".join(f"{task} ({many})" for task, many in list(unknown.items())[:_MOST_TASKS])
+    more = f" and of {len(unknown) - _MOST_TASKS} more" if len(unknown) > _MOST_TASKS else ""
+    return f"{sum(unknown.values())} of tasks that no process has: {named}{more}"
 
 
 def check_encryption(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Finding:
@@ -323,6 +345,9 @@ def check_encryption(connection: sqlite3.Connection, keys: Sequence[bytes]) -> F
     return well("encryption", f"on, with the key of id {known[0]}" if known else "off")
 
 
+_UNKNOWN = (
+    "start a process that has the task, or cancel its jobs: `asyncbg jobs cancel --match 'task:NAME state:queued'`"
+)
 _OVERDUE = (
     "start `asyncbg serve` or `asyncbg worker` where none runs; else raise ASYNCBG_RUNNER__CONCURRENCY, or see what "
     "blocks the tasks"

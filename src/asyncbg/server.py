@@ -27,6 +27,7 @@ from asyncbg.api.security_txt import security_txt_router
 from asyncbg.api.shown_path import Paths
 from asyncbg.api.sign_in import sign_in_router
 from asyncbg.api.spans import CleanSpans
+from asyncbg.database import open_all
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.log_guard import guard_handlers
@@ -214,9 +215,8 @@ class _Service:
         from an earlier life meets old tables.
         """
         await anyio.to_thread.run_sync(warn_of_readers, self.bg.settings.data_dir)
-        async with anyio.create_task_group() as group:
-            for store in (self.activity, self.imports, self.keys, self.sessions):
-                group.start_soon(store.open)
+        stores = (self.activity, self.imports, self.keys, self.sessions)
+        await open_all(*(store.open() for store in stores))
 
 
 def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:

@@ -16,6 +16,8 @@ from asyncbg.job import FINAL_STATES, JobState
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _MOST_SERIES = 1000
+_MOST_UNKNOWN = 100
+_UNKNOWN = "Jobs that have not begun, of tasks that this process does not have."
 _OTHER = ("other", "other")
 _BLOCKED = "Times that the event loop was held for too long, by what held it."
 _RESTARTED = "Times that a loop of the engine ended by itself and was started again."
@@ -45,6 +47,7 @@ class Telemetry(Collector):
         self._blockages: Mapping[str, int] = {}
         self._restarts: Mapping[str, int] = {}
         self._errors: Mapping[str, int] = {}
+        self._unknown: Mapping[str, int] = {}
 
     def follow(self, backend: Committing) -> None:
         """Count every event that ``backend`` commits from now on, then pass it on."""
@@ -72,14 +75,17 @@ class Telemetry(Collector):
         *,
         loop_restarts: Mapping[str, int] | None = None,
         errors: Mapping[str, int] | None = None,
+        unknown_tasks: Mapping[str, int] | None = None,
     ) -> bytes:
         """Everything in Prometheus' text format; ``open_jobs`` is None where the database does not answer.
 
         ``blockages`` counts by task how often the event loop was held, ``loop_restarts`` by name how often one of the
         engine's own loops was started again, ``errors`` by part those that cost one item only.
+        ``unknown_tasks`` counts by task the jobs that this process cannot run.
         """
         self._open, self._bus, self._blockages = open_jobs, bus, blockages or {}
         self._restarts, self._errors = loop_restarts or {}, errors or {}
+        self._unknown = unknown_tasks or {}
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -90,6 +96,7 @@ class Telemetry(Collector):
         )
         if self._open is not None:
             yield _open_family(self._open)
+            yield _unknown_family(self._unknown)
         if self._bus is not None:
             yield from _bus_families(self._bus)
         yield _counter_family("asyncbg_loop_blocked", _BLOCKED, "task", self._blockages)
@@ -110,6 +117,16 @@ def _open_family(open_jobs: Mapping[JobState, int]) -> Metric:
     for state in JobState:
         if state not in FINAL_STATES:
             family.add_metric([state.value], open_jobs.get(state, 0))
+    return family
+
+
+def _unknown_family(unknown: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily("asyncbg_jobs_unknown_task", _UNKNOWN, labels=["task"])
+    ranked = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
+    for task, many in ranked[:_MOST_UNKNOWN]:
+        family.add_metric([task], many)
+    if rest := sum(many for _, many in ranked[_MOST_UNKNOWN:]):
+        family.add_metric(["other"], rest)
     return family
 
 

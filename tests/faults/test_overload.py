@@ -65,6 +65,26 @@ async def test_beyond_the_bound_jobs_are_refused_and_not_stored(path: Path) -> N
     assert refused[0].json()["type"].endswith(":overloaded")
 
 
+async def test_jobs_of_a_removed_task_take_no_room(path: Path) -> None:
+    """They are shown with the reason, counted by their task, and refuse nobody else's job."""
+    old = engine_at(path)
+    old.task(name="gone")(nothing)
+    async with old:
+        old.hold()
+        for _ in range(3):
+            await old.submit("gone", {})
+
+    async with paused(engine_at(path, max_queued=1)) as http:
+        accepted = await http.post("/jobs", json={"task": "nothing"})
+        refused = await http.post("/jobs", json={"task": "nothing"})
+        shown = (await http.get("/jobs", params={"state": "queued", "task": "gone"})).json()["items"]
+        metrics = (await http.get("/metrics")).text
+
+    assert (accepted.status_code, refused.status_code) == (202, 503)
+    assert [item["hint"].split(":")[0] for item in shown] == ["this process has no task gone"] * 3
+    assert 'asyncbg_jobs_unknown_task{task="gone"} 3.0' in metrics
+
+
 async def test_a_refusal_takes_less_than_ten_milliseconds(path: Path) -> None:
     """Over HTTP, from the request to the answer; the tenth best of a hundred, as the machine may be busy."""
     took = []

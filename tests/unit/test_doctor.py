@@ -151,6 +151,47 @@ async def test_a_newer_schema_is_told(overrides: Mapping[str, Any], tmp_path: Pa
     assert statuses == [Status.FAILED, Status.WARNING]
 
 
+@pytest.mark.parametrize("component", ["activity", "audit", "imports", "keys", "sessions", "tickets", "of the future"])
+async def test_newer_tables_of_any_part_are_told(overrides: Mapping[str, Any], tmp_path: Path, component: str) -> None:
+    """Also of a part that this version has never heard of: the finding names it, the remedy is an upgrade."""
+    async with Engine(Settings(**overrides)):
+        pass
+    with sqlite3.connect(tmp_path / "doctor.db") as connection:
+        connection.execute("INSERT OR REPLACE INTO schema_version VALUES (?, 99)", (component,))
+    connection.close()
+
+    schema = (await examined(overrides))["schema"]
+
+    assert schema.status is Status.FAILED
+    assert f"{component} 99" in schema.finding
+    assert "upgrade asyncbg" in schema.remedy
+
+
+async def test_jobs_of_removed_tasks_are_named(overrides: Mapping[str, Any], tmp_path: Path) -> None:
+    """A process has looked at one more than a minute ago and left it: the task, its jobs, how to cancel them."""
+    async with Engine(Settings(**overrides)) as old:
+        old.hold()
+
+        @old.task(name="gone")
+        async def gone() -> None: ...
+
+        for _ in range(2):
+            await old.submit("gone", {})
+    async with Engine(Settings(**overrides)) as new:
+        async with asyncio.timeout(10):
+            while (await new.backend.position()).last_seq < 6:  # noqa: ASYNC110 - of the log itself
+                await asyncio.sleep(0.01)
+    with sqlite3.connect(tmp_path / "doctor.db") as connection:
+        connection.execute("UPDATE event SET at = 1")
+        connection.execute("UPDATE job SET run_at = 1")
+    connection.close()
+
+    jobs = (await examined(overrides))["jobs"]
+
+    assert "2 of tasks that no process has: gone (2)" in jobs.finding
+    assert "--match" in jobs.remedy
+
+
 async def test_lost_and_poisonous_jobs_are_told(overrides: Mapping[str, Any], tmp_path: Path) -> None:
     """Running without a process, failed as poison, unfinished after a crash: each with what to do."""
     async with Engine(Settings(**overrides)) as engine:

@@ -33,6 +33,7 @@ from asyncbg.errors import JobNotFoundError
 from asyncbg.ids import is_job_id
 from asyncbg.job import JobState
 from asyncbg.plain_text import is_one_line, is_storable
+from asyncbg.runner.unknown_task import unknown_task_hint
 from asyncbg.services.audit import Audit, audited
 
 _EXAMPLE: dict[str, Any] = {
@@ -193,7 +194,11 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         records = await engine.backend.list(query)
         shown = records[:limit]
         following = cursor_after(shown[-1]) if len(records) > limit else None
-        items = await off_loop(lambda: [JobOut.from_record(record, prefix) for record in shown], shown)
+        hints = [unknown_task_hint(record, engine.registry) for record in shown]
+        items = await off_loop(
+            lambda: [JobOut.from_record(record, prefix, hint=hint) for record, hint in zip(shown, hints, strict=True)],
+            shown,
+        )
         return Page.model_construct(items=items, next=following)
 
     @get_and_head(router, "/jobs/{job_id}", responses=problem_docs(404, 422, 503))
@@ -203,7 +208,8 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         if wait:
             record = await engine.wait(job_id, wait)
             await confirm(request)
-        return await off_loop(lambda: JobOut.from_record(record, prefix), [record])
+        hint = unknown_task_hint(record, engine.registry)
+        return await off_loop(lambda: JobOut.from_record(record, prefix, hint=hint), [record])
 
     @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 415, 422, 503))
     async def cancel_job(

@@ -1,5 +1,6 @@
 """The routes for those who run the service: health, metrics and a first page."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import anyio
@@ -69,6 +70,7 @@ def ops_router(engine: Engine) -> APIRouter:
                 engine.blockages,
                 loop_restarts=engine.loop_restarts,
                 errors=engine.errors.counts,
+                unknown_tasks=await _unknown_tasks(engine),
             ),
             headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE},
         )
@@ -104,6 +106,14 @@ async def _open_jobs(engine: Engine) -> dict[JobState, int] | None:
             return dict(await engine.backend.counts())
     except (DatabaseError, NotRunningError, TimeoutError):
         return None
+
+
+async def _unknown_tasks(engine: Engine) -> Mapping[str, int]:
+    try:
+        with anyio.fail_after(_PROBE_S):
+            return await engine.unknown_tasks()
+    except (DatabaseError, NotRunningError, TimeoutError):
+        return {}
 
 
 def _not_ready(failed: list[str], checks: dict[str, Literal["ok", "failed"]]) -> Problem:

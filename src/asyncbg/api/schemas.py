@@ -91,12 +91,15 @@ class JobOut(BaseModel):
         exclude_if=lambda sizes: not sizes,
         description="in a list: how many bytes of `args` and `result` are left out; the job itself has them",
     )
+    hint: str | None = Field(
+        default=None, exclude_if=lambda hint: hint is None, description="why it does not run, where that is known"
+    )
     links: JobLinks
 
     @classmethod
-    def from_record(cls, record: JobRecord, prefix: str = "") -> "JobOut":
+    def from_record(cls, record: JobRecord, prefix: str = "", *, hint: str | None = None) -> "JobOut":
         """Show ``record``; ``prefix`` is the path below which the library's routes are."""
-        return cls.model_construct(**_shown(record, prefix))
+        return cls.model_construct(**_shown(record, prefix), hint=hint)
 
 
 class AcceptedJob(BaseModel):

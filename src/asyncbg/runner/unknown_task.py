@@ -4,7 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from asyncbg.backends.base import TaskCount
+from asyncbg.job import JobRecord, JobState
 from asyncbg.task import Registry
+
+NO_SUCH_TASK = "the task is not known here"
+"""Why a claimed job is given back by a process that does not have its task."""
 
 
 def known_jobs(counts: Iterable[TaskCount], registry: Registry) -> int:
@@ -19,6 +23,14 @@ def unknown_tasks(counts: Iterable[TaskCount], registry: Registry) -> Mapping[st
         if not _is_known(counted, registry):
             unknown[counted.task] += counted.many
     return unknown
+
+
+def unknown_task_hint(record: JobRecord, registry: Registry) -> str | None:
+    """Why a job does not run where this process does not have its task; None for any other."""
+    has_begun = record.state.is_final or record.state is JobState.RUNNING
+    if has_begun or not record.durable or registry.find(record.task) is not None:
+        return None
+    return f"this process has no task {record.task}: the job waits for one that has; cancel it where there is none"
 
 
 def _is_known(counted: TaskCount, registry: Registry) -> bool:

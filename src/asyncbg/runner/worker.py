@@ -19,6 +19,7 @@ from asyncbg.runner.failure import describe
 from asyncbg.runner.in_memory import InMemoryJobs
 from asyncbg.runner.progress import ProgressPump
 from asyncbg.runner.settler import Settler
+from asyncbg.runner.unknown_task import NO_SUCH_TASK
 from asyncbg.settings import RunnerSettings
 from asyncbg.task import Registry, TaskDefinition
 
@@ -427,7 +428,7 @@ class Worker:
         if lease.task not in self._skipped:
             logger.warning("no task %s in this process; its jobs are left to others until it is loaded", lease.task)
             self._skipped.add(lease.task)
-        return Released("the task is not known here")
+        return Released(NO_SUCH_TASK)
 
 
 def _reason(outcome: Outcome) -> str:

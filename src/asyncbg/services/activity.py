@@ -120,6 +120,7 @@ CREATE TRIGGER activity_uncounted AFTER DELETE ON activity BEGIN {_SUBTRACT} END
 _RECORD = """
 INSERT INTO activity (job_id, owner, user_id, action, at_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING
 """
+MIGRATIONS = (_SCHEMA, _OWNERS, _COUNTERS)
 
 _LOG = """
 SELECT json_group_array(json_array(seq, user_id, action, at_ms)) FROM (
@@ -191,7 +192,7 @@ class Activity:
 
     async def open(self) -> None:
         """Create or upgrade the tables."""
-        await self._database.migrate("activity", [_SCHEMA, _OWNERS, _COUNTERS])
+        await self._database.migrate("activity", MIGRATIONS)
 
     async def record(
         self, *, user_id: int, action: str, job_id: str, owner: str = ANONYMOUS, guard: Guard = unguarded

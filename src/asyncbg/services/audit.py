@@ -56,6 +56,7 @@ WHEN OLD.at_ms > (strftime('%s', 'now') - 400 * 86400) * 1000 BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
 """
+MIGRATIONS = (_SCHEMA,)
 
 _ALLOW_CHANGE = "DROP TRIGGER audit_is_not_changed"
 _FORBID_CHANGE = "SELECT sql FROM sqlite_master WHERE name = 'audit_is_not_changed'"
@@ -64,12 +65,12 @@ _HIDE = "UPDATE audit SET who = ?, which = ?, reason = ? WHERE seq = ?"
 
 _INSERT = "INSERT INTO audit (at_ms, who, what, which, outcome, reason) VALUES (?, ?, ?, ?, ?, ?)"
 _EXPIRE = """
-DELETE FROM audit WHERE at_ms <= ?1 AND at_ms <= (strftime('%s', 'now') - ?2 * 86400) * 1000
+DELETE FROM audit WHERE at_ms <= ? AND at_ms <= (strftime('%s', 'now') - ? * 86400) * 1000
 """
 _READ = """
 SELECT json_group_array(json_array(seq, at_ms, who, what, which, outcome, reason)) FROM (
-    SELECT * FROM audit WHERE seq < ?1 AND (?2 IS NULL OR what = ?2) AND (?3 IS NULL OR who = ?3)
-    ORDER BY seq DESC LIMIT ?4)
+    SELECT * FROM audit WHERE seq < :before AND (:what IS NULL OR what = :what) AND (:who IS NULL OR who = :who)
+    ORDER BY seq DESC LIMIT :limit)
 """
 
 
@@ -111,7 +112,7 @@ class Audit:
 
     async def open(self) -> None:
         """Create or upgrade the table, and let go of what is older than it has to be."""
-        await self._database.migrate("audit", [_SCHEMA])
+        await self._database.migrate("audit", MIGRATIONS)
         expired = (self._clock.now_ms() - KEPT_DAYS * 86_400_000, KEPT_DAYS)
         await self._database.write(lambda connection: connection.execute(_EXPIRE, expired).rowcount)
 
@@ -138,7 +139,7 @@ class Audit:
         self, *, what: str | None = None, who: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[AuditEntry]:
         """A page of rows, newest first. Raises BadCursorError."""
-        wanted = (before(cursor), what, who, limit + 1)
+        wanted = {"before": before(cursor), "what": what, "who": who, "limit": limit + 1}
         rows = await self._database.read(lambda connection: connection.execute(_READ, wanted).fetchone()[0])
         return page_of([(row[0], _entry(row)) for row in json.loads(rows)], limit)
 

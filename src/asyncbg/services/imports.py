@@ -66,6 +66,7 @@ _OWNERS = """
 ALTER TABLE import ADD COLUMN owner TEXT NOT NULL DEFAULT 'anonymous';
 CREATE INDEX import_of_owner ON import (owner, user_id, seq);
 """
+MIGRATIONS = (_SCHEMA, _OWNERS)
 
 # The first attempt makes the record; a later one finds it and goes on, also after a failure.
 _BEGIN = """
@@ -89,10 +90,10 @@ UPDATE import SET byte_offset = ?, row_number = ?, rows_stored = rows_stored + ?
 WHERE seq = ? AND status = 'running' AND byte_offset = ?
 """
 
-_STORE_ROWS = "INSERT INTO import_row SELECT ?1 + key, value FROM json_each(?2) WHERE type = 'array'"
+_STORE_ROWS = "INSERT INTO import_row SELECT ? + key, value FROM json_each(?) WHERE type = 'array'"
 
 _STORE_REJECTIONS = """
-INSERT INTO import_rejection SELECT ?1 + (value ->> 0), value ->> 1, value ->> 2 FROM json_each(?2)
+INSERT INTO import_rejection SELECT ? + (value ->> 0), value ->> 1, value ->> 2 FROM json_each(?)
 """
 
 _COMPLETE = """
@@ -117,8 +118,8 @@ FROM (SELECT * FROM import WHERE user_id = ? AND seq < ? ORDER BY seq DESC LIMIT
 _ROWS = """
 SELECT header, (SELECT json_group_array(json(data)) FROM (
     SELECT data FROM import_row
-    WHERE place BETWEEN (seq << 32) + ?2 AND (seq << 32) + 4294967295 ORDER BY place LIMIT ?3))
-FROM import WHERE id = ?1
+    WHERE place BETWEEN (seq << 32) + :first_row AND (seq << 32) + 4294967295 ORDER BY place LIMIT :limit))
+FROM import WHERE id = :id
 """
 
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
@@ -185,7 +186,7 @@ class Imports:
 
     async def open(self) -> None:
         """Create or upgrade the tables, and remove the uploads that nobody will import any more."""
-        await self._database.migrate("imports", [_SCHEMA, _OWNERS])
+        await self._database.migrate("imports", MIGRATIONS)
         await self._uploads.open()
         tokens = json.dumps(await self._uploads.tokens())
         finished = await self._database.read(lambda connection: connection.execute(_FINISHED, (tokens,)).fetchall())
@@ -273,7 +274,7 @@ class Imports:
 
     async def rows(self, import_id: str, *, first_row: int = 1, limit: int = 100) -> Sequence[dict[str, str]]:
         """Some imported rows in the file's order, from row ``first_row`` on; empty for an unknown import."""
-        wanted = (import_id, first_row, limit)
+        wanted = {"id": import_id, "first_row": first_row, "limit": limit}
         found = await self._database.read(lambda connection: connection.execute(_ROWS, wanted).fetchone())
         if not found or not found[0]:
             return []

@@ -41,6 +41,7 @@ CREATE TRIGGER api_key_stays_revoked BEFORE UPDATE ON api_key WHEN OLD.revoked_m
     SELECT RAISE(ABORT, 'a revoked API key stays as it is');
 END;
 """
+MIGRATIONS = (_SCHEMA,)
 
 _INSERT = """
 INSERT INTO api_key (name, hint, hash, scopes, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)
@@ -122,7 +123,7 @@ class Keys:
 
     async def open(self) -> None:
         """Create or upgrade the table."""
-        await self._database.migrate("keys", [_SCHEMA])
+        await self._database.migrate("keys", MIGRATIONS)
 
     async def exist(self) -> bool:
         """Whether there is, or ever was, a key: from then on nobody comes in without one unless it is allowed."""

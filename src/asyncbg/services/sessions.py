@@ -15,6 +15,7 @@ CREATE TABLE browser_session (
     expires_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+MIGRATIONS = (_SCHEMA,)
 
 _INSERT = "INSERT INTO browser_session (hash, key_id, expires_ms) VALUES (?, ?, ?)"
 _PURGE = "DELETE FROM browser_session WHERE expires_ms <= ?"
@@ -44,7 +45,7 @@ class Sessions:
 
     async def open(self) -> None:
         """Create or upgrade the table."""
-        await self._database.migrate("sessions", [_SCHEMA])
+        await self._database.migrate("sessions", MIGRATIONS)
 
     async def begin(self, key_id: str) -> tuple[str, Session]:
         """A new session for the holder of a key: its token, and what is kept. Those that are over are forgotten."""

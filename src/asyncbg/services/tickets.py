@@ -25,12 +25,14 @@ CREATE TABLE stream_ticket (
 ) WITHOUT ROWID;
 CREATE INDEX stream_ticket_by_owner ON stream_ticket (owner);
 """
+MIGRATIONS = (_SCHEMA,)
 
 _PURGE = "DELETE FROM stream_ticket WHERE expires_ms <= ?"
 # One statement, so that two issues at once cannot both take the last place.
 _ISSUE = """
-INSERT INTO stream_ticket (hash, path, owner, holder, expires_ms) SELECT ?1, ?2, ?3, ?4, ?5
-WHERE (SELECT count(*) FROM stream_ticket) < ?6 AND (SELECT count(*) FROM stream_ticket WHERE owner = ?3) < ?7
+INSERT INTO stream_ticket (hash, path, owner, holder, expires_ms) SELECT :hash, :path, :owner, :holder, :expires_ms
+WHERE (SELECT count(*) FROM stream_ticket) < :most
+  AND (SELECT count(*) FROM stream_ticket WHERE owner = :owner) < :most_of_owner
 """
 # Looking and taking are one statement: of two that show the same ticket one gets the row.
 _REDEEM = "DELETE FROM stream_ticket WHERE hash = ? AND path = ? AND expires_ms > ? RETURNING holder"
@@ -47,7 +49,7 @@ class Tickets:
 
     async def open(self) -> None:
         """Create or upgrade the table."""
-        await self._database.migrate("tickets", [_SCHEMA])
+        await self._database.migrate("tickets", MIGRATIONS)
 
     async def issue(self, path: str, *, owner: str, holder: str) -> tuple[str, int]:
         """A new token for the stream at ``path``, and when it expires (ms). ``holder`` is JSON, given back once.
@@ -56,7 +58,10 @@ class Tickets:
         """
         token, now_ms = new_token(), self._clock.now_ms()
         expires_ms = now_ms + LIFETIME_S * 1000
-        row = (hash_token(token, _PURPOSE), path, owner, holder, expires_ms, MOST, MOST // 10)
+        row = {
+            "hash": hash_token(token, _PURPOSE), "path": path, "owner": owner, "holder": holder,
+            "expires_ms": expires_ms, "most": MOST, "most_of_owner": MOST // 10,
+        }  # fmt: skip
 
         def insert(connection: sqlite3.Connection) -> bool:
             connection.execute(_PURGE, (now_ms,))
