@@ -11,14 +11,14 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from pydantic import TypeAdapter, ValidationError
 
-from asyncbg.api.schemas import MOST_LISTED_BYTES, Cursor, JobOut, cursor_after
+from asyncbg.api.schemas import MOST_LISTED_BYTES, AttemptOut, Cursor, JobOut, cursor_after
 from asyncbg.backends.base import Backend, JobQuery
 from asyncbg.backends.sqlite import SQLiteBackend
 from asyncbg.background import CallOptions
 from asyncbg.clock import SystemClock, rfc3339
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
 from asyncbg.event import Event, EventFilter, EventType
-from asyncbg.job import ANONYMOUS, JobRecord, JobState, told_of
+from asyncbg.job import ANONYMOUS, Attempt, JobRecord, JobState, told_of
 from asyncbg.redact import redact_json
 from asyncbg.runner.unknown_task import known_jobs
 from asyncbg.services.audit import COMMAND_LINE, audited, open_audit
@@ -98,12 +98,18 @@ async def _list(query: JobQuery, profile: str | None) -> Sequence[JobRecord]:
 @jobs_app.command
 def show(job_id: JobId, /, *, as_json: AsJson = False, profile: Profile = None) -> None:
     """Show one job; its personal arguments as pseudonyms."""
-    _say_job(asyncio.run(_look(job_id, profile)), as_json=as_json)
+    record, attempts = asyncio.run(_look(job_id, profile))
+    shown = [AttemptOut.from_attempt(attempt).model_dump(mode="json") for attempt in attempts]
+    if as_json:
+        say_json(_shown(record) | {"attempts": shown})
+        return
+    _say_job(record, as_json=False)
+    _say_attempts(shown)
 
 
-async def _look(job_id: str, profile: str | None) -> JobRecord:
+async def _look(job_id: str, profile: str | None) -> tuple[JobRecord, Sequence[Attempt]]:
     async with _opened(profile) as store:
-        return await _get(store, job_id)
+        return await _get(store, job_id), await store.attempts(job_id)
 
 
 @jobs_app.command
@@ -415,6 +421,21 @@ def _say_job(record: JobRecord, *, as_json: bool) -> None:
         return
     del shown["links"]
     say_table(("", ""), [(name, value if isinstance(value, str) else _compact(value)) for name, value in shown.items()])
+
+
+def _say_attempts(attempts: Sequence[dict[str, Any]]) -> None:
+    """When each attempt began and how it ended; the traceback of each that failed."""
+    if not attempts:
+        return
+    say("")
+    columns = ("number", "worker", "started_at", "ended_at", "outcome", "error")
+    rows = [{**one, "error": one["error"] and f"{one['error']['type']}: {one['error']['message']}"} for one in attempts]
+    say_table(("attempt", *columns[1:]), [[str(row[name] or "") for name in columns] for row in rows])
+    for one in attempts:
+        if one["traceback"]:
+            say(f"\nattempt {one['number']}:")
+            for line in one["traceback"].splitlines():
+                say(printable(line))
 
 
 def _say_changed(record: JobRecord, *, as_json: bool = False, remarks: str = "") -> None:

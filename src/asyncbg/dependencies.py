@@ -49,7 +49,10 @@ class Overrides:
 
     def __bool__(self) -> bool:
         """Whether anything is overridden now."""
-        return any(one.dependency_overrides for one in self._applications)
+        for one in self._applications:  # asked for every job, so without a generator  # noqa: SIM110
+            if one.dependency_overrides:
+                return True
+        return False
 
     def add(self, application: Overriding) -> None:
         """Ask ``application`` from now on, whenever a provider is called."""

@@ -23,6 +23,7 @@
     │   ├── JobNotFoundError     no such job, or not yours
     │   ├── JobStateError        the job's state forbids it
     │   ├── JobFailedError       waited for a result; the job failed
+    │   ├── TracebackError       the cause of that: what the task raised, as text
     │   ├── JobCancelledError    waited for a result; the job was cancelled
     │   └── JobTimeoutError      waited for a result; it did not come in time
     ├── UnreadableError          an encrypted value cannot be decrypted: its key is missing, or it was changed
@@ -200,6 +201,15 @@ class JobFailedError(JobError):
         super().__init__(job_id, f"job {job_id} failed: {error_type}: {detail}")
         self.type = error_type
         self.detail = detail
+
+
+class TracebackError(JobError):
+    """The cause of a JobFailedError where the task ran in another process, or long ago: its traceback as text."""
+
+    def __init__(self, job_id: str, traceback: str) -> None:
+        """Carry the text."""
+        super().__init__(job_id, f"\n{traceback}")
+        self.traceback = traceback
 
 
 class JobCancelledError(JobError):

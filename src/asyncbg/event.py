@@ -47,6 +47,8 @@ class Event(NamedTuple):
     owner: str
     attempt: int
     data: str | None = None
+    error: BaseException | None = None
+    """Of ``job.failed`` and ``job.retrying``: what the task raised, if it ran in this process. Never stored or sent."""
 
     @property
     def is_final(self) -> bool:

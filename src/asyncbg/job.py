@@ -149,6 +149,10 @@ class JobError:
 
     type: str
     message: str
+    traceback: str | None = field(default=None, compare=False, repr=False)
+    """Where it was raised, as text; only on its way to the store, see :class:`Attempt`."""
+    cause: BaseException | None = field(default=None, compare=False, repr=False)
+    """The exception itself, where it was raised in this process."""
 
     def as_dict(self) -> dict[str, str]:
         """The JSON form of the contract."""
@@ -184,6 +188,21 @@ class JobRecord:
     cancel_reason: str | None = None
     omitted: Mapping[str, int] = field(default_factory=dict)
     """What a list has left out, and its size in bytes: ``args`` is ``{}`` then, and ``result`` None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt of a job, from its claim to its end. ``outcome`` and what follows are None while it runs."""
+
+    number: int
+    worker: str | None
+    """The place of the process that ran it, where that is known."""
+    started_at_ms: int
+    ended_at_ms: int | None = None
+    outcome: str | None = None
+    """``succeeded``, ``failed``, ``cancelled``, ``released`` (given back at a shutdown) or ``lost`` (process ended)."""
+    error: JobError | None = None
+    traceback: str | None = field(default=None, repr=False)
 
 
 def told_of(record: JobRecord, text: str) -> str:

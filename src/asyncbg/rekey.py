@@ -16,6 +16,12 @@ _WRITE = (
     "WHERE n = ? AND args = ? AND result IS ?"
 )
 
+_READ_TRACEBACKS = (
+    "SELECT f.job, f.attempt, job.id, f.traceback FROM failed_attempt f JOIN job ON job.n = f.job "
+    "WHERE (f.job, f.attempt) > (?, ?) AND f.traceback IS NOT NULL ORDER BY f.job, f.attempt LIMIT ?"
+)
+_WRITE_TRACEBACK = "UPDATE failed_attempt SET traceback = ? WHERE job = ? AND attempt = ? AND traceback = ?"
+
 
 @dataclass(slots=True)
 class Rekeyed:
@@ -47,7 +53,24 @@ async def rekey(store: SQLiteBackend) -> Rekeyed:
             if values is not None:
                 changed.append(values)
         done.jobs += await store.database.write(partial(_write, changed))
+    await _rekey_tracebacks(store, done)
     return done
+
+
+async def _rekey_tracebacks(store: SQLiteBackend, done: Rekeyed) -> None:
+    after: tuple[Any, ...] = (-1, -1)
+    while rows := await store.database.read(partial(_read_tracebacks, after)):
+        after = rows[-1][:2]
+        changed = []
+        for n, attempt, job_id, stored in rows:
+            try:
+                anew = store.seal.reseal(stored, job_id, "traceback")
+            except UnreadableError:
+                done.unreadable += 1
+                continue
+            if anew != stored:
+                changed.append((anew, n, attempt, stored))
+        await store.database.write(partial(_write_tracebacks, changed))
 
 
 def _anew(store: SQLiteBackend, row: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -69,3 +92,11 @@ def _read(after: int, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
 
 def _write(changed: list[tuple[Any, ...]], connection: sqlite3.Connection) -> int:
     return connection.executemany(_WRITE, changed).rowcount if changed else 0
+
+
+def _read_tracebacks(after: tuple[Any, ...], connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    return connection.execute(_READ_TRACEBACKS, (*after, _SLICE)).fetchall()
+
+
+def _write_tracebacks(changed: list[tuple[Any, ...]], connection: sqlite3.Connection) -> int:
+    return connection.executemany(_WRITE_TRACEBACK, changed).rowcount if changed else 0

@@ -549,6 +549,7 @@ async def test_the_routes_are_described_with_their_errors_and_examples(client: h
         ("post", "/bg/jobs"),
         ("get", "/bg/jobs"),
         ("get", "/bg/jobs/{job_id}"),
+        ("get", "/bg/jobs/{job_id}/attempts"),
         ("post", "/bg/jobs/{job_id}/cancel"),
         ("post", "/bg/jobs/{job_id}/retry"),
     }

@@ -16,6 +16,8 @@ from asyncbg.api.schemas import (
     EXAMPLE_ID,
     MOST_LISTED_BYTES,
     Accepted,
+    AttemptOut,
+    Attempts,
     ChangedJob,
     Cursor,
     JobOut,
@@ -210,6 +212,12 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
             await confirm(request)
         hint = unknown_task_hint(record, engine.registry)
         return await off_loop(lambda: JobOut.from_record(record, prefix, hint=hint), [record])
+
+    @get_and_head(router, "/jobs/{job_id}/attempts", responses=problem_docs(404, 422, 503))
+    async def show_attempts(job_id: JobId, caller: Asking) -> Attempts:
+        """Show what each attempt of a job ended in, with its error and traceback where it failed."""
+        caller.own(await engine.get(job_id))
+        return Attempts(items=[AttemptOut.from_attempt(attempt) for attempt in await engine.attempts(job_id)])
 
     @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 415, 422, 503))
     async def cancel_job(

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol, TypeVar, cast
+from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
 
 from fastapi import Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from asyncbg.api.access import prefix_before
 from asyncbg.clock import rfc3339
-from asyncbg.job import JobRecord, JobState, ProgressValue
+from asyncbg.job import Attempt, JobRecord, JobState, ProgressValue
 from asyncbg.json_text import load_json
 from asyncbg.personal import masked_arguments, masked_result
 from asyncbg.redact import redact
@@ -51,6 +51,40 @@ class JobErrorOut(BaseModel):
 
     type: str = Field(description="the class of the error")
     message: str
+
+
+class AttemptOut(BaseModel):
+    """One attempt of a job. Times are RFC 3339 in UTC."""
+
+    number: int = Field(examples=[1])
+    worker: str | None = Field(description="the process that ran it, where that is known")
+    started_at: str = Field(examples=["2026-11-22T10:15:00.250Z"])
+    ended_at: str | None = Field(description="null while it runs", examples=["2026-11-22T10:15:01.000Z"])
+    outcome: Literal["succeeded", "failed", "cancelled", "released", "lost"] | None = Field(
+        description="`released`: given back at a shutdown; `lost`: its process ended; null while it runs"
+    )
+    error: JobErrorOut | None
+    traceback: str | None = Field(description="where it was raised, without personal values; null where none is kept")
+
+    @classmethod
+    def from_attempt(cls, attempt: Attempt) -> "AttemptOut":
+        """Show ``attempt``."""
+        ended, error = attempt.ended_at_ms, attempt.error
+        return cls.model_construct(
+            number=attempt.number,
+            worker=attempt.worker,
+            started_at=rfc3339(attempt.started_at_ms),
+            ended_at=None if ended is None else rfc3339(ended),
+            outcome=attempt.outcome,  # type: ignore[arg-type]  # one of those that are named
+            error=None if error is None else JobErrorOut(type=error.type, message=error.message),
+            traceback=attempt.traceback,
+        )
+
+
+class Attempts(BaseModel):
+    """The latest attempts of a job, oldest first."""
+
+    items: list[AttemptOut]
 
 
 class JobLinks(BaseModel):

@@ -8,7 +8,7 @@ import aiosqlite
 
 from asyncbg.database import Guard
 from asyncbg.event import Event, EventFilter
-from asyncbg.job import JobRecord, JobState, Lease, NewJob, Outcome
+from asyncbg.job import Attempt, JobRecord, JobState, Lease, NewJob, Outcome
 
 
 class Enqueued(NamedTuple):
@@ -212,6 +212,10 @@ class Backend(Protocol):
 
     async def list(self, query: JobQuery) -> Sequence[JobRecord]:
         """Jobs, newest first."""
+        ...
+
+    async def attempts(self, job_id: str) -> Sequence[Attempt]:
+        """The latest attempts of a job, oldest first; none where there is no such job."""
         ...
 
     async def events(

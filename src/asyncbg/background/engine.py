@@ -23,7 +23,7 @@ from asyncbg.error_log import ErrorLog
 from asyncbg.errors import NotRunningError
 from asyncbg.event import Event
 from asyncbg.ids import IdGenerator
-from asyncbg.job import ANONYMOUS, JobRecord, JobState
+from asyncbg.job import ANONYMOUS, Attempt, JobRecord, JobState
 from asyncbg.retry import RetryPolicy
 from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.event_relay import EventRelay
@@ -66,6 +66,7 @@ class Engine:
         self.executor = Executor(
             threads=limits.threads, clock=self.clock, most_result_bytes=self.settings.jobs.max_result_bytes,
             rng=rng or random.Random(),  # nosec B311  # noqa: S311 - jitter, not a secret
+            keeps_tracebacks=self.settings.jobs.tracebacks,
         )  # fmt: skip
         self._runner = Runner(
             self.backend, self.registry, self.bus, self.settings, executor=self.executor, in_memory=in_memory,
@@ -314,6 +315,10 @@ class Engine:
         At a shutdown it returns at once, so that no long poll holds the server, unless ``through_pause`` is set.
         """
         return await self.control.wait(job_id, timeout_s, through_pause=through_pause)
+
+    async def attempts(self, job_id: str) -> Sequence[Attempt]:
+        """The latest attempts of a job, oldest first. Raises JobNotFoundError."""
+        return await self.control.attempts(job_id)
 
     def watch(self, job_id: str) -> AsyncIterator[Event]:
         """A job's events from the first one to its final one, progress included. Raises JobNotFoundError."""

@@ -70,7 +70,8 @@ class Enqueuer:
         self, definition: TaskDefinition, bound: dict[str, Any], options: CallOptions, *, lasting: bool = True
     ) -> Prepared:
         """Give a call whose arguments are validated an id; nothing is stored yet. Raises ArgumentsError."""
-        self.executor.require_met(definition, bound)
+        if definition.arguments.injected:
+            self.executor.require_met(definition, bound)
         task = definition.options
         text = None
         if lasting:

@@ -1,15 +1,15 @@
 """Looking at jobs and steering them, by id: get, wait, watch, cancel, retry."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from asyncbg.backends.base import Backend
 from asyncbg.bus import EventBus, Subscription
 from asyncbg.context import CurrentJob
-from asyncbg.errors import JobNotFoundError
+from asyncbg.errors import JobNotFoundError, TracebackError
 from asyncbg.event import Event, EventFilter
-from asyncbg.job import LONGEST_MESSAGE, JobRecord, JobState, told_of
+from asyncbg.job import LONGEST_MESSAGE, Attempt, JobRecord, JobState, told_of
 from asyncbg.plain_text import storable
 from asyncbg.redact import redact
 from asyncbg.runner.in_memory import InMemoryJobs
@@ -53,6 +53,20 @@ class JobControl:
                 if record.state.is_final or left_s <= 0 or (self._runner.is_paused and not through_pause):
                     return record
                 await final.wait(min(left_s, _RECHECK_S))
+
+    async def attempts(self, job_id: str) -> Sequence[Attempt]:
+        """The latest attempts of a job, oldest first. Raises JobNotFoundError."""
+        await self.get(job_id)
+        return await self._backend.attempts(job_id)
+
+    async def cause_of(self, record: JobRecord) -> BaseException | None:
+        """What a failed job raised: the exception, where it ran in this process just now, else its traceback."""
+        error = self._bus.errors.find(record.id, record.attempt)
+        if error is not None:
+            return error
+        attempts = await self._backend.attempts(record.id)
+        text = attempts[-1].traceback if attempts else None
+        return None if text is None else TracebackError(record.id, text)
 
     async def watch(self, job_id: str) -> AsyncIterator[Event]:
         """A job's events from the first one to its final one, progress included. Raises JobNotFoundError.

@@ -1,13 +1,13 @@
 """The handle on one accepted job, as ``enqueue`` and ``add_task`` return it."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
 
 from asyncbg.background.job_control import JobControl
 from asyncbg.errors import JobCancelledError, JobFailedError, JobTimeoutError
 from asyncbg.event import Event
-from asyncbg.job import JobState
+from asyncbg.job import Attempt, JobState
 from asyncbg.seal import require_readable
 
 
@@ -48,7 +48,8 @@ class Job:
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the result and return it (as JSON gives it back).
 
-        Raises JobFailedError, JobCancelledError, UnreadableError, or JobTimeoutError after ``timeout`` seconds.
+        Raises JobFailedError (its ``__cause__`` is what the task raised, where it ran in this process, else a
+        TracebackError), JobCancelledError, UnreadableError, or JobTimeoutError after ``timeout`` seconds.
         """
         record = await self._control.wait(self.id, timeout, through_pause=True)
         self.state = record.state
@@ -57,11 +58,16 @@ class Job:
                 require_readable(record.result or "null")
                 return json.loads(record.result or "null")
             case JobState.FAILED if record.error is not None:
-                raise JobFailedError(self.id, record.error.type, record.error.message)
+                cause = await self._control.cause_of(record)
+                raise JobFailedError(self.id, record.error.type, record.error.message) from cause
             case JobState.CANCELLED:
                 raise JobCancelledError(self.id, record.cancel_reason or "")
             case _:
                 raise JobTimeoutError(self.id, timeout or 0)
+
+    async def attempts(self) -> Sequence[Attempt]:
+        """The latest attempts, oldest first, each with its error and traceback where it failed."""
+        return await self._control.attempts(self.id)
 
     def events(self) -> AsyncIterator[Event]:
         """The job's events from the first one to its final one, progress included."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from asyncbg.bus.final_wait import FinalWait, FinalWaits
 from asyncbg.bus.handler import Handler, Handlers
+from asyncbg.bus.recent_errors import RecentErrors
 from asyncbg.bus.subscription import Subscription, SubscriptionIndex
 from asyncbg.error_log import ErrorLog
 from asyncbg.event import Event, EventFilter, EventType
@@ -45,6 +46,8 @@ class EventBus:
         """How often something was published, whatever number of events at once."""
         self._published = 0
         errors = errors or ErrorLog()
+        self.errors = RecentErrors()
+        """What the jobs that failed last have raised."""
         self._waits = FinalWaits(errors)
         self._subscriptions = SubscriptionIndex(buffer, errors)
         self._handlers = Handlers(buffer, errors)
@@ -65,6 +68,7 @@ class EventBus:
         last_seq = events[-1].seq or max(event.seq for event in events)
         if last_seq > self.last_seq:
             self.last_seq = last_seq
+        self.errors.keep(events)
         self._waits.tell(events)
         self._subscriptions.tell(events)
         self._handlers.tell(events)

@@ -2,7 +2,7 @@
 
 from asyncbg.client.client import Client
 from asyncbg.client.error import ApiError, ClientError, StreamError, UnreachableError
-from asyncbg.client.remote import AcceptedJob, JobPage, RemoteEvent, RemoteJob
+from asyncbg.client.remote import AcceptedJob, JobPage, RemoteAttempt, RemoteEvent, RemoteJob
 
 __all__ = [
     "AcceptedJob",
@@ -10,6 +10,7 @@ __all__ = [
     "Client",
     "ClientError",
     "JobPage",
+    "RemoteAttempt",
     "RemoteEvent",
     "RemoteJob",
     "StreamError",

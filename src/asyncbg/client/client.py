@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from asyncbg.client.error import About, is_transient
 from asyncbg.client.outage import Deadline, Outage
-from asyncbg.client.remote import AcceptedJob, JobPage, RemoteEvent, RemoteJob
+from asyncbg.client.remote import AcceptedJob, JobPage, RemoteAttempt, RemoteEvent, RemoteJob
 from asyncbg.client.sse_parser import MAX_FRAME_BYTES
 from asyncbg.client.stream import EventStream
 from asyncbg.client.transport import Call, Sleep, Transport
@@ -23,6 +23,7 @@ from asyncbg.errors import (
     JobCancelledError,
     JobFailedError,
     JobTimeoutError,
+    TracebackError,
 )
 from asyncbg.job import JobState
 from asyncbg.retry import RetryPolicy
@@ -161,8 +162,25 @@ class Client:
             return job.result
         if job.state is JobState.FAILED:
             error = job.error
-            raise JobFailedError(job_id, error.type if error else "Error", error.message if error else "")
+            failure = JobFailedError(job_id, error.type if error else "Error", error.message if error else "")
+            raise failure from await self._cause(job_id)
         raise JobCancelledError(job_id, "its job.cancelled event says why")
+
+    async def attempts(self, job_id: str) -> Sequence[RemoteAttempt]:
+        """The job's latest attempts, oldest first, each with its error and traceback. Raises JobNotFoundError."""
+        call = Call(path=f"{job_path(job_id)}/attempts", about=About(job_id=job_id))
+        return await self._transport.request(
+            call, lambda body: tuple(RemoteAttempt.from_json(item) for item in body["items"])
+        )
+
+    async def _cause(self, job_id: str) -> TracebackError | None:
+        """The traceback that is kept of a failed job; None where it cannot be had."""
+        try:
+            attempts = await self.attempts(job_id)
+        except AsyncBGError:
+            return None
+        text = attempts[-1].traceback if attempts else None
+        return None if text is None else TracebackError(job_id, text)
 
     async def cancel(self, job_id: str, *, reason: str = "") -> RemoteJob:
         """Cancel the job; one that runs is told to stop. Raises JobStateError where it is final, JobNotFoundError."""

@@ -88,6 +88,33 @@ class RemoteJob:
         return self.state.is_final
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteAttempt:
+    """One attempt of a job. ``ended_at`` and ``outcome`` are None while it runs, ``traceback`` where none is kept."""
+
+    number: int
+    worker: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    error: JobError | None
+    traceback: str | None
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "RemoteAttempt":
+        """Read the JSON form of an attempt. Raises KeyError, TypeError, ValueError where it is none."""
+        error = body["error"]
+        return cls(
+            number=body["number"],
+            worker=body["worker"],
+            started_at=datetime.fromisoformat(body["started_at"]),
+            ended_at=_time(body["ended_at"]),
+            outcome=body["outcome"],
+            error=JobError(type=error["type"], message=error["message"]) if error else None,
+            traceback=body["traceback"],
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class JobPage:
     """Jobs, newest first; ``next`` is the cursor of the page that follows, None on the last one."""

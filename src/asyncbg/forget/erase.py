@@ -30,6 +30,7 @@ class Erasure:
 
     person: str
     jobs: int = 0
+    tracebacks: int = 0
     cancelled: int = 0
     events: int = 0
     activity: int = 0
@@ -102,12 +103,15 @@ async def _erase(
         jobs = await rows.jobs(tokens)
     running = [job for job in jobs if job.is_open]
     done.running = [job.id for job in running]
-    rewritten = await rows.rewrite_jobs([job for job in jobs if not job.is_open])
+    ended = [job for job in jobs if not job.is_open]
+    tracebacks = await rows.erase_tracebacks(ended)
+    rewritten = await rows.rewrite_jobs(ended)
     erased = {table: await rows.erase(table) for table in TABLES}
     kept = frozenset(token for token in tokens for job in running if token in (job.texts["args"] or ""))
     files = await asyncio.to_thread(erase_files, data_dir, address, kept=kept)
     rows.remarks.longer |= files.longer
     done.jobs += rewritten
+    done.tracebacks += tracebacks
     done.events += erased["event"]
     done.activity += erased["activity"]
     done.imports += erased["import"] + erased["import_row"] + erased["import_rejection"]
@@ -115,7 +119,7 @@ async def _erase(
     done.log_lines += files.lines
     done.files += files.removed
     done.elsewhere |= dict.fromkeys(files.elsewhere, 1)
-    return rewritten + sum(erased.values()) + files.lines + files.removed
+    return rewritten + tracebacks + sum(erased.values()) + files.lines + files.removed
 
 
 async def _cancel(store: SQLiteBackend, jobs: list[FoundJob], wait_s: float) -> int:

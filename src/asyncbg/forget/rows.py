@@ -25,6 +25,13 @@ _REWRITE_JOB = (
 )
 
 
+_TRACEBACKS = (
+    "SELECT f.job, f.attempt, job.id, f.traceback FROM failed_attempt f JOIN job ON job.n = f.job "
+    "WHERE (f.job, f.attempt) > (?, ?) AND f.traceback IS NOT NULL ORDER BY f.job, f.attempt LIMIT ?"
+)
+_ERASE_TRACEBACK = "UPDATE failed_attempt SET traceback = NULL WHERE job = ? AND attempt = ?"
+
+
 class _Table(NamedTuple):
     """One of our other tables: its key, the least key there is, and its columns that hold texts."""
 
@@ -46,7 +53,8 @@ TABLES = {
 }
 _PLAIN = frozenset(
     {
-        "job", "audit", "log", "lookup_key", "purged_job", "schedule", "schema_version", "api_key", "browser_session",
+        "job", "failed_attempt", "audit",
+        "log", "lookup_key", "purged_job", "schedule", "schema_version", "api_key", "browser_session",
         "activity_total", "activity_by_action", "activity_by_day",
     }
 )  # fmt: skip
@@ -104,6 +112,26 @@ class Rows:
     async def rewrite_jobs(self, jobs: Sequence[FoundJob]) -> int:
         """Put pseudonyms in the place of everything personal of final jobs; returns how many."""
         return await self._write(_REWRITE_JOB, [self._forgotten(job) for job in jobs])
+
+    async def erase_tracebacks(self, jobs: Sequence[FoundJob]) -> int:
+        """Delete the tracebacks of these jobs, and every other one that names the address; returns how many."""
+        keys: list[tuple[Any, ...]] = []
+        theirs = {job.n for job in jobs}
+        async for rows in self._pages(_TRACEBACKS, (-(2**63), -1)):
+            for n, attempt, job_id, stored in rows:
+                text = self._readable(stored, job_id)
+                if n in theirs or (text is not None and self._address.is_in(text)):
+                    keys.append((n, attempt))
+                elif text is not None:
+                    self._note_longer([text])
+        return await self._write(_ERASE_TRACEBACK, keys)
+
+    def _readable(self, stored: str, job_id: str) -> str | None:
+        try:
+            return self._store.seal.open(stored, job_id, "traceback")
+        except UnreadableError:
+            self.remarks.unreadable.add(job_id)
+            return None
 
     async def erase(self, name: str) -> int:
         """Erase the address from one of the other tables: from the rows that name it, or these rows as a whole."""

@@ -27,11 +27,15 @@ class EventRelay:
         self._backlog = backlog
         self._runner = runner
         self._last_report: int | None = None
+        self._errors: dict[int, BaseException] = {}
+        """Of our own commits that the tail of the log is to publish: what is read from there has none."""
 
     def committed(self, events: Sequence[Event]) -> None:
         """Publish our own commit; where another process committed in between, let the tail tell both in order."""
         if events[0].seq == self._bus.last_seq + 1:
             self._bus.publish(events)
+        else:
+            self._errors |= {event.seq: event.error for event in events if event.error is not None}
         self._backlog.follow(events)
         self._wake_for(events)
 
@@ -48,7 +52,11 @@ class EventRelay:
             events, reached = await self._backend.events(
                 after_seq=self._bus.last_seq, wanted=EventFilter(), limit=_PAGE, up_to_seq=tail.last_seq
             )
-            fresh = [event for event in events if event.seq > self._bus.last_seq]
+            fresh = [
+                event._replace(error=self._errors.pop(event.seq, None))
+                for event in events
+                if event.seq > self._bus.last_seq
+            ]
             self._bus.publish(list(_with_progress(fresh, latest)))
             self._bus.last_seq = max(self._bus.last_seq, reached)
             self._wake_for(fresh)

@@ -1,10 +1,12 @@
 """One attempt: from a claimed job to the outcome it ended in. Never raises for what a task does."""
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import random
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +18,10 @@ from asyncbg.errors import ArgumentsError, ResultError, UnawaitedError, Unreadab
 from asyncbg.job import Done, Failed, JobError, Lease, Outcome, Retry
 from asyncbg.personal import StandIns
 from asyncbg.redact import redact
-from asyncbg.retry import RetryPolicy, is_retryable, requested_delay_s
+from asyncbg.retry import is_retryable, requested_delay_s
 from asyncbg.runner.failure import describe
-from asyncbg.runner.unawaited import notice_unawaited, unawaited
+from asyncbg.runner.traceback_text import traceback_text
+from asyncbg.runner.unawaited import collect_unawaited, notice_unawaited, stop_collecting
 from asyncbg.seal import require_readable
 from asyncbg.task import TaskDefinition, dump_result
 from asyncbg.threads import Threads
@@ -28,6 +31,7 @@ logger = logging.getLogger("asyncbg")
 _UNFIT_RETRIES = 10
 _UNFIT_CAP_S = 300.0
 _LONGEST_DELAY_S = 30 * 86_400
+_REPORTING_THREADS = 4
 
 
 class AttemptTimeoutError(Exception):
@@ -40,12 +44,22 @@ class Executor:
     Jobs, tasks that are awaited inline, and the providers of both go through here.
     """
 
-    def __init__(self, *, threads: int, clock: Clock, rng: random.Random, most_result_bytes: int = 1024 * 1024) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        clock: Clock,
+        rng: random.Random,
+        most_result_bytes: int = 1024 * 1024,
+        keeps_tracebacks: bool = True,
+    ) -> None:
         """Bound the worker threads and the results; ``rng`` draws the retry delays."""
         self._most_result_bytes = most_result_bytes
         self.overrides = Overrides()
         """What stands in for providers."""
         self._threads = Threads(threads)
+        self._reporting = Threads(_REPORTING_THREADS)
+        self._keeps_tracebacks = keeps_tracebacks
         self._clock = clock
         self._rng = rng
         notice_unawaited()
@@ -60,22 +74,24 @@ class Executor:
         try:
             bound = self._load(definition, lease) if bound is None else bound
         except UnreadableError as error:
-            return Failed(describe(error))
+            return await self._failed(job, definition, error, is_final=True)
         except ArgumentsError as error:
             return self._unfit(lease, error)
+        except Exception as error:  # noqa: BLE001 - an argument's own validator
+            return await self._failed(job, definition, error)
         try:
             if definition.arguments.marks:
                 job.conceal(StandIns(bound, definition.arguments.marks))
             value = await self._call(definition, bound, self._threads.run)
             return Done(dump_result(definition.name, value, most_bytes=self._most_result_bytes))
         except ResultError as error:  # the work is done: another attempt would do it twice
-            return Failed(describe(error, job.clean))
+            return await self._failed(job, definition, error, is_final=True)
         except GeneratorExit:
             raise  # this coroutine may be what is closed: only the caller can tell, see exited()
         except BaseException as error:
             if ends_task(error) or (isinstance(error, asyncio.CancelledError) and job.cancelled.is_set):
                 raise
-            return self._failure(lease, definition.options.retry, error, job.clean)
+            return await self._failed(job, definition, error)
 
     def _load(self, definition: TaskDefinition, lease: Lease) -> dict[str, Any]:
         require_readable(lease.args)
@@ -91,15 +107,30 @@ class Executor:
         definition.arguments.require_met(definition.name, given, self.overrides)
 
     async def _call(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
-        """Call the function once, with its arguments and dependencies."""
-        dependencies = definition.arguments.dependencies
-        with unawaited(definition.name):
-            if not dependencies.are_entered:
-                return await self._enter(definition, {**dependencies.progress(), **bound}, in_thread)
-            async with dependencies.resolved(bound, self._threads, self.overrides) as supplied:
-                return await self._enter(definition, {**supplied, **bound}, in_thread)
+        """Call the function once, and see that it awaited the coroutines it made."""
+        dropped, token = collect_unawaited()
+        try:
+            how = self._supply if definition.arguments.dependencies.names else self._enter
+            value = await how(definition, bound, in_thread)
+        except BaseException as error:
+            if dropped:
+                error.add_note(f"never awaited: {', '.join(dropped)}")
+            raise
+        finally:
+            stop_collecting(token)
+        if dropped:
+            raise UnawaitedError(definition.name, dropped)
+        return value
 
-    async def _enter(self, definition: TaskDefinition, bound: dict[str, Any], in_thread: Callable[..., Any]) -> Any:
+    async def _supply(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
+        """Call the function with what it depends on."""
+        dependencies = definition.arguments.dependencies
+        if not dependencies.are_entered:
+            return await self._enter(definition, {**dependencies.progress(), **bound}, in_thread)
+        async with dependencies.resolved(bound, self._threads, self.overrides) as supplied:
+            return await self._enter(definition, {**supplied, **bound}, in_thread)
+
+    async def _enter(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
         args, kwargs = definition.arguments.spread(bound)
         if not definition.is_async:
             value = await in_thread(partial(definition.function, *args, **kwargs))
@@ -117,7 +148,7 @@ class Executor:
         """
         if ends_task(error):
             raise error
-        return self._failure(job.lease, definition.options.retry, error, job.clean)
+        return self._failure(job.lease, definition, error, job.clean)
 
     def _unfit(self, lease: Lease, error: ArgumentsError) -> Outcome:
         """The job was stored by another version of the task: in a rolling deploy a process that takes it may come."""
@@ -136,18 +167,47 @@ class Executor:
     def timed_out(self, lease: Lease, definition: TaskDefinition) -> Outcome:
         """What becomes of an attempt whose time is over."""
         error = AttemptTimeoutError(f"took longer than {definition.options.timeout:g} s")
-        return self._failure(lease, definition.options.retry, error)
+        return self._failure(lease, definition, error)
+
+    async def _failed(
+        self, job: CurrentJob, definition: TaskDefinition, error: BaseException, *, is_final: bool = False
+    ) -> Outcome:
+        """What becomes of an attempt that raised. Told in a thread: frames, causes and messages may be long."""
+        failure: Outcome = await self._reporting.run(
+            partial(self._failure, job.lease, definition, error, job.clean, is_final=is_final)
+        )
+        return failure
 
     def _failure(
-        self, lease: Lease, policy: RetryPolicy, error: BaseException, clean: Callable[[str], str] = redact
+        self,
+        lease: Lease,
+        definition: TaskDefinition,
+        error: BaseException,
+        clean: Callable[[str], str] = redact,
+        *,
+        is_final: bool = False,
     ) -> Outcome:
         described = describe(error, clean)
-        if lease.attempt >= lease.max_attempts or not is_retryable(error):
-            logger.warning("job %s (%s) failed: %s", lease.id, lease.task, described.type)
+        traceback = traceback_text(error, clean) if error.__traceback__ is not None else None
+        if self._keeps_tracebacks:
+            described = replace(described, traceback=traceback)
+        if is_final or lease.attempt >= lease.max_attempts or not is_retryable(error):
+            _log(logging.ERROR, traceback, "job %s (%s) failed: %s", lease.id, lease.task, described.type)
             return Failed(described)
         delay_s = requested_delay_s(error)
         if delay_s is None:
-            delay_s = policy.delay_s(lease.attempt, self._rng)
+            delay_s = definition.options.retry.delay_s(lease.attempt, self._rng)
         delay_s = min(delay_s, _LONGEST_DELAY_S)
-        logger.info("job %s (%s) failed and is retried in %.1f s: %s", lease.id, lease.task, delay_s, described.type)
+        told = "job %s (%s) failed and is retried in %.1f s: %s"
+        _log(logging.WARNING, traceback, told, lease.id, lease.task, delay_s, described.type)
         return Retry(described, self._clock.now_ms() + int(delay_s * 1000))
+
+
+def _log(level: int, traceback: str | None, message: str, *args: object) -> None:
+    """Log with a traceback that is text already: bounded, and cleaned of what is personal in this job."""
+    if not logger.isEnabledFor(level):
+        return
+    record = logger.makeRecord(logger.name, level, __file__, 0, message, args, None)
+    record.exc_text = traceback and traceback.rstrip("\n")
+    with contextlib.suppress(Exception):  # an application's log handler failed; the job has the error
+        logger.handle(record)

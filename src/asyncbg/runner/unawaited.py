@@ -5,36 +5,19 @@ import warnings
 from contextvars import ContextVar, Token
 from typing import Any
 
-from asyncbg.errors import UnawaitedError
-
 _WARN = "_warn_unawaited_coroutine"
 _found: ContextVar[list[str] | None] = ContextVar("asyncbg_unawaited", default=None)
 
 
-class unawaited:  # noqa: N801 - a context manager, read as a word
-    """Raise UnawaitedError for the coroutines that the block, and the threads it waits for, made and dropped.
+def collect_unawaited() -> tuple[list[str], Token[list[str] | None]]:
+    """Collect from now on the names of coroutines that are dropped, also in threads that the caller waits for."""
+    names: list[str] = []
+    return names, _found.set(names)
 
-    An error of the block itself goes through, with a note of them.
-    """
 
-    __slots__ = ("_names", "_task", "_token")
-
-    def __init__(self, task: str) -> None:
-        """Watch a run of ``task``."""
-        self._task = task
-
-    def __enter__(self) -> None:
-        """Begin to collect."""
-        self._names: list[str] = []
-        self._token: Token[list[str] | None] = _found.set(self._names)
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Tell what was collected."""
-        _found.reset(self._token)
-        if self._names and error is None:
-            raise UnawaitedError(self._task, self._names)
-        if self._names and error is not None:
-            error.add_note(f"never awaited: {', '.join(self._names)}")
+def stop_collecting(token: Token[list[str] | None]) -> None:
+    """Collect no more."""
+    _found.reset(token)
 
 
 def notice_unawaited() -> None:

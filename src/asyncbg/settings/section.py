@@ -68,6 +68,9 @@ class JobSettings(Section):
     max_result_bytes: int = Field(
         default=MIB, ge=1, le=256 * MIB, description="a job whose result is larger, as JSON, fails"
     )
+    tracebacks: bool = Field(
+        default=True, description="those of failed attempts are kept on the job, masked, for who may read it"
+    )
 
 
 class StreamSettings(Section):

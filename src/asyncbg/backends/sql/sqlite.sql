@@ -156,6 +156,30 @@ UPDATE job SET state = ended.state, run_at = coalesce(ended.run_at, job.run_at),
                cancel_reason = ended.cancel_reason, token = NULL, lease_until = NULL
 FROM ended WHERE job.n = ended.n
 
+-- name: keep_failed
+INSERT OR REPLACE INTO failed_attempt (job, attempt, place, traceback) VALUES (:n, :attempt, :place, :traceback)
+
+-- name: forget_earlier_failed
+-- A job may be tried again without end: the rows of its last attempts are kept.
+DELETE FROM failed_attempt WHERE job = :n AND attempt <= :attempt - :most
+
+-- name: find_failed
+SELECT json_group_array(json_array(attempt, place, traceback)) FROM failed_attempt WHERE job = :n
+
+-- name: find_attempt_events
+-- The events that begin and end attempts, oldest first, the latest of them where there are very many.
+SELECT json_group_array(json_array(type, at, attempt, data)) FROM (
+    SELECT * FROM (
+        SELECT seq, type, at, attempt, data FROM event
+        WHERE job = :n AND type IN (
+            'job.started', 'job.retrying', 'job.queued', 'job.succeeded', 'job.failed', 'job.cancelled'
+        ) ORDER BY seq DESC LIMIT :most
+    ) ORDER BY seq
+)
+
+-- name: find_job_of_attempts
+SELECT n, place FROM job WHERE id = :id
+
 -- name: find_next_in_batch
 -- The first unfinished job of each batch, where it waits. One look into an index a batch, however long it is.
 SELECT json_group_array(n) FROM (
@@ -263,6 +287,9 @@ UPDATE log SET purged = max(purged, coalesce(
 
 -- name: delete_jobs
 DELETE FROM job WHERE n IN (SELECT value FROM json_each(:ns))
+
+-- name: delete_failed
+DELETE FROM failed_attempt WHERE job IN (SELECT value FROM json_each(:ns))
 
 -- name: remember_purged
 INSERT INTO purged_job SELECT value FROM json_each(:ns) WHERE true

@@ -15,7 +15,7 @@ from asyncbg.clock import Clock
 from asyncbg.database import Transaction
 from asyncbg.event import Event, EventType, dump
 from asyncbg.ids import random_token
-from asyncbg.job import Cancelled, Done, Failed, JobState, Lease, Released, Retry
+from asyncbg.job import Cancelled, Done, Failed, JobError, JobState, Lease, Released, Retry
 from asyncbg.seal import Seal
 
 # Plain strings: an enum's ``value`` costs a call each time, and a job needs a dozen.
@@ -27,6 +27,10 @@ _JOB_CANCELLED, _JOB_PROGRESS = EventType.CANCELLED.value, EventType.PROGRESS.va
 
 _READ_READY = SQL["read_ready"].replace("{ready}", SQL["find_ready"])
 _READ_CHOSEN = SQL["read_ready"].replace("{ready}", SQL["chosen"])
+
+
+_MOST_FAILED = 20
+_RAISED = (Failed, Retry)
 
 
 class AttemptLanes:
@@ -93,6 +97,7 @@ class AttemptLanes:
         live = {(n, token): (cancel_reason, progress) for n, token, cancel_reason, progress in json.loads(found)}
         values: list[Any] = []
         told: list[tuple[Any, ...]] = []
+        raised: dict[int, BaseException | None] = {}
         ended: list[tuple[str, bool]] = []
         results = []
         for item in items:
@@ -107,14 +112,26 @@ class AttemptLanes:
             row, event_type, data = _verdict(item, cancel_reason, now_ms)
             is_news = item.progress is not None and item.progress != progress
             values += (*row, self._note_progress(tx, lease, item.progress, now_ms) if is_news else None)
+            if isinstance(item.outcome, _RAISED):
+                self._keep_failed(tx, lease, item.outcome.error)
+                raised[len(told)] = item.outcome.error.cause
             told.append((lease.n, event_type, now_ms, lease, lease.attempt, data))
             if any_waiting and row[3] is not None:
                 ended.append((lease.batch, bool(lease.stop_on_failure) and row[1] != _SUCCEEDED))
         if values:
             insert_rows(tx, "settle_jobs", 11, values)
             tell(tx, told)
+            for place, error in raised.items():
+                tx.notes[place - len(told)] = tx.notes[place - len(told)]._replace(error=error)
             release_next(tx, ended, now_ms)
         return results
+
+    def _keep_failed(self, tx: Transaction, lease: Lease, error: JobError) -> None:
+        traceback = error.traceback and self._seal.seal(error.traceback, lease.id, "traceback")
+        key = {"n": lease.n, "attempt": lease.attempt}
+        tx.connection.execute(SQL["keep_failed"], {**key, "place": self._place.name, "traceback": traceback})
+        if lease.attempt > _MOST_FAILED:
+            tx.connection.execute(SQL["forget_earlier_failed"], {**key, "most": _MOST_FAILED})
 
     def renew(self, tx: Transaction, items: list[float]) -> list[Mapping[str, str | None]]:
         """Prolong the leases of this place; its running jobs, with the reason where a cancel is requested."""

@@ -16,6 +16,7 @@ from asyncbg.backends.place import Place
 from asyncbg.backends.sealed import digested_job, opened, use_lookup
 from asyncbg.backends.sql import load_script
 from asyncbg.backends.sqlite.attempt import AttemptLanes
+from asyncbg.backends.sqlite.attempts import find_attempts
 from asyncbg.backends.sqlite.enqueue import EnqueueLanes
 from asyncbg.backends.sqlite.probe import ProbeLane
 from asyncbg.backends.sqlite.purge import purge
@@ -39,10 +40,10 @@ from asyncbg.clock import Clock, SystemClock
 from asyncbg.database import MEMORY, Database, Guard, Transaction
 from asyncbg.errors import IdempotencyError, LeaseLostError, OutageError, OverloadedError
 from asyncbg.event import Event, EventFilter
-from asyncbg.job import JobRecord, JobState, Lease, NewJob
+from asyncbg.job import Attempt, JobRecord, JobState, Lease, NewJob
 from asyncbg.seal import Seal
 
-MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4, 5, 6))
+MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4, 5, 6, 7))
 
 _MOST_WAITING = 10_000
 _STALL_S = 0.5
@@ -276,6 +277,10 @@ class SQLiteBackend:
     ) -> tuple[Sequence[Event], int]:
         """Stored events after ``after_seq`` that ``wanted`` matches, and the seq the scan reached."""
         return await self.database.read(lambda connection: find_events(connection, after_seq, wanted, limit, up_to_seq))
+
+    async def attempts(self, job_id: str) -> Sequence[Attempt]:
+        """The latest attempts of a job, oldest first."""
+        return await self.database.read(lambda connection: find_attempts(connection, job_id, self.seal))
 
     async def position(self) -> LogPosition:
         """Which part of the log there is."""

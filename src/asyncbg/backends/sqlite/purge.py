@@ -35,7 +35,7 @@ def _purge(tx: Transaction, items: list[tuple[int, list[int]]]) -> list[tuple[in
 def _purge_slice(tx: Transaction, before_ms: int, found: list[int]) -> tuple[int, bool]:
     ns = read_json(tx.connection, "still_purgeable", {"ns": json.dumps(found), "before_ms": before_ms})
     if ns:
-        for name in ("mark_purged", "delete_jobs", "remember_purged"):
+        for name in ("mark_purged", "delete_jobs", "delete_failed", "remember_purged"):
             tx.connection.execute(SQL[name], {"ns": json.dumps(ns)})
     deleted = tx.connection.execute(SQL["delete_events"], {"limit": _EVENTS}).rowcount
     if deleted:

@@ -16,6 +16,8 @@ SLICE = 1_000
 POISON_AFTER = 3
 """A job that took its process down this often is failed instead of run again."""
 
+WORKER_LOST = "its worker was lost"
+"""Why a job is queued again whose process is gone."""
 _LOST = ("NotDurableError", "its function lived only in a process that is gone; hand over a module-level function")
 _INTERRUPTED = ("InterruptedError", "its process ended while it ran, and it may run at most once")
 _POISON = ("PoisonError", f"it took its process down {POISON_AFTER} times; mend it, then retry it")
@@ -83,4 +85,4 @@ def _fate(at_most_once: int, durable: int, crashes: int, cancel_reason: str | No
         return _INTERRUPTED
     if crashes + 1 >= POISON_AFTER:
         return _POISON
-    return ("queued", "its worker was lost")
+    return ("queued", WORKER_LOST)
