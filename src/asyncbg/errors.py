@@ -12,6 +12,7 @@
     │   └── OutageError          it is in trouble itself: locked, full, damaged, gone
     ├── TaskError
     │   ├── UnknownTaskError     no task of that name is registered
+    │   ├── TaskChangedError     a stored name leads to another function now
     │   ├── DuplicateTaskError   the name is taken by another function
     │   ├── InvalidTaskError     what was handed over cannot be a task: a generator, a method, a coroutine object
     │   ├── ArgumentsError       the arguments do not fit the task's signature
@@ -100,6 +101,15 @@ class UnknownTaskError(TaskError):
         super().__init__(f"unknown task {name!r}; known: {', '.join(sorted(known)) or 'none'}")
         self.name = name
         self.known = sorted(known)
+
+
+class TaskChangedError(TaskError):
+    """The name under which a job's function was stored leads to something else now; nothing was run."""
+
+    def __init__(self, name: str, why: str) -> None:
+        """Name the task and say what it leads to."""
+        super().__init__(f"{name} {why}; its job was not run: deploy the function under its name, then retry the job")
+        self.name = name
 
 
 class DuplicateTaskError(TaskError):

@@ -8,7 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from types import GenericAlias
 from typing import Any, Literal, NotRequired, Required, Union, cast, get_args, get_origin
 
@@ -25,6 +26,7 @@ from asyncbg.errors import (
     OptionsError,
     OversizeArgumentsError,
     ResultError,
+    TaskChangedError,
     UnknownTaskError,
 )
 from asyncbg.function_name import module_and_qualname
@@ -42,6 +44,7 @@ logger = logging.getLogger("asyncbg")
 _MOST_RETRIES = 10_000
 _LONGEST_TIMEOUT_S = 366 * 86_400
 _HIGHEST_PRIORITY = 2**31 - 1
+_MAIN = "__main__"
 _EXTRA_POSITIONAL = "*"
 _EXTRA_KEYWORD = "**"
 _LITERALS = (str, int, bool, bytes, Enum)
@@ -335,7 +338,8 @@ class Registry:
     def find(self, name: str) -> TaskDefinition | None:
         """The task a stored job names: registered, handed over before, or a function of a module that is loaded.
 
-        A module is never imported here: a job of a module that this process has not loaded is left to others.
+        A module is never imported here: a job of a module that this process has not loaded is left to others. Raises
+        TaskChangedError where the name leads to something else now.
         """
         known = self._tasks.get(name) or self._handed.get(name)
         if known is None:
@@ -356,12 +360,18 @@ def unwrap_partial(
 
 
 def lasting_name(function: Callable[..., Any]) -> str | None:
-    """The name ``module:qualname`` under which ``function`` is found again after a restart, or None."""
+    """The name ``module:qualname`` under which ``function`` is found again after a restart, or None.
+
+    A module that is run as a program has the name it is imported by: ``pkg.mod`` for ``python -m pkg.mod``, ``app`` for
+    ``python app.py``. What has no file, as in a shell, has none: ``__main__`` is another module in every program.
+    """
     module, qualname = module_and_qualname(function)
-    if not module or not qualname or "<" in qualname:
+    if not module or not qualname or "<" in qualname or inspect.isclass(function):
         return None
-    name = f"{module}:{qualname}"
-    return name if _loaded_function(name) == function else None
+    if _attribute(sys.modules.get(module), qualname) != function:
+        return None
+    name = _main_name() if module == _MAIN else module
+    return f"{name}:{qualname}" if name else None
 
 
 def is_async_callable(function: Any) -> bool:
@@ -444,12 +454,47 @@ def _defaults(function: Any) -> list[Any]:
 
 
 def _loaded_function(name: str) -> Callable[..., Any] | None:
+    """The function of this name in a module that is loaded; None where there is none.
+
+    Raises TaskChangedError where the name leads to something else than what it says.
+    """
     module_name, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module_name)
-    for part in qualname.split(".") if found is not None and qualname else ():
+    if not qualname:
+        return None
+    if module_name == _MAIN:
+        raise TaskChangedError(name, "is in another module in every program; give the task a name with @bg.task")
+    module = sys.modules.get(module_name) or (sys.modules.get(_MAIN) if module_name == _main_name() else None)
+    found = _attribute(module, qualname)
+    if found is None or not callable(found):
+        return None
+    its_module, its_qualname = module_and_qualname(found)
+    is_named_so = its_qualname == qualname and its_module in (module_name, getattr(module, "__name__", None))
+    if inspect.isclass(found) or not is_named_so:
+        raise TaskChangedError(name, f"leads to {'a class' if inspect.isclass(found) else 'another function'} now")
+    return cast("Callable[..., Any]", found)
+
+
+def _attribute(module: object, qualname: str) -> Any:
+    found: Any = module
+    for part in qualname.split("."):
         found = getattr(found, part, None)
-    same = getattr(found, "__module__", None) == module_name and getattr(found, "__qualname__", None) == qualname
-    return found if callable(found) and same else None
+    return found
+
+
+def _main_name() -> str | None:
+    """The name by which others import the program's own module: what ``python -m`` was told, or that of its file."""
+    main = sys.modules.get(_MAIN)
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return str(spec.name)
+    return _module_name(file, sys.path[0]) if file else None
+
+
+@lru_cache(maxsize=16)
+def _module_name(file: str, folder: str) -> str | None:
+    """The name by which ``file`` is imported where ``folder`` is on the path, None where it cannot be."""
+    path = Path(file).resolve()
+    return path.stem if path.stem.isidentifier() and path.parent == Path(folder).resolve() else None
 
 
 def _marks(signature: inspect.Signature) -> dict[str, Mark]:

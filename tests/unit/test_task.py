@@ -22,7 +22,14 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr, computed_field
 
 from asyncbg.context import Progress
 from asyncbg.dependencies import Depends
-from asyncbg.errors import ArgumentsError, DuplicateTaskError, OptionsError, ResultError, UnknownTaskError
+from asyncbg.errors import (
+    ArgumentsError,
+    DuplicateTaskError,
+    OptionsError,
+    ResultError,
+    TaskChangedError,
+    UnknownTaskError,
+)
 from asyncbg.redact import Personal
 from asyncbg.retry import RetryPolicy
 from asyncbg.same_value import is_same
@@ -444,11 +451,28 @@ def test_an_unknown_task_names_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ":", "no_such_module:run", f"{__name__}:no", f"{__name__}:replaced", "os:path", "x"]
+    "name", ["", ":", "no_such_module:run", f"{__name__}:no", f"{__name__}:no.more", "os:path", "x"]
 )
 def test_a_stored_name_that_leads_nowhere_finds_nothing(name: str) -> None:
-    """Nothing is imported to find it, and a name that is only an alias of another does not count."""
+    """Nothing is imported to find it: the job is left to a process that has it."""
     assert Registry().find(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (f"{__name__}:replaced", "another function"),
+        (f"{__name__}:pytest.raises", "another function"),
+        (f"{__name__}:Pair", "a class"),
+        ("__main__:known", "another module in every program"),
+    ],
+)
+def test_a_stored_name_that_leads_to_something_else_is_an_error(name: str, why: str) -> None:
+    """An alias, a class, the module of another program: never a run of the wrong code."""
+    with pytest.raises(TaskChangedError, match=why) as caught:
+        Registry().find(name)
+
+    assert name in str(caught.value)
 
 
 def test_a_stored_name_finds_the_function_of_a_loaded_module() -> None:
