@@ -41,6 +41,7 @@ MAY_SCAN = {
     "count_running": "the running jobs: as many as there are slots",
     "find_lost": "the running jobs: as many as there are slots",
     "doctor.running": "the running jobs: as many as there are slots",
+    "find_open_values": "asked where a row cannot be read, and once a minute at most",
     "shift_delays": "a jump of the wall clock moves every delay",
     "asyncbg.forget.rows._JOBS": "an erasure looks at everything there is, page by page",
     "asyncbg.rekey._READ": "a change of keys looks at everything there is, page by page",

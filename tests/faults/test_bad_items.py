@@ -2,19 +2,20 @@
 
 import asyncio
 import functools
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from asyncbg import AsyncBG
+from asyncbg import AsyncBG, Progress, current_job
 from asyncbg.event import Event
 from asyncbg.job import JobRecord, JobState
 
@@ -300,3 +301,184 @@ async def test_a_handler_that_cancels_itself_is_called_again(bg: AsyncBG) -> Non
 
     assert len(heard) == 2
     assert counted["asyncbg_loop_restarts_total", "handlers"] == 2
+
+
+# Stored rows
+
+
+UNREADABLE = {
+    "args": ("args = x'00ff'", "args = CAST(x'7bff7d' AS TEXT)"),
+    "tags": ("tags = x'ff'",),
+    "owner": ("owner = x'ff'", "owner = CAST(x'ff' AS TEXT)"),
+    "task": ("task = x'ff'",),
+    "batch": ("batch = x'ff'",),
+    "queue": ("queue = x'ff'",),
+    "progress": ("progress = x'ff'",),
+    "cancel_reason": ("cancel_reason = x'ff'",),
+}
+BROKEN = (
+    "args = '{\"a\":'", "args = 'null'", "args = '[1]'", "args = ''", "tags = 'nope'", "tags = '5'",
+    "personal = 'nope'", "personal = '[1]'", "progress = '{\"current\":'", "progress = '{\"odd\": 1}'",
+    "task = ':'", "task = '.:.'", "batch = 'x'", "attempt = 9223372036854775806",
+)  # fmt: skip
+
+
+async def corrupted(bg: AsyncBG, tmp_path: Path, change: str) -> str:
+    """A job whose row was changed by another program while nobody looked, due at the next start."""
+    async with bg:
+        bg.task(fine)
+        job = await bg.submit("fine", {}, delay_s=3600)
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute(f"UPDATE job SET run_at = 1, {change}")  # noqa: S608 - one of the texts below
+        connection.commit()
+    return job.id
+
+
+@pytest.mark.parametrize("change", [change for changes in UNREADABLE.values() for change in changes])
+async def test_a_row_that_cannot_be_read_fails_its_job_alone(bg: AsyncBG, tmp_path: Path, change: str) -> None:
+    """It keeps no other from being claimed or settled, says why, and can be looked at."""
+    job_id = await corrupted(bg, tmp_path, change)
+
+    async with serving(bg) as client:
+        await assert_alive(bg, client)
+        record = await ended(bg, job_id)
+        shown, listed = await client.get(f"/jobs/{job_id}"), await client.get("/jobs")
+
+    assert (record.state, record.error and record.error.type) == (JobState.FAILED, "UnreadableRowError")
+    assert (shown.status_code, listed.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize("change", BROKEN)
+async def test_a_row_that_makes_no_sense_costs_its_job_alone(bg: AsyncBG, tmp_path: Path, change: str) -> None:
+    """Others run, and every page shows it."""
+    job_id = await corrupted(bg, tmp_path, change)
+
+    async with serving(bg) as client:
+        await assert_alive(bg, client)
+        shown, listed = await client.get(f"/jobs/{job_id}"), await client.get("/jobs")
+
+    assert (shown.status_code, listed.status_code) == (200, 200)
+
+
+# A job and all that it calls
+
+
+class Odd:
+    """An object every part of which raises."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+
+    def __str__(self) -> str:
+        """Fail."""
+        raising(self._error)
+        return ""
+
+    __repr__ = __str__
+
+    def __float__(self) -> float:
+        """Fail."""
+        raising(self._error)
+        return 0.0
+
+    def __eq__(self, other: object) -> bool:
+        """Fail."""
+        raising(self._error)
+        return False
+
+    __hash__ = None  # type: ignore[assignment]  # as a class with __eq__ has it
+
+    def __iter__(self) -> Iterator[Any]:
+        """Fail."""
+        raising(self._error)
+        return iter(())
+
+
+def bodies(error: type[BaseException]) -> tuple[Callable[..., Any], ...]:
+    """Tasks that raise."""
+
+    async def at_once() -> None:
+        raising(error)
+
+    def in_a_thread() -> None:
+        raising(error)
+
+    async def later() -> None:
+        await asyncio.sleep(0)
+        raising(error)
+
+    async def in_its_clean_up() -> None:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            raising(error)
+
+    async def an_odd_error() -> None:
+        asked = property(lambda _: raising(error))
+        raise type("Odd", (Exception,), {"__str__": lambda _: raising(error), "retry_after_s": asked})
+
+    return at_once, in_a_thread, later, in_its_clean_up, an_odd_error
+
+
+def dependents(error: type[BaseException]) -> tuple[Callable[..., Any], ...]:
+    """Tasks whose providers raise."""
+
+    def provide() -> None:
+        raising(error)
+
+    async def open_() -> AsyncIterator[None]:
+        raising(error)
+        yield
+
+    async def close() -> AsyncIterator[None]:
+        yield
+        raising(error)
+
+    async def provided(value: Annotated[Any, Depends(provide)]) -> None:
+        """Never begin."""
+
+    async def opened(value: Annotated[Any, Depends(open_)]) -> None:
+        """Never begin."""
+
+    async def closed(value: Annotated[Any, Depends(close)]) -> None:
+        """End, and meet the clean-up."""
+
+    return provided, opened, closed
+
+
+def outputs(error: type[BaseException]) -> tuple[Callable[..., Any], ...]:
+    """Tasks that hand out objects that raise."""
+
+    async def result() -> Any:
+        return Odd(error)
+
+    async def reports(progress: Progress = Progress()) -> None:
+        progress.set(Odd(error), message=Odd(error))  # type: ignore[arg-type]  # what a task may do
+
+    async def publishes() -> None:
+        await current_job().publish("odd.value", {"value": Odd(error)})
+
+    return result, reports, publishes
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_whatever_a_job_calls_may_raise_anything(bg: AsyncBG, error: type[BaseException]) -> None:
+    """Each job comes to its end, and the next one runs."""
+    async with serving(bg) as client:
+        for task in (*bodies(error), *dependents(error), *outputs(error)):
+            record = await ended(bg, (await bg.enqueue(bg.task(task))).id)
+            assert record.state is JobState.FAILED or task.__name__ in {"closed", "result", "reports"}, task.__name__
+        await assert_alive(bg, client)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_an_argument_that_raises_costs_its_call_alone(bg: AsyncBG, error: type[BaseException]) -> None:
+    """It is refused with an error, or its job runs from memory; the next one runs."""
+
+    async def takes(value: Any) -> None:
+        """Nothing is done with it."""
+
+    async with serving(bg) as client:
+        with suppress(error):
+            await ended(bg, (await bg.enqueue(bg.task(takes), Odd(error))).id)
+        await assert_alive(bg, client)

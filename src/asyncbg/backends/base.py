@@ -194,6 +194,10 @@ class Backend(Protocol):
         """Queue a final job again, its history kept. Raises JobNotFoundError, JobStateError."""
         ...
 
+    async def quarantine(self) -> Sequence[str]:
+        """Fail the open jobs whose rows cannot be read, which keep others from being claimed; returns their ids."""
+        ...
+
     async def rescue(self) -> int:
         """Take up the jobs of dead places and lapsed leases; returns how many."""
         ...

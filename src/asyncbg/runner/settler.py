@@ -1,8 +1,9 @@
 """The settler: writes what attempts ended in, all that ended meanwhile by one call, until it is on disk."""
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from asyncbg.backends.base import Backend, Settlement
 from asyncbg.error_log import ErrorLog, ends_task
@@ -14,19 +15,30 @@ from asyncbg.runner.in_memory import InMemoryJobs
 logger = logging.getLogger("asyncbg")
 
 _PAUSE_S = 0.5
+_MOST_TRIES = 3
 _UNWRITABLE = Failed(JobError(type="UnwritableError", message="what it ended in cannot be stored; see the log"))
 
 
 class Settler:
-    """Takes outcomes from the worker; ``is_stopping`` tells that the process must go, and can try no longer."""
+    """Takes outcomes from the worker; ``is_stopping`` tells that the process must go, and can try no longer.
+
+    ``quarantine`` fails the jobs whose rows cannot be read.
+    """
 
     def __init__(
-        self, backend: Backend, in_memory: InMemoryJobs, *, is_stopping: Callable[[], bool], errors: ErrorLog
+        self,
+        backend: Backend,
+        in_memory: InMemoryJobs,
+        *,
+        is_stopping: Callable[[], bool],
+        quarantine: Callable[[], Awaitable[None]],
+        errors: ErrorLog,
     ) -> None:
         """Made by the worker."""
         self._backend = backend
         self._in_memory = in_memory
         self._is_stopping = is_stopping
+        self._quarantine = quarantine
         self._errors = errors
         self._ended: list[Settlement] = []
         self.task: asyncio.Task[None] | None = None
@@ -61,21 +73,40 @@ class Settler:
 
     async def _write(self, ended: list[Settlement]) -> None:
         """Write outcomes; on a database that cannot be used now, try again until it can or we must go."""
-        while True:
-            try:
-                held = await self._backend.settle(ended)
-                break
-            except DatabaseError as error:
-                if not isinstance(error, OutageError) or self._is_stopping():
-                    logger.error("cannot settle %d jobs, of them %s: %s", len(ended), ended[0].lease.id, error)
-                if self._is_stopping():
-                    return
-                await asyncio.sleep(_PAUSE_S)
-            except BaseException as error:
-                if ends_task(error):
-                    raise
-                await self._write_apart(ended, error)
+        for tries in itertools.count(1):
+            if await self._has_written(ended, tries):
                 return
+
+    async def _has_written(self, ended: list[Settlement], tries: int) -> bool:
+        """Try once; False: it is worth another try."""
+        try:
+            held = await self._backend.settle(ended)
+        except DatabaseError as error:
+            return await self._has_given_up(ended, error, tries)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            await self._write_apart(ended, error)
+            return True
+        self._note(ended, held)
+        return True
+
+    async def _has_given_up(self, ended: list[Settlement], error: DatabaseError, tries: int) -> bool:
+        """Wait for the next try, if there is to be one. An outage is waited for; else it may be one job's own row."""
+        is_outage = isinstance(error, OutageError)
+        if not is_outage or self._is_stopping():
+            logger.error("cannot settle %d jobs, of them %s: %s", len(ended), ended[0].lease.id, error)
+        if self._is_stopping():
+            return True
+        if not is_outage:
+            if len(ended) > 1 or tries > _MOST_TRIES:
+                await self._write_apart(ended, error)
+                return True
+            await self._quarantine()
+        await asyncio.sleep(_PAUSE_S)
+        return False
+
+    def _note(self, ended: list[Settlement], held: Sequence[bool]) -> None:
         for settlement, is_held in zip(ended, held, strict=True):
             if not is_held:
                 logger.warning("job %s had lost its lease; its outcome is dropped", settlement.lease.id)

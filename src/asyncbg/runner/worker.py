@@ -11,7 +11,7 @@ from asyncbg.backends.base import Backend, Settlement
 from asyncbg.clock import Clock
 from asyncbg.context import CurrentJob
 from asyncbg.error_log import ErrorLog, ends_task
-from asyncbg.errors import OutageError
+from asyncbg.errors import DatabaseError, OutageError
 from asyncbg.event import EventType, dump
 from asyncbg.job import Cancelled, Done, Failed, JobError, Lease, Outcome, Released, Retry
 from asyncbg.runner.executor import Executor
@@ -28,6 +28,7 @@ logger = logging.getLogger("asyncbg")
 _TASK_NAME = "asyncbg-job-"
 _LONGEST_WAIT_S = 1.0
 _CLAIM_PAUSE_S = 0.5
+_QUARANTINE_MS = 60_000
 _LONGEST_CLAIM_S = 10.0
 _LONGEST_SETTLE_S = 10.0
 _FUNCTION_GONE = JobError(
@@ -95,7 +96,10 @@ class Worker:
         self._clock = clock
         self._errors = errors or ErrorLog()
         self._is_loop_ending = is_loop_ending
-        self._settler = Settler(backend, in_memory, is_stopping=lambda: self._stopping, errors=self._errors)
+        self._next_quarantine_ms = 0
+        self._settler = Settler(
+            backend, in_memory, is_stopping=lambda: self._stopping, quarantine=self._quarantine, errors=self._errors
+        )
         self._wake = asyncio.Event()
         self._wake.set()  # what an earlier process left is waiting already
         self._claimed = asyncio.Event()
@@ -149,7 +153,19 @@ class Worker:
                     raise
                 if not isinstance(error, OutageError):  # that one is told by the database
                     self._errors.add_once("claim", error, "cannot claim jobs, and tries again", is_ours=True)
+                    await self._quarantine()
                 await asyncio.sleep(_CLAIM_PAUSE_S)
+
+    async def _quarantine(self) -> None:
+        """Where a stored row is what cannot be read, its job fails, and the others are claimed."""
+        if self._clock.monotonic_ms() < self._next_quarantine_ms:
+            return
+        self._next_quarantine_ms = self._clock.monotonic_ms() + _QUARANTINE_MS
+        try:
+            for job_id in await self._backend.quarantine():
+                logger.error("job %s was failed: its row in the database holds a value that is no text", job_id)
+        except DatabaseError as error:
+            logger.error("jobs that cannot be read could not be failed: %s", error)
 
     async def run_ready(self) -> bool:
         """Claim and run until nothing is ready and nothing runs; returns whether anything ran.

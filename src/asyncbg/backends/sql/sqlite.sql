@@ -325,3 +325,30 @@ WITH RECURSIVE known (name) AS (
     SELECT (SELECT min(owner) FROM job WHERE finished_at IS NULL AND owner > name) FROM known WHERE name IS NOT NULL
 )
 SELECT json_group_array(name) FROM known WHERE name IS NOT NULL
+
+-- name: find_open_values
+-- Of each open job its texts as bytes, and how many of them are stored as something else.
+SELECT n, (typeof(id) = 'blob') + (typeof(task) = 'blob') + (typeof(queue) = 'blob') + (typeof(owner) = 'blob') +
+       (typeof(batch) = 'blob') + (typeof(tags) = 'blob') + (typeof(args) = 'blob') + (typeof(personal) = 'blob') +
+       (typeof(place) = 'blob') + (typeof(idempotency_key) = 'blob') + (typeof(fingerprint) = 'blob') +
+       (typeof(unique_key) = 'blob') + (typeof(progress) = 'blob') + (typeof(error_type) = 'blob') +
+       (typeof(error_message) = 'blob') + (typeof(cancel_reason) = 'blob'),
+       CAST(id AS BLOB), CAST(task AS BLOB), CAST(queue AS BLOB), CAST(owner AS BLOB), CAST(batch AS BLOB),
+       CAST(tags AS BLOB), CAST(args AS BLOB), CAST(personal AS BLOB), CAST(place AS BLOB),
+       CAST(idempotency_key AS BLOB), CAST(fingerprint AS BLOB), CAST(unique_key AS BLOB), CAST(progress AS BLOB),
+       CAST(error_type AS BLOB), CAST(error_message AS BLOB), CAST(cancel_reason AS BLOB)
+FROM job WHERE finished_at IS NULL
+
+-- name: repair_job
+UPDATE job SET id = ?, task = ?, queue = ?, owner = ?, batch = ?, tags = ?, args = ?, personal = ?, place = ?,
+               idempotency_key = ?, fingerprint = ?, unique_key = ?, progress = ?, error_type = ?, error_message = ?,
+               cancel_reason = ?
+WHERE n = ?
+
+-- name: fail_unreadable
+UPDATE job SET state = 'failed', finished_at = :now_ms, error_type = :type, error_message = :message, token = NULL,
+               lease_until = NULL, cancel_reason = NULL
+WHERE n = :n
+
+-- name: batch_of
+SELECT batch, stop_on_failure FROM job WHERE n = ?

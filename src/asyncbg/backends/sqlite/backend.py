@@ -20,6 +20,7 @@ from asyncbg.backends.sqlite.attempts import find_attempts
 from asyncbg.backends.sqlite.enqueue import EnqueueLanes
 from asyncbg.backends.sqlite.probe import ProbeLane
 from asyncbg.backends.sqlite.purge import purge
+from asyncbg.backends.sqlite.quarantine import QuarantineLane
 from asyncbg.backends.sqlite.read import (
     conditions,
     count_open,
@@ -67,6 +68,7 @@ class SQLiteBackend:
         self._attempts = AttemptLanes(self.clock, self.seal, self._place)
         self._steering = SteeringLanes(self.clock)
         self._rescues = RescueLane(self.clock, self._place)
+        self._quarantine = QuarantineLane(self.clock)
         self._wall_clock = WallClockLane(self.clock)
         self._probes = ProbeLane(self.clock, self._enqueues, self._attempts)
 
@@ -224,6 +226,10 @@ class SQLiteBackend:
     def note(self, text: str) -> None:
         """Leave word in this process's place, for whoever looks from outside."""
         self._place.note(text)
+
+    async def quarantine(self) -> Sequence[str]:
+        """Fail the open jobs whose rows hold what cannot be read; returns their ids."""
+        return await self.database.submit(self._quarantine.quarantine, None)  # type: ignore[no-any-return]
 
     async def rescue(self) -> int:
         """Take up the jobs of dead places and lapsed leases; returns how many."""

@@ -66,13 +66,21 @@ def _record(row: tuple[Any, ...]) -> JobRecord:
     created_at_ms, run_at_ms, started_at_ms, finished_at_ms = times
     return JobRecord(
         n=n, id=job_id, task=task, queue=queue, state=JobState(state), owner=owner, priority=priority, batch=batch,
-        tags=tuple(map(str, load_json(tags, ()))), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
+        tags=_texts(load_json(tags, ())), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
         crashes=crashes, created_at_ms=created_at_ms, run_at_ms=run_at_ms, started_at_ms=started_at_ms,
-        finished_at_ms=finished_at_ms, args="{}" if args is None else args, personal=load_json(personal, {}),
+        finished_at_ms=finished_at_ms, args="{}" if args is None else args, personal=_marks(load_json(personal, {})),
         progress=ProgressValue.read(progress) if progress else None, result=result,
         error=JobError(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
         omitted={name: size for name, value, size in sizes if value is None and size is not None},
     )  # fmt: skip
+
+
+def _marks(stored: object) -> dict[str, Any]:
+    return stored if isinstance(stored, dict) else {}
+
+
+def _texts(stored: object) -> tuple[str, ...]:
+    return tuple(map(str, stored)) if isinstance(stored, list) else ()
 
 
 def conditions(query: JobQuery) -> tuple[str, list[Any]]:
