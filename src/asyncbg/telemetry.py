@@ -1,5 +1,6 @@
 """Numbers for Prometheus: what was committed, what is open, what went over the bus. One registry for each engine."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -17,14 +18,21 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _MOST_SERIES = 1000
 _MOST_UNKNOWN = 100
-_UNKNOWN = "Jobs that have not begun, of tasks that this process does not have."
+_UNKNOWN = "Jobs of all processes that have not begun, of tasks that this process does not have."
+_HERE = "Events that this process committed; job.* are state transitions. asyncbg_all_events has those of all."
+_EVERYWHERE = (
+    "Events that all processes at this database committed, those that ended included; what others did in the last "
+    "second may be missing."
+)
+_OPEN = "Jobs of all processes at this database that are not final, by state."
+_PROCESSES = "Processes that run the jobs of this database now."
 _OTHER = ("other", "other")
-_BLOCKED = "Times that the event loop was held for too long, by what held it."
-_RESTARTED = "Times that a loop of the engine ended by itself and was started again."
-_SURVIVED = "Errors that cost one job, slot, handler call or item only, by the part that met them."
+_BLOCKED = "Times that the event loop of this process was held for too long, by what held it."
+_RESTARTED = "Times that a loop of this process's engine ended by itself and was started again."
+_SURVIVED = "Errors in this process that cost one job, slot, handler call or item only, by the part that met them."
 _BUS_GAUGES = {
-    "subscribers": ("asyncbg_streams", "Event streams and other readers open now."),
-    "handlers": ("asyncbg_bus_handlers", "Event handlers registered."),
+    "subscribers": ("asyncbg_streams", "Event streams and other readers open now in this process."),
+    "handlers": ("asyncbg_bus_handlers", "Event handlers registered in this process."),
 }
 
 
@@ -42,6 +50,12 @@ class Telemetry(Collector):
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._events: Counter[tuple[str, str]] = Counter()
+        self._before: Counter[tuple[str, str]] = Counter()
+        self._at_start: Counter[tuple[str, str]] = Counter()
+        self._others: Sequence[str] | None = None
+        self._processes = 0
+        self.has_news = False
+        """Whether anything was counted since :meth:`kept` was asked."""
         self._open: Mapping[JobState, int] | None = None
         self._bus: BusStatistics | None = None
         self._blockages: Mapping[str, int] = {}
@@ -61,11 +75,24 @@ class Telemetry(Collector):
 
     def count(self, events: Sequence[Event]) -> None:
         """Count stored events by type and task; beyond a thousand pairs they count as other."""
+        self.has_news = True
         self._events.update([(str(event.type), event.task) for event in events])
         if len(self._events) > _MOST_SERIES:
             for pair in list(self._events)[_MOST_SERIES - 1 :]:
                 if pair != _OTHER:
                     self._events[_OTHER] += self._events.pop(pair)
+
+    def begin(self, kept: str | None) -> None:
+        """Go on where the counts of this place ended, which ``kept`` holds."""
+        self._before, self._at_start = _read_counts(kept), Counter(self._events)
+
+    def kept(self) -> str:
+        """What all processes that held this place have counted, to be kept for the next one and for the others."""
+        self.has_news = False
+        return json.dumps([[*pair, many] for pair, many in self._of_place().items()])
+
+    def _of_place(self) -> Counter[tuple[str, str]]:
+        return self._before + (self._events - self._at_start)
 
     def expose(
         self,
@@ -76,23 +103,31 @@ class Telemetry(Collector):
         loop_restarts: Mapping[str, int] | None = None,
         errors: Mapping[str, int] | None = None,
         unknown_tasks: Mapping[str, int] | None = None,
+        others: Sequence[str] | None = None,
+        processes: int = 0,
     ) -> bytes:
         """Everything in Prometheus' text format; ``open_jobs`` is None where the database does not answer.
 
         ``blockages`` counts by task how often the event loop was held, ``loop_restarts`` by name how often one of the
         engine's own loops was started again, ``errors`` by part those that cost one item only.
-        ``unknown_tasks`` counts by task the jobs that this process cannot run.
+        ``unknown_tasks`` counts by task the jobs that this process cannot run. ``others`` is what the other places keep
+        and ``processes`` how many of them run; None where that cannot be told.
         """
         self._open, self._bus, self._blockages = open_jobs, bus, blockages or {}
         self._restarts, self._errors = loop_restarts or {}, errors or {}
         self._unknown = unknown_tasks or {}
+        self._others, self._processes = others, processes
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry: the families of what is known."""
-        yield self._event_family()
+        yield _event_family("asyncbg_events", _HERE, self._events)
+        if self._others is not None:
+            everywhere = sum(map(_read_counts, self._others), self._of_place())
+            yield _event_family("asyncbg_all_events", _EVERYWHERE, everywhere)
+            yield GaugeMetricFamily("asyncbg_processes", _PROCESSES, value=self._processes)
         yield GaugeMetricFamily(
-            "asyncbg_database_up", "Whether the database answered.", value=float(self._open is not None)
+            "asyncbg_database_up", "Whether the database answered this process.", value=float(self._open is not None)
         )
         if self._open is not None:
             yield _open_family(self._open)
@@ -103,17 +138,21 @@ class Telemetry(Collector):
         yield _counter_family("asyncbg_loop_restarts", _RESTARTED, "loop", self._restarts)
         yield _counter_family("asyncbg_errors", _SURVIVED, "part", self._errors)
 
-    def _event_family(self) -> Metric:
-        family = CounterMetricFamily(
-            "asyncbg_events", "Events this process committed; job.* are state transitions.", labels=["type", "task"]
-        )
-        for pair, many in sorted(self._events.items()):
-            family.add_metric(list(pair), many)
-        return family
+
+def _read_counts(kept: str | None) -> Counter[tuple[str, str]]:
+    """What :meth:`Telemetry.kept` gave."""
+    return Counter({(kind, task): many for kind, task, many in json.loads(kept or "[]")})
+
+
+def _event_family(name: str, documentation: str, counts: Mapping[tuple[str, str], int]) -> Metric:
+    family = CounterMetricFamily(name, documentation, labels=["type", "task"])
+    for pair, many in sorted(counts.items()):
+        family.add_metric(list(pair), many)
+    return family
 
 
 def _open_family(open_jobs: Mapping[JobState, int]) -> Metric:
-    family = GaugeMetricFamily("asyncbg_jobs", "Jobs that are not final, by state.", labels=["state"])
+    family = GaugeMetricFamily("asyncbg_jobs", _OPEN, labels=["state"])
     for state in JobState:
         if state not in FINAL_STATES:
             family.add_metric([state.value], open_jobs.get(state, 0))
@@ -143,4 +182,4 @@ def _bus_families(bus: BusStatistics) -> Iterator[Metric]:
             yield GaugeMetricFamily(*_BUS_GAUGES[name], value=value)
         else:
             words = name.replace("_", " ")
-            yield CounterMetricFamily(f"asyncbg_bus_{name}", f"Events of the bus: {words}.", value=value)
+            yield CounterMetricFamily(f"asyncbg_bus_{name}", f"Events of this process's bus: {words}.", value=value)

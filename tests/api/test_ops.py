@@ -106,6 +106,57 @@ async def test_metrics_count_every_transition_by_task(client: httpx.AsyncClient,
     assert metrics["asyncbg_bus_published_total",] == 9
 
 
+async def test_metrics_add_up_over_the_processes_of_a_database(tmp_path: Path) -> None:
+    """Those of another process count, also when it has ended and its place is taken by the next one: none falls."""
+    totals: list[tuple[float, float]] = []
+
+    async def work_and_look() -> None:
+        engine = Engine(settings)
+        engine.task(name="greet")(_greet)
+        app = FastAPI()
+        app.include_router(ops_router(engine), prefix="/bg")
+        transport = httpx.ASGITransport(app=app)
+        async with engine, httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            await (await engine.submit("greet", {})).result(timeout=30)
+            metrics = await scrape(client)
+            assert metrics["asyncbg_processes",] == len(totals) % 2 + 1
+            here, everywhere = (_succeeded(metrics, name) for name in ("events", "all_events"))
+            totals.append((here, everywhere))
+
+    settings = Settings(database_url=f"sqlite:///{tmp_path / 'jobs.db'}")
+    await work_and_look()
+    async with Engine(settings) as neighbour:
+        neighbour.task(name="greet")(_greet)
+        neighbour.pause()
+        await work_and_look()
+    await work_and_look()
+
+    assert totals == [(1, 1), (1, 2), (1, 3)]
+
+
+async def test_every_metric_says_whom_it_counts(client: httpx.AsyncClient, engine: Engine) -> None:
+    """This process, or all that share the database."""
+    async with engine:
+        text = (await client.get("/bg/metrics")).text
+
+    for line in text.splitlines():
+        if line.startswith("# HELP"):
+            assert re.search(r"this process|all processes|Processes that run", line), line
+
+
+async def _greet() -> str:
+    return "hello"
+
+
+def _succeeded(metrics: dict[tuple[str, ...], float], name: str) -> float:
+    """How many of greet have succeeded, whatever the order of the labels."""
+    return next(
+        many
+        for key, many in metrics.items()
+        if key[0] == f"asyncbg_{name}_total" and {*key[1:]} == {"greet", "job.succeeded"}
+    )
+
+
 async def test_metrics_show_what_is_open(client: httpx.AsyncClient, engine: Engine) -> None:
     """Jobs by state, streams, and that the database answers."""
     async with engine:

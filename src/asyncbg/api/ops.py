@@ -1,6 +1,7 @@
 """The routes for those who run the service: health, metrics and a first page."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import anyio
@@ -15,7 +16,9 @@ from asyncbg.api.schemas import not_stored
 from asyncbg.background import Engine
 from asyncbg.errors import DatabaseError, NotRunningError
 from asyncbg.job import JobState
-from asyncbg.telemetry import CONTENT_TYPE, Telemetry
+from asyncbg.telemetry import CONTENT_TYPE
+
+logger = logging.getLogger("asyncbg")
 
 _PROBE_S = 0.8
 _METRICS_EXAMPLE = 'asyncbg_jobs{state="queued"} 3.0\n'
@@ -36,8 +39,6 @@ class Ready(Live):
 def ops_router(engine: Engine) -> APIRouter:
     """Health, metrics and the first page."""
     router = APIRouter(route_class=ProblemRoute, tags=["operations"], dependencies=[Depends(not_stored)])
-    telemetry = Telemetry()
-    telemetry.follow(engine.backend)
 
     @get_and_head(router, "/health/live")
     @asks(Access.OPEN)
@@ -62,15 +63,18 @@ def ops_router(engine: Engine) -> APIRouter:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS_EXAMPLE}}}},
     )
     async def show_metrics() -> Response:
-        """The numbers of this process in Prometheus' text format."""
+        """Numbers in Prometheus' text format; each says in its HELP whether it counts this process or all of them."""
+        others, processes = await _other_processes(engine)
         return Response(
-            telemetry.expose(
+            engine.telemetry.expose(
                 await _open_jobs(engine),
                 engine.bus.statistics(),
                 engine.blockages,
                 loop_restarts=engine.loop_restarts,
                 errors=engine.errors.counts,
                 unknown_tasks=await _unknown_tasks(engine),
+                others=others,
+                processes=processes,
             ),
             headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE},
         )
@@ -98,6 +102,16 @@ async def _database_works(engine: Engine) -> bool:
     except (DatabaseError, NotRunningError, TimeoutError):
         return False
     return True
+
+
+async def _other_processes(engine: Engine) -> tuple[Sequence[str] | None, int]:
+    """What the other processes have counted, and how many run; None where that cannot be told, which is not zero."""
+    try:
+        return (await engine.backend.kept_counts())[1], await engine.backend.processes()
+    except (OSError, NotRunningError) as error:
+        if isinstance(error, OSError):
+            logger.warning("the counters of the other processes cannot be read: %s", error.strerror)
+        return None, 0
 
 
 async def _open_jobs(engine: Engine) -> dict[JobState, int] | None:

@@ -159,6 +159,18 @@ class Backend(Protocol):
         """Leave word, up to 4 kB, for whoever looks from outside (``asyncbg doctor``). From any thread."""
         ...
 
+    async def keep_counts(self, text: str) -> None:
+        """Keep this process's counters where the others find them, in place of what was kept before. Raises OSError."""
+        ...
+
+    async def kept_counts(self) -> tuple[str | None, Sequence[str]]:
+        """The counters kept for this place, at the start by its last holder, and for the others. Raises OSError."""
+        ...
+
+    async def processes(self) -> int:
+        """How many processes run jobs here now. Raises OSError."""
+        ...
+
     async def follow_clock(self) -> int:
         """Move delays and retries along where the wall clock has jumped; returns by how many milliseconds it did."""
         ...

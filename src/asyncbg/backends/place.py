@@ -132,7 +132,7 @@ class Place:
 
     def held(self) -> list[str]:
         """The places that some process holds now: as many processes run jobs here. Raises OSError."""
-        return [name for name in self._names() if not self._is_free(name)]
+        return [name for name in self.names() if not self._is_free(name)]
 
     def _is_free(self, name: str) -> bool:
         """Whether nobody holds the place: we could lock it, or it has no file. Raises OSError."""
@@ -147,8 +147,8 @@ class Place:
         lock.close()
         return True
 
-    def _names(self) -> Iterator[str]:
-        """The places that have a file. They are taken from 0 upwards, so nothing lies behind the first gap."""
+    def names(self) -> Iterator[str]:
+        """The places that have a file, taken from 0 upwards: nothing lies behind the first gap. Raises OSError."""
         if self._database is None:
             return
         for number in itertools.count():

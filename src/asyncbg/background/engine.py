@@ -38,6 +38,7 @@ from asyncbg.seal import Seal
 from asyncbg.settings import Settings, load_settings
 from asyncbg.supervisor import Loop
 from asyncbg.task import Registry, TaskOptions
+from asyncbg.telemetry import Telemetry
 
 logger = logging.getLogger("asyncbg")
 
@@ -75,6 +76,8 @@ class Engine:
         self._relay = EventRelay(self.backend, self.bus, backlog, self._runner)
         self.backend.on_commit = self._relay.committed
         self.backend.on_progress = self._relay.progressed
+        self.telemetry = Telemetry()
+        self.telemetry.follow(self.backend)
         self.control = JobControl(self.backend, self.bus, self._runner, in_memory)
         self.enqueuer = Enqueuer(
             self.backend, self.registry, self.control, runner=self._runner, executor=self.executor,
@@ -83,7 +86,8 @@ class Engine:
         )  # fmt: skip
         self.schedules = Schedules(self.backend, self.enqueuer.fire, clock=self.clock, errors=self.errors)
         self._maintenance = Maintenance(
-            self.backend, self._runner, limits, relay=self._relay, schedules=self.schedules, backlog=backlog,
+            self.backend, self._runner, limits, telemetry=self.telemetry, relay=self._relay,
+            schedules=self.schedules, backlog=backlog,
             registry=self.registry, clock=self.clock, errors=self.errors,
         )  # fmt: skip
 
@@ -205,6 +209,7 @@ class Engine:
         self._runner.is_paused = False
         await self.backend.open()
         try:
+            await self._maintenance.begin_counts()
             self.bus.start(epoch=self.backend.epoch, last_seq=(await self.backend.position()).last_seq)
             await self._maintenance.count()
             await self.schedules.start()
@@ -247,6 +252,7 @@ class Engine:
         try:
             await self._runner.stop()
         finally:
+            await self._maintenance.keep_counts()
             await self.backend.close()
 
     # Accepting

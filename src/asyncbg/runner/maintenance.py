@@ -7,6 +7,7 @@ from functools import partial
 from asyncbg.backends.base import Backend
 from asyncbg.clock import Clock
 from asyncbg.error_log import ErrorLog
+from asyncbg.errors import AsyncBGError
 from asyncbg.runner.backlog import Backlog
 from asyncbg.runner.event_relay import EventRelay
 from asyncbg.runner.periodic import every
@@ -16,6 +17,7 @@ from asyncbg.runner.unknown_task import known_jobs
 from asyncbg.settings import RunnerSettings
 from asyncbg.supervisor import Loop
 from asyncbg.task import Registry
+from asyncbg.telemetry import Telemetry
 
 logger = logging.getLogger("asyncbg")
 
@@ -23,6 +25,7 @@ _TICK_S = 0.1
 _TAIL_S = 0.1
 _RENEW_S = 0.5  # a cancel by another process is noticed then
 _RESCUE_S = 1.0
+_COUNTS_S = 1.0
 _PURGE_S = 60.0
 _PURGE_SLICE = 500
 
@@ -37,6 +40,7 @@ class Maintenance:
         settings: RunnerSettings,
         *,
         relay: EventRelay,
+        telemetry: Telemetry,
         schedules: Schedules,
         backlog: Backlog,
         registry: Registry,
@@ -48,6 +52,7 @@ class Maintenance:
         self._runner = runner
         self._settings = settings
         self._relay = relay
+        self._telemetry = telemetry
         self._schedules = schedules
         self._backlog = backlog
         self._registry = registry
@@ -63,6 +68,7 @@ class Maintenance:
             "tail": self._every(_TAIL_S, self._relay.follow_log, "following the log"),
             "renewal": self._every(renew_s, self._renew, "the renewal of leases"),
             "rescue": self._every(_RESCUE_S, self._rescue, "the rescue of lost jobs"),
+            "counts": self._every(_COUNTS_S, self._share_counts, "the sharing of counters"),
             "retention": self._every(purge_s, self._purge, "the purge of old jobs"),
         }
 
@@ -76,6 +82,26 @@ class Maintenance:
         await self._fire_schedules()
         await self._renew()
         await self._purge()
+
+    async def begin_counts(self) -> None:
+        """Go on counting where the process that held this place before has ended."""
+        try:
+            kept, _ = await self._backend.kept_counts()
+        except (OSError, ValueError) as error:
+            logger.warning("the counters of this place cannot be read and begin anew: %s", type(error).__name__)
+            kept = None
+        self._telemetry.begin(kept)
+
+    async def keep_counts(self) -> None:
+        """Keep the last counts; a stop does not fail for them."""
+        try:
+            await self._share_counts()
+        except (OSError, AsyncBGError) as error:
+            logger.warning("the last counters are not kept: %s", error)
+
+    async def _share_counts(self) -> None:
+        if self._telemetry.has_news:
+            await self._backend.keep_counts(self._telemetry.kept())
 
     async def recount(self) -> None:
         """Count in the store how many jobs wait that may run here."""

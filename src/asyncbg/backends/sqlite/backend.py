@@ -14,6 +14,7 @@ from asyncbg.backends.base import Claimed, Enqueued, JobQuery, LogPosition, Sett
 from asyncbg.backends.joined import join
 from asyncbg.backends.place import Place
 from asyncbg.backends.sealed import digested_job, opened, use_lookup
+from asyncbg.backends.shared_counts import SharedCounts
 from asyncbg.backends.sql import load_script
 from asyncbg.backends.sqlite.attempt import AttemptLanes
 from asyncbg.backends.sqlite.attempts import find_attempts
@@ -62,6 +63,7 @@ class SQLiteBackend:
         self.on_commit: Callable[[Sequence[Event]], None] = lambda events: None
         self.on_progress: Callable[[Sequence[Event]], None] = lambda events: None
         self._place = Place(None if database.path == MEMORY else Path(database.path))
+        self._counts = SharedCounts(None if database.path == MEMORY else Path(database.path), self._place)
         database.after_commit = self._after_commit
         self._enqueues = EnqueueLanes(self.seal)
         self._schedules = ScheduleLane(self._enqueues)
@@ -230,6 +232,18 @@ class SQLiteBackend:
     async def quarantine(self) -> Sequence[str]:
         """Fail the open jobs whose rows hold what cannot be read; returns their ids."""
         return await self.database.submit(self._quarantine.quarantine, None)  # type: ignore[no-any-return]
+
+    async def keep_counts(self, text: str) -> None:
+        """Keep this process's counters where the others find them, in place of what was kept before."""
+        await self.database.read(lambda _: self._counts.write(text))  # in a thread that is there already
+
+    async def kept_counts(self) -> tuple[str | None, Sequence[str]]:
+        """The counters kept for this place, and for the others."""
+        return await self.database.read(lambda _: (self._counts.ours(), self._counts.others()))
+
+    async def processes(self) -> int:
+        """How many processes run jobs here now."""
+        return 1 if self.database.path == MEMORY else await self.database.read(lambda _: len(self._place.held()))
 
     async def rescue(self) -> int:
         """Take up the jobs of dead places and lapsed leases; returns how many."""
