@@ -11,7 +11,7 @@ from asyncbg.api.csv_export import csv_response
 def exported(*cells: str | int | None) -> str:
     """One row under a header."""
     body = csv_response("x.csv", [f"c{n}" for n in range(len(cells))], [cells]).body
-    return bytes(body).decode()
+    return bytes(body).decode("utf-8-sig")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,11 @@ def test_a_formula_behind_a_separator_is_made_text_too(separator: str, start: st
 def test_other_text_stays_as_it_is(text: str) -> None:
     """Every cell is quoted, quotes in it are doubled."""
     assert exported(text) == '"c0"\r\n"' + text.replace('"', '""') + '"\r\n'
+
+
+def test_it_begins_with_a_byte_order_mark() -> None:
+    """Without one a spreadsheet takes UTF-8 for the encoding of its system, and umlauts for two letters each."""
+    assert bytes(csv_response("x.csv", ["c"], [["ä"]]).body).startswith(b"\xef\xbb\xbf")
 
 
 def test_numbers_and_nothing_are_cells() -> None:

@@ -9,7 +9,7 @@ from asyncbg.api.multipart import MAX_HEADER_LINE_BYTES, MAX_HEADERS
 from asyncbg.api.problems import MAX_BODY_BYTES
 from asyncbg.api.upload import OVERHEAD_BYTES
 from asyncbg.services.csv_reader import MAX_COLUMNS, MAX_FIELD_CHARS, MAX_ROW_BYTES
-from asyncbg.services.imports import MAX_REJECTIONS
+from asyncbg.services.imports import MAX_KEPT_REJECTIONS, MAX_REJECTIONS
 from asyncbg.services.mail_message import MAX_BODY_BYTES as MAX_MAIL_BYTES
 from asyncbg.services.mail_message import MAX_RECIPIENTS, MAX_SUBJECT_LENGTH
 
@@ -28,7 +28,8 @@ MIB = 1024 * 1024
         f"| columns | {MAX_COLUMNS:,} |",
         f"| a row | {MAX_ROW_BYTES:,} bytes |",
         f"| a field | {MAX_FIELD_CHARS:,} characters |",
-        f"| rejections that are kept | {MAX_REJECTIONS:,} |",
+        f"| rejections that an import shows | {MAX_REJECTIONS:,} |",
+        f"| rejections that are kept | {MAX_KEPT_REJECTIONS:,} |",
     ],
 )
 def test_each_limit_is_the_codes(line: str) -> None:

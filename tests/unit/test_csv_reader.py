@@ -28,7 +28,7 @@ ENCODINGS = {"utf-8": 0, "utf-8-sig": 3, "utf-16-le": 2, "utf-16-be": 2, "cp1252
 def rows_of(data: bytes, *, batch_rows: int = 2_000, chunk_bytes: int = 262_144) -> list[list[str]]:
     """The rows that are taken from a whole file."""
     file = io.BytesIO(data)
-    return list(taken(read_batches(file, open_csv(file), batch_rows=batch_rows, chunk_bytes=chunk_bytes)))
+    return list(taken(read_batches(file, open_csv(file).cursor, batch_rows=batch_rows, chunk_bytes=chunk_bytes)))
 
 
 def taken(batches: Iterator[Batch]) -> Iterator[list[str]]:
@@ -39,8 +39,13 @@ def taken(batches: Iterator[Batch]) -> Iterator[list[str]]:
 def rejections_of(data: bytes, *, chunk_bytes: int = 262_144) -> list[Rejection]:
     """What is rejected of a whole file."""
     file = io.BytesIO(data)
-    batches = read_batches(file, open_csv(file), chunk_bytes=chunk_bytes)
+    batches = read_batches(file, open_csv(file).cursor, chunk_bytes=chunk_bytes)
     return [rejection for batch in batches for rejection in batch.rejections]
+
+
+def filled(table: list[list[str]]) -> list[list[str]]:
+    """The rows that hold more than blanks."""
+    return [row for row in table if "".join(row).strip()]
 
 
 def written(table: list[list[str]], encoding: str, *, delimiter: str = ",", quoting: int = csv.QUOTE_ALL) -> bytes:
@@ -74,10 +79,10 @@ def test_any_cursor_goes_on_with_exactly_the_rows_that_are_left(
 
     batches = list(read_batches(file, start, batch_rows=batch_rows, chunk_bytes=chunk_bytes))
 
-    assert list(taken(iter(batches))) == table
+    assert list(taken(iter(batches))) == filled(table)
     for batch in batches:
         rest = read_batches(file, batch.cursor, batch_rows=3, chunk_bytes=64)
-        assert list(taken(rest)) == table[batch.cursor.row :]
+        assert list(taken(rest)) == filled(table[batch.cursor.row :])
     assert batches[-1].cursor.offset == len(file.getvalue())
 
 
@@ -207,7 +212,7 @@ def test_a_quote_that_is_never_closed_is_rejected() -> None:
 def test_a_row_over_a_mebibyte_ends_the_reading(filler: bytes, chunk_bytes: int) -> None:
     """The rows before an endless one are taken, then the error names its row; memory stays bounded."""
     file = io.BytesIO(b"a,b\n1,2\n3,4\n" + filler + b"\n5,6\n")
-    batches = read_batches(file, open_csv(file), chunk_bytes=chunk_bytes)
+    batches = read_batches(file, open_csv(file).cursor, chunk_bytes=chunk_bytes)
 
     assert next(batches).rows == [["1", "2"], ["3", "4"]]
     with pytest.raises(RowTooLongError, match="row 4 is longer than 1,048,576 bytes"):
@@ -230,8 +235,8 @@ def test_a_row_over_a_mebibyte_ends_the_reading(filler: bytes, chunk_bytes: int)
         (b'{"name": "Ada"}', "JSON"),
         (b'[{"name": "Ada"}]', "JSON"),
         (b"<!DOCTYPE html><p>hello", "HTML"),
-        ("name,age\nAda,36\n".encode("utf-16-le"), "UTF-16 text without a byte order mark"),
-        ("name,age\nAda,36\n".encode("utf-16-be"), "UTF-16 text without a byte order mark"),
+        ("name,age\nAda,36\n".encode("utf-32-le"), "UTF-32"),
+        (b"\0" * 100, "zero bytes"),
         ("\ufeffname,age\n".encode("utf-32-le"), "UTF-32"),
         (b"na\0me,age\n1,2\n", "not text"),
         (b'name,"age\n1,2\n', "not closed"),
@@ -247,12 +252,11 @@ def test_what_is_no_csv_is_refused_by_what_it_is(data: bytes, reason: str) -> No
     ("header", "reason"),
     [
         (b"name,secret, name ", "column 3 of the header has the same name as column 1"),
-        (b"name,,city", "column 2 of the header has no name"),
         (b",".join(b"c%d" % n for n in range(1_001)), "the header has 1,001 columns; at most 1,000 are taken"),
     ],
 )
 def test_a_header_that_cannot_name_the_columns_is_refused(header: bytes, reason: str) -> None:
-    """Repeated and empty names are refused by position, never by value."""
+    """Repeated names and too many columns are refused by position, never by value."""
     with pytest.raises(HeaderError) as caught:
         rows_of(header + b"\n1,2,3\n")
     assert str(caught.value) == reason

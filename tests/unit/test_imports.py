@@ -14,7 +14,13 @@ from asyncbg.clock import ManualClock
 from asyncbg.database import Database
 from asyncbg.services.csv_format import NotCsvError
 from asyncbg.services.csv_reader import Rejection, RowTooLongError
-from asyncbg.services.imports import ImportOvertakenError, ImportResult, Imports, TooManyRowsError
+from asyncbg.services.imports import (
+    ImportOvertakenError,
+    ImportResult,
+    Imports,
+    NothingStoredError,
+    TooManyRowsError,
+)
 from asyncbg.services.page import BadCursorError
 from asyncbg.services.uploads import Upload, UploadGoneError, UploadTooLargeError
 from asyncbg.settings import UploadSettings
@@ -256,16 +262,34 @@ async def test_progress_counts_rows_and_bytes_up_to_the_end(imports: Imports) ->
 
 
 async def test_a_header_alone_imports_no_rows(imports: Imports) -> None:
-    """A file without rows is imported; there was nothing to store."""
-    assert await imported(imports, HEADER) == ImportResult(0, 0)
+    """A file without rows is imported and says so; there was nothing to store."""
+    assert await imported(imports, HEADER) == ImportResult(0, 0, warnings=("there are no rows below the header",))
     assert (await imports.list(1)).items[0].status == "completed"
 
 
 async def test_rejections_are_kept_up_to_a_bound_and_counted_beyond(imports: Imports) -> None:
-    """A thousand reasons are kept, all rejections are counted."""
-    assert await imported(imports, HEADER + b"x\n" * 5_000) == ImportResult(0, 5_000)
+    """A thousand reasons are shown, all rejections are counted, a download has them with what the rows hold."""
+    result = await imported(imports, HEADER + b"1,x\n" + b"x\n" * 5_000)
+    assert (result.rows_stored, result.rows_rejected) == (1, 5_000)
     (record,) = (await imports.list(1)).items
     assert (record.rows_rejected, len(record.rejections)) == (5_000, 1_000)
+
+    found = await imports.rejected("job-1", user_id=1)
+
+    assert found
+    rejected = [one async for page in found.pages for one in page]
+    assert [one.row for one in rejected] == list(range(3, 5_003))
+    assert {one.cells for one in rejected} == {("x",)}
+    assert await imports.rejected("job-1", user_id=2) is None
+
+
+async def test_a_file_whose_every_row_is_rejected_fails(imports: Imports) -> None:
+    """It is no success: the error says so, and names the first row and its reason."""
+    with pytest.raises(NothingStoredError, match=r"all 3 rows were rejected, .*; row 2: expected \d columns, found 1"):
+        await imported(imports, HEADER + b"x\n" * 3)
+
+    (record,) = (await imports.list(1)).items
+    assert (record.status, record.rows_rejected, len(record.rejections)) == ("failed", 3, 3)
 
 
 async def test_imports_are_paged_newest_first_and_only_the_users_own(imports: Imports) -> None:
@@ -428,7 +452,7 @@ async def test_as_many_rows_as_the_limit_are_fine(database: Database, tmp_path: 
     """The limit itself is allowed, blank lines at the end or not."""
     imports = await opened(database, tmp_path, clock, max_rows=10)
 
-    assert await imported(imports, rows(10) + b"\n\n\n") == ImportResult(10, 0)
+    assert await imported(imports, rows(10) + b"\n\n , \n") == ImportResult(10, 0, rows_skipped=3)
 
 
 @pytest.mark.parametrize("token", ["0" * 32, "../../test", "/etc/hostname", ""])

@@ -1,5 +1,6 @@
 """Read the one file of a multipart request (RFC 7578) as it arrives: a chunk in memory at a time, the size watched."""
 
+import re
 from collections.abc import AsyncIterator
 
 from fastapi import HTTPException, Request
@@ -22,6 +23,7 @@ from asyncbg.api.multipart import (
 OVERHEAD_BYTES = 65_536
 """What boundaries, part headers and other small fields may take beside the file."""
 _MAX_CHARSET_BYTES = 64
+_CHARSET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")
 
 
 class FilePart:
@@ -52,9 +54,11 @@ class FilePart:
     def charset(self) -> str | None:
         """What the sender says the file is encoded in, known once all chunks are read.
 
-        The part's own Content-Type says it, or a field ``_charset_`` of the form (RFC 7578, 4.6).
+        The part's own Content-Type says it, or a field ``_charset_`` of the form (RFC 7578, 4.6). What cannot be the
+        name of a charset is ``unknown``.
         """
-        return self._own_charset or self._form_charset.decode("ascii", "replace").strip() or None
+        named = self._own_charset or self._form_charset.decode("ascii", "replace").strip()
+        return (named if _CHARSET.fullmatch(named) else "unknown") if named else None
 
     async def open(self) -> str:
         """Read up to the file and return the name that its sender gave it."""

@@ -115,6 +115,7 @@ async def _erase(
     done.events += erased["event"]
     done.activity += erased["activity"]
     done.imports += erased["import"] + erased["import_row"] + erased["import_rejection"]
+    done.imports += erased["import_rejected_row"]
     done.tickets += erased["stream_ticket"]
     done.log_lines += files.lines
     done.files += files.removed

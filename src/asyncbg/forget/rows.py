@@ -49,6 +49,7 @@ TABLES = {
     "import": _Table(("seq",), ("owner", "file_name", "header", "error")),
     "import_row": _Table(("place",), ("data",), is_deleted=True),
     "import_rejection": _Table(("place",), ("reason",)),
+    "import_rejected_row": _Table(("place",), ("cells",), is_deleted=True),
     "stream_ticket": _Table(("hash",), ("owner", "holder", "path"), (b"",), is_deleted=True),
 }
 _PLAIN = frozenset(

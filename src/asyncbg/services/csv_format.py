@@ -1,124 +1,190 @@
 """Find out how a CSV file is written, encoding and delimiter, and refuse what is no CSV."""
 
 import codecs
-import csv
 import io
+import json
 import re
 from dataclasses import dataclass
-from itertools import islice
 from typing import BinaryIO
 
-from asyncbg.errors import FinalError
-
-CHUNK_BYTES = 524_288
-
-_DELIMITERS = ",;\t|"
-_SAMPLE_ROWS = 20
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
+from asyncbg.services.csv_dialect import SAMPLE_CHARS, Dialect, find_dialect, separator_line
+from asyncbg.services.csv_encoding import (
+    CHUNK_BYTES,
+    UTF_16,
+    CsvError,
+    Encoding,
+    NotCsvError,
+    content_end,
+    decode_leniently,
+    find_encoding,
 )
-_CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f"))
+
+__all__ = ["CHUNK_BYTES", "CsvError", "NOTHING_TOLD", "Format", "Lines", "NotCsvError", "Told", "lines_of", "sniff"]
+
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\x1a"))
 _FEW_CONTROLS = 8
-_SIGNATURES = (b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite format")
-_MARKUP = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\{\s*["}]|\[\s*[\[{"\]\d]|<[?!A-Za-z])')
-_ESCAPED = re.compile("[\udc80-\udcff]")
+_SIGNATURES = {
+    b"PK\x03\x04": "a ZIP archive, as .xlsx and .ods files are; save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV",
+    b"\x1f\x8b": "gzip-compressed data; unpack it",
+    **dict.fromkeys((b"\x89PNG", b"GIF8", b"\xff\xd8\xff"), "an image"),
+    b"%PDF": "a PDF document",
+    **dict.fromkeys((b"\x7fELF", b"SQLite format"), "a program or a database"),
+}
+_MARKUP = re.compile(r'\s*(?:\{\s*["}]|\[\s*[\[{"\]\d]|<[?!A-Za-z])')
+_INVALID = re.compile("[\udc80-\udcff]")
+_OTHER_LINE_ENDS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
-class CsvError(FinalError):
-    """The file as a whole cannot be read as CSV; sending it again unchanged is pointless."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is said about a file: the charset its sender declares, and what the settings say where it says nothing."""
+
+    charset: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
 
 
-class NotCsvError(CsvError):
-    """The file is not CSV at all, or of an encoding that is not read."""
+NOTHING_TOLD = Told()
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a file is written: its encoding, the length of its byte order mark in bytes, what separates its columns."""
+    """How a file is written: its encoding and dialect, the byte that the header begins at, the rows before that."""
 
-    encoding: str
+    encoding: Encoding
+    dialect: Dialect
     start: int
-    delimiter: str
+    warnings: tuple[str, ...]
 
 
-def sniff(file: BinaryIO) -> Format:
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """A text cut into lines; what cannot be decoded is a surrogate in it.
+
+    ``sizes`` are their lengths in bytes, or None where encoding a line again gives its bytes.
+    """
+
+    text: str
+    lines: list[str]
+    sizes: list[int] | None
+    is_valid: bool
+
+
+def sniff(file: BinaryIO, told: Told) -> Format:
     """Look at the start of ``file``, and on to its first text that is not ASCII. Raises NotCsvError."""
     file.seek(0)
     head = file.read(CHUNK_BYTES)
-    _refuse_other_formats(head)
-    encoding, start = _encoding(file, head)
-    text = _decode_part(head[start:], encoding)
-    return Format(encoding, start, _delimiter(text, whole=len(head) < CHUNK_BYTES))
-
-
-def _refuse_other_formats(head: bytes) -> None:
     if not head:
         raise NotCsvError("the file is empty; send a CSV file with a header row")
-    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        raise NotCsvError("the file is UTF-32 text; save it as UTF-8")
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return
-    if _MARKUP.match(head):
-        raise NotCsvError("the file looks like JSON, HTML or XML, not CSV")
-    if head.startswith(_SIGNATURES):
-        raise NotCsvError("the file is binary data, not CSV")
-    zeros = max(head[0::2].count(0), head[1::2].count(0))
-    if zeros > 1 and zeros * 3 > len(head):
-        raise NotCsvError("the file looks like UTF-16 text without a byte order mark; save it as UTF-8")
-    controls = len(head) - len(head.translate(None, _CONTROLS))
-    if controls > _FEW_CONTROLS and controls * 10 > len(head):
-        raise NotCsvError("the file is binary data, not CSV")
+    if not head.strip(b"\0"):
+        raise NotCsvError("the file holds nothing but zero bytes; send it again")
+    encoding = find_encoding(file, head, declared=told.charset or told.encoding)
+    end, zeros, has_stop = content_end(file, encoding.codec)
+    sample = head[encoding.start : max(end, encoding.start)]
+    _refuse_binary(sample, encoding.codec)
+    whole = end <= len(head)
+    text = decode_leniently(sample, encoding.codec)
+    named = separator_line(text)
+    start = encoding.start
+    if named:
+        start += len(text[: named[1]].encode(encoding.codec))
+        text = text[named[1] :]
+    dialect = find_dialect(text, whole=whole, delimiter=named[0] if named else told.delimiter)
+    if not dialect or not dialect.is_table or _is_json_object(text):
+        _refuse_other_formats(head, text)
+    if not dialect:
+        raise NotCsvError("the file holds nothing but blank lines; send a CSV file with a header row")
+    start += _bytes_of_lines(file, start, encoding.codec, dialect.lines_above)
+    return Format(encoding, dialect, start, (*encoding.warnings, *_of_end(zeros, has_stop), *dialect.warnings))
 
 
-def _encoding(file: BinaryIO, head: bytes) -> tuple[str, int]:
-    """The encoding and the length of the byte order mark; without one, the first text that is not ASCII decides.
-
-    A few broken characters among good ones are a UTF-8 file with broken rows; the other way round it is no UTF-8.
-    """
-    for mark, name in _MARKS:
-        if head.startswith(mark):
-            return name, len(mark)
-    part = head
-    while part.isascii():
-        part = file.read(CHUNK_BYTES)
-        if not part:
-            return "utf-8", 0
-    text = _decode_part(part, "utf-8")
-    invalid = len(_ESCAPED.findall(text))
-    valid = sum(not char.isascii() for char in text) - invalid
-    return ("utf-8" if valid >= invalid else "cp1252"), 0
-
-
-def _decode_part(data: bytes, encoding: str) -> str:
-    """Decode the start of a file, which may end inside a character."""
-    if encoding.startswith("utf-16"):
-        return data[: len(data) // 2 * 2].decode(encoding, "replace")
-    return codecs.getincrementaldecoder(encoding)("surrogateescape").decode(data)
-
-
-def _delimiter(text: str, *, whole: bool) -> str:
-    """The delimiter that cuts the header into columns and the rows after it into as many."""
-
-    def score(delimiter: str) -> tuple[float, int]:
-        widths = _widths(text, delimiter, whole=whole)
-        if not widths or widths[0] == 1:
-            return 0.0, 1
-        return widths.count(widths[0]) / len(widths), widths[0]
-
-    return max(_DELIMITERS, key=score)
-
-
-def _widths(text: str, delimiter: str, *, whole: bool) -> list[int]:
-    """How many columns each of the first rows has."""
-    widths: list[int] = []
+def lines_of(data: bytes, codec: str) -> Lines:
+    """Decode, and cut behind each LF, CRLF and CR."""
+    if codec not in {"utf-8", "cp1252", *UTF_16}:
+        pieces = data.splitlines(keepends=True)
+        lines = [piece.decode(codec, "surrogateescape") for piece in pieces]
+        text = "".join(lines)
+        return Lines(text, lines, list(map(len, pieces)), is_valid=not _INVALID.search(text))
     try:
-        for row in islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), _SAMPLE_ROWS):
-            if row:
-                widths.append(len(row))  # noqa: PERF401  (what came before an error counts)
-    except csv.Error:  # a field over the parser's limit: judge by the rows before it
-        return widths
-    if not whole and 1 < len(widths) < _SAMPLE_ROWS:
-        widths.pop()  # cut off in the middle
-    return widths
+        text = data.decode(codec)
+        return Lines(text, _split(text), None, is_valid=True)
+    except UnicodeDecodeError:
+        text = _marked_invalid(data, codec)
+        return Lines(text, _split(text), None, is_valid=False)
+
+
+def _marked_invalid(data: bytes, codec: str) -> str:
+    """Mark what cannot be decoded with a surrogate that encodes to the same bytes again."""
+    if codec not in UTF_16:
+        return data.decode(codec, "surrogateescape")
+    if len(data) % 2:
+        return data[:-1].decode(codec, "surrogatepass") + "\udfff"  # cut off inside the last character
+    return data.decode(codec, "surrogatepass")
+
+
+def _split(text: str) -> list[str]:
+    """Cut behind each LF, CRLF and CR; ``splitlines`` is four times as fast but knows more line ends than CSV has."""
+    if any(end in text for end in _OTHER_LINE_ENDS):
+        return list(io.StringIO(text, newline=""))
+    return text.splitlines(keepends=True)
+
+
+def _bytes_of_lines(file: BinaryIO, start: int, codec: str, count: int) -> int:
+    """How many bytes the first lines from ``start`` on take."""
+    if not count:
+        return 0
+    file.seek(start)
+    found = lines_of(file.read(4 * SAMPLE_CHARS), codec)
+    if found.sizes is not None:
+        return sum(found.sizes[:count])
+    return len("".join(found.lines[:count]).encode(codec, "surrogatepass" if codec in UTF_16 else "surrogateescape"))
+
+
+def _of_end(zeros: int, has_stop: bool) -> list[str]:
+    told = []
+    if zeros:
+        told.append(f"the file ends with {zeros:,} zero byte{'s' * (zeros != 1)}, which were left out")
+    if has_stop:
+        told.append("the file ends with ^Z (0x1A), an end-of-file mark, which was left out")
+    return told
+
+
+def _refuse_binary(sample: bytes, codec: str) -> None:
+    if codec in UTF_16:
+        return
+    controls = len(sample) - len(sample.translate(None, _CONTROLS))
+    if controls > _FEW_CONTROLS and controls * 10 > len(sample):
+        for signature, what in _SIGNATURES.items():
+            if sample.startswith(signature):
+                raise NotCsvError(f"the file is binary data, not CSV: {what}")
+        if _is_utf_32(sample):
+            raise NotCsvError("the file is UTF-32 text; save it as UTF-8")
+        raise NotCsvError("the file is binary data, not CSV")
+
+
+def _is_utf_32(sample: bytes) -> bool:
+    whole = sample[: len(sample) // 4 * 4]
+    for codec in ("utf-32-le", "utf-32-be"):
+        try:
+            return bool(codecs.decode(whole, codec))
+        except UnicodeDecodeError:
+            continue
+    return False
+
+
+def _refuse_other_formats(head: bytes, text: str) -> None:
+    for signature, what in _SIGNATURES.items():
+        if head.startswith(signature):
+            raise NotCsvError(f"the file is binary data, not CSV: {what}")
+    if _MARKUP.match(text):
+        raise NotCsvError("the file looks like JSON, HTML or XML, not CSV")
+
+
+def _is_json_object(text: str) -> bool:
+    """Whether the first line is a JSON object: lines of such objects may look like columns."""
+    line = text.lstrip().partition("\n")[0]
+    try:
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

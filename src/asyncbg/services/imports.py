@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -14,7 +14,10 @@ from asyncbg.clock import Clock
 from asyncbg.database import Database, Guard, unguarded
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.job import ANONYMOUS
-from asyncbg.services.csv_reader import Batch, Cursor, Rejection, open_csv, read_batches
+from asyncbg.services.csv_dialect import Quoting
+from asyncbg.services.csv_encoding import Source, shown_encoding
+from asyncbg.services.csv_format import Told
+from asyncbg.services.csv_reader import Batch, Cursor, Opened, Rejection, open_csv, read_batches
 from asyncbg.services.page import Page, before, page_of
 from asyncbg.services.uploads import Upload, Uploads
 from asyncbg.settings import UploadSettings
@@ -25,6 +28,8 @@ FindNeeded = Callable[[Collection[str]], Awaitable[Collection[str]]]
 Status = Literal["running", "completed", "failed"]
 
 MAX_REJECTIONS = 1_000
+"""Rejections that an import shows; a download has more."""
+MAX_KEPT_REJECTIONS = 100_000
 """Rejections kept for one import; those after it are only counted."""
 
 _SCHEMA = """
@@ -66,7 +71,24 @@ _OWNERS = """
 ALTER TABLE import ADD COLUMN owner TEXT NOT NULL DEFAULT 'anonymous';
 CREATE INDEX import_of_owner ON import (owner, user_id, seq);
 """
-MIGRATIONS = (_SCHEMA, _OWNERS)
+
+# How the file is written and how that was found out; NULL before its header is read, and of imports made before this.
+_FORMATS = """
+ALTER TABLE import ADD COLUMN encoding_source TEXT;
+ALTER TABLE import ADD COLUMN delimiter_source TEXT;
+ALTER TABLE import ADD COLUMN quoting TEXT;
+ALTER TABLE import ADD COLUMN kept TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(kept));
+ALTER TABLE import ADD COLUMN width INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE import ADD COLUMN is_mended INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE import ADD COLUMN warnings TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(warnings));
+ALTER TABLE import ADD COLUMN rows_skipped INTEGER NOT NULL DEFAULT 0;
+-- The cells of a rejected row as they are in the file, by the place of its rejection.
+CREATE TABLE import_rejected_row (
+    place INTEGER PRIMARY KEY,
+    cells TEXT NOT NULL
+);
+"""
+MIGRATIONS = (_SCHEMA, _OWNERS, _FORMATS)
 
 # The first attempt makes the record; a later one finds it and goes on, also after a failure.
 _BEGIN = """
@@ -76,17 +98,20 @@ ON CONFLICT (id) DO UPDATE SET
     status = CASE status WHEN 'failed' THEN 'running' ELSE status END,
     finished_ms = CASE status WHEN 'failed' THEN NULL ELSE finished_ms END,
     error = NULL
-RETURNING seq, status, header, delimiter, encoding, byte_offset, row_number, rows_stored, rows_rejected
+RETURNING seq, status, header, delimiter, encoding, byte_offset, row_number, rows_stored, rows_rejected, rows_skipped,
+    kept, width, is_mended, warnings
 """
 
 _SET_FORMAT = """
-UPDATE import SET header = ?, delimiter = ?, encoding = ?, byte_offset = ?, row_number = ?
+UPDATE import SET header = ?, delimiter = ?, encoding = ?, byte_offset = ?, row_number = ?, kept = ?, width = ?,
+    is_mended = ?, encoding_source = ?, delimiter_source = ?, quoting = ?, warnings = ?
 WHERE seq = ? AND status = 'running' AND header IS NULL
 """
 
 # The old offset is the fence: of two workers on one import, only one moves it on, and only that one's rows are stored.
 _ADVANCE = """
-UPDATE import SET byte_offset = ?, row_number = ?, rows_stored = rows_stored + ?, rows_rejected = rows_rejected + ?
+UPDATE import SET byte_offset = ?, row_number = ?, rows_stored = rows_stored + ?, rows_rejected = rows_rejected + ?,
+    rows_skipped = rows_skipped + ?
 WHERE seq = ? AND status = 'running' AND byte_offset = ?
 """
 
@@ -94,6 +119,10 @@ _STORE_ROWS = "INSERT INTO import_row SELECT ? + key, value FROM json_each(?) WH
 
 _STORE_REJECTIONS = """
 INSERT INTO import_rejection SELECT ? + (value ->> 0), value ->> 1, value ->> 2 FROM json_each(?)
+"""
+
+_STORE_REJECTED_ROWS = """
+INSERT INTO import_rejected_row SELECT ?1 + (value ->> 0), value -> 3 FROM json_each(?2)
 """
 
 _COMPLETE = """
@@ -108,11 +137,25 @@ SELECT token FROM import WHERE token IN (SELECT value FROM json_each(?)) AND sta
 
 _LIST = """
 SELECT json_group_array(json_array(
-    seq, id, file_name, status, rows_stored, rows_rejected,
-    json((SELECT json_group_array(json_array(place & 4294967295, column_number, reason))
-          FROM import_rejection WHERE place BETWEEN seq << 32 AND (seq << 32) + 4294967295)),
-    started_ms, finished_ms, error))
+    seq, id, user_id, file_name, status, rows_stored, rows_rejected,
+    json((SELECT json_group_array(json_array(place & 4294967295, column_number, reason)) FROM (
+        SELECT place, column_number, reason FROM import_rejection
+        WHERE place BETWEEN seq << 32 AND (seq << 32) + 4294967295 ORDER BY place LIMIT ?))),
+    started_ms, finished_ms, error, encoding, encoding_source, delimiter, delimiter_source, quoting, json(header),
+    rows_skipped, json(warnings)))
 FROM (SELECT * FROM import WHERE user_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?)
+"""
+
+_FIND = "SELECT seq, file_name, header FROM import WHERE user_id = ? AND id = ?"
+
+_REJECTED = """
+SELECT place & 4294967295, column_number, reason, coalesce(cells, '[]')
+FROM import_rejection LEFT JOIN import_rejected_row USING (place)
+WHERE place > ? AND place <= ? ORDER BY place LIMIT ?
+"""
+
+_FIRST_REJECTION = """
+SELECT place & 4294967295, reason FROM import_rejection WHERE place > ? ORDER BY place LIMIT 1
 """
 
 _ROWS = """
@@ -134,6 +177,15 @@ class TooManyRowsError(FinalError):
         self.limit = limit
 
 
+class NothingStoredError(FinalError):
+    """Every row of the file was rejected."""
+
+    def __init__(self, rejected: int, row: int, reason: str) -> None:
+        """Name the first of them."""
+        which = "the only row was" if rejected == 1 else f"all {rejected:,} rows were"
+        super().__init__(f"{which} rejected, so nothing was stored; row {row}: {reason}")
+
+
 class ImportOvertakenError(AsyncBGError):
     """Another worker went on with this import, or ended it; nothing was stored twice."""
 
@@ -144,17 +196,23 @@ class ImportOvertakenError(AsyncBGError):
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What came of an import."""
+    """What came of an import. ``rows_skipped`` held nothing but blanks."""
 
     rows_stored: int
     rows_rejected: int
+    rows_skipped: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRecord:
-    """One import as its owner sees it. ``rejections`` are the first thousand, ``rows_rejected`` counts them all."""
+    """One import as its owner sees it. ``rejections`` are the first thousand, ``rows_rejected`` counts them all.
+
+    What is said of the file's format is None before its header is read.
+    """
 
     id: str
+    user_id: int
     file: str
     status: Status
     rows_stored: int
@@ -163,6 +221,23 @@ class ImportRecord:
     started_ms: int
     finished_ms: int | None
     error: str | None
+    encoding: str | None
+    encoding_source: Source | None
+    delimiter: str | None
+    delimiter_source: Source | None
+    quoting: Quoting | None
+    columns: tuple[str, ...] | None
+    rows_skipped: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRows:
+    """The rejected rows of an import: the file they are of, its columns, and the rows page by page."""
+
+    file: str
+    columns: tuple[str, ...]
+    pages: AsyncIterator[Sequence[Rejection]]
 
 
 class Imports:
@@ -177,7 +252,7 @@ class Imports:
         """
         self._database = database
         self._clock = clock
-        self._max_rows = settings.max_rows
+        self._settings = settings
         self._uploads = Uploads(
             data_dir / "uploads", max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes, clock=clock
         )
@@ -230,8 +305,9 @@ class Imports:
     ) -> ImportResult:
         """Import ``upload``, from the start or from where an earlier attempt of ``import_id`` got to.
 
-        An import that is complete is not run again: its result is returned. Raises CsvError, TooManyRowsError and
-        UploadGoneError, after which the import is marked as failed, and ImportOvertakenError, after which it is not.
+        An import that is complete is not run again: its result is returned. Raises CsvError, TooManyRowsError,
+        NothingStoredError and UploadGoneError, after which the import is marked as failed, and ImportOvertakenError,
+        after which it is not.
         ``guard`` stands before every write: what it raises leaves the import as it is.
         """
         begin = (import_id, owner, user_id, upload.token, upload.file_name, upload.size, self._clock.now_ms())
@@ -246,7 +322,8 @@ class Imports:
         try:
             file = await run_sync(self._uploads.read, upload, limiter=self._limiter)
             with file:
-                await self._import(run, file, upload.size, on_progress)
+                await self._import(run, file, upload, on_progress)
+            await run.check_stored()
         except FinalError as error:
             await self.fail(import_id, reason=str(error), guard=guard)
             raise
@@ -268,9 +345,29 @@ class Imports:
     ) -> Page[ImportRecord]:
         """A page of the user's imports, of one owner or of all, newest first. Raises BadCursorError."""
         statement = _LIST if owner is None else _LIST.replace("user_id = ?", "user_id = ? AND owner = ?")
-        wanted = (user_id, *([owner] if owner is not None else []), before(cursor), limit + 1)
+        wanted = (MAX_REJECTIONS, user_id, *([owner] if owner is not None else []), before(cursor), limit + 1)
         rows = await self._database.read(lambda connection: connection.execute(statement, wanted).fetchone()[0])
         return page_of([(row[0], _record(row[1:])) for row in json.loads(rows)], limit)
+
+    async def rejected(self, import_id: str, *, user_id: int, owner: str | None = None) -> RejectedRows | None:
+        """The rejected rows of an import with their cells, as many as are kept; None if the user has no such import."""
+        statement = _FIND if owner is None else f"{_FIND} AND owner = ?"
+        wanted = (user_id, import_id, *([owner] if owner is not None else []))
+        found = await self._database.read(lambda connection: connection.execute(statement, wanted).fetchone())
+        if not found:
+            return None
+        seq, file_name, header = found
+        return RejectedRows(file_name, tuple(json.loads(header or "[]")), self._rejected(seq << 32))
+
+    async def _rejected(self, place: int) -> AsyncIterator[Sequence[Rejection]]:
+        after, last = place, place + 0xFFFFFFFF
+        while True:
+            wanted = (after, last, MAX_REJECTIONS)
+            rows = await self._database.read(lambda c, wanted=wanted: c.execute(_REJECTED, wanted).fetchall())  # type: ignore[misc]
+            if not rows:
+                return
+            yield [Rejection(row, column, reason, tuple(json.loads(cells))) for row, column, reason, cells in rows]
+            after = place + rows[-1][0]
 
     async def rows(self, import_id: str, *, first_row: int = 1, limit: int = 100) -> Sequence[dict[str, str]]:
         """Some imported rows in the file's order, from row ``first_row`` on; empty for an unknown import."""
@@ -281,13 +378,22 @@ class Imports:
         header = json.loads(found[0])
         return [dict(zip(header, values, strict=True)) for values in json.loads(found[1])]
 
-    async def _import(self, run: "_Run", file: BinaryIO, size: int, on_progress: OnProgress) -> None:
-        cursor = run.cursor or await run.set_format(await run_sync(open_csv, file, limiter=self._limiter))
-        source = _Source(file, cursor, limit=self._max_rows, taken=run.rows_read)
+    async def _import(self, run: "_Run", file: BinaryIO, upload: Upload, on_progress: OnProgress) -> None:
+        cursor = run.cursor or await run.set_format(await self._open(file, upload))
+        source = _Source(file, cursor, limit=self._settings.max_rows, taken=run.rows_read)
         while parsed := await run_sync(source.next, limiter=self._limiter):
             await run.store(parsed)
-            message = f"{run.result.rows_stored:,} rows stored, {run.result.rows_rejected:,} rejected"
-            on_progress(run.rows_read, min(parsed.batch.cursor.offset, size), size, message)
+            self._report(run, min(parsed.batch.cursor.offset, upload.size), upload.size, on_progress)
+        if run.offset < upload.size:  # what fills the file up is no row
+            self._report(run, upload.size, upload.size, on_progress)
+
+    async def _open(self, file: BinaryIO, upload: Upload) -> Opened:
+        told = Told(upload.charset, self._settings.encoding, self._settings.delimiter)
+        return await run_sync(open_csv, file, told, limiter=self._limiter)
+
+    def _report(self, run: "_Run", read: int, size: int, on_progress: OnProgress) -> None:
+        message = f"{run.result.rows_stored:,} rows stored, {run.result.rows_rejected:,} rejected"
+        on_progress(run.rows_read, read, size, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,30 +441,40 @@ class _Run:
         self._database = database
         self._guard = guard
         self._import_id = import_id
-        self._seq, status, header, delimiter, encoding, self._offset, number, stored, rejected = row
+        self._seq, status, header, delimiter, encoding, self.offset, number, stored, rejected, skipped, *shape = row
+        kept, width, is_mended, warnings = shape
         self.is_complete = status == "completed"
-        self.result = ImportResult(stored, rejected)
-        self.cursor = Cursor(self._offset, number, tuple(json.loads(header)), delimiter, encoding) if header else None
+        self.result = ImportResult(stored, rejected, skipped, tuple(json.loads(warnings)))
+        self.cursor = None
+        if header:
+            columns, places = tuple(json.loads(header)), tuple(json.loads(kept))
+            self.cursor = Cursor(self.offset, number, columns, delimiter, encoding, places, width, bool(is_mended))
 
     @property
     def rows_read(self) -> int:
         return self.result.rows_stored + self.result.rows_rejected
 
-    async def set_format(self, cursor: Cursor) -> Cursor:
+    async def set_format(self, opened: Opened) -> Cursor:
         """Keep how the file is written, and that its header is read."""
-        header = json.dumps(cursor.header, ensure_ascii=False)
-        values = (header, cursor.delimiter, cursor.encoding, cursor.offset, cursor.row, self._seq)
+        cursor = opened.cursor
+        values = (
+            _encode(cursor.header), cursor.delimiter, cursor.encoding, cursor.offset, cursor.row, _encode(cursor.kept),
+            cursor.width, cursor.is_mended, opened.encoding_source, opened.delimiter_source, opened.quoting,
+            _encode(opened.warnings), self._seq,
+        )  # fmt: skip
         await self._change(lambda connection: connection.execute(_SET_FORMAT, values).rowcount == 1)
-        self._offset = cursor.offset
+        self.offset = cursor.offset
+        self.result = replace(self.result, warnings=opened.warnings)
         return cursor
 
     async def store(self, parsed: _Parsed) -> None:
         """Store a batch, its rejections and the cursor behind it: all of it in one transaction, or nothing."""
         batch = parsed.batch
         rejected = len(batch.rejections)
-        kept = batch.rejections[: max(0, MAX_REJECTIONS - self.result.rows_rejected)]
-        rejections_json = _encode([(r.row, r.column, r.reason) for r in kept])
-        advance = (batch.cursor.offset, batch.cursor.row, batch.accepted, rejected, self._seq, self._offset)
+        kept = batch.rejections[: max(0, MAX_KEPT_REJECTIONS - self.result.rows_rejected)]
+        rejections_json = _encode([(r.row, r.column, r.reason, r.cells) for r in kept])
+        counts = (batch.accepted, rejected, batch.blank)
+        advance = (batch.cursor.offset, batch.cursor.row, *counts, self._seq, self.offset)
         place = self._seq << 32
 
         def write(connection: sqlite3.Connection) -> bool:
@@ -367,15 +483,30 @@ class _Run:
             connection.execute(_STORE_ROWS, (place + batch.first_row, parsed.rows_json))
             if kept:
                 connection.execute(_STORE_REJECTIONS, (place, rejections_json))
+                connection.execute(_STORE_REJECTED_ROWS, (place, rejections_json))
             return True
 
         await self._change(write)
-        self._offset = batch.cursor.offset
-        self.result = ImportResult(self.result.rows_stored + batch.accepted, self.result.rows_rejected + rejected)
+        self.offset = batch.cursor.offset
+        before = self.result
+        self.result = replace(
+            before,
+            rows_stored=before.rows_stored + batch.accepted,
+            rows_rejected=before.rows_rejected + rejected,
+            rows_skipped=before.rows_skipped + batch.blank,
+        )
+
+    async def check_stored(self) -> None:
+        """Raises NothingStoredError where there were rows and every one was rejected."""
+        if self.result.rows_stored or not self.result.rows_rejected:
+            return
+        place = (self._seq << 32,)
+        first = await self._database.read(lambda connection: connection.execute(_FIRST_REJECTION, place).fetchone())
+        raise NothingStoredError(self.result.rows_rejected, *first)
 
     async def complete(self, now_ms: int) -> None:
         """Mark the import as completed."""
-        values = (now_ms, self._seq, self._offset)
+        values = (now_ms, self._seq, self.offset)
         await self._change(lambda connection: connection.execute(_COMPLETE, values).rowcount == 1)
 
     async def _change(self, write: Callable[[sqlite3.Connection], bool]) -> None:
@@ -388,6 +519,25 @@ class _Run:
 
 
 def _record(row: list[Any]) -> ImportRecord:
-    import_id, file, status, stored, rejected, rejections, started_ms, finished_ms, error = row
-    shown = tuple(Rejection(*rejection) for rejection in rejections)
-    return ImportRecord(import_id, file, status, stored, rejected, shown, started_ms, finished_ms, error)
+    import_id, user_id, file, status, stored, rejected, rejections, started_ms, finished_ms, error, codec, *rest = row
+    encoding_source, delimiter, delimiter_source, quoting, columns, skipped, warnings = rest
+    return ImportRecord(
+        id=import_id,
+        user_id=user_id,
+        file=file,
+        status=status,
+        rows_stored=stored,
+        rows_rejected=rejected,
+        rejections=tuple(Rejection(*rejection) for rejection in rejections),
+        started_ms=started_ms,
+        finished_ms=finished_ms,
+        error=error,
+        encoding=shown_encoding(codec) if codec else None,
+        encoding_source=encoding_source,
+        delimiter=delimiter,
+        delimiter_source=delimiter_source,
+        quoting=quoting,
+        columns=None if columns is None else tuple(columns),
+        rows_skipped=skipped,
+        warnings=tuple(warnings),
+    )

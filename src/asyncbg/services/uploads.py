@@ -59,11 +59,15 @@ class UploadGoneError(FinalError):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file on our disk: ``token`` finds it, ``file_name`` is for people, ``size`` counts bytes."""
+    """A file on our disk: ``token`` finds it, ``file_name`` is for people, ``size`` counts bytes.
+
+    ``charset`` is what its sender declares it to be encoded in.
+    """
 
     token: str
     file_name: str = field(repr=False)
     size: int
+    charset: str | None = None
 
 
 class Uploads:

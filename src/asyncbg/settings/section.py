@@ -8,8 +8,10 @@ from asyncbg.seal import read_key
 from asyncbg.settings.value import (
     DAY_S,
     MIB,
+    Charset,
     Contact,
     Delay,
+    Delimiter,
     EhloName,
     Host,
     Port,
@@ -142,6 +144,12 @@ class UploadSettings(Section):
     max_rows: int = Field(default=5_000_000, ge=1, le=1_000_000_000)
     min_free_bytes: int = Field(
         default=64 * MIB, ge=0, le=1024 * 1024 * MIB, description="an upload leaves so much of the disk free"
+    )
+    encoding: Charset | None = Field(
+        default=None, description="of CSV files without byte order mark and declared charset; not set: it is guessed"
+    )
+    delimiter: Delimiter | None = Field(
+        default=None, description="a character or `tab`, of CSV files without a line `sep=`; not set: it is guessed"
     )
 
 

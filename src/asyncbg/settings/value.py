@@ -1,5 +1,6 @@
 """The kinds of values that settings have, and what is refused, in words that say what to write instead."""
 
+import codecs
 import ipaddress
 import json
 import re
@@ -32,6 +33,23 @@ def decoded(value: object) -> object:
         return json.loads(value)
     except ValueError:
         raise ValueError("is not valid JSON") from None
+
+
+def _charset(name: str) -> str:
+    """A character encoding that Python knows."""
+    try:
+        codecs.lookup(name)
+    except (LookupError, ValueError):
+        raise ValueError("is no known encoding; write utf-8, windows-1252 or shift_jis, for instance") from None
+    return name
+
+
+def _delimiter(text: str) -> str:
+    """One character that may stand between columns; ``tab`` and ``\\t`` name one that a variable hardly holds."""
+    text = "\t" if text.lower() in {"tab", "\\t"} else text
+    if len(text) != 1 or text.isalnum() or text in "\r\n\"' \0":
+        raise ValueError("should be one character that separates columns, such as ; or |, or the word tab")
+    return text
 
 
 def _database_url(url: str) -> str:
@@ -114,3 +132,5 @@ Sender = Annotated[Text, AfterValidator(_sender)]
 Contact = Annotated[Text, AfterValidator(_contact)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 ProfileName = Annotated[str, Field(pattern=PROFILE_NAME)]
+Charset = Annotated[str, AfterValidator(_charset)]
+Delimiter = Annotated[str, AfterValidator(_delimiter)]

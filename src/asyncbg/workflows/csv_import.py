@@ -3,15 +3,15 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from asyncbg.api.auth import Asking
-from asyncbg.api.csv_export import csv_response
+from asyncbg.api.csv_export import Cell, csv_response, csv_stream
 from asyncbg.api.inputs import Cursor, UserId, UserNumber
 from asyncbg.api.problems import ProblemRoute, get_and_head, limited_to, problem_docs
 from asyncbg.api.schemas import Accepted
@@ -24,7 +24,11 @@ from asyncbg.event_model import EventModel
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.retry import is_retryable
-from asyncbg.services.imports import ImportRecord, Imports
+from asyncbg.services.csv_dialect import Quoting
+from asyncbg.services.csv_encoding import Source
+from asyncbg.services.csv_reader import REJECTED_COLUMNS, Rejection
+from asyncbg.services.csv_row import escaped
+from asyncbg.services.imports import ImportRecord, Imports, RejectedRows
 from asyncbg.services.notices import Notices
 from asyncbg.services.uploads import Upload, UploadSpaceError, UploadTooLargeError
 from asyncbg.settings import UploadSettings
@@ -32,8 +36,10 @@ from asyncbg.workflows.acceptance import accept, accepts
 
 _COLUMNS = (
     "id", "file", "status", "rows_stored", "rows_rejected", "started_at", "finished_at", "error",
-    "row", "column", "reason",
+    "row", "column", "reason", "rows_skipped", "encoding", "delimiter", "warnings",
 )  # fmt: skip
+_PAGE = 20
+_MAX_LIMIT = 500
 _UPLOAD_DOCS: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -59,7 +65,12 @@ class RejectionView(BaseModel):
 
 
 class ImportView(BaseModel):
-    """One import. ``rejections`` are the first thousand, ``rows_rejected`` counts them all."""
+    """One import. ``rejections`` are the first thousand, ``rows_rejected`` counts them all.
+
+    ``rows_skipped`` counts rows of nothing but blanks. ``encoding`` and ``delimiter`` were ``declared`` (by the file,
+    its sender or a setting) or ``guessed``; ``quoting`` says whether the first fields are in quotes. ``warnings`` tells
+    what was left out, named or uncertain. ``rejected_url`` is where the rejected rows are, to be mended and sent again.
+    """
 
     id: str
     file: str
@@ -70,6 +81,15 @@ class ImportView(BaseModel):
     started_at: str
     finished_at: str | None
     error: str | None
+    encoding: str | None
+    encoding_source: Source | None
+    delimiter: str | None
+    delimiter_source: Source | None
+    quoting: Quoting | None
+    columns: list[str] | None
+    rows_skipped: int
+    warnings: list[str]
+    rejected_url: str | None
 
 
 class ImportPage(BaseModel):
@@ -88,6 +108,10 @@ class CsvImported(EventModel):
     rows_stored: int = Field(ge=0, description="rows that are in the database now", examples=[1280])
     rows_rejected: int = Field(
         ge=0, description="rows that were not taken; `GET /user/{user_id}/imports` says why", examples=[3]
+    )
+    rows_skipped: int = Field(default=0, ge=0, description="rows of nothing but blanks", examples=[1])
+    warnings: list[str] = Field(
+        default=[], description="what was left out, named or uncertain", examples=[["empty columns were left out: 4"]]
     )
 
 
@@ -111,10 +135,11 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
         upload: Annotated[str, Personal("secret")],
         file_name: Annotated[str, Personal("file")],
         size: int,
+        charset: str | None = None,
         progress: Progress = Progress(),
-    ) -> dict[str, int]:
+    ) -> dict[str, Any]:
         """Store the upload's rows and tell the owner what came of it; every step needs the lease of this attempt."""
-        job, file = current_job(), Upload(upload, file_name, size)
+        job, file = current_job(), Upload(upload, file_name, size, charset)
 
         def on_progress(_rows: int, bytes_read: int, bytes_total: int, message: str) -> None:
             progress.set(bytes_read, total=bytes_total, unit="bytes", message=message)
@@ -131,14 +156,13 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
                 await job.require_lease()
                 await notices.append(f"user {user_id}", f"{file_name}: import failed: {error}")
             raise
-        counts = {"rows_stored": done.rows_stored, "rows_rejected": done.rows_rejected}
         await imports.discard(file)  # of a complete import no attempt reads it any more
-        await job.publish(CsvImported(user_id=user_id, **counts))
+        await job.publish(CsvImported(user_id=user_id, **asdict(done)))
         await job.require_lease()
-        await notices.append(
-            f"user {user_id}", f"{file_name}: {done.rows_stored} rows imported, {done.rows_rejected} rejected"
-        )
-        return counts
+        counted = f"{file_name}: {done.rows_stored} rows imported, {done.rows_rejected} rejected"
+        await notices.append(f"user {user_id}", "; ".join([counted, *done.warnings]))
+        counts = {"rows_stored": done.rows_stored, "rows_rejected": done.rows_rejected}
+        return {**counts, "warnings": list(done.warnings)} if done.warnings else counts
 
     @bg.on(EventType.FAILED, task="process_csv")
     @bg.on(EventType.CANCELLED, task="process_csv")
@@ -164,10 +188,20 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
     ) -> Accepted:
         """Accept a CSV file; it is imported in the background, and its owner is told what came of it."""
         upload, background_tasks.fingerprint = got.upload, got.fingerprint(user_id)
-        job = background_tasks.add_task(process_csv, user_id, upload.token, upload.file_name, upload.size)
+        job = background_tasks.add_task(
+            process_csv, user_id, upload.token, upload.file_name, upload.size, upload.charset
+        )
         told = await accept("CSV file will be processed in the background", [job], background_tasks, response)
         got.is_repeat = not job.created
         return told
+
+    _add_reading(router, imports)
+    router.include_router(uploads)
+    return router
+
+
+def _add_reading(router: APIRouter, imports: Imports) -> None:
+    """The routes that show what was imported and what was not."""
 
     @get_and_head(
         router,
@@ -179,17 +213,41 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
     async def imports_route(
         user_id: UserId,
         caller: Asking,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        limit: Annotated[
+            int | None, Query(ge=1, le=_MAX_LIMIT, description="of a page; not given: 50, csv: all")
+        ] = None,
         cursor: Cursor = None,
         format: Annotated[Literal["json", "csv"], Query(description="csv: a line for each rejection")] = "json",  # noqa: A002 - what one would look for
     ) -> Any:
         """What was imported for the user, newest first: file, rows stored, rows rejected and why."""
-        page = await imports.list(user_id, owner=caller.visible, limit=limit, cursor=cursor)
+        if format == "csv" and limit is None:
+            lines = _all_lines(imports, user_id, caller.visible, cursor)
+            return csv_stream(f"imports-{user_id}.csv", _COLUMNS, lines)
+        page = await imports.list(user_id, owner=caller.visible, limit=limit or 50, cursor=cursor)
         views = [_view(record) for record in page.items]
-        return ImportPage(items=views, next=page.next) if format == "json" else _table(user_id, views)
+        if format == "json":
+            return ImportPage(items=views, next=page.next)
+        return _table(user_id, views, page.next and f"format=csv&limit={limit}&cursor={page.next}")
 
-    router.include_router(uploads)
-    return router
+    @get_and_head(
+        router,
+        "/user/{user_id}/imports/{import_id}/rejected",
+        name="list_rejected_rows",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "The rejected rows"},
+            **problem_docs(404, 422, 503),
+        },
+    )
+    async def rejected_route(
+        user_id: UserId, import_id: Annotated[str, Path(description="`id` of an import")], caller: Asking
+    ) -> Response:
+        """The rejected rows of an import with the reasons, as a CSV file to mend and to send again."""
+        found = await imports.rejected(import_id, user_id=user_id, owner=caller.visible)
+        if found is None:
+            raise HTTPException(404, "the user has no import of this id; GET /user/{user_id}/imports lists them")
+        header = [*REJECTED_COLUMNS, *map(escaped, found.columns)]
+        return csv_stream(f"rejected-{import_id}.csv", header, _rejected_lines(found))
 
 
 @dataclass(slots=True)
@@ -202,7 +260,7 @@ class _Received:
 
     def fingerprint(self, user_id: int) -> str:
         """What tells it from another upload: whose it is, the file's name and every byte."""
-        self.digest.update(f"{user_id} {self.upload.file_name}".encode())
+        self.digest.update(f"{user_id} {self.upload.charset} {self.upload.file_name}".encode())
         return self.digest.hexdigest()
 
 
@@ -227,7 +285,8 @@ async def _receive(imports: Imports, request: Request, max_bytes: int) -> _Recei
     chunks = _hashed(part.chunks(), digest) if "idempotency-key" in request.headers else part.chunks()
     try:
         await imports.check_space(part.announced_bytes)
-        return _Received(await imports.receive(chunks, file_name=await part.open()), digest)
+        upload = await imports.receive(chunks, file_name=await part.open())
+        return _Received(replace(upload, charset=part.charset), digest)
     except UploadTooLargeError:
         raise too_large(max_bytes) from None
     except UploadSpaceError as error:
@@ -240,17 +299,50 @@ async def _hashed(chunks: AsyncIterator[bytes], digest: hashlib.blake2b) -> Asyn
         yield chunk
 
 
-def _table(user_id: int, views: list[ImportView]) -> Response:
-    return csv_response(f"imports-{user_id}.csv", _COLUMNS, (line for view in views for line in _lines(view)))
+def _table(user_id: int, views: list[ImportView], next_query: str | None) -> Response:
+    lines = (line for view in views for line in _lines(view, view.rejections))
+    response = csv_response(f"imports-{user_id}.csv", _COLUMNS, lines)
+    if next_query:
+        response.headers["Link"] = f'<?{next_query}>; rel="next"'
+    return response
 
 
-def _lines(view: ImportView) -> Iterator[list[str | int | None]]:
+async def _all_lines(
+    imports: Imports, user_id: int, owner: str | None, cursor: str | None
+) -> AsyncIterator[Iterable[Sequence[Cell]]]:
+    """All imports from a cursor on as lines of a table, with every rejection that is kept, a page at a time."""
+    is_first = True
+    while cursor or is_first:
+        page = await imports.list(user_id, owner=owner, limit=_PAGE, cursor=cursor)
+        for record in page.items:
+            view = _view(record)
+            more = await imports.rejected(record.id, user_id=user_id, owner=owner) if _has_more(record) else None
+            if more is None:
+                yield _lines(view, view.rejections)
+                continue
+            async for rejections in more.pages:
+                yield _lines(view, rejections)
+        cursor, is_first = page.next, False
+
+
+def _has_more(record: ImportRecord) -> bool:
+    return record.rows_rejected > len(record.rejections)
+
+
+def _lines(view: ImportView, rejections: Sequence[RejectionView | Rejection]) -> Iterator[list[Cell]]:
     """An import as lines of a table: one for each rejection, or one alone."""
-    about = [getattr(view, name) for name in _COLUMNS[:-3]]
-    for rejection in view.rejections:
-        yield [*about, rejection.row, rejection.column, rejection.reason]
-    if not view.rejections:
-        yield [*about, None, None, None]
+    place = _COLUMNS.index("row")
+    about = [getattr(view, name) for name in _COLUMNS[:place]]
+    format_of = [view.rows_skipped, view.encoding, view.delimiter, "; ".join(view.warnings)]
+    for rejection in rejections:
+        yield [*about, rejection.row, rejection.column, rejection.reason, *format_of]
+    if not rejections:
+        yield [*about, None, None, None, *format_of]
+
+
+async def _rejected_lines(found: RejectedRows) -> AsyncIterator[Iterable[Sequence[Cell]]]:
+    async for page in found.pages:
+        yield [(one.row, one.column, one.reason, *map(escaped, one.cells)) for one in page]
 
 
 def _view(record: ImportRecord) -> ImportView:
@@ -264,4 +356,13 @@ def _view(record: ImportRecord) -> ImportView:
         started_at=rfc3339(record.started_ms),
         finished_at=None if record.finished_ms is None else rfc3339(record.finished_ms),
         error=record.error,
+        encoding=record.encoding,
+        encoding_source=record.encoding_source,
+        delimiter=record.delimiter,
+        delimiter_source=record.delimiter_source,
+        quoting=record.quoting,
+        columns=None if record.columns is None else list(record.columns),
+        rows_skipped=record.rows_skipped,
+        warnings=list(record.warnings),
+        rejected_url=f"/user/{record.user_id}/imports/{record.id}/rejected" if record.rows_rejected else None,
     )
