@@ -11,7 +11,6 @@ from standardwebhooks.webhooks import Webhook
 
 from asyncbg.settings import Settings
 from asyncbg.testing import WebPeer
-from asyncbg.workflows.external_fetch import count_items
 from tests.workflows.conftest import SECRET, Service, at_the_door
 
 Serve = Callable[[Settings], Awaitable[Service]]
@@ -61,13 +60,21 @@ async def test_the_urls_may_come_in_the_query(service: Service, bg_web: WebPeer)
     assert fetch["result"]["items"] == 2
 
 
-@pytest.mark.parametrize(
-    ("document", "items"),
-    [([], 0), ([1, 2], 2), ({}, 0), ({"a": 1, "b": 2}, 2), ({"items": [1, 2, 3], "next": None}, 3), (None, 0), (5, 1)],
-)
-def test_what_counts_as_items(document: object, items: int) -> None:
-    """A list's entries, the entries of an object's only list, an object's members."""
-    assert count_items(document) == items
+async def test_items_are_validated_summed_and_sampled(service: Service, bg_web: WebPeer) -> None:
+    """What fits the model counts and is summed, what does not is rejected by its place; a few are kept."""
+    fetch, _ = await trigger(service, bg_web, [{"id": 1, "value": 2.5, "x": 0}, {"id": [], "value": 1}, 4, "a", None])
+
+    result = fetch["result"]
+    assert (result["items"], result["valid"], result["rejected"], result["sum"]) == (5, 3, 2, 6.5)
+    assert result["sample"] == [{"id": 1, "value": 2.5}, {"value": 4}, {"name": "a"}]
+    assert [rejection["index"] for rejection in result["rejections"]] == [1, 4]
+
+
+async def test_nothing_personal_is_kept_of_a_sample(service: Service, bg_web: WebPeer) -> None:
+    """The data is somebody else's."""
+    fetch, _ = await trigger(service, bg_web, [{"id": 1, "name": "write to ada.canary7f3a@canary7f3a.example"}])
+
+    assert "canary7f3a" not in str(fetch["result"])
 
 
 @pytest.mark.parametrize(

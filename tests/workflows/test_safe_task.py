@@ -1,5 +1,7 @@
 """Tasks chosen by name, whose errors stay with their jobs."""
 
+import pytest
+
 from tests.workflows.conftest import Service, at_the_door
 
 
@@ -26,6 +28,29 @@ async def test_an_error_is_recorded_announced_and_retried(service: Service) -> N
 
     assert events[-1]["data"]["error"]["type"] == "NoticeError"
     assert (await service.final(job_id))["state"] == "succeeded"
+
+
+async def test_data_is_processed_between_them(service: Service) -> None:
+    """With ``data_id``, in the query or in the body, the task ``process_data_task`` runs too."""
+    jobs = await service.post("/safe-task/7", json={"message": "hello canary7f3a", "data_id": 42})
+
+    assert [job["task"] for job in jobs] == ["send_notification_task", "process_data_task", "cleanup"]
+    assert (jobs[1]["state"], jobs[1]["result"]) == ("succeeded", {"data_id": 42})
+
+
+@pytest.mark.parametrize("data_id", [0, -1])
+async def test_an_invalid_data_id_is_an_error_of_its_job(service: Service, data_id: int) -> None:
+    """Recorded and announced, and the clean-up runs all the same; so over ``POST /jobs``."""
+    jobs = await service.post("/safe-task/7", params={"message": "hello canary7f3a", "data_id": str(data_id)})
+    [job] = await service.post("/jobs", json={"task": "process_data_task", "args": {"data_id": data_id}})
+
+    assert [one["state"] for one in jobs] == ["succeeded", "failed", "succeeded"]
+    assert (
+        job["error"]
+        == jobs[1]["error"]
+        == {"type": "ValueError", "message": f"invalid data ID {data_id}; ids begin with 1"}
+    )
+    assert "job.failed" in [event["type"] for event in await service.events(job["id"])]
 
 
 @at_the_door

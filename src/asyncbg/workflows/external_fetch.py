@@ -3,6 +3,7 @@
 import random
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
@@ -15,6 +16,7 @@ from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.delivery_schedule import DeliverySchedule
 from asyncbg.services.egress import BadUrlError, EgressRefusedError
+from asyncbg.services.fetched_items import summarize
 from asyncbg.services.outbound import Outbound
 from asyncbg.services.outbound_error import WebhookError
 from asyncbg.settings import OutboundSettings
@@ -59,13 +61,16 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
         user_id: UserNumber,
         data_url: Annotated[UrlText, Personal("url")],
         progress: Progress = Progress(),
-    ) -> dict[str, int]:
-        """Fetch a JSON document and count its items."""
-        progress.set(0, total=1, message="fetching")
+    ) -> dict[str, Any]:
+        """Fetch a JSON document; validate, count and sum its items, and keep a sample of them."""
+        progress.set(0, total=2, message="fetching")
         fetched = await outbound.fetch_json(data_url)
-        items = count_items(fetched.value)
-        progress.set(1, message=f"{items} items in {fetched.bytes} bytes")
-        return {"items": items, "bytes": fetched.bytes}
+        progress.set(1, message=f"{fetched.bytes} bytes fetched")
+        found = await anyio.to_thread.run_sync(summarize, fetched.value)
+        progress.set(2, message=f"{found.items} items in {fetched.bytes} bytes, {found.rejected} rejected")
+        summary = found.model_dump(exclude_none=True)
+        summary["sample"] = current_job().clean_json(summary["sample"])  # foreign data may be personal
+        return {"bytes": fetched.bytes, **summary}
 
     @bg.task(name="send_webhook", retries=schedule.retries, timeout=600)
     async def send_webhook(user_id: UserNumber, webhook_url: Annotated[UrlText, Personal("url")]) -> dict[str, int]:
@@ -107,24 +112,6 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
         return await accept("External fetch started in the background", jobs, background_tasks, response)
 
     return router
-
-
-def count_items(document: Any) -> int:
-    """How many items a JSON document holds.
-
-    A list: its length. An object: the length of its only list (``{"items": […], "next": 2}``), or else the number of
-    its members. Null holds none, any other value is one.
-    """
-    match document:
-        case None:
-            return 0
-        case list():
-            return len(document)
-        case dict():
-            lists = [value for value in document.values() if isinstance(value, list)]
-            return len(lists[0] if len(lists) == 1 else document)
-        case _:
-            return 1
 
 
 def _check_urls(outbound: Outbound, form: FetchForm) -> None:
