@@ -86,3 +86,19 @@ async def test_a_bad_page_is_refused(door: Service, query: str) -> None:
 async def test_a_bad_action_is_refused(door: Service, action: str) -> None:
     """An action is one line of text."""
     assert (await door.http.post("/user/7/action", params={"action": action})).status_code == 422
+
+
+async def test_a_body_may_repeat_the_path(service: Service) -> None:
+    """As the payload of our own webhook does."""
+    jobs = await service.post("/user/7/action", json={"user_id": 7, "action": "external_fetch_triggered"})
+
+    assert [job["state"] for job in jobs] == ["succeeded", "succeeded"]
+
+
+@at_the_door
+async def test_a_body_may_not_contradict_the_path(door: Service) -> None:
+    """422 names the field."""
+    answer = await door.http.post("/user/7/action", json={"user_id": 8, "action": "login canary7f3a"})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["body", "user_id"]

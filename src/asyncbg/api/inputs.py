@@ -100,7 +100,7 @@ def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
 
     @reads_query(model.model_fields)
     async def read(request: Request) -> Form:
-        body = await _json_object(request)
+        body = _without_path(request, await _json_object(request))
         query = dict(request.query_params)  # the route has refused what it does not know, and what is given twice
         _refuse_unknown(model, body)
         _refuse_contradiction(model, query, body)
@@ -130,6 +130,14 @@ async def _json_object(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise refuse_input(("body",), "should be a JSON object", "dict_type")
     return value
+
+
+def _without_path(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without what only repeats the path, as a webhook's payload may: ``{"user_id": 7, …}``."""
+    for name, value in request.path_params.items():
+        if name in body and str(body[name]) != str(value):
+            raise refuse_input(("body", name), "differs from the value in the path; leave it out", "conflict")
+    return {name: value for name, value in body.items() if name not in request.path_params}
 
 
 def _refuse_unknown(model: type[BaseModel], body: Mapping[str, Any]) -> None:
