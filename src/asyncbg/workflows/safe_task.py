@@ -9,8 +9,7 @@ from asyncbg.api.inputs import Message, UserId, UserNumber, query_or_body
 from asyncbg.api.problems import ProblemRoute
 from asyncbg.api.schemas import Accepted
 from asyncbg.background import Task
-from asyncbg.context import require_lease
-from asyncbg.context import current_job
+from asyncbg.context import current_job, require_lease
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.redact import Personal
 from asyncbg.services.notices import Notices
