@@ -161,6 +161,20 @@ class StreamReset(EventModel):
     complete: bool = Field(description="whether these are all jobs in view", examples=[True])
 
 
+class StreamPosition(EventModel):
+    """Where the stream goes on from, its frame's `id`: nothing happened that would have carried it."""
+
+    event_type = "stream.position"
+    event_publisher = Publisher.STREAM
+    event_storage = Storage.NONE
+
+    reason: str = Field(
+        description="`start`, a second after a stream without a cursor was opened, or `idle`, where the log went on "
+        "with events of others",
+        examples=["start"],
+    )
+
+
 class StreamBye(EventModel):
     """The stream ends, not what it tells of; come back after `retry_ms`, which is the frame's `retry` too."""
 
@@ -185,6 +199,7 @@ ENGINE_EVENTS: tuple[type[EventModel], ...] = (
     JobCancelIgnored,
     LoopBlocked,
     StreamReset,
+    StreamPosition,
     StreamBye,
 )
 """All of them. The first ten are those of :class:`~asyncbg.event.EventType`, in its order."""

@@ -288,7 +288,7 @@ class AsyncBG(Engine):
         self.streams = Streams(self)
         self.event_schemas = EventSchemas(Vocabulary.of([*ENGINE_EVENTS, *events]))
         self.audit = Audit(self.database, clock=self.clock)
-        self.tickets = Tickets(self.database, clock=self.clock)
+        self.tickets = Tickets(self.database, clock=self.clock, epoch=lambda: self.backend.epoch, audit=self.audit)
         self._router: EngineRouter | None = None
         self.provide = committing(lambda _: self)
         """For several engines in one app: ``Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")]``."""

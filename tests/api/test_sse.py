@@ -65,7 +65,7 @@ class Reader:
                 yield Frame.parse(block)
             chunk = await self.response.content.readany()
             if not chunk:
-                assert not self._text, "the stream ended inside a frame"
+                assert "data:" not in self._text, "the stream ended inside a frame"
                 return
             self._text += chunk.decode()
 
@@ -175,18 +175,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_the_first_bytes_say_where_the_stream_is(serve: Serve) -> None:
-    """A stream begins at once with a comment, the retry time and an id alone, under headers no proxy buffers."""
+    """A stream begins at once with a comment, the retry time and an id, under headers no proxy buffers."""
     service = await serve(retry_ms=1234)
     await service.final()
     last = (await service.log())[-1]
 
     async with service.stream("/events") as reader:
-        first = await reader.next()
+        first = await reader.response.content.readany()
 
-        assert first.comment
-        assert first.retry == "1234"
-        assert first.id == service.cursor(last.seq)
-        assert not first.event
+        assert first == f": asyncbg\nretry: 1234\nid: {service.cursor(last.seq)}\n".encode()
         headers = reader.response.headers
         assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert headers["Cache-Control"] == "no-cache, no-transform"
@@ -214,13 +211,13 @@ async def test_the_latest_progress_is_told_on_arrival_and_before_the_end(serve: 
     async with service.stream(f"/jobs/{job_id}/events") as early:
         await early.next("job.progress")
         async with service.stream(f"/jobs/{job_id}/events") as late:
-            first = [await late.next(), await late.next(), await late.next(), await late.next()]
+            first = [await late.next(), await late.next(), await late.next()]
             service.gate.set()
             rest = await late.rest()
 
-    assert [frame.event for frame in first] == ["", "job.queued", "job.started", "job.progress"]
-    assert first[3].data["data"]["message"] == "half"
-    assert not first[3].id
+    assert [frame.event for frame in first] == ["job.queued", "job.started", "job.progress"]
+    assert first[2].data["data"]["message"] == "half"
+    assert not first[2].id
     assert [frame.event for frame in rest] == ["job.progress", "job.succeeded"]
     assert rest[0].data["data"]["message"] == "whole"
 
@@ -368,21 +365,64 @@ async def test_an_unknown_job_is_not_found(serve: Serve) -> None:
 
 
 async def test_an_idle_stream_gets_comments_and_keeps_its_place(serve: Serve) -> None:
-    """The heartbeat is a comment; where the log went on without the client, it carries the position."""
+    """The heartbeat is a comment; where the log went on without the client, an event tells the position."""
     service = await serve(heartbeat_s=0.05)
     async with service.stream("/events?task=none") as reader:
         first = await reader.next()
-        beat = await reader.next()
-        assert (beat.comment, beat.id, beat.event) == ("heartbeat", "", "")
+        assert (first.event, first.data["reason"]) == ("stream.position", "start")
 
         await service.final()
         last = (await service.log())[-1]
         async with asyncio.timeout(TIMEOUT_S):
             async for frame in reader:
-                assert not frame.event
+                assert (frame.event, frame.data["reason"]) == ("stream.position", "idle")
                 if frame.id == service.cursor(last.seq):
                     break
         assert first.id != frame.id
+        assert b": heartbeat\n" in await reader.response.content.readany()
+
+
+def dispatched(lines: list[str]) -> list[dict[str, str]]:
+    """What httpx-sse and fetch-event-source hand on: every block with a field in it, whether it has data or not."""
+    found: list[dict[str, str]] = []
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if line and name:
+            fields[name] = value.removeprefix(" ")
+        elif not line:
+            found.append(fields)  # also of an empty one: the last id is remembered, and counts as one
+            fields = {}
+    return found
+
+
+async def test_no_block_is_without_data(serve: Serve) -> None:
+    """A client that hands on every block hands on JSON only: at the start, while idle, at a reset and at the end."""
+    service = await serve(heartbeat_s=0.05, max_age_s=0.5)
+    job_id = await service.final()
+    for path, cursor in (
+        ("/events", None), ("/events?task=none", None), ("/events", service.cursor(1)), ("/events", "foreign-1"),
+        ("/events?follow=false", None), ("/events?follow=false&task=none", None), (f"/jobs/{job_id}/events", None),
+        (f"/jobs/{await service.held()}/events", None), (f"/jobs/{await service.held()}/events", "x"),
+    ):  # fmt: skip
+        async with service.stream(path, cursor=cursor) as reader:
+            text = (await reader.response.content.read()).decode()
+        for block in dispatched(text.split("\n")[:-1]):
+            assert json.loads(block["data"])["type"] == block["event"], path
+    service.gate.set()
+
+
+async def test_a_stream_that_was_cut_before_anything_happened_misses_nothing(serve: Serve) -> None:
+    """It tells where it started, if nothing else does, so that a browser's EventSource comes back with a cursor."""
+    service = await serve()
+    async with service.stream("/events") as reader:
+        frame = await reader.next()
+    missed = await service.final()
+    async with service.stream("/events", cursor=frame.id) as reader:
+        back = await reader.next()
+
+    assert frame.event == "stream.position"
+    assert (back.event, back.data["subject"]) == ("job.queued", missed)
 
 
 async def test_progress_is_paced_and_its_last_value_comes(serve: Serve) -> None:

@@ -7,7 +7,7 @@ import pytest
 from asyncbg.clock import ManualClock
 from asyncbg.database import Database
 from asyncbg.errors import OverloadedError
-from asyncbg.services.tickets import LIFETIME_S, MOST, Tickets
+from asyncbg.services.tickets import LIFETIME_S, MOST, MOST_USED, RESUMED_S, Tickets
 from tests.auth.conftest import House, Street
 from tests.auth.test_guard import answered
 
@@ -93,6 +93,68 @@ async def test_tickets_expire_and_are_bounded(tmp_path: object) -> None:
     assert await tickets.issue("/events", owner="bob", holder="{}")
     clock.advance(seconds=LIFETIME_S)
     assert await tickets.issue("/events", owner="ada", holder="{}")
+    await database.close()
+
+
+async def test_a_browser_that_lost_its_stream_comes_back_with_the_same_ticket(street: Street) -> None:
+    """It shows the URL it has and the last id it got, at any process, again and again; the audit log says so."""
+    here, there = await street.build(), await street.build()
+    ada = await here.enter("ada")
+    path = (await ada.post("/process/x-canary7f3a")).json()["jobs"][0]["url"] + "/events"
+    url = await ticket(here, "ada", path)
+    opened = await (await here.enter()).get(url)
+    last = opened.text.rpartition("id: ")[2].partition("\n")[0]
+
+    for house in (there, here, there):
+        again = await (await house.enter()).get(url, headers={"Last-Event-ID": last})
+        assert again.status_code in {200, 204}
+    assert [one.who for one in await here.entries("stream.resume", 3)] == ["ada"] * 3
+
+    stranger = await there.enter()
+    foreign = "00000000-" + last.rpartition("-")[2]
+    for headers in ({}, {"Last-Event-ID": ""}, {"Last-Event-ID": "x"}, {"Last-Event-ID": foreign}):
+        assert (await stranger.get(url, headers=headers)).status_code == 401, headers
+    assert (await stranger.get(f"{url}&last_event_id={last}")).status_code == 401
+    elsewhere = url.replace(path, "/events")
+    assert (await stranger.get(elsewhere, headers={"Last-Event-ID": last})).status_code == 401
+
+
+async def test_who_may_not_see_a_stream_any_more_does_not_come_back(house: House) -> None:
+    """The credentials that the ticket was issued for are looked at each time."""
+    url = await ticket(house, "ada", "/events")
+    browser = await house.enter()
+    await (await house.enter("ada")).post("/process/x-canary7f3a")
+    last = (await browser.get(url)).text.rpartition("id: ")[2].partition("\n")[0]
+    assert (await browser.get(url, headers={"Last-Event-ID": last})).status_code == 200
+
+    await house.keys.revoke("ada")
+
+    assert (await browser.get(url, headers={"Last-Event-ID": last})).status_code == 401
+
+
+async def test_a_ticket_that_nobody_uses_is_forgotten(tmp_path: object) -> None:
+    """A day after its last use; sooner where nobody can look at the credentials; a thousand of one owner are kept."""
+    clock, database = ManualClock(), Database(f"{tmp_path}/test.db")
+    await database.open()
+    tickets = Tickets(database, clock=clock, epoch=lambda: "e")
+    await tickets.open()
+    token, _ = await tickets.issue("/events", owner="ada", holder="{}")
+    assert await tickets.redeem(token, "/events", cursor="e-1")
+    for _ in range(3):
+        clock.advance(seconds=RESUMED_S - 1)
+        assert await tickets.redeem(token, "/events", cursor="e-1")
+    assert await tickets.redeem(token, "/events", cursor="e-1", longest_s=3_600) is None
+    clock.advance(seconds=RESUMED_S)
+    assert await tickets.redeem(token, "/events", cursor="e-1") is None
+
+    token, _ = await tickets.issue("/events", owner="ada", holder="{}")
+    assert await tickets.redeem(token, "/events")
+    for _ in range(MOST_USED):
+        clock.advance(seconds=1)
+        other, _ = await tickets.issue("/events", owner="ada", holder="{}")
+        assert await tickets.redeem(other, "/events")
+    assert await tickets.redeem(token, "/events", cursor="e-1") is None
+    assert await tickets.redeem(other, "/events", cursor="e-1")
     await database.close()
 
 

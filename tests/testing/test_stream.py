@@ -184,3 +184,40 @@ def test_what_means_nothing_is_kept_to_be_told() -> None:
     assert not parser.has_rest
     parser.feed(b"data: torn")
     assert parser.has_rest
+
+
+@pytest.mark.parametrize(
+    ("text", "dispatched"),
+    [
+        (b"data:\n\n", [""]),  # WHATWG 9.2.6: one line of data, though empty, makes an event
+        (b"data\n\ndata\ndata\n\ndata:", ["", "\n"]),
+        (b"id: 7\n\nevent: x\n\nretry: 5\n\n: hello\n\n", []),
+    ],
+)
+def test_an_event_is_what_an_event_source_dispatches(text: bytes, dispatched: list[str]) -> None:
+    """A block with a line of data, and no other."""
+    assert [frame.data for frame in FrameParser().feed(text) if frame.is_event] == dispatched
+
+
+@pytest.mark.parametrize("value", ["soon", "", "-1", "1.5", "+5", "5 s", "1e3", "\u0661"])
+def test_a_time_that_is_none_is_ignored(value: str) -> None:
+    """The time that was told before stays; the line is kept to be told."""
+    parser = FrameParser()
+    [frame] = parser.feed(f"retry: 7\nretry: {value}\n\n".encode())
+
+    assert (frame.retry, parser.retry_ms, frame.unknown) == ("7", 7, (f"retry: {value}",))
+
+
+def test_a_time_counts_at_once_and_may_be_long() -> None:
+    """From its line on, whether its block becomes whole or not."""
+    parser = FrameParser()
+    assert parser.feed(b"retry: " + b"9" * 5_000 + b"\n") == []
+    assert parser.retry_ms is not None
+
+
+def test_an_id_with_a_nul_is_ignored() -> None:
+    """The one before stays; an empty one takes it back."""
+    [frame] = FrameParser().feed(b"id: a\nid: b\0c\ndata: x\n\n")
+    assert (frame.id, frame.unknown) == ("a", ("id: b\0c",))
+    [frame] = FrameParser().feed(b"id: a\nid\ndata: x\n\n")
+    assert frame.id == ""

@@ -27,6 +27,8 @@ from asyncbg.ids import is_job_id
 from asyncbg.services.tickets import LIFETIME_S, Tickets
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.?\*)?|\*")
+_UNASKED_S: Final = 3_600
+"""How long a ticket opens its stream again where nobody can be asked whether its holder's credentials still stand."""
 _NONE = frozenset({""})  # no job has this id
 _ANY: frozenset[str] = frozenset()  # one for all: an empty one of its own takes 216 bytes
 _OF_FASTAPI = {"fastapi_inner_astack", "fastapi_function_astack", "starlette.exception_handlers"}
@@ -51,7 +53,7 @@ class TicketRequest(BaseModel):
 
 
 class TicketAnswer(BaseModel):
-    """A ticket for one stream, good once."""
+    """A ticket for one stream, good once, and for the reconnects of the stream that it opened."""
 
     ticket: str
     path: str
@@ -171,7 +173,8 @@ def _watcher(tickets: Tickets, *, without_ticket: bool) -> Callable[..., Awaitab
     ) -> Caller:
         if bound(request) is not None or (ticket is None and without_ticket):
             return await caller_of(request)
-        holder = await tickets.redeem(ticket or "", request.scope["path"])
+        cursor = request.headers.get("last-event-id")
+        holder = await tickets.redeem(ticket or "", request.scope["path"], cursor=cursor, longest_s=_UNASKED_S)
         if holder is None:
             raise UnauthenticatedError(WRONG_TICKET, is_wrong=True)
         return Caller.load(holder)

@@ -63,7 +63,7 @@ class Gate:
         if "authorization" in request.headers:
             return await self._by_key(request)
         if takes_ticket and (ticket := request.query_params.get("ticket")) is not None:
-            return await self._by_ticket(ticket, request.scope["path"])
+            return await self._by_ticket(ticket, request.scope["path"], request.headers.get("last-event-id"))
         if (token := request.cookies.get(COOKIE)) is not None:
             caller = await self._fresh(f"session {token}", lambda: self._by_session(token))
             refuse_cross_site(method, request.headers, must_tell=True)
@@ -128,9 +128,9 @@ class Gate:
             raise UnauthenticatedError("the session is over; sign in again", is_wrong=True)
         return _holder(await self.keys.find(session.key_id), session)
 
-    async def _by_ticket(self, ticket: str, path: str) -> Caller:
-        """Looked up each time: a ticket is good once, and for as long as its holder's credentials stand."""
-        holder = await self.tickets.redeem(ticket, path)
+    async def _by_ticket(self, ticket: str, path: str, cursor: str | None) -> Caller:
+        """Looked up each time: a ticket is good for as long as its holder's credentials stand."""
+        holder = await self.tickets.redeem(ticket, path, cursor=cursor)
         caller = Caller.load(holder) if holder is not None else None
         if caller is None or not (await self.judge())(caller):
             raise UnauthenticatedError(WRONG_TICKET, is_wrong=True)

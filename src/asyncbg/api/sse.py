@@ -6,6 +6,7 @@ it subscribed, go on live. A stream that overflows its buffer goes back to the l
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 LATER: Final = "asyncbg.later"
 """Where in the scope a stream finds the list of what runs, with the server's own ``receive``, when FastAPI is done."""
 _PAGE = 500
+_POSITION_S: Final = 1.0
+"""How long a stream that starts now waits for an event to carry its position before it tells it by itself."""
 _ENDS_ATTEMPT = FINAL_EVENTS | {EventType.RETRYING}
 
 
@@ -40,6 +43,7 @@ class EventStream(Delivery):
         self._engine = streams.engine
         self._epoch = self._engine.backend.epoch
         self._cursor = self._told = view.after_seq
+        self._owes_position = view.starts_now
         self._is_over = False
         self._pacer = ProgressPacer(streams.settings.progress_per_s)
 
@@ -94,9 +98,14 @@ class EventStream(Delivery):
             _log.info("an event stream ended early: %s", type(error).__name__)
 
     async def _open(self) -> None:
-        """The first bytes, then what is stored."""
-        retry_ms = self._streams.settings.retry_ms
-        await self._put(b": asyncbg\nretry: %d\nid: %s\n\n" % (retry_ms, self._position()))
+        """The first bytes, then what is stored.
+
+        The lines of the opening belong to the first frame: a blank line behind them would end a block without data,
+        which httpx-sse and fetch-event-source hand on as an event. So the position stands in them only where no other
+        frame need carry it: a client with a cursor has it, and a job's story begins with an event that was stored.
+        """
+        position = b"id: %s\n" % self._position() if self._owes_position else b""
+        await self._put(b": asyncbg\nretry: %d\n%s" % (self._streams.settings.retry_ms, position))
         if self.view.reset_reason is not None:
             await self._tell_reset(self.view.reset_reason)
         if self._is_over:
@@ -106,20 +115,32 @@ class EventStream(Delivery):
 
     async def _go_on(self, subscription: Subscription) -> None:
         """Live, until the job is over, the stream is old or the process stops. All that is pending goes in one send."""
-        loop, heartbeat_s = asyncio.get_running_loop(), self._streams.settings.heartbeat_s
+        loop = asyncio.get_running_loop()
         while not self._is_over and not self._is_stopping() and (now := loop.time()) < self._ends_at:
             if subscription.lagging:
                 subscription.reset()
                 await self._come_back()
             elif chunk := self._collect(subscription.take_chunks(), now):
-                await self._put(chunk)
+                await self._put(self._with_position(chunk))
                 if pause_s := self._pause_s(loop.time()):
                     await asyncio.sleep(pause_s)
-            elif now >= self._sent_at + heartbeat_s:
+            elif now >= self._sent_at + self._idle_s():
                 await self._put(self._heartbeat())
             else:  # a heartbeat and the end are told by ``look_at_time``
-                due_at = self._pacer.next_due()
+                due_at = self._due_at()
                 await subscription.wait(None if due_at is None else max(due_at - now, 0))
+
+    def _idle_s(self) -> float:
+        """After how long without anything to send something is sent."""
+        heartbeat_s = self._streams.settings.heartbeat_s
+        return min(heartbeat_s, _POSITION_S) if self._owes_position else heartbeat_s
+
+    def _due_at(self) -> float | None:
+        """When held progress has to go, or the position of a stream that starts now."""
+        due_at = self._pacer.next_due()
+        if not self._owes_position:
+            return due_at
+        return min(self._sent_at + self._idle_s(), math.inf if due_at is None else due_at)
 
     def _pause_s(self, now: float) -> float:
         """Under load more comes together before the next send; nothing is held up at the end."""
@@ -206,12 +227,22 @@ class EventStream(Delivery):
         )
 
     def _heartbeat(self) -> bytes:
-        """A comment; with it the position, where the log went on without anything for this stream."""
+        """A comment, or the position where the client does not know it; one job's stream goes on from any position."""
         self._cursor = max(self._cursor, self._engine.bus.last_seq)
-        if self._cursor == self._told:
-            return b": heartbeat\n\n"
+        if self._owes_position:
+            return self._with_position(b"")
+        if self._cursor == self._told or self.view.job_id is not None:
+            return b": heartbeat\n"
+        return self._tell_position("idle")
+
+    def _with_position(self, chunk: bytes) -> bytes:
+        """``chunk``, behind the position where that is still owed and no stored event comes first."""
+        owes, self._owes_position = self._owes_position, False
+        return self._tell_position("start") + chunk if owes and not chunk.startswith(b"id: ") else chunk
+
+    def _tell_position(self, reason: str) -> bytes:
         self._told = self._cursor
-        return b": heartbeat\nid: %s\n\n" % self._position()
+        return self._notice("stream.position", {"reason": reason}, head=f"id: {self._position().decode()}\n")
 
     def _bye(self) -> bytes:
         retry_ms = self._streams.bye_retry_ms()

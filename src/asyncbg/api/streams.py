@@ -43,6 +43,7 @@ class Streams(OpenStreams):
             job_id=job_id,
             after_seq=after_seq,
             log_seq=position.last_seq,
+            starts_now=follow and record is None and not cursor,
             reset_reason=reason,
             follow=follow,
             gzip=gzip,

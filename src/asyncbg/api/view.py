@@ -18,6 +18,7 @@ _JOBS_IN_VIEW = 100
 class View:
     """The events ``wanted`` after ``after_seq``, of a log that reached ``log_seq`` when the stream was opened.
 
+    ``starts_now``: it was opened without a cursor and follows more than one job, so only it knows where it began.
     ``reset_reason`` says why the cursor that came with the request could not be used; ``caller`` who looks, where that
     was asked, so that the stream ends with the credentials it was opened with.
     """
@@ -27,6 +28,7 @@ class View:
     job_id: str | None
     after_seq: int
     log_seq: int
+    starts_now: bool = False
     reset_reason: str | None = None
     follow: bool = True
     gzip: bool = False

@@ -12,7 +12,8 @@ from asyncbg.event import FINAL_EVENTS
 from asyncbg.job import JobError, JobState, ProgressValue
 
 RESET = "stream.reset"
-BYE = "stream.bye"
+OF_THE_STREAM = frozenset({"stream.bye", "stream.position"})
+"""Events about the connection, which the client itself acts on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

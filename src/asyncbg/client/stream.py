@@ -9,7 +9,7 @@ import aiohttp
 
 from asyncbg.client.error import About, StreamError, UnreachableError, is_transient
 from asyncbg.client.outage import Outage
-from asyncbg.client.remote import BYE, RemoteEvent
+from asyncbg.client.remote import OF_THE_STREAM, RemoteEvent
 from asyncbg.client.sse_parser import SSEParser
 from asyncbg.client.transport import Call, Transport
 from asyncbg.client.wire import Params
@@ -127,7 +127,7 @@ class EventStream:
         frames = self._parser.feed(chunk)
         if self._parser.retry_ms is not None:
             self._retry_s = self._parser.retry_ms / 1000
-        events = [RemoteEvent.from_frame(frame) for frame in frames if frame.event != BYE]
+        events = [RemoteEvent.from_frame(frame) for frame in frames if frame.event not in OF_THE_STREAM]
         if frames:
             self._is_at_final = self._job_id is not None and bool(events) and events[-1].is_final
         if events or self._transport.clock.monotonic_ms() - self._connected_ms >= STABLE_S * 1000:

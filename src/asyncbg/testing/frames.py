@@ -9,9 +9,16 @@ from typing import Any
 _LINE_END = re.compile("\r\n|\r|\n")
 
 
+_MOST_DIGITS = 15
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One block of a stream. ``id`` and ``retry`` are None where the block has none; ``unknown`` lines mean nothing."""
+    """One block of a stream. ``id`` and ``retry`` are None where it has none that counts.
+
+    ``unknown`` lines mean nothing to an EventSource: fields it does not know, a ``retry`` that is not ASCII digits, an
+    ``id`` with a NUL.
+    """
 
     event: str = ""
     data: str = ""
@@ -19,11 +26,8 @@ class Frame:
     retry: str | None = None
     comments: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
-
-    @property
-    def is_event(self) -> bool:
-        """Whether an EventSource dispatches it: a block without data is none."""
-        return bool(self.data)
+    is_event: bool = False
+    """Whether an EventSource dispatches it: one line of data makes it an event, also an empty one."""
 
     def json(self) -> Any:
         """The data, read as JSON. Raises ValueError where it is none."""
@@ -35,6 +39,10 @@ class FrameParser:
 
     def __init__(self) -> None:
         """At the beginning of a stream."""
+        self.retry_ms: int | None = None
+        """Counts from its line on, whether its block becomes whole or not."""
+        self.comments = 0
+        """How many lines were comments: they need no blank line behind them."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text = ""
         self._lines: list[str] = []
@@ -43,8 +51,8 @@ class FrameParser:
 
     @property
     def has_rest(self) -> bool:
-        """Whether there is a block that no blank line has ended: a client drops it when the stream ends."""
-        return bool(self._text or self._lines)
+        """Whether there is an event that no blank line has ended: a client drops it when the stream ends."""
+        return bool(self._text) or any(line.partition(":")[0] in {"data", "event"} for line in self._lines)
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Read on."""
@@ -58,11 +66,19 @@ class FrameParser:
         found = []
         for line in lines:
             if line:
-                self._lines.append(line)
+                self._take(line)
             elif self._lines:
                 found.append(_frame(self._lines))
                 self._lines = []
         return found
+
+    def _take(self, line: str) -> None:
+        self._lines.append(line)
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        self.comments += not name
+        if name == "retry" and _is_time(value):
+            self.retry_ms = int(value) if len(value) <= _MOST_DIGITS else 10**_MOST_DIGITS
 
 
 def _frame(lines: list[str]) -> Frame:
@@ -78,7 +94,11 @@ def _frame(lines: list[str]) -> Frame:
                 comments.append(value)
             case "data":
                 data.append(value)
-            case "event" | "id" | "retry":
+            case "event":
+                single[name] = value
+            case "id" if "\0" not in value:
+                single[name] = value
+            case "retry" if _is_time(value):
                 single[name] = value
             case _:
                 unknown.append(line)
@@ -89,4 +109,9 @@ def _frame(lines: list[str]) -> Frame:
         retry=single.get("retry"),
         comments=tuple(comments),
         unknown=tuple(unknown),
+        is_event=bool(data),
     )
+
+
+def _is_time(value: str) -> bool:
+    return value.isascii() and value.isdigit()

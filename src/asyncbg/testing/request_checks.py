@@ -85,9 +85,8 @@ async def heartbeat(endpoint: Endpoint, sample: Sample) -> None:
         limit_s = 2 * endpoint.heartbeat_s + 1
         try:
             async with asyncio.timeout(limit_s):
-                while (frame := await reader.frame()) is not None:
-                    if frame.comments:
-                        return
+                if await reader.comment():
+                    return
         except TimeoutError:
             fail(f"an idle stream got no comment within {limit_s:g} s")
         fail("an idle stream was ended")
@@ -135,7 +134,8 @@ async def gzip(endpoint: Endpoint, sample: Sample) -> None:
             fail(f"the stream is sent as {coding} to a client that takes only gzip")
         if "accept-encoding" not in reader.headers.get("vary", "").lower():
             fail("Vary does not name Accept-Encoding: a cache may hand gzip to a client that does not take it")
-        await endpoint.within(reader.frame(), lambda: "compressed, no byte could be read")
+        if not await reader.greeting(endpoint.timeout_s) and not reader.raw:
+            fail("compressed, no byte could be read")
         for _ in range(2):
             await endpoint.make()
             await endpoint.gather(reader, 1, what="compressed events (flush after each)")
@@ -144,11 +144,7 @@ async def gzip(endpoint: Endpoint, sample: Sample) -> None:
 async def _greeted(endpoint: Endpoint, *readers: EventReader) -> None:
     """Wait for the first bytes, so that the stream is known to listen; where none come, go on as it is."""
     for reader in readers:
-        try:
-            async with asyncio.timeout(endpoint.timeout_s):
-                await reader.frame()
-        except TimeoutError:
-            return
+        await reader.greeting(endpoint.timeout_s)
 
 
 async def _events(endpoint: Endpoint, reader: EventReader, count: int, *, named: bool) -> list[Frame]:

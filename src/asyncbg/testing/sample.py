@@ -19,6 +19,7 @@ class Sample:
     headers: Mapping[str, str] = field(default_factory=dict)
     has_first_bytes: bool = False
     frames: list[Frame] = field(default_factory=list)
+    retry_ms: int | None = None
     raw: bytes = b""
     made: int = 0
     is_released: bool | None = None
@@ -33,6 +34,17 @@ class Sample:
     def ids(self) -> list[str]:
         """The ids of all blocks that have one."""
         return [frame.id for frame in self.frames if frame.id is not None]
+
+    def ignored(self, name: str) -> list[str]:
+        """The values of fields of that name that a client ignores."""
+        pairs = [line.partition(":") for frame in self.frames for line in frame.unknown]
+        return [value.removeprefix(" ") for field, _, value in pairs if field == name]
+
+    @property
+    def unknown(self) -> list[str]:
+        """The lines of fields there are not."""
+        lines = [line for frame in self.frames for line in frame.unknown]
+        return [line for line in lines if line.partition(":")[0] not in {"id", "retry"}]
 
 
 async def take_sample(endpoint: Endpoint) -> Sample:
@@ -49,25 +61,24 @@ async def take_sample(endpoint: Endpoint) -> Sample:
     except TimeoutError:
         sample.problem = f"no response within {endpoint.timeout_s:g} s"
     if reader is not None:
-        sample.raw, sample.is_released = bytes(reader.raw), reader.is_released
+        sample.raw, sample.is_released, sample.retry_ms = bytes(reader.raw), reader.is_released, reader.retry_ms
     return sample
 
 
 async def _read(endpoint: Endpoint, reader: EventReader, sample: Sample) -> None:
-    first = await _next(reader, endpoint.timeout_s)
+    sample.frames += await reader.greeting(endpoint.timeout_s)
     sample.has_first_bytes = bool(reader.raw)
-    if first is not None:
-        sample.frames.append(first)
     if endpoint.make_event is None or reader.is_ended:
         return
     await endpoint.make(MADE)
     sample.made = MADE
     loop = asyncio.get_running_loop()
     until = loop.time() + endpoint.timeout_s
-    while len(sample.events) < MADE:
+    greeted = len(sample.events)
+    while len(sample.events) - greeted < MADE:
         frame = await _next(reader, until - loop.time())
         if frame is None:
-            fail(f"{MADE} events were made, {len(sample.events)} arrived within {endpoint.timeout_s:g} s")
+            fail(f"{MADE} events were made, {len(sample.events) - greeted} arrived within {endpoint.timeout_s:g} s")
         sample.frames.append(frame)
 
 

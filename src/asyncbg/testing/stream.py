@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +27,6 @@ class EventReader:
         """``receive`` gives the next bytes of the body, ``b""`` at its end; names of ``headers`` are in lower case."""
         self.status = status
         self.headers = headers
-        self.last_event_id = ""
-        self.retry_ms: int | None = None
         self.raw = bytearray()
         """Every byte of the body so far, decoded where it was compressed."""
         self.is_ended = False
@@ -36,8 +34,19 @@ class EventReader:
         """Once closed: whether the application ended by itself when its client had left. None: not to be seen."""
         self._receive = receive
         self._parser = FrameParser()
+        self._last_event_id = ""
         self._frames: deque[Frame] = deque()
         self._inflate = zlib.decompressobj(wbits=31) if headers.get("content-encoding") == "gzip" else None
+
+    @property
+    def last_event_id(self) -> str:
+        """The cursor to come back with."""
+        return self._last_event_id
+
+    @property
+    def retry_ms(self) -> int | None:
+        """How long to wait before."""
+        return self._parser.retry_ms
 
     @property
     def has_rest(self) -> bool:
@@ -57,16 +66,41 @@ class EventReader:
     async def frame(self) -> Frame | None:
         """The next block, those without an event included; None at the end."""
         while not self._frames:
-            data = await self.chunk()
-            if not data:
+            if not await self._read_on():
                 return None
-            self._frames.extend(self._parser.feed(data))
         frame = self._frames.popleft()
-        if frame.id is not None and "\0" not in frame.id:
-            self.last_event_id = frame.id
-        if frame.retry is not None and frame.retry.isascii() and frame.retry.isdigit():
-            self.retry_ms = int(frame.retry)
+        self._remember([frame])
         return frame
+
+    async def greeting(self, timeout_s: float = _TIMEOUT_S) -> list[Frame]:
+        """The blocks that come with the first bytes, when the stream listens; none where nothing comes in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._read_on()
+        except TimeoutError:
+            return []
+        found = list(self._frames)
+        self._frames.clear()
+        self._remember(found)
+        return found
+
+    async def comment(self) -> bool:
+        """Wait for the next comment; False where the stream ends before."""
+        before = self._parser.comments
+        while await self._read_on():
+            if self._parser.comments > before:
+                return True
+        return False
+
+    async def _read_on(self) -> bool:
+        data = await self.chunk()
+        self._frames.extend(self._parser.feed(data))
+        return bool(data)
+
+    def _remember(self, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            if frame.id is not None:
+                self._last_event_id = frame.id
 
     async def __aiter__(self) -> AsyncIterator[Frame]:
         """Every event until the stream ends."""
