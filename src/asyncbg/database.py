@@ -232,6 +232,11 @@ class Database:
         """How many items wait for their commit, those of the commit on its way included."""
         return self._commit_items + sum(len(items) for items, _ in self._pending.values())
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be written to."""
+        return self._writer is not None
+
     def has_room(self) -> bool:
         """Whether the disk has space for more than a few pages."""
         if self._file is None:

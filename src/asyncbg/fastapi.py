@@ -30,6 +30,7 @@ from asyncbg.background import Engine, Enqueuer, Job, Prepared
 from asyncbg.background.target import enqueuer_of, prepare_target
 from asyncbg.clock import Clock
 from asyncbg.engine_events import ENGINE_EVENTS
+from asyncbg.error_log import ErrorLog
 from asyncbg.errors import (
     AsyncBGError,
     DatabaseError,
@@ -174,6 +175,9 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
             await self.commit()
         except AsyncBGError as error:
             logger.error("jobs added after the response had started are lost: %s", error)
+        except Exception as error:  # noqa: BLE001 - nobody is there to raise it at
+            message = "jobs added after the response had started are lost"
+            (self._engine.errors if self._engine else ErrorLog()).add("late commit", error, message)
 
     def _jobs(self, engine: Engine, tasks: Iterable[BackgroundTask]) -> Iterator[_Added]:
         """The jobs of all tasks, also of those that were put into the list by hand."""

@@ -1,6 +1,5 @@
 """The standalone service: the only place where concrete parts meet."""
 
-import asyncio
 import logging
 import re
 import signal
@@ -42,6 +41,7 @@ from asyncbg.services.own_directory import warn_of_readers
 from asyncbg.services.sessions import Sessions
 from asyncbg.services.workspace import Workspace
 from asyncbg.settings import Settings, SmtpSettings, load_settings
+from asyncbg.supervisor import Supervisor
 from asyncbg.workflows.activity import activity_workflow
 from asyncbg.workflows.csv_import import CsvFailed, CsvImported, csv_import_workflow
 from asyncbg.workflows.email import EmailSent, email_workflow
@@ -140,12 +140,12 @@ async def _watching(bg: AsyncBG, gate: Gate) -> AsyncIterator[None]:
         if bg.streams.are_open and bg.streams.end_unless(await gate.judge()):
             gate.forget()  # so that whoever was sent away is not let in again by what was found a moment ago
 
-    task = asyncio.create_task(every(_WATCH_S, look, name="the watch over revoked keys"), name="asyncbg-watch")
+    supervisor = Supervisor()
+    supervisor.start("watch", partial(every, _WATCH_S, look, name="the watch over revoked keys", errors=bg.errors))
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await supervisor.stop()
 
 
 async def run_worker(settings: Settings) -> None:

@@ -68,8 +68,10 @@ class Telemetry(Collector):
         pass_on = backend.on_commit
 
         def count_and_pass_on(events: Sequence[Event]) -> None:
-            self.count(events)
-            pass_on(events)
+            try:
+                self.count(events)
+            finally:
+                pass_on(events)
 
         backend.on_commit = count_and_pass_on
 

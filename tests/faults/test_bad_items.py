@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from asyncbg import AsyncBG, Progress, current_job
 from asyncbg.event import Event
 from asyncbg.job import JobRecord, JobState
+from asyncbg.testing import ManualBG
 
 SOON_S = 10
 
@@ -179,9 +180,31 @@ async def test_a_stored_name_that_cannot_be_loaded_fails_its_job_alone(
 # The loops themselves
 
 
+async def end_loop(bg: AsyncBG, name: str) -> None:
+    """Cancel a loop's task, and wait until that is noticed."""
+    next(task for task in asyncio.all_tasks() if task.get_name() == f"asyncbg-{name}").cancel()
+    async with asyncio.timeout(SOON_S):
+        while name not in bg.loops_down:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+
+
+async def test_readiness_names_a_loop_that_is_down(bg: AsyncBG) -> None:
+    """One that ends again and again is down for longer each time."""
+    async with serving(bg) as client:
+        for _ in range(5):
+            async with asyncio.timeout(SOON_S):
+                while bg.loops_down:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.01)
+            await end_loop(bg, "retention")
+        down = await client.get("/health/ready")
+
+    assert (down.status_code, down.json()["detail"]) == (503, "not ready: retention")
+    assert down.json()["checks"] == {"engine": "ok", "database": "ok", "retention": "failed"}
+
+
 @pytest.mark.parametrize("name", ["worker", "schedules", "tail", "renewal", "rescue", "retention", "handlers"])
 async def test_a_loop_whose_task_is_cancelled_is_started_again(bg: AsyncBG, name: str) -> None:
-    """Readiness tells while it is down, the metrics count it, jobs are accepted meanwhile and run afterwards."""
+    """The metrics count it; jobs are accepted meanwhile and run afterwards."""
     heard = asyncio.Event()
 
     @bg.on("job.succeeded")
@@ -189,11 +212,7 @@ async def test_a_loop_whose_task_is_cancelled_is_started_again(bg: AsyncBG, name
         heard.set()
 
     async with serving(bg) as client:
-        next(task for task in asyncio.all_tasks() if task.get_name() == f"asyncbg-{name}").cancel()
-        async with asyncio.timeout(SOON_S):
-            while not bg.loops_down:  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0)
-        down = await client.get("/health/ready")
+        await end_loop(bg, name)
         job = await bg.enqueue(fine)
 
         assert await job.result(SOON_S) == "fine"
@@ -204,8 +223,6 @@ async def test_a_loop_whose_task_is_cancelled_is_started_again(bg: AsyncBG, name
         ready = await client.get("/health/ready")
         counted = await metrics(client)
 
-    assert (down.status_code, down.json()["detail"]) == (503, f"not ready: {name}")
-    assert down.json()["checks"] == {"engine": "ok", "database": "ok", name: "failed"}
     assert ready.status_code == 200
     assert counted["asyncbg_loop_restarts_total", name] == 1
     assert sum(value for (sample, *_), value in counted.items() if sample == "asyncbg_loop_restarts_total") == 1
@@ -226,6 +243,22 @@ async def test_a_write_whose_task_is_cancelled_is_made_all_the_same(bg: AsyncBG,
 
         assert {record.state for record in records} == {JobState.SUCCEEDED}
         await assert_alive(bg, client)
+
+
+async def test_jobs_whose_claim_is_cancelled_are_given_back(tmp_path: Path) -> None:
+    """They would run nowhere, and their leases would be renewed for ever."""
+    async with ManualBG(database_url=f"sqlite:///{tmp_path}/jobs.db", data_dir=tmp_path) as bg:
+        job = await bg.enqueue(fine)
+        claiming = asyncio.ensure_future(bg.backend.claim(1, lease_s=30))
+        while not bg.database.waiting:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+        claiming.cancel()
+        await asyncio.wait([claiming])
+
+        await bg.drain()
+
+        record = await bg.get(job.id)
+    assert (record.state, record.attempt) == (JobState.SUCCEEDED, 1)
 
 
 # Event handlers

@@ -159,7 +159,12 @@ class OpenStreams:
         loop = asyncio.get_running_loop()
         self._sweeping = loop.call_later(self._sweep_s, self._sweep) if self._open else None
         for stream in list(self._open):
-            stream.look_at_time(loop.time(), send_timeout_s=self.send_timeout_s, heartbeat_s=self.settings.heartbeat_s)
+            try:
+                stream.look_at_time(
+                    loop.time(), send_timeout_s=self.send_timeout_s, heartbeat_s=self.settings.heartbeat_s
+                )
+            except BaseException as error:  # noqa: BLE001 - the deadlines of the other streams hold all the same
+                self.engine.errors.add("streams", error, "an event stream missed its deadline", is_ours=True)
 
     def _cut(self, told: Sequence[Delivery]) -> None:
         """End those that are still there, and the connections of those whose goodbye waits for a client that is not."""

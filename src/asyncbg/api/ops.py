@@ -88,10 +88,11 @@ def ops_router(engine: Engine) -> APIRouter:
 
 
 async def _checks(engine: Engine) -> dict[str, Literal["ok", "failed"]]:
+    down = engine.loops_down
     return {
         "engine": "ok" if engine.is_running and not engine.is_paused else "failed",
         "database": "ok" if await _database_works(engine) else "failed",
-        **dict.fromkeys(engine.loops_down, "failed"),
+        **dict.fromkeys(down, "failed"),
     }
 
 

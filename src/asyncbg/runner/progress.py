@@ -8,7 +8,8 @@ from typing import SupportsFloat
 from asyncbg.backends.base import Backend
 from asyncbg.context import CurrentJob
 from asyncbg.database import Guard
-from asyncbg.errors import AsyncBGError, LeaseLostError
+from asyncbg.error_log import ends_task
+from asyncbg.errors import LeaseLostError
 from asyncbg.job import ProgressValue
 
 logger = logging.getLogger("asyncbg")
@@ -73,8 +74,10 @@ class ProgressPump:
     async def _keep(self, job: CurrentJob, progress: str) -> None:
         try:
             await self._backend.report(job.lease, progress)
-        except AsyncBGError as error:
-            logger.warning("the progress of job %s is not kept: %s", job.id, error)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            logger.warning("the progress of job %s is not kept: %s", job.id, type(error).__name__)
 
 
 def _as_json(progress: ProgressValue) -> str:

@@ -7,6 +7,7 @@ in its place: who, what and when stay, and so does the erasure's own row.
 
 import asyncio
 import json
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,9 +17,11 @@ from typing import Any, Final
 
 from asyncbg.clock import Clock, SystemClock, rfc3339
 from asyncbg.database import Database
-from asyncbg.errors import JobError
+from asyncbg.errors import JobError, OutageError
 from asyncbg.redact import redact
 from asyncbg.services.page import Page, before, page_of
+
+logger = logging.getLogger("asyncbg")
 
 KEPT_DAYS: Final = 400
 """Rows this old may be deleted, and are: a year and a bit to look back, and no log that grows for ever."""
@@ -166,8 +169,9 @@ class Audit:
 
     def _written(self, future: "asyncio.Future[Any]") -> None:
         self._late.discard(future)
-        if not future.cancelled():
-            future.exception()  # of an outage the database itself tells
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, OutageError):  # of an outage the database itself tells
+            logger.error("refusals are not in the audit log", exc_info=error)
 
 
 async def open_audit(database: Database) -> Audit:

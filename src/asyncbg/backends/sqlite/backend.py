@@ -1,5 +1,6 @@
 """The store in a SQLite file: each method is one lane of the group commit, or one read."""
 
+import asyncio
 import json
 import secrets
 import sqlite3
@@ -42,7 +43,7 @@ from asyncbg.clock import Clock, SystemClock
 from asyncbg.database import MEMORY, Database, Guard, Transaction
 from asyncbg.errors import IdempotencyError, LeaseLostError, OutageError, OverloadedError
 from asyncbg.event import Event, EventFilter
-from asyncbg.job import Attempt, JobRecord, JobState, Lease, NewJob
+from asyncbg.job import Attempt, JobRecord, JobState, Lease, NewJob, Released
 from asyncbg.seal import Seal
 
 MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4, 5, 6, 7))
@@ -168,7 +169,20 @@ class SQLiteBackend:
 
     async def claim(self, limit: int, *, lease_s: float, skip: Collection[str] = ()) -> Claimed:
         """Promote what is due, then take up to ``limit`` queued jobs."""
-        return await self.database.submit(self._attempts.claim, (limit, lease_s, skip))  # type: ignore[no-any-return]
+        claiming = self.database.submit(self._attempts.claim, (limit, lease_s, skip))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            claiming.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, claiming: "asyncio.Future[Claimed]") -> None:
+        """Who claimed was cancelled meanwhile: the jobs are queued again, for nobody would run them."""
+        if claiming.cancelled() or claiming.exception() is not None:
+            return
+        released = [Settlement(lease, Released("its claim was cancelled")) for lease in claiming.result().leases]
+        if released and self.database.is_open:
+            self.database.submit(self._attempts.settle, released)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """End attempts and release the next jobs of their batches; False where the lease had lapsed."""
