@@ -107,9 +107,13 @@ class _Work:
 
     def outcome(self) -> Any:
         """What the function returned; what it raised is raised."""
-        if self._error is not None:
-            raise self._error
-        return self._value
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._value
+        finally:
+            del error  # its traceback names this frame: nothing that the function held is to wait for a collection
 
     def _end(self) -> None:
         self._release()

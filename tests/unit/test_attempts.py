@@ -20,6 +20,8 @@ from asyncbg.clock import ManualClock
 from asyncbg.context import current_job
 from asyncbg.errors import FinalError, JobFailedError, JobNotFoundError, TracebackError
 from asyncbg.event import Event
+from asyncbg.forget.address import Address
+from asyncbg.forget.rows import Rows
 from asyncbg.job import Attempt
 from asyncbg.redact import Personal
 from asyncbg.rekey import rekey
@@ -159,6 +161,42 @@ async def test_causes_are_told_and_nobody_is_named(engine: Engine, tmp_path: Pat
     assert "LookupError: no row of [email:" in cause
     assert "ValueError: cannot import [email:" in effect
     assert ADA not in attempt.traceback
+
+
+async def test_a_timeout_tells_where_the_task_waited(engine: Engine) -> None:
+    """The frames of the coroutine, down to what it awaited when its time was over."""
+
+    async def query() -> None:
+        await asyncio.Event().wait()
+
+    @engine.task(timeout=0.05)
+    async def report() -> None:
+        await query()
+
+    attempt = await failed(engine, report)
+
+    assert attempt.traceback is not None
+    frames = [line.rpartition(" in ")[2] for line in attempt.traceback.splitlines() if line.startswith("  File")]
+    assert frames == ["report", "query", "wait"]
+    assert attempt.traceback.endswith("AttemptTimeoutError: took longer than 0.05 s\n")
+
+
+async def test_an_erasure_takes_tracebacks_along(engine: Engine, tmp_path: Path) -> None:
+    """All of a job that names the person, and any other where something was let slip."""
+    theirs = await engine.enqueue(quote, ADA)
+    others = [await engine.enqueue(import_row, "bob@example.com") for _ in range(2)]
+    for job in (theirs, *others):
+        await engine.wait(job.id, 5)
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
+        slipped = (await engine.get(others[0].id)).n
+        connection.execute("UPDATE failed_attempt SET traceback = ? WHERE job = ?", (f"mail to {ADA}", slipped))
+    async with open_store(settings_in(tmp_path)) as store:
+        rows = Rows(store, Address(ADA))
+        assert await rows.erase_tracebacks(await rows.jobs()) == 2
+
+    kept = [(await engine.attempts(job.id))[0].traceback for job in (theirs, *others)]
+    assert kept[:2] == [None, None]
+    assert "in deep" in str(kept[2])
 
 
 async def test_the_rows_of_the_last_twenty_attempts_are_kept(engine: Engine, tmp_path: Path) -> None:

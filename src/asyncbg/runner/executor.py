@@ -20,7 +20,7 @@ from asyncbg.personal import StandIns
 from asyncbg.redact import redact
 from asyncbg.retry import is_retryable, requested_delay_s
 from asyncbg.runner.failure import describe
-from asyncbg.runner.traceback_text import traceback_text
+from asyncbg.runner.traceback_text import stack_text, traceback_text
 from asyncbg.runner.unawaited import collect_unawaited, notice_unawaited, stop_collecting
 from asyncbg.seal import require_readable
 from asyncbg.task import TaskDefinition, dump_result
@@ -164,10 +164,11 @@ class Executor:
         logger.warning("job %s (%s) is tried again in %.0f s: %s", lease.id, lease.task, delay_s, error)
         return Retry(told, self._clock.now_ms() + int(delay_s * 1000))
 
-    def timed_out(self, lease: Lease, definition: TaskDefinition) -> Outcome:
-        """What becomes of an attempt whose time is over."""
+    def timed_out(self, job: CurrentJob, definition: TaskDefinition, task: asyncio.Task[Any]) -> Outcome:
+        """What becomes of an attempt whose time is over; its traceback is where the coroutine waits."""
         error = AttemptTimeoutError(f"took longer than {definition.options.timeout:g} s")
-        return self._failure(lease, definition, error)
+        stack = stack_text(task) if definition.is_async else None
+        return self._failure(job.lease, definition, error, job.clean, stack=stack)
 
     async def _failed(
         self, job: CurrentJob, definition: TaskDefinition, error: BaseException, *, is_final: bool = False
@@ -186,9 +187,10 @@ class Executor:
         clean: Callable[[str], str] = redact,
         *,
         is_final: bool = False,
+        stack: str | None = None,
     ) -> Outcome:
         described = describe(error, clean)
-        traceback = traceback_text(error, clean) if error.__traceback__ is not None else None
+        traceback = traceback_text(error, clean, stack and clean(stack))
         if self._keeps_tracebacks:
             described = replace(described, traceback=traceback)
         if is_final or lease.attempt >= lease.max_attempts or not is_retryable(error):

@@ -1,9 +1,11 @@
-"""The traceback of a failed attempt as text: bounded, cleaned, without the frames of the engine around the task."""
+"""Where a failed attempt was, as text: bounded, cleaned, without the frames of the engine around the task."""
 
+import asyncio
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import islice
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import Any
 
 from asyncbg.retry import parts
 from asyncbg.runner.failure import class_of, message_of
@@ -11,14 +13,18 @@ from asyncbg.runner.failure import class_of, message_of
 _LONGEST = 16_384
 _MOST_ERRORS = 10
 _FIRST_FRAMES, _LAST_FRAMES = 3, 30
-_AROUND = frozenset({"asyncbg.runner.executor", "asyncbg.dependencies", "asyncbg.threads", "contextlib"})
+_AROUND = frozenset(
+    {"asyncbg.runner.worker", "asyncbg.runner.executor", "asyncbg.dependencies", "asyncbg.threads", "contextlib"}
+)
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
 _INNER = "\nIn the group above:\n\n"
 
 
-def traceback_text(error: BaseException, clean: Callable[[str], str]) -> str:
+def traceback_text(error: BaseException, clean: Callable[[str], str], stack: str | None = None) -> str:
     """The error, what caused it and what is in it where it is a group, as Python prints them.
+
+    One that was not raised, but found, comes with a ``stack``, which stands before it.
 
     Errors are left out as a whole, the remotest first, once there are more than ten or 16 KiB of text.
     """
@@ -30,7 +36,22 @@ def traceback_text(error: BaseException, clean: Callable[[str], str]) -> str:
             break
         kept.append(text)
     inner = [text for text in kept if text.startswith(_INNER)]
-    return "".join([*reversed([text for text in kept if text not in inner]), *inner])
+    return "".join([stack or "", *reversed([text for text in kept if text not in inner]), *inner])
+
+
+def stack_text(task: asyncio.Task[Any]) -> str | None:
+    """Where a coroutine waits now: its frames, the innermost last, without those of the engine."""
+    frames: list[tuple[FrameType, int]] = []
+    waiting: Any = task.get_coro()
+    while waiting is not None and len(frames) < _LONGEST_WAIT:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is not None and (frames or frame.f_globals.get("__name__") not in _AROUND):
+            frames.append((frame, frame.f_lineno))
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+    return _HEAD + "".join(traceback.StackSummary.extract(iter(frames)).format()) if frames else None
+
+
+_LONGEST_WAIT = 30
 
 
 def _told(error: BaseException, clean: Callable[[str], str]) -> Iterator[str]:

@@ -359,7 +359,7 @@ class Worker:
 
     def _time_out(self, running: _Running) -> None:
         if running.cancel is None:
-            self._stop_one(running, self._executor.timed_out(running.lease, running.definition))
+            self._stop_one(running, self._executor.timed_out(running.job, running.definition, running.task))
 
     def _report(self, running: _Running) -> None:
         """Tell that a job has not ended in the time it had after it was told to stop."""
