@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from asyncbg.api.schemas import MOST_LISTED_BYTES, AttemptOut, Cursor, JobOut, cursor_after
 from asyncbg.backends.base import Backend, JobQuery
+from asyncbg.backends.search import SearchError, cancel_matching, unfinished
 from asyncbg.backends.sqlite import SQLiteBackend
 from asyncbg.background import CallOptions
 from asyncbg.clock import SystemClock, rfc3339
@@ -230,14 +231,28 @@ def retry(job_id: JobId, /, *, as_json: AsJson = False, profile: Profile = None)
 
 @jobs_app.command
 def cancel(
-    job_id: JobId,
+    job_id: Annotated[str | None, Parameter(help="The job's id; leave it out with --match.")] = None,
     /,
     *,
+    match: Annotated[
+        str | None, Parameter(help="Cancel all unfinished jobs that this finds: 'task:NAME state:queued'.")
+    ] = None,
+    dry_run: Annotated[bool, Parameter(help="With --match: only say how many.", negative="")] = False,
+    yes: Annotated[bool, Parameter(help="With --match: do not ask.", negative="")] = False,
     reason: Annotated[str, Parameter(help="Why; kept with the job.")] = "",
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
-    """Cancel a job: at once, or through the process that runs it."""
+    """Cancel a job: at once, or through the process that runs it. With --match all that a search finds."""
+    if (job_id is None) is (match is None):
+        raise UsageError("give a job's id, or --match with a search such as 'task:NAME state:queued'")
+    if match is not None:
+        _cancel_all(match, reason, profile, dry_run=dry_run, yes=yes, as_json=as_json)
+    elif job_id is not None:
+        _cancel_one(job_id, reason, profile, as_json=as_json)
+
+
+def _cancel_one(job_id: str, reason: str, profile: str | None, *, as_json: bool) -> None:
 
     async def stop() -> JobRecord:
         async with _opened(profile) as store:
@@ -248,6 +263,45 @@ def cancel(
 
     record = asyncio.run(stop())
     _say_changed(record, as_json=as_json, remarks=" (to be cancelled by the process that runs it)")
+
+
+def _cancel_all(match: str, reason: str, profile: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    try:
+        query = unfinished(match)
+    except SearchError as error:
+        raise UsageError(f"--match {error}") from None
+    if not (dry_run or yes):
+        many = asyncio.run(_cancel_matching(query, match, reason, profile, dry_run=True))
+        _confirm(f"cancel {many} jobs")
+    matched = asyncio.run(_cancel_matching(query, match, reason, profile, dry_run=dry_run))
+    if as_json:
+        say_json({"matched": matched, "dry_run": dry_run})
+    else:
+        say(f"{matched} jobs {'would be' if dry_run else 'were'} cancelled")
+
+
+def _confirm(what: str) -> None:
+    """Ask at the terminal. Raises UsageError where there is none, or where the answer is no."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"this would {what}; add --yes to do it, or --dry-run to only count")
+    if input(f"{what}? [y/N] ").strip().lower() not in {"y", "yes"}:
+        raise UsageError("nothing was done")
+
+
+async def _cancel_matching(
+    query: JobQuery, match: str, reason: str, profile: str | None, *, dry_run: bool
+) -> int:  # fmt: skip
+    async with _opened(profile) as store:
+
+        async def cancel(job_id: str) -> None:
+            if not dry_run:
+                await store.cancel(job_id, told_of(await _get(store, job_id), reason or "cancelled in bulk"))
+
+        matched, _ = await cancel_matching(store.list, cancel, query, most=sys.maxsize)
+        if not dry_run:
+            audit = await open_audit(store.database)
+            await audit.record("jobs.cancel", match, who=COMMAND_LINE, reason=f"{matched} jobs")
+        return matched
 
 
 def enqueue(

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from asyncbg.api.auth import Asking, confirm
+from asyncbg.api.bulk import add_bulk_route
 from asyncbg.api.inputs import IdempotencyKey
 from asyncbg.api.problems import MAX_BODY_BYTES, ProblemRoute, get_and_head, limited_to, problem_docs
 from asyncbg.api.schemas import (
@@ -218,6 +219,8 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         """Show what each attempt of a job ended in, with its error and traceback where it failed."""
         caller.own(await engine.get(job_id))
         return Attempts(items=[AttemptOut.from_attempt(attempt) for attempt in await engine.attempts(job_id)])
+
+    add_bulk_route(router, engine, audit)
 
     @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 415, 422, 503))
     async def cancel_job(

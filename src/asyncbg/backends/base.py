@@ -27,6 +27,7 @@ class JobQuery:
 
     states: frozenset[JobState] = frozenset()
     task: str | None = None
+    queue: str | None = None
     tag: str | None = None
     batch: str | None = None
     owner: str | None = None

@@ -96,7 +96,7 @@ def conditions(query: JobQuery) -> tuple[str, list[Any]]:
         elif not query.states & FINAL_STATES:
             parts.append("finished_at IS NULL")
         parts.append("(" + " OR ".join(f"state = '{state.value}'" for state in sorted(query.states)) + ")")
-    for column, value in (("task", query.task), ("owner", query.owner)):
+    for column, value in (("task", query.task), ("queue", query.queue), ("owner", query.owner)):
         if value is not None:
             parts.append(f"{column} = ?")
             values.append(value)
