@@ -208,7 +208,7 @@ class CurrentJob:
         disk, and there is nothing left to await.
         """
         if not isinstance(event, EventModel):
-            name, told = event, self.clean_json(dict(data or {}))
+            name, told = event, self.clean_json(json.loads(_event_text(event, dict(data or {}))))
         elif data is None:
             name, told = event.event_type, event.masked(self.clean_json)
         else:
@@ -259,7 +259,8 @@ class CurrentJob:
         old = self.progress
         if old is None or not (old.message or old.unit):
             return old
-        return replace(old, message=self.clean(str(old.message)), unit=self.clean(str(old.unit)))
+        shown = old.as_dict()  # of bounded length, so that it is looked through in bounded time
+        return replace(old, message=self.clean(shown["message"]), unit=self.clean(shown["unit"]))
 
     @property
     def progress(self) -> ProgressValue | None:
