@@ -2,13 +2,14 @@
 
 import marshal
 import math
-from collections.abc import Iterable
-from datetime import timezone, tzinfo
+import operator
+from collections.abc import Callable, Iterable, Set
+from datetime import datetime, timezone, tzinfo
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import TzInfo
 
-_ATOMS = (str, int, bool, bytes, type(None), complex)
 _BY_VALUE = 2
 """The version of marshal's format that writes equal values alike, whether an object occurs once or several times."""
 
@@ -31,27 +32,44 @@ def _have_same_bytes(one: Any, other: Any) -> bool:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    kind = type(one)
     if one is other:
         return True
     if isinstance(one, timezone | TzInfo) and isinstance(other, timezone | TzInfo):
         return _is_same_offset(one, other)
-    if kind is not type(other):
+    if type(one) is not type(other) or isinstance(one, type):
         return False
-    if isinstance(one, type):
-        return False
-    if kind in _ATOMS:
-        return bool(one == other)
-    if kind is float:
-        return (one == other and math.copysign(1, one) == math.copysign(1, other)) or (one != one and other != other)
-    if kind in (list, tuple):
-        return _are_same(one, other)
-    if kind is dict:
-        return _are_same(one.items(), other.items())
-    if kind in (set, frozenset):
-        there = {item: item for item in other}
-        return len(one) == len(other) and all(item in there and _is_same(item, there[item]) for item in one)
-    return _is_same_object(one, other)
+    if isinstance(one, BaseModel):
+        return _is_same_model(one, other)
+    return _COMPARED.get(type(one), _is_same_object)(one, other)
+
+
+def _is_same_float(one: float, other: float) -> bool:
+    are_equal = one == other and math.copysign(1, one) == math.copysign(1, other)
+    return are_equal or (math.isnan(one) and math.isnan(other))
+
+
+def _is_same_datetime(one: datetime, other: datetime) -> bool:
+    are_equal = one.replace(tzinfo=None) == other.replace(tzinfo=None) and one.fold == other.fold
+    return are_equal and _is_same(one.tzinfo, other.tzinfo)
+
+
+def _is_same_dict(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
+    return _are_same(one.items(), other.items())
+
+
+def _is_same_set(one: Set[Any], other: Set[Any]) -> bool:
+    there = {item: item for item in other}
+    return len(one) == len(other) and all(item in there and _is_same(item, there[item]) for item in one)
+
+
+def _is_same_model(one: BaseModel, other: BaseModel) -> bool:
+    """By its fields, which of them were set, and what it holds besides; as pickle would, in a tenth of the time."""
+    return (
+        one.__pydantic_fields_set__ == other.__pydantic_fields_set__
+        and _is_same(one.__dict__, other.__dict__)
+        and _is_same(one.__pydantic_extra__, other.__pydantic_extra__)
+        and _is_same(one.__pydantic_private__, other.__pydantic_private__)
+    )
 
 
 def _are_same(some: Iterable[Any], others: Iterable[Any]) -> bool:
@@ -74,3 +92,13 @@ def _is_same_object(one: Any, other: Any) -> bool:
     parts = [list(part) if at in (3, 4) and part is not None else part for at, part in enumerate(taken)]
     other_parts = [list(part) if at in (3, 4) and part is not None else part for at, part in enumerate(others)]
     return _are_same(parts, other_parts)
+
+
+_COMPARED: dict[type, Callable[[Any, Any], bool]] = {
+    **dict.fromkeys((str, int, bool, bytes, type(None), complex), operator.eq),
+    **dict.fromkeys((list, tuple), _are_same),
+    **dict.fromkeys((set, frozenset), _is_same_set),
+    dict: _is_same_dict,
+    float: _is_same_float,
+    datetime: _is_same_datetime,
+}
