@@ -75,6 +75,9 @@ class Supervisor:
     def _ended(self, one: "_Supervised") -> None:
         if self._running.get(one.name) is not one:
             return
+        if one.error is None and not one.task.cancelled():  # it returned: it was told to stop
+            del self._running[one.name]
+            return
         loop = one.task.get_loop()
         is_steady = loop.time() - one.started_s >= _STEADY_S
         one.pause_s = _FIRST_PAUSE_S if is_steady else min(2 * one.pause_s, _LONGEST_PAUSE_S)

@@ -90,6 +90,19 @@ async def test_a_loop_is_down_until_it_is_started_again(
     assert all(record.exc_info or record.exc_text for record in failures)
 
 
+async def test_a_loop_that_returns_is_over(supervisor: Supervisor) -> None:
+    """As the worker's does, when a shutdown has begun: it did what it was told."""
+
+    async def returns() -> None:
+        """End."""
+
+    supervisor.start("one", returns)
+    while supervisor.is_busy:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0)
+
+    assert (supervisor.down, supervisor.restarts) == ([], {"one": 0})
+
+
 async def test_a_stop_ends_every_loop(supervisor: Supervisor) -> None:
     """Those that run, and those that wait for their next start."""
     running, dead = _Loop(), _Loop(ValueError())
