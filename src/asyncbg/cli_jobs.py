@@ -24,7 +24,7 @@ from asyncbg.redact import redact_json
 from asyncbg.runner.unknown_task import known_jobs
 from asyncbg.services.audit import COMMAND_LINE, audited, open_audit
 from asyncbg.settings import load_settings
-from asyncbg.store import database_file, open_store, processes_at
+from asyncbg.store import database_file, has_database, open_store, processes_at
 from asyncbg.terminal import (
     AsJson,
     ExitCode,
@@ -398,7 +398,7 @@ def _object(text: str) -> dict[str, Any]:
 async def _opened(profile: str | None, *, create: bool = False) -> AsyncIterator[SQLiteBackend]:
     """The store; a remark tells where there is no database yet."""
     settings = load_settings(**overrides(profile))
-    if not create and not (path := database_file(settings)).exists():
+    if not create and not has_database(path := database_file(settings)):
         remark(f"there is no database {path} yet; set ASYNCBG_DATABASE_URL if you mean another")
     async with open_store(settings, create=create) as store:
         yield store

@@ -244,7 +244,7 @@ class Database:
         try:
             disk = os.statvfs(os.path.dirname(self._place))  # noqa: PTH120 - a path is a string here
         except OSError:
-            return False
+            return True  # that it cannot be asked does not make the disk full: the next write says what is the matter
         return disk.f_bavail * disk.f_frsize >= _LEAST_BYTES
 
     @property
@@ -455,8 +455,11 @@ class Database:
 
     async def _reopen(self) -> None:
         """Give up a connection whose view of the file is in doubt; where no other can be had, it stays for now."""
-        if self._file is None or _identity(self._place) != self._file:
-            return
+        try:
+            if self._file is None or _identity(self._place) != self._file:
+                return
+        except OutageError:
+            return  # whoever waited has the first error, which tells more
         try:
             fresh = await self._connect(self._writer_pragmas)
         except sqlite3.Error:
@@ -569,11 +572,13 @@ def _each(tx: Transaction, items: list[Callable[[sqlite3.Connection], Any]]) -> 
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Which file a path leads to now, or None."""
+    """Which file a path leads to now; None where there is none. Raises OutageError where that cannot be told."""
     try:
         found = os.stat(path)  # noqa: PTH116 - once a commit: the quickest way
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise OutageError(f"the database file cannot be looked at: {error.strerror}; check its directory") from error
     return found.st_dev, found.st_ino
 
 

@@ -120,6 +120,8 @@ class LogLimit:
             return 0 if self._path is None else os.stat(self._path).st_size  # noqa: PTH116 - once a commit
         except FileNotFoundError:
             return 0
+        except OSError as error:
+            raise OutageError(f"the write-ahead log cannot be looked at: {error.strerror}") from error
 
 
 def _commit_one_page(connection: sqlite3.Connection) -> None:

@@ -11,6 +11,7 @@ from asyncbg.backends.sqlite import SQLiteBackend
 from asyncbg.database import MEMORY, Database, sqlite_path, translate
 from asyncbg.errors import DatabaseError, SettingsError
 from asyncbg.log_limit import LogLimit
+from asyncbg.presence import is_file
 from asyncbg.redact import use_pseudonym_key
 from asyncbg.seal import Seal
 from asyncbg.settings import Settings
@@ -29,9 +30,17 @@ def database_file(settings: Settings) -> Path:
 def existing_file(settings: Settings) -> Path:
     """The file of the database, which is there. Raises DatabaseError where it is not."""
     path = database_file(settings)
-    if not path.is_file():
+    if not has_database(path):
         raise DatabaseError(f"there is no database {path}; set ASYNCBG_DATABASE_URL to the one you mean")
     return path
+
+
+def has_database(path: Path) -> bool:
+    """Whether there is a database file. Raises DatabaseError where that cannot be told."""
+    try:
+        return is_file(path)
+    except OSError as error:
+        raise DatabaseError(f"cannot look at {path}: {error.strerror}; check its directory") from error
 
 
 @asynccontextmanager
@@ -43,7 +52,7 @@ async def open_store(settings: Settings, *, create: bool = False) -> AsyncIterat
     if settings.privacy.pseudonym_key:
         use_pseudonym_key(settings.privacy.pseudonym_key.get_secret_value().encode())
     path = database_file(settings)
-    shown = str(path) if create or path.exists() else MEMORY
+    shown = str(path) if create or has_database(path) else MEMORY
     seal = Seal(settings.privacy.keys())
     backend = SQLiteBackend(Database(shown, readers=1), seal=seal)
     await backend.attach()

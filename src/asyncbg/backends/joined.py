@@ -90,8 +90,10 @@ def _require_file(raw: sqlite3.Connection, path: str) -> None:
 def _is_same(file: str, path: str) -> bool:
     try:
         return Path(file).samefile(path)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        raise TransactionError(f"cannot tell which database the connection is to: {error.strerror}") from error
 
 
 def _require_transaction(raw: sqlite3.Connection) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncbg.backends.sqlite import SQLiteBackend
 from asyncbg.database import translate
-from asyncbg.errors import JobNotFoundError, JobStateError
+from asyncbg.errors import DatabaseError, JobNotFoundError, JobStateError
 from asyncbg.forget.address import Address
 from asyncbg.forget.files import erase_files, uploads_with
 from asyncbg.forget.proof import Proof, search
@@ -62,7 +62,12 @@ async def forget(store: SQLiteBackend, database: Path, data_dir: Path, address: 
     is in the audit log at the end.
     """
     audit = await open_audit(store.database)
-    done = await _forget(store, audit, database, data_dir, address, wait_s)
+    try:
+        done = await _forget(store, audit, database, data_dir, address, wait_s)
+    except OSError as error:
+        raise DatabaseError(
+            f"{error.filename} cannot be looked at ({error.strerror}), so the erasure is not complete; run it again"
+        ) from error
     outcome = Outcome.DONE if done.is_complete else Outcome.FAILED
     reason = f"{done.jobs} jobs" + (f", {done.audit} rows of this log" if done.audit else "")
     await audit.record("person.forget", done.person, who=COMMAND_LINE, outcome=outcome, reason=reason)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyncbg.forget.address import Address
+from asyncbg.presence import files_below
 
 _LOG = "notifications.log"
 _START = b"notification for "
@@ -63,18 +64,12 @@ def _erase_lines(path: Path, address: Address) -> int:
 
 
 def _holds(path: Path, address: Address) -> bool:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return False
+    content = _content(path)
     return any(address.is_in(_around(content, *match.span())) for match in address.raw.finditer(content))
 
 
 def _longer_in(path: Path, address: Address) -> set[str]:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return set()
+    content = _content(path)
     return address.longer_in(content.decode("utf-8", "replace")) if address.raw.search(content) else set()
 
 
@@ -85,4 +80,12 @@ def _around(content: bytes, start: int, end: int) -> str:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    yield from sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    yield from (path for path in files_below(directory) if not path.is_symlink())
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; none of one that has gone. One that cannot be read is an error: it may hold the address."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyncbg.forget.address import Address
+from asyncbg.presence import files_below, is_file, names_in
 
 _CHUNK = 8 << 20
 _OVERLAP = 4_096
@@ -27,8 +28,9 @@ def search(database: Path, data_dir: Path, address: Address, *, longer: Iterable
     """
     proof = Proof()
     others = [text.encode().lower() for text in longer]
-    beside = sorted(path for path in database.parent.glob(f"{database.name}-*") if path.is_file())
-    for path in [database, *beside, *(path for path in sorted(data_dir.rglob("*")) if path.is_file())]:
+    names = [name for name in names_in(database.parent) if name.startswith(f"{database.name}-")]
+    beside = [path for name in names if is_file(path := database.parent / name)]
+    for path in [database, *beside, *files_below(data_dir)]:
         many = _count(path, address, others, proof)
         if many:
             proof.found[str(path)] = many

@@ -16,6 +16,7 @@ from anyio.to_thread import run_sync
 
 from asyncbg.clock import Clock
 from asyncbg.errors import AsyncBGError, FinalError
+from asyncbg.presence import names_in
 from asyncbg.services.own_directory import make_own_directory
 
 PART_AGE_MS = 24 * 3_600_000
@@ -140,7 +141,7 @@ class Uploads:
             self._part(token).unlink(missing_ok=True)
 
     def _tokens(self) -> list[str]:
-        return [Path(name).stem for name in os.listdir(self._directory) if name.endswith(".csv")]  # noqa: PTH208 - it raises
+        return [Path(name).stem for name in names_in(self._directory) if name.endswith(".csv")]
 
     def _older_than(self, age_ms: int, suffix: str) -> list[str]:
         """Files of ours; a link is none."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from anyio.to_thread import run_sync
 
 from asyncbg.clock import Clock
+from asyncbg.presence import is_directory
 from asyncbg.services.own_directory import make_own_directory
 
 logger = logging.getLogger("asyncbg")
@@ -66,7 +67,7 @@ class Workspace:
 
     def _find_old(self) -> list[str]:
         """The batches whose directories are old enough and ours."""
-        if self._directory.is_symlink() or not self._directory.is_dir():
+        if self._directory.is_symlink() or not is_directory(self._directory):
             return []
         oldest_ms = self._clock.now_ms() - LEFTOVER_AGE_MS
         with os.scandir(self._directory) as entries:

@@ -12,6 +12,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from asyncbg.errors import SettingsError
+from asyncbg.presence import is_file, names_in
 from asyncbg.settings.layer import SECRETS_DIR, Layer, of_tree, of_variables
 from asyncbg.settings.schema import PREFIX, Schema
 from asyncbg.settings.value import PROFILE_NAME
@@ -37,7 +38,7 @@ def layers(arguments: Mapping[str, Any], schema: Schema) -> list[Layer]:
 def _dotenv() -> dict[str, str | None]:
     """Our variables of ``./.env``; the others are somebody else's."""
     path = Path(".env")
-    if not path.is_file():
+    if not _is_there(path):
         return {}
     text = _text(path, ".env")
     for binding in parse_stream(io.StringIO(text)):
@@ -51,9 +52,12 @@ def _secrets(asked: str | None) -> dict[str, str]:
     directory = Path(asked) if asked else _SECRETS_DIR_DEFAULT
     if asked and not directory.is_dir():
         raise SettingsError(f"{SECRETS_DIR} names no directory; create it or unset {SECRETS_DIR}")
-    if not directory.is_dir() or not os.access(directory, os.R_OK | os.X_OK):
-        return {}
-    files = sorted(file for file in directory.iterdir() if file.name.upper().startswith(PREFIX))
+    if not asked and not os.access(directory, os.R_OK | os.X_OK):
+        return {}  # the usual directory is there for other programs as well, under other users
+    try:
+        files = [directory / name for name in names_in(directory) if name.upper().startswith(PREFIX)]
+    except OSError as error:
+        raise SettingsError(f"{SECRETS_DIR}: the directory cannot be read: {(error.strerror or '').lower()}") from None
     return {file.name: _text(file, f"the secrets file of {file.name.upper()}").strip() for file in files}
 
 
@@ -63,10 +67,10 @@ def _profile(asked: object, schema: Schema) -> Layer:
     if not isinstance(name, str) or not re.fullmatch(PROFILE_NAME, name):
         return Layer({}, {})  # the model refuses the name
     path = _PROFILE_DIR / f"{name}.toml"
-    if not path.is_file():
+    if not _is_there(path):
         if name == "default":
             return Layer({}, {})
-        there = ", ".join(sorted(file.stem for file in _PROFILE_DIR.glob("*.toml"))) or "none"
+        there = ", ".join(Path(file).stem for file in names_in(_PROFILE_DIR) if file.endswith(".toml")) or "none"
         raise SettingsError(f"ASYNCBG_PROFILE: there is no {path}; create it or choose a profile that exists ({there})")
     try:
         tree = tomllib.loads(_text(path, str(path)))
@@ -76,6 +80,14 @@ def _profile(asked: object, schema: Schema) -> Layer:
     if "profile" in tree:
         raise SettingsError(f"ASYNCBG_PROFILE: {path} cannot name the profile; remove it there, set ASYNCBG_PROFILE")
     return of_tree(tree, str(path), schema)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; one that cannot be looked at is an error, since it may say something."""
+    try:
+        return is_file(path)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be looked at: {(error.strerror or '').lower()}; correct it") from None
 
 
 def _text(path: Path, name: str) -> str:
