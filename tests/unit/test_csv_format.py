@@ -207,6 +207,12 @@ def test_the_delimiter_is_the_one_under_which_the_rows_fit_the_header(data: str,
     assert (found.opened.cursor.delimiter, found.opened.delimiter_source) == (delimiter, "guessed")
 
 
+def test_a_delimiter_that_fits_badly_is_told_where_another_would_do() -> None:
+    """Where only one cuts the header there is nothing to doubt: the rows are bad."""
+    assert "weak guess" in read("a,b;c\n1\n2\n3,4\n").told
+    assert read("a,b,c\n1\n2\n3,4,5\n").told == ""
+
+
 @pytest.mark.parametrize(
     ("data", "quoting"),
     [("a,b\n1,2\n", "none"), ('a,b\n"1",2\n', "minimal"), ('"a","b"\n"1","2"\n', "all")],

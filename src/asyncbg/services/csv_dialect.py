@@ -196,7 +196,8 @@ def _warnings(best: _Reading, first: int, readings: Sequence[_Reading], *, is_to
         told.append(f"{rows} above the header and no part of the table; row {best.at + 1} was read as the header")
     elif best.header[0].lstrip().startswith("#"):
         told.append(f"the header, row {best.at + 1}, begins with #; is it a comment?")
-    if not is_told and best.width > 1 and best.fit < _WEAK_FIT:
+    rivals = [other for other in readings if other.width > 1]
+    if not is_told and len(rivals) > 1 and best.fit < _WEAK_FIT:
         told.append("the delimiter is a weak guess: under no delimiter do most of the rows have the header's columns")
     if len(best.header) == 1 and any(_cuts(other) for other in readings):
         told.append("the file was read as one column, though its rows hold what separates columns elsewhere")
