@@ -8,10 +8,15 @@ and thousands of half-sent ones (Slowloris) use up all descriptors. Requests who
 import asyncio
 import http
 import json
+import logging
+import resource
+import sys
 from typing import Any, ClassVar, Final
+from weakref import WeakKeyDictionary
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from asyncbg.api.headers import RAW_HEADERS
 from asyncbg.settings import StreamSettings
@@ -21,17 +26,72 @@ MOST_HEAD_BYTES: Final = 64 * 1024
 MOST_URL_BYTES: Final = 16 * 1024
 _OTHER_CONNECTIONS: Final = 1_000
 _KEEP_ALIVE_S: Final = 5
+_RESERVED_FILES: Final = 256
+"""Descriptors for all but connections: the database, uploads, what tasks and webhooks open, refusals on their way."""
+_REFUSED_AT_ONCE: Final = 32
+_RETRY_AFTER_S: Final = 5
+_OUT_OF_FILES: Final = "socket.accept() out of system resource"
+_COMPLAINTS_EVERY_S: Final = 60.0
+
+logger = logging.getLogger("asyncbg")
 
 
 def connection_limits(stream: StreamSettings) -> dict[str, Any]:
-    """The options of uvicorn: every stream is a connection, a thousand more are for everything else."""
+    """The options of uvicorn: every stream is a connection, a thousand more are for everything else.
+
+    They never use up the descriptors that the process may have: the soft limit is raised to the hard one, and a part of
+    these is kept for everything that is no connection.
+    """
+    wanted, files = stream.max_subscribers + _OTHER_CONNECTIONS, _raise_file_limit()
+    most = min(wanted, files - min(_RESERVED_FILES, files // 4))
+    if most < wanted:
+        logger.warning(
+            "at most %d connections are taken, not %d: the process may open %d files; raise that with ulimit -Hn, or "
+            "LimitNOFILE= of systemd", most, wanted, files,
+        )  # fmt: skip
+    logging.getLogger("asyncio").addFilter(_once_per_minute)
     return {
         "http": "asyncbg.connection_limits:BoundedProtocol",
         "ws": "none",
         "server_header": False,
-        "limit_concurrency": stream.max_subscribers + _OTHER_CONNECTIONS,
+        "limit_concurrency": most,
         "timeout_keep_alive": _KEEP_ALIVE_S,
     }
+
+
+def _raise_file_limit() -> int:
+    """Let the process open as many files as it is allowed to; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            logger.warning("the limit of %d open files cannot be raised to %d: %s", soft, hard, error)
+        else:
+            soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+class _OncePerMinute(logging.Filter):
+    """asyncio says that there is no descriptor for a connection up to two thousand times a second, with a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let one such line through in a minute, and every other one."""
+        if not record.getMessage().startswith(_OUT_OF_FILES):
+            return True
+        is_due = record.created >= self._silent_until
+        if is_due:
+            self._silent_until = record.created + _COMPLAINTS_EVERY_S
+            record.msg, record.args = f"{_OUT_OF_FILES}: no descriptor is left for a connection; raise ulimit -n", None
+            record.exc_info = record.exc_text = None
+        return is_due
+
+
+_once_per_minute: Final = _OncePerMinute()
 
 
 class TooMuchError(httptools.HttpParserError):
@@ -51,15 +111,38 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _unanswered = 0
     _deadline: asyncio.TimerHandle | None = None
+    _most: int | None = None
+    _is_refused = False
+    _waiting_of: ClassVar[WeakKeyDictionary[ServerState, "dict[BoundedProtocol, None]"]] = WeakKeyDictionary()
+    """The connections of a server that have not sent a whole head yet, the oldest first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
-        """Expect a request soon."""
+        """Expect a request soon; where no more connections are taken, one that has sent none makes room."""
         super().connection_made(transport)
+        self._most, self.limit_concurrency = self.limit_concurrency, None  # uvicorn would answer in plain text
         self._expect(self.head_s)
+        self._waiting[self] = None
+        if self._most is not None and len(self.connections) > self._most:
+            self._make_room(self._most)
+
+    @property
+    def _waiting(self) -> "dict[BoundedProtocol, None]":
+        return self._waiting_of.setdefault(self.server_state, {})
+
+    def _make_room(self, most: int) -> None:
+        oldest = next(iter(self._waiting))
+        if oldest is not self:
+            oldest.transport.abort()
+            self._waiting.pop(oldest, None)
+        elif len(self.connections) <= most + _REFUSED_AT_ONCE:
+            self._is_refused = True  # once its head is there: an answer before would be lost with what it sends
+        else:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect no more."""
         self._expect_nothing()
+        self._waiting.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -90,7 +173,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._give_up(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        """The head came in time; a body may follow."""
+        """The head came in time; a body may follow. It names one host (RFC 9112, 3.2)."""
+        self._waiting.pop(self, None)
+        if self._is_refused:
+            self._give_up(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self._give_up(http.HTTPStatus.BAD_REQUEST)
         self._in_head = False
         self._expect(self.body_idle_s)
         super().on_headers_complete()
@@ -128,6 +217,7 @@ class BoundedProtocol(HttpToolsProtocol):
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
             *RAW_HEADERS,
+            *([(b"retry-after", b"%d" % _RETRY_AFTER_S)] if status is http.HTTPStatus.SERVICE_UNAVAILABLE else []),
             (b"connection", b"close"),
         ]
         lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b"%b: %b" % header for header in headers)]

@@ -49,7 +49,7 @@ from asyncbg.plain_text import require_line
 from asyncbg.redact import use_pseudonym_key
 from asyncbg.services.audit import Audit
 from asyncbg.services.tickets import Tickets
-from asyncbg.settings import Settings, load_settings
+from asyncbg.settings import Settings, load_engine_settings
 from asyncbg.signals import chain_signals
 from asyncbg.task import unwrap_partial
 
@@ -284,7 +284,7 @@ class AsyncBG(Engine):
 
         ``events`` are the classes of what your tasks publish: OpenAPI and AsyncAPI describe them beside the engine's.
         """
-        super().__init__(settings or load_settings(**overrides), clock=clock)
+        super().__init__(settings or load_engine_settings(**overrides), clock=clock)
         privacy = self.settings.privacy
         if privacy.pseudonym_key:
             use_pseudonym_key(privacy.pseudonym_key.get_secret_value().encode())

@@ -14,7 +14,7 @@ import anyio.to_thread
 from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, FastAPI
 
-from asyncbg.api.access_log import show_route
+from asyncbg.api.access_log import show_client, show_route
 from asyncbg.api.docs_page import install_docs
 from asyncbg.api.event_schema import share_event_schemas
 from asyncbg.api.gate import Gate
@@ -40,7 +40,7 @@ from asyncbg.services.outbound import Outbound
 from asyncbg.services.own_directory import warn_of_readers
 from asyncbg.services.sessions import Sessions
 from asyncbg.services.workspace import Workspace
-from asyncbg.settings import Settings, SmtpSettings, load_settings
+from asyncbg.settings import Settings, SmtpSettings, load_engine_settings
 from asyncbg.supervisor import Supervisor
 from asyncbg.workflows.activity import activity_workflow
 from asyncbg.workflows.csv_import import CsvFailed, CsvImported, csv_import_workflow
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Raises SettingsError. Nothing is opened before the application starts.
     """
-    settings = settings or load_settings()
+    settings = settings or load_engine_settings()
     service = _Service.build(settings)
     gate = _gate(settings, service)
 
@@ -236,6 +236,7 @@ def _gate(settings: Settings, service: _Service) -> Gate:
 
 def _redact_logs(settings: Settings) -> None:
     """Keep line breaks out of what the server itself logs, and personal data unless ``privacy.mask`` is off."""
+    logging.getLogger("uvicorn.access").addFilter(show_client)
     if settings.privacy.mask:
         logging.getLogger("uvicorn.access").addFilter(show_route)
     guard_handlers(mask=settings.privacy.mask)

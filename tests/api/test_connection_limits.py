@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
@@ -121,6 +122,8 @@ async def test_trailers_are_bounded_too(live: LiveServer) -> None:
         ("X: a\r\n Content-Length: 5",),
         ("X\0: y",),
         ("X: a\rY: b",),
+        ("Host: other",),
+        ("host: service",),
     ],
 )
 async def test_a_request_that_reads_in_two_ways_is_refused(live: LiveServer, lines: tuple[str, ...]) -> None:
@@ -184,3 +187,36 @@ async def test_a_body_that_is_taken_slowly_is_not_hurried() -> None:
 async def test_more_connections_than_there_is_room_for_are_refused() -> None:
     """Each stream takes one, and there are a thousand for everything else."""
     assert connection_limits(StreamSettings(max_subscribers=7))["limit_concurrency"] == 1_007
+
+
+async def test_a_request_names_its_host(live: LiveServer) -> None:
+    """HTTP/1.1 without one is 400; HTTP/1.0 knew none (RFC 9112, 3.2)."""
+    assert (await talk(live, b"GET / HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+    assert b" 200 " in (await talk(live, b"GET / HTTP/1.0\r\n\r\n"))[:20]
+
+
+async def test_who_sends_nothing_makes_room() -> None:
+    """A connection without a request is closed for one more, the oldest first, so idle ones keep nobody out."""
+    options = {**connection_limits(StreamSettings()), "limit_concurrency": 4}
+    async with serve(echo, **options) as server:
+        port = int(server.url.rpartition(":")[2])
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        try:
+            for _ in range(3):
+                assert b" 200 " in await talk(server, head())
+            async with asyncio.timeout(10):
+                assert {await reader.read() for reader, _ in idle[:10]} == {b""}
+        except ConnectionError:
+            pass  # closed all the same
+        finally:
+            for _, writer in idle:
+                writer.close()
+
+
+def test_connections_leave_descriptors_for_the_rest() -> None:
+    """The soft limit is raised to the hard one, and the connections stay below it."""
+    most = connection_limits(StreamSettings(max_subscribers=100_000))["limit_concurrency"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    assert soft == hard
+    assert hard == resource.RLIM_INFINITY or most < hard

@@ -8,6 +8,7 @@ application of somebody else's that holds for our own routes only; how the other
 
 import logging
 from contextvars import ContextVar
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import quote
 
@@ -32,6 +33,23 @@ def show_route(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple) and len(record.args) == 5:
         client, method, path, version, status = record.args
         record.args = (client, method, shown_route(_request.get(), str(path)), version, status)
+    return True
+
+
+def show_client(record: logging.LogRecord) -> bool:
+    """Of who called the address only: what a proxy passed on in X-Forwarded-For may be any text (RFC 9110, 17.16)."""
+    if isinstance(record.args, tuple) and len(record.args) == 5:
+        host, _, port = str(record.args[0]).rpartition(":")
+        if not (_is_address(host or port) or not record.args[0]):
+            record.args = ("?", *record.args[1:])
+    return True
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text.strip("[]"))
+    except ValueError:
+        return False
     return True
 
 

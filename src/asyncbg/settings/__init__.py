@@ -5,7 +5,7 @@ A setting's variable is ``ASYNCBG_`` and its path in upper case, joined by ``__`
 ``ASYNCBG_SERVER__PORT``.
 """
 
-from asyncbg.settings.load import SettingSource, load_settings, setting_sources
+from asyncbg.settings.load import SettingSource, load_engine_settings, load_settings, setting_sources
 from asyncbg.settings.model import Settings
 from asyncbg.settings.section import (
     ApiKey,
@@ -35,6 +35,7 @@ __all__ = [
     "SmtpSettings",
     "StreamSettings",
     "UploadSettings",
+    "load_engine_settings",
     "load_settings",
     "setting_sources",
 ]

@@ -12,7 +12,9 @@ from asyncbg.settings.model import Settings
 from asyncbg.settings.place import layers
 from asyncbg.settings.schema import SettingPath, schema_of, variable
 from asyncbg.settings.section import ApiKey
+from asyncbg.settings.under_test import is_test_process, private_folder
 
+_CHOSEN = frozenset({"argument", "environment"})
 _HIDDEN = "**********"
 _SCHEMA = schema_of(Settings)
 
@@ -33,6 +35,22 @@ def load_settings(**overrides: Any) -> Settings:
     Raises SettingsError, one line, naming the setting by its variable and what to do about it.
     """
     return _load(overrides)[0]
+
+
+def load_engine_settings(**overrides: Any) -> Settings:
+    """As :func:`load_settings`; but where tests are run, only an argument or the environment names the database.
+
+    The default, a ``.env`` and a profile lead to what the developer works with, whose waiting jobs a test would run.
+    """
+    settings, origins = _load(overrides)
+    if not is_test_process():
+        return settings
+    chosen = {name for name in ("database_url", "data_dir") if origins.get((name,)) in _CHOSEN}
+    if "database_url" in chosen:
+        return settings
+    folder = private_folder()
+    private: dict[str, Any] = {"database_url": f"sqlite:///{folder}/asyncbg.db", "data_dir": folder / "data"}
+    return settings.model_copy(update={name: value for name, value in private.items() if name not in chosen})
 
 
 def setting_sources(**overrides: Any) -> tuple[SettingSource, ...]:
