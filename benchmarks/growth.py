@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,8 @@ async def measure(kind: str, many: int, rounds: int, meter: Stopwatch | StepCoun
             sizes = {"purged": _PURGED * rounds, "batch": rounds + 2}
             for each, size in {**sizes, kind: max(many, sizes.get(kind, 0))}.items():
                 await backend.database.write(partial(fill, kind=each, many=size, elsewhere=neighbour.place))
+            with closing(sqlite3.connect(backend.database.path)) as connection:  # the fill itself is not measured
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             for door in (backend.database.write, backend.database.read):
                 await door(meter.attach)
             steps = Operations(backend, kind).steps()
