@@ -263,7 +263,7 @@ async def test_tracebacks_are_encrypted_and_rekeyed(tmp_path: Path, monkeypatch:
 async def test_the_log_has_the_traceback_with_the_id_of_the_job(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of the attempt that is final as an error, of one that is tried again as a warning; nobody is named."""
+    """Of the attempt that is final as an error, of one that is tried again as a warning, without messages."""
 
     @engine.task(retries=1)
     async def fail(email: Annotated[str, Personal("email")]) -> None:
@@ -278,8 +278,8 @@ async def test_the_log_has_the_traceback_with_the_id_of_the_job(
     for record in records:
         assert record.exc_text is not None
         assert "in fail" in record.exc_text
-        assert "BusyError: not for [email:" in record.exc_text
-        assert ADA not in record.exc_text
+        assert record.exc_text.splitlines()[-1].strip() == "BusyError"
+        assert "[email:" not in record.exc_text
 
 
 async def test_a_log_handler_that_raises_costs_no_job(engine: Engine) -> None:

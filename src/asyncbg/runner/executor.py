@@ -190,9 +190,9 @@ class Executor:
         stack: str | None = None,
     ) -> Outcome:
         described = describe(error, clean)
-        traceback = traceback_text(error, clean, stack and clean(stack))
         if self._keeps_tracebacks:
-            described = replace(described, traceback=traceback)
+            described = replace(described, traceback=traceback_text(error, clean, stack and clean(stack)))
+        traceback = traceback_text(error, None, stack)
         if is_final or lease.attempt >= lease.max_attempts or not is_retryable(error):
             _log(logging.ERROR, traceback, "job %s (%s) failed: %s", lease.id, lease.task, described.type)
             return Failed(described)
@@ -206,7 +206,7 @@ class Executor:
 
 
 def _log(level: int, traceback: str | None, message: str, *args: object) -> None:
-    """Log with a traceback that is text already: bounded, and cleaned of what is personal in this job."""
+    """Log with a traceback that is text already: bounded, and without what its errors say."""
     if not logger.isEnabledFor(level):
         return
     record = logger.makeRecord(logger.name, level, __file__, 0, message, args, None)

@@ -21,10 +21,11 @@ _CONTEXT = "\nDuring handling of the above exception, another exception occurred
 _INNER = "\nIn the group above:\n\n"
 
 
-def traceback_text(error: BaseException, clean: Callable[[str], str], stack: str | None = None) -> str:
+def traceback_text(error: BaseException, clean: Callable[[str], str] | None, stack: str | None = None) -> str:
     """The error, what caused it and what is in it where it is a group, as Python prints them.
 
-    One that was not raised, but found, comes with a ``stack``, which stands before it.
+    One that was not raised, but found, comes with a ``stack``, which stands before it. Without ``clean`` no message and
+    no note is told: what somebody put into one in their own words is known for personal by no pattern.
 
     Errors are left out as a whole, the remotest first, once there are more than ten or 16 KiB of text.
     """
@@ -54,7 +55,7 @@ def stack_text(task: asyncio.Task[Any]) -> str | None:
 _LONGEST_WAIT = 30
 
 
-def _told(error: BaseException, clean: Callable[[str], str]) -> Iterator[str]:
+def _told(error: BaseException, clean: Callable[[str], str] | None) -> Iterator[str]:
     """The error, those in its group, then its causes, each with what joins it to the one that follows it."""
     yield _one(error, clean)
     if isinstance(error, BaseExceptionGroup):
@@ -72,7 +73,9 @@ def _told(error: BaseException, clean: Callable[[str], str]) -> Iterator[str]:
         error = below
 
 
-def _one(error: BaseException, clean: Callable[[str], str]) -> str:
+def _one(error: BaseException, clean: Callable[[str], str] | None) -> str:
+    if clean is None:
+        return f"{_frames(error.__traceback__)}{class_of(error)}\n"
     notes = [f"{note[:500]}\n" for note in getattr(error, "__notes__", ())[:10] if isinstance(note, str)]
     message = message_of(error, clean)
     last = f"{class_of(error)}: {message}\n" if message else f"{class_of(error)}\n"
