@@ -32,6 +32,7 @@ from asyncbg.fastapi import AsyncBG
 from asyncbg.log_guard import guard_handlers
 from asyncbg.runner.periodic import every
 from asyncbg.services.activity import Activity
+from asyncbg.services.attachments import Attachments
 from asyncbg.services.imports import Imports
 from asyncbg.services.keys import Keys
 from asyncbg.services.mailer import Mailer
@@ -176,6 +177,7 @@ class _Service:
     outbound: Outbound
     activity: Activity
     imports: Imports
+    attachments: Attachments
     keys: Keys
     sessions: Sessions
     routers: tuple[APIRouter, ...]
@@ -193,10 +195,11 @@ class _Service:
         imports = Imports(
             bg.database, data_dir, settings.upload, clock=clock, find_needed=partial(needed_uploads, bg.backend)
         )
+        attachments = Attachments(data_dir, min_free_bytes=settings.upload.min_free_bytes, clock=clock)
         routers = (
             notification_workflow(bg, notices=notices),
             process_workflow(bg, workspace=workspace, settings=settings.demo),
-            email_workflow(bg, mailer=mailer),
+            email_workflow(bg, mailer=mailer, files=attachments),
             csv_import_workflow(bg, imports=imports, notices=notices, settings=settings.upload),
             activity_workflow(bg, activity=activity),
             external_fetch_workflow(bg, outbound=outbound, settings=settings.outbound),
@@ -206,7 +209,7 @@ class _Service:
         )
         keys = Keys(bg.database, settings.auth, clock=clock)
         sessions = Sessions(bg.database, lifetime_s=settings.auth.session_s, clock=clock)
-        return cls(bg, outbound, activity, imports, keys, sessions, routers)
+        return cls(bg, outbound, activity, imports, attachments, keys, sessions, routers)
 
     async def open(self) -> None:
         """Bring the tables up to date. Call it as soon as the engine runs.
@@ -215,7 +218,7 @@ class _Service:
         from an earlier life meets old tables.
         """
         await anyio.to_thread.run_sync(warn_of_readers, self.bg.settings.data_dir)
-        stores = (self.activity, self.imports, self.keys, self.sessions)
+        stores = (self.activity, self.imports, self.attachments, self.keys, self.sessions)
         await open_all(*(store.open() for store in stores))
 
 

@@ -112,6 +112,92 @@ async def test_a_lost_answer_is_told_and_the_mail_repeated_with_its_id(serve: Se
     assert [f"Message-ID: <{job['id']}@asyncbg>".encode() in mail for mail in script.mails] == [True, True]
 
 
+async def test_a_message_may_have_all_that_mails_have(service: Service, bg_smtp: SmtpSink) -> None:
+    """HTML beside the text, a file behind them, Reply-To and Cc in the head, Bcc only on the envelope."""
+    file = {"file": ("../Grüße canary7f3a.pdf", b"%PDF-1.7 canary7f3a")}
+    upload = (await service.http.post("/attachments", files=file)).json()
+    more = {
+        "html": "<p>Hello Ada canary7f3a</p>",
+        "reply_to": "desk.canary7f3a@canary7f3a.example",
+        "cc": ["bob.canary7f3a@canary7f3a.example"],
+        "bcc": ["eve.canary7f3a@canary7f3a.example"],
+        "attachments": [upload["path"]],
+    }
+
+    [job] = await service.post("/send-email/", json=MAIL | more)
+
+    [mail] = bg_smtp.messages
+    assert job["state"] == "succeeded"
+    assert mail.recipients == (MAIL["to_email"], *more["cc"], *more["bcc"])
+    assert (mail.message["Reply-To"], mail.message["Cc"]) == (more["reply_to"], more["cc"][0])
+    assert b"eve" not in mail.content
+    html = mail.message.get_body(("html",))
+    assert html is not None
+    assert html.get_content().strip() == more["html"]
+    [attached] = mail.message.iter_attachments()
+    assert (attached.get_filename(), attached.get_content_type()) == ("Grüße canary7f3a.pdf", "application/pdf")
+    assert attached.get_content() == b"%PDF-1.7 canary7f3a"
+    assert job["result"]["recipients"] == [{"recipient": n, "code": 250, "outcome": "sent"} for n in (1, 2, 3)]
+
+
+async def test_each_recipient_has_an_outcome(serve: Serve, settings: Settings) -> None:
+    """Who is refused stays refused; who may be taken later gets the message by a job of its own."""
+    async with SmtpScript({"RCPT": ["250 ok", "550 5.1.1 no", "450 4.2.1 busy", "250 ok"]}).running() as script:
+        smtp = settings.smtp.model_copy(update={"port": script.port})
+        service = await serve(settings.model_copy(update={"smtp": smtp}))
+        cc = ["bob.canary7f3a@canary7f3a.example", "cem.canary7f3a@canary7f3a.example"]
+        [job] = await service.post("/send-email/", json=MAIL | {"cc": cc})
+        later = await service.final(job["result"]["later"])
+
+    assert [one["outcome"] for one in job["result"]["recipients"]] == ["sent", "refused", "later"]
+    assert (later["state"], later["result"]) == ("succeeded", {"message_id": job["result"]["message_id"]})
+    assert [line for line in script.lines if line.startswith("RCPT")][3:] == [f"RCPT TO:<{cc[1]}>"]
+    assert len({mail.split(b"Message-ID: ")[1].split(b"\r\n")[0] for mail in script.mails}) == 1
+
+
+@at_the_door
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "../../data/notifications.log", "/attachments/" + "0" * 32 + "/../x",
+     "/attachments/" + "0" * 32 + "/x", "file:///etc/passwd", "/attachments/abc/x", ""],
+)  # fmt: skip
+async def test_only_files_of_ours_are_attached(door: Service, path: str) -> None:
+    """A path that no upload was answered with is refused, whatever it names."""
+    answer = await door.http.post("/send-email/", json=MAIL | {"attachments": [path]})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"][:2] == ["body", "attachments"]
+
+
+@at_the_door
+async def test_an_attachment_is_bounded(door: Service) -> None:
+    """413 over 10 MiB."""
+    answer = await door.http.post("/attachments", files={"file": ("a.bin", bytes(10 * 1024 * 1024 + 1))})
+
+    assert answer.status_code == 413
+
+
+@at_the_door
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cc": ["nobody"]},
+        {"bcc": ["ada.canary7f3a@nas.local"]},
+        {"reply_to": "a.canary7f3a@canary7f3a.example\r\nBcc: eve"},
+        {"bcc": [f"a{n}.canary7f3a@canary7f3a.example" for n in range(50)]},
+        {"html": "a\0b"},
+        {"attachments": ["/x"] * 11},
+    ],
+)
+async def test_what_is_optional_is_checked_too(door: Service, change: dict[str, object]) -> None:
+    """422 names the field."""
+    answer = await door.http.post("/send-email/", json=MAIL | change)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"][:2] == ["body", next(iter(change))]
+    assert "eve" not in answer.text
+
+
 @at_the_door
 @pytest.mark.parametrize("domain", ["mail.local", "home.arpa", "localhost"])
 async def test_a_special_use_domain_is_refused_by_its_name(door: Service, domain: str) -> None:

@@ -91,6 +91,15 @@ TaskName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9._-]{1,64}$"), P
 TaskId = Annotated[TaskName, Path(description="a name you choose for the task", examples=["report-1"])]
 
 
+class BodyOnly:
+    """Marks a field of a form that is read from the body only: ``Annotated[list[str], BodyOnly]``."""
+
+
+def query_fields(model: type[BaseModel]) -> list[str]:
+    """The fields of ``model`` that may come in the query."""
+    return [name for name, field in model.model_fields.items() if BodyOnly not in field.metadata]
+
+
 def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
     """A dependency that reads ``model`` from the query, from a JSON object in the body, or from both.
 
@@ -98,7 +107,7 @@ def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
     queries end up in access logs. Answers 400, 415 or 422 for what it cannot take.
     """
 
-    @reads_query(model.model_fields)
+    @reads_query(query_fields(model))
     async def read(request: Request) -> Form:
         body = _without_path(request, await _json_object(request))
         query = dict(request.query_params)  # the route has refused what it does not know, and what is given twice

@@ -39,7 +39,7 @@ def erase_files(data_dir: Path, address: Address, *, kept: frozenset[str] = froz
         if path == data_dir / _LOG:
             done.lines += _erase_lines(path, address)
             done.longer |= _longer_in(path, address)
-        elif folder == "work" or (folder == "uploads" and path.stem not in kept):
+        elif folder in ("work", "attachments") or (folder == "uploads" and path.stem not in kept):
             path.unlink(missing_ok=True)
             done.removed += 1
         elif folder != "uploads":

@@ -41,8 +41,8 @@ class Mail:
     """One message: checked when it is made, MailRefusedError for what would break a header or a limit.
 
     Of several addresses in ``to`` none is shown another's, and nobody sees those in ``bcc``; those in ``cc`` are seen
-    by all. ``message_id`` has the form ``<left@right>``; keep it the same for every attempt, so that a mail server can
-    drop repeats.
+    by all. ``only`` are those still to get it, where the others have it. ``message_id`` has the form
+    ``<left@right>``; keep it the same for every attempt, so that a mail server can drop repeats.
     """
 
     to: Sequence[str]
@@ -54,6 +54,7 @@ class Mail:
     cc: Sequence[str] = ()
     bcc: Sequence[str] = ()
     attachments: Sequence[Attachment] = ()
+    only: Sequence[str] = ()
     allow_special_use: bool = False
 
     def __post_init__(self) -> None:
@@ -61,12 +62,12 @@ class Mail:
         _check_text(self.subject, self.body, self.html, self.message_id)
         if not 0 < len({*self.to, *self.cc, *self.bcc}) <= MAX_RECIPIENTS:
             raise MailRefusedError(f"a message has 1 to {MAX_RECIPIENTS} recipients; send several")
-        self._addresses((*self.to, *self.cc, *self.bcc, *([self.reply_to] if self.reply_to else [])))
+        self._addresses((*self.to, *self.cc, *self.bcc, *self.only, *([self.reply_to] if self.reply_to else [])))
 
     @property
     def recipients(self) -> list[str]:
         """Each address once, in the form it has on the wire."""
-        return list(dict.fromkeys(self._addresses((*self.to, *self.cc, *self.bcc))))
+        return list(dict.fromkeys(self._addresses(self.only or (*self.to, *self.cc, *self.bcc))))
 
     def needs_utf8(self, sender: str) -> bool:
         """Whether the server must know SMTPUTF8 (RFC 6531): an address has no ASCII form."""

@@ -88,6 +88,7 @@ class Mailer:
         cc: Sequence[str] = (),
         bcc: Sequence[str] = (),
         attachments: Sequence[Attachment] = (),
+        only: Sequence[str] = (),
         attempt: int = 1,
     ) -> Sent:
         """Send a message and return when the server took it, for one of the recipients at least.
@@ -98,7 +99,7 @@ class Mailer:
         """
         mail = Mail(
             to=[to] if isinstance(to, str) else to, subject=subject, body=body, message_id=message_id, html=html,
-            reply_to=reply_to, cc=cc, bcc=bcc, attachments=attachments,
+            reply_to=reply_to, cc=cc, bcc=bcc, attachments=attachments, only=only,
             allow_special_use=self._settings.allow_special_use,
         )  # fmt: skip
         content = await self._written(mail)

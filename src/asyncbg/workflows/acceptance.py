@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Depends, Response
 from pydantic import BaseModel
 
-from asyncbg.api.inputs import IdempotencyKey
+from asyncbg.api.inputs import IdempotencyKey, query_fields
 from asyncbg.api.problems import problem_docs
 from asyncbg.api.schemas import Accepted, accepted
 from asyncbg.background import Job
@@ -49,6 +49,7 @@ def _form_docs(model: type[BaseModel]) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "query", "required": False, "schema": part}
         for name, part in schema.get("properties", {}).items()
+        if name in query_fields(model)
     ]
     body = {"required": False, "content": {"application/json": {"schema": schema}}}
     return {"parameters": parameters, "requestBody": body}
