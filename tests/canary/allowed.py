@@ -29,6 +29,7 @@ _NAMED = rf"(?:(?!{TAG}).)*Dear Ada Q\. {TAG}-name, we reached you at \[email:(?
 
 ALLOWED = (
     Allowed("body", r"GET /user/\d+/(activity|statistics|imports)", "the person's own records"),
+    Allowed("body", "POST /attachments", "the path that names an upload holds its file name, for who sent it"),
     Allowed("output", r"<stdout> of -m asyncbg\.cli keys create .*", "a new key is shown once, to who made it"),
     Allowed(
         "output", r"<stdout> of -c import json, sys; .*\[\"key\"\].*", "the tour's shell takes the new key out of it"
