@@ -233,6 +233,12 @@ class Arguments:
         return [*args, *extra], {**kwargs, **extra_keyword}
 
 
+METHOD_REMEDY = (
+    "its jobs have no object to pass as self; register a function of the module, or a @staticmethod, and let it make "
+    "the object or take it by Depends"
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskDefinition:
     """A registered task: its name, the function it runs, its options and its arguments."""
@@ -243,6 +249,8 @@ class TaskDefinition:
     arguments: Arguments
     is_async: bool
     key: UniqueKey | None
+    is_method: bool = False
+    """Whether it was registered inside a class: then nobody can give its jobs the object."""
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any], options: TaskOptions) -> "TaskDefinition":
@@ -252,6 +260,12 @@ class TaskDefinition:
         if options.key is not None:
             key = UniqueKey(name, options.key, signature_of(function), injected=arguments.injected)
         return cls(name, function, options, arguments, is_async_callable(function), key)
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Match arguments to parameters and validate them. Raises ArgumentsError; InvalidTaskError for a method."""
+        if self.is_method:
+            raise InvalidTaskError(self.name, f"it is the method {self.function.__qualname__}; {METHOD_REMEDY}")
+        return self.arguments.bind(self.name, args, kwargs)
 
     def unique_key(self, bound: Mapping[str, Any]) -> str | None:
         """The key that one open job at a time may have, if the task has keys. Raises UniqueKeyError."""
@@ -264,11 +278,13 @@ def require_task(name: str, function: Any) -> None:
         if inspect.iscoroutine(function):
             function.close()  # nobody will ever run it, and that is told here
         raise InvalidTaskError(
-            function.__qualname__, "it was called already; hand over the function and its arguments apart: "
-            f"add_task({function.__name__}, …), not add_task({function.__name__}(…))",
+            function.__qualname__, f"it is a {_kind_of(function)}, so it was called already; hand over the function "
+            f"and its arguments apart: add_task({function.__name__}, …), not add_task({function.__name__}(…))",
         )  # fmt: skip
     if not callable(function):
-        raise InvalidTaskError(name, f"it is of type {type(function).__name__}, which cannot be called")
+        raise InvalidTaskError(
+            name, f"it is of type {type(function).__name__}, which is not callable: hand over the function itself"
+        )
     body = body_of(function)
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise InvalidTaskError(
@@ -277,13 +293,8 @@ def require_task(name: str, function: Any) -> None:
         )  # fmt: skip
 
 
-def require_no_method(name: str, function: Callable[..., Any]) -> None:
-    """Raise InvalidTaskError for a function that stands in a class and waits for its ``self``."""
-    if is_unbound_method(function):
-        raise InvalidTaskError(
-            name, f"it is the method {function.__qualname__}, and self would be a required argument of its jobs; "
-            "register a function of the module, or a @staticmethod, and let it make the object or take it by Depends",
-        )  # fmt: skip
+def _kind_of(called: Any) -> str:
+    return "coroutine" if inspect.iscoroutine(called) else "generator"
 
 
 def is_unbound_method(function: Any) -> bool:
@@ -347,6 +358,13 @@ class Registry:
             if function is not None:
                 known = self._handed[name] = TaskDefinition.of(name, function, TaskOptions())
         return known
+
+    def has(self, name: str) -> bool:
+        """Whether jobs that name this task are claimed here; a task that cannot be looked up fails its jobs then."""
+        try:
+            return self.find(name) is not None
+        except BaseException:  # noqa: BLE001 - of any class: a stored name may lead to any object
+            return True
 
 
 def unwrap_partial(

@@ -106,10 +106,12 @@ async def metrics(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
     }
 
 
-async def store(bg: AsyncBG, task: str) -> str:
+async def store(bg: AsyncBG, task: str, *, delay_s: int = 0) -> str:
     """Store a job that names ``task``, as another version of the application may have done."""
     prepared = bg.prepare(fine, (), {})
     prepared.new = prepared.new._replace(task=task)
+    if delay_s:
+        prepared.new = prepared.new._replace(state="scheduled", run_at_ms=prepared.new.run_at_ms + delay_s * 1000)
     await bg.accept([prepared])
     return prepared.job.id
 
@@ -173,8 +175,24 @@ async def test_a_stored_name_that_cannot_be_loaded_fails_its_job_alone(
         counted = (await metrics(client))["asyncbg_errors_total", "start"]
 
     assert [record.state for record in records] == [JobState.FAILED] * 3
-    assert {record.error.type for record in records if record.error} == {error.__name__}
+    types = [record.error.type for record in records if record.error]
+    assert types == [error.__name__, error.__name__, "TaskChangedError"]
     assert counted == 3
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_a_stored_name_that_cannot_be_loaded_is_looked_at_while_its_job_waits(
+    bg: AsyncBG, module: ModuleType, error: type[BaseException]
+) -> None:
+    """The metrics, readiness, the job and the list of jobs ask whether its task is known here."""
+    module.__getattr__ = lambda name: raising(error)  # type: ignore[method-assign]  # PEP 562
+    async with serving(bg) as client:
+        job_id = await store(bg, "odd_package:lazy", delay_s=3600)
+        answers = [await client.get(path) for path in ("/metrics", "/health/ready", f"/jobs/{job_id}", "/jobs")]
+
+        await assert_alive(bg, client)
+
+    assert [answer.status_code for answer in answers] == [200] * 4
 
 
 # The loops themselves

@@ -401,13 +401,33 @@ async def test_a_call_in_the_place_of_a_function_is_explained(engine: Engine) ->
         engine.task(functools.partial(greet, "Ada"))
 
 
-async def test_a_method_is_explained_when_it_is_registered(engine: Engine) -> None:
-    """``self`` would be an argument that every job must bring."""
-    with pytest.raises(InvalidTaskError, match=r"the method .*Mailer.send, and self would be a required argument"):
+async def test_a_registered_method_is_explained_when_it_is_used(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its jobs would have no ``self``: one warning when the class is made, an error for every way to call it."""
 
-        class Mailer:
-            @engine.task
-            async def send(self, to: str) -> None: ...
+    class Mailer:
+        @engine.task(key="{to}")
+        async def send(self, to: str) -> None: ...
+
+        @staticmethod
+        @engine.task
+        async def count(to: str) -> int:
+            return len(to)
+
+    [warning] = [record.message for record in caplog.records if "Mailer.send" in record.message]
+    assert "is not registered as a task: its jobs have no object to pass as self; register a function" in warning
+    mailer: Any = Mailer()
+    calls: list[Awaitable[Any]] = [
+        mailer.send("Ada"), mailer.send.enqueue("Ada"), mailer.send.enqueue("Ada", "Grace"),
+        Mailer.send.enqueue(mailer, "Ada"), mailer.send.options(priority=1).enqueue("Ada"),
+        engine.enqueue(mailer.send, "Ada", "Grace"),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(InvalidTaskError, match=r"'send' cannot be a task: it is the method .* as self; register"):
+            await call
+    assert engine.registry.names == ["count"]
+    assert await (await mailer.count.enqueue("Ada")).result(timeout=5) == 3
 
 
 class Greeter:

@@ -1,13 +1,17 @@
 """``@bg.task(…)`` and ``@bg.schedule(…)``: the function they stand above becomes a task."""
 
+import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, overload
 
 from asyncbg.background.enqueuer import Enqueuer
 from asyncbg.background.task_handle import Task
 from asyncbg.errors import ArgumentsError, ErrorItem, InvalidTaskError
 from asyncbg.runner.schedule import Cron, Schedules
-from asyncbg.task import TaskDefinition, TaskOptions, require_no_method
+from asyncbg.task import METHOD_REMEDY, TaskDefinition, TaskOptions, is_unbound_method
+
+logger = logging.getLogger("asyncbg")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,12 +36,19 @@ class TaskDecorator:
         name = self._name or getattr(function, "__name__", None)
         if name is None:
             raise InvalidTaskError(repr(type(function).__name__), "it has no name of its own; register it with name=")
-        require_no_method(name, _below(function))
         definition = TaskDefinition.of(name, _below(function), self._options)
-        self._enqueuer.registry.add(definition)
+        if is_unbound_method(definition.function):
+            definition = self._refused(definition)
+        else:
+            self._enqueuer.registry.add(definition)
         if isinstance(function, Task):
             self._schedules.rename(function.name, definition.name)
         return Task(self._enqueuer, self._schedules, definition)
+
+    def _refused(self, definition: TaskDefinition) -> TaskDefinition:
+        """A method is not registered, since no job can have its object: the class is made, each call is refused."""
+        logger.warning("the method %s is not registered as a task: %s", definition.function.__qualname__, METHOD_REMEDY)
+        return replace(definition, is_method=True)
 
 
 class ScheduleDecorator:
@@ -65,7 +76,7 @@ class ScheduleDecorator:
 def _require_no_arguments(definition: TaskDefinition) -> None:
     """Nobody is there to give a scheduled task any. Raises ArgumentsError, which names the parameters."""
     try:
-        definition.arguments.bind(definition.name, (), {})
+        definition.bind((), {})
     except ArgumentsError as error:
         remedy = "a schedule gives no arguments, so give the parameter a default"
         items = [ErrorItem(loc=one["loc"], msg=f"{one['msg']}; {remedy}", type=one["type"]) for one in error.errors]

@@ -179,7 +179,7 @@ class Enqueuer:
         """Store the job of one slot, unless another process was first."""
         definition = self.registry.get(task)
         options = CallOptions(idempotency_key=f"{SCHEDULE}/{task}/{slot_ms}", tags=(SCHEDULE,), owner=SCHEDULE)
-        prepared = self.prepare(definition, definition.arguments.bind(task, (), {}), options)
+        prepared = self.prepare(definition, definition.bind((), {}), options)
         self._backlog.admit((SCHEDULE,))
         stored = False
         try:

@@ -67,7 +67,7 @@ def _define(registry: Registry, target: Target) -> tuple[TaskDefinition, bool]:
 def _bind(definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Match and validate the arguments. Raises ArgumentsError, which tells a method from a function."""
     try:
-        return definition.arguments.bind(definition.name, args, kwargs)
+        return definition.bind(args, kwargs)
     except ArgumentsError as error:
         if not is_unbound_method(definition.function):
             raise

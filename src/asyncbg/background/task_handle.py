@@ -74,7 +74,7 @@ class TaskCall(Generic[P]):
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Accept a job; returns when it is on disk."""
         definition = self.definition
-        bound = definition.arguments.bind(definition.name, args, kwargs)
+        bound = definition.bind(args, kwargs)
         prepared = self.enqueuer.prepare(definition, bound, self.call_options)
         if self.call_options.connection is not None:
             return await self.enqueuer.accept_within(self.call_options.connection, prepared)
@@ -90,5 +90,5 @@ async def _run_inline(
     enqueuer: Enqueuer, definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
     """Run a task here and now, its dependencies resolved unless given by keyword."""
-    bound = definition.arguments.bind(definition.name, args, kwargs)
+    bound = definition.bind(args, kwargs)
     return await enqueuer.executor.run_inline(definition, bound)

@@ -28,11 +28,11 @@ def unknown_tasks(counts: Iterable[TaskCount], registry: Registry) -> Mapping[st
 def unknown_task_hint(record: JobRecord, registry: Registry) -> str | None:
     """Why a job does not run where this process does not have its task; None for any other."""
     has_begun = record.state.is_final or record.state is JobState.RUNNING
-    if has_begun or not record.durable or registry.find(record.task) is not None:
+    if has_begun or not record.durable or registry.has(record.task):
         return None
     return f"this process has no task {record.task}: the job waits for one that has; cancel it where there is none"
 
 
 def _is_known(counted: TaskCount, registry: Registry) -> bool:
     """A job that is not durable has its function in the memory of a process, under whatever name."""
-    return not counted.is_durable or registry.find(counted.task) is not None
+    return not counted.is_durable or registry.has(counted.task)

@@ -293,17 +293,10 @@ class Worker:
 
     def recheck_skipped(self) -> None:
         """Look again for tasks that were unknown: their module may be loaded now."""
-        known = {name for name in self._skipped if self._may_run(name)}
+        known = {name for name in self._skipped if self._registry.has(name)}
         if known:
             self._skipped -= known
             self.wake()
-
-    def _may_run(self, task: str) -> bool:
-        """Whether a task that was unknown is known now; one that cannot be loaded fails when its job is claimed."""
-        try:
-            return self._registry.find(task) is not None
-        except BaseException:  # noqa: BLE001 - logged where the job fails
-            return True
 
     async def _wait(self, next_due_ms: int | None) -> None:
         timeout_s = _LONGEST_WAIT_S

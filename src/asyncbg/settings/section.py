@@ -65,7 +65,10 @@ class JobSettings(Section):
     """How large what is stored with a job may be."""
 
     max_args_bytes: int = Field(
-        default=MIB, ge=1, le=256 * MIB, description="larger arguments, as JSON, are refused when they are given"
+        default=MIB,
+        ge=1,
+        le=256 * MIB,
+        description="larger arguments of a job, as JSON, are refused when they are given",
     )
     max_result_bytes: int = Field(
         default=MIB, ge=1, le=256 * MIB, description="a job whose result is larger, as JSON, fails"
