@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from asyncbg.services.csv_encoding import CsvError, content_end
-from asyncbg.services.csv_reader import Cursor, open_csv, read_batches
+from asyncbg.service.integrations.csv_encoding import CsvError, content_end
+from asyncbg.service.integrations.csv_reader import Cursor, open_csv, read_batches
 
 _SUFFIXES = {".csv", ".tsv", ".tab", ".psv"}
 

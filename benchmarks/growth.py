@@ -21,12 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from asyncbg.backends.base import Settlement
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.clock import SystemClock
-from asyncbg.database import Database
-from asyncbg.ids import IdGenerator
-from asyncbg.job import Done, Lease, NewJob
+from asyncbg.core.clock import SystemClock
+from asyncbg.core.ids import IdGenerator
+from asyncbg.core.job import Done, Lease, NewJob
+from asyncbg.store.base import Settlement
+from asyncbg.store.sqlite import SQLiteBackend
+from asyncbg.store.sqlite.database import Database
 
 KINDS = ("stored", "old", "queued", "scheduled", "waiting", "batch", "unknown", "elsewhere", "owners")
 LIMIT = 1.3

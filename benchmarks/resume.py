@@ -30,9 +30,9 @@ import fastapi
 import uvicorn
 
 from asyncbg import AsyncBG
-from asyncbg.backends.base import Settlement
-from asyncbg.job import Done, Lease
+from asyncbg.core.job import Done, Lease
 from asyncbg.settings import load_settings
+from asyncbg.store.base import Settlement
 
 MISSED = 1_000
 MARK = b"\ndata: {"

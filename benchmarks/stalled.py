@@ -28,7 +28,7 @@ import fastapi
 import uvicorn
 
 from asyncbg import AsyncBG
-from asyncbg.event import Event
+from asyncbg.core.event import Event
 
 _STAMP = re.compile(rb"~(\d+)~")
 _SMALL = 4_096

@@ -34,7 +34,7 @@ import fastapi
 import uvicorn
 
 from asyncbg import AsyncBG
-from asyncbg.event import Event, encode
+from asyncbg.core.event import Event, encode
 
 CONTESTANTS = ("bare", "joined", "asyncbg", "sse-starlette", "fastapi.sse")
 WINDOW = 500

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from asyncbg.services.egress import BadUrlError, EgressRefusedError
+from asyncbg.service.integrations.egress import BadUrlError, EgressRefusedError
 
 
 @dataclass(frozen=True, slots=True)

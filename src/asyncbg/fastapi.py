@@ -16,21 +16,18 @@ from starlette.background import BackgroundTask
 from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
 
-from asyncbg.api.access_log import show_our_route
-from asyncbg.api.assets import assets_router
-from asyncbg.api.asyncapi import asyncapi_router
-from asyncbg.api.auth import bound
-from asyncbg.api.engine_router import EngineRouter
-from asyncbg.api.event_schema import EventSchemas
-from asyncbg.api.events import events_router, ticket_router
-from asyncbg.api.jobs import jobs_router
-from asyncbg.api.ops import ops_router
-from asyncbg.api.streams import Streams
-from asyncbg.background import Engine, Enqueuer, Job, Prepared
-from asyncbg.background.target import enqueuer_of, prepare_target
-from asyncbg.clock import Clock
-from asyncbg.engine_events import ENGINE_EVENTS
-from asyncbg.error_log import ErrorLog
+from asyncbg.auth.audit import Audit
+from asyncbg.auth.caller import bound
+from asyncbg.auth.tickets import Tickets
+from asyncbg.core.clock import Clock
+from asyncbg.core.engine_events import ENGINE_EVENTS
+from asyncbg.core.error_log import ErrorLog
+from asyncbg.core.event_model import EventModel, Vocabulary
+from asyncbg.core.job import NewJob
+from asyncbg.core.plain_text import require_line
+from asyncbg.engine import Engine, Enqueuer, Job, Prepared
+from asyncbg.engine.target import enqueuer_of, prepare_target
+from asyncbg.engine.task import unwrap_partial
 from asyncbg.errors import (
     AsyncBGError,
     DatabaseError,
@@ -42,16 +39,19 @@ from asyncbg.errors import (
     QuotaError,
     UniqueKeyError,
 )
-from asyncbg.event_model import EventModel, Vocabulary
-from asyncbg.job import NewJob
-from asyncbg.log_guard import guard_handlers, guard_own_loggers
-from asyncbg.plain_text import require_line
-from asyncbg.redact import use_pseudonym_key
-from asyncbg.services.audit import Audit
-from asyncbg.services.tickets import Tickets
+from asyncbg.privacy import use_pseudonym_key
+from asyncbg.privacy.log_redaction import guard_handlers, guard_own_loggers
 from asyncbg.settings import Settings, load_engine_settings
 from asyncbg.signals import chain_signals
-from asyncbg.task import unwrap_partial
+from asyncbg.streams.streams import Streams
+from asyncbg.web.access_log import show_our_route
+from asyncbg.web.assets import assets_router
+from asyncbg.web.asyncapi import asyncapi_router
+from asyncbg.web.engine_router import EngineRouter
+from asyncbg.web.event_schema import EventSchemas
+from asyncbg.web.events import events_router, ticket_router
+from asyncbg.web.jobs import jobs_router
+from asyncbg.web.ops import ops_router
 
 P = ParamSpec("P")
 App = TypeVar("App", bound=Starlette)

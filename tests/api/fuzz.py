@@ -37,12 +37,12 @@ from schemathesis.specs.openapi.checks import (
 )
 
 import asyncbg.errors
-from asyncbg.api_key import Scope
-from asyncbg.clock import SystemClock
-from asyncbg.server import create_app
-from asyncbg.services.keys import Keys
+from asyncbg.auth.api_key import Scope
+from asyncbg.auth.keys import Keys
+from asyncbg.core.clock import SystemClock
+from asyncbg.ops.open_store import open_store
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings, load_settings
-from asyncbg.store import open_store
 from asyncbg.testing import serve
 
 Headers: TypeAlias = Mapping[str, str]

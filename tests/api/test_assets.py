@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from asyncbg import AsyncBG
-from asyncbg.api.assets import STATIC
+from asyncbg.web.assets import STATIC
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from starlette.routing import Mount
 from tests.documents import Documents, follow, frames, references
 
 from asyncbg import AsyncBG, EventModel, Progress, current_job
-from asyncbg.engine_events import ENGINE_EVENTS
+from asyncbg.core.engine_events import ENGINE_EVENTS
 from asyncbg.settings import RunnerSettings, Settings
 
 HELD_S = 0.2

@@ -13,8 +13,8 @@ import pytest
 from fastapi import FastAPI
 
 from asyncbg import AsyncBG, BackgroundTasks
-from asyncbg.api.schemas import MOST_LISTED_BYTES
-from asyncbg.backends.base import JobQuery
+from asyncbg.store.base import JobQuery
+from asyncbg.web.schemas import MOST_LISTED_BYTES
 
 PROBLEM = "application/problem+json"
 MIB = 1024 * 1024

@@ -9,13 +9,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from asyncbg.api.jobs import jobs_router
-from asyncbg.api.problems import install_problems
-from asyncbg.backends.search import SearchError, parse_search, unfinished
-from asyncbg.background import Engine
 from asyncbg.cli import run
-from asyncbg.job import JobState
+from asyncbg.core.job import JobState
+from asyncbg.engine import Engine
 from asyncbg.settings import Settings
+from asyncbg.store.search import SearchError, parse_search, unfinished
+from asyncbg.web.jobs import jobs_router
+from asyncbg.web.problems import install_problems
 
 
 @pytest.fixture

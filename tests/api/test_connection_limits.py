@@ -9,7 +9,13 @@ from typing import ClassVar
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from asyncbg.connection_limits import MOST_HEAD_BYTES, MOST_HEADERS, MOST_URL_BYTES, BoundedProtocol, connection_limits
+from asyncbg.service.connection_limits import (
+    MOST_HEAD_BYTES,
+    MOST_HEADERS,
+    MOST_URL_BYTES,
+    BoundedProtocol,
+    connection_limits,
+)
 from asyncbg.settings import StreamSettings
 from asyncbg.testing import LiveServer, serve
 

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from asyncbg.api.csv_export import csv_response
+from asyncbg.service.csv_export import csv_response
 
 
 def exported(*cells: str | int | None) -> str:

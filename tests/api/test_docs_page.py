@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from asyncbg.api.docs_page import docs_page
 from asyncbg.errors import SettingsError
-from asyncbg.server import create_app
+from asyncbg.service.docs_page import docs_page
+from asyncbg.service.server import create_app
 from asyncbg.settings import load_settings
 
 

@@ -8,9 +8,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 from tests.documents import content_schema, errors, references
 
-from asyncbg.api.event_schema import OTHER, EventSchemas, data_schema
-from asyncbg.engine_events import ENGINE_EVENTS, JobRetrying, StreamReset
-from asyncbg.event_model import EventModel, Vocabulary
+from asyncbg.core.engine_events import ENGINE_EVENTS, JobRetrying, StreamReset
+from asyncbg.core.event_model import EventModel, Vocabulary
+from asyncbg.web.event_schema import OTHER, EventSchemas, data_schema
 
 
 class Place(BaseModel):

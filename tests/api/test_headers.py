@@ -7,10 +7,10 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from asyncbg.api.headers import SECURITY_HEADERS, SecurityHeaders, content_policy
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 from asyncbg.settings import load_settings
 from asyncbg.testing import serve
+from asyncbg.web.headers import SECURITY_HEADERS, SecurityHeaders, content_policy
 
 PATHS = [
     ("GET", "/"),

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from fastapi import FastAPI, Response
 
-from asyncbg.api.jobs import jobs_router
-from asyncbg.api.schemas import accepted
-from asyncbg.background import Engine
-from asyncbg.redact import Personal
+from asyncbg.engine import Engine
+from asyncbg.privacy import Personal
 from asyncbg.settings import RunnerSettings, Settings
+from asyncbg.web.jobs import jobs_router
+from asyncbg.web.schemas import accepted
 
 PROBLEM = "application/problem+json"
 UNKNOWN_ID = "019ab3f0-5a1e-7000-8000-3f1c0de5a7b2"

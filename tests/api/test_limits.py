@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from asyncbg import AsyncBG
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings, load_settings
 
 Make = Callable[[Path], FastAPI]

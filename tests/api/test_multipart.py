@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.api.multipart import (
+from asyncbg.service.multipart import (
     EncodingUnsupportedError,
     End,
     Headers,

@@ -11,12 +11,12 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from asyncbg.api.jobs import jobs_router
-from asyncbg.api.ops import ops_router
-from asyncbg.background import Engine
-from asyncbg.event import Event
+from asyncbg.core.event import Event
+from asyncbg.engine import Engine
+from asyncbg.engine.metrics import Telemetry
 from asyncbg.settings import Settings
-from asyncbg.telemetry import Telemetry
+from asyncbg.web.jobs import jobs_router
+from asyncbg.web.ops import ops_router
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.responses import PlainTextResponse
 from pydantic import AfterValidator, BaseModel, EmailStr, Field
 
-from asyncbg.api.problems import ProblemRoute, install_problems
+from asyncbg.core.keyset_page import BadCursorError
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -25,8 +25,8 @@ from asyncbg.errors import (
     OverloadedError,
     UnknownTaskError,
 )
-from asyncbg.redact import Personal
-from asyncbg.services.page import BadCursorError
+from asyncbg.privacy import Personal
+from asyncbg.web.problems import ProblemRoute, install_problems
 
 PROBLEM = "application/problem+json"
 SECRET = "ada.canary7f3a@canary7f3a.example"

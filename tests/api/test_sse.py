@@ -13,13 +13,13 @@ import aiohttp
 import pytest
 from fastapi import FastAPI
 
-from asyncbg.api.sse import EventStream
-from asyncbg.api.streams import Streams
-from asyncbg.api.view import View
-from asyncbg.context import Progress, current_job
-from asyncbg.event import Event, EventFilter
+from asyncbg.core.event import Event, EventFilter
+from asyncbg.engine.context import Progress, current_job
 from asyncbg.fastapi import AsyncBG
 from asyncbg.settings import RunnerSettings, Settings, StreamSettings
+from asyncbg.streams.sse import EventStream
+from asyncbg.streams.streams import Streams
+from asyncbg.streams.view import View
 from asyncbg.testing import serve as running
 
 TIMEOUT_S = 20

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from tests.workflows.conftest import settings_below
 
 from asyncbg import AsyncBG
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 
 PROBLEM = "application/problem+json"
 JOB = "018f3a5e-7b1c-7def-8a90-123456789abc"

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from asyncbg.api_key import USUAL_SCOPES, Scope
-from asyncbg.clock import SystemClock
-from asyncbg.database import Database
-from asyncbg.services.audit import Audit, AuditEntry
-from asyncbg.services.keys import Keys
+from asyncbg.auth.api_key import USUAL_SCOPES, Scope
+from asyncbg.auth.audit import Audit, AuditEntry
+from asyncbg.auth.keys import Keys
+from asyncbg.core.clock import SystemClock
 from asyncbg.settings import AuthSettings, Settings
+from asyncbg.store.sqlite.database import Database
 from tests.workflows.conftest import running, settings_below
 
 

@@ -10,9 +10,9 @@ from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import iter_route_contexts
 from starlette.types import Message, Receive, Scope, Send
 
-from asyncbg.api.access import Access, RouteTable
-from asyncbg.api_key import Scope as KeyScope
-from asyncbg.server import create_app
+from asyncbg.auth.access import Access, RouteTable
+from asyncbg.auth.api_key import Scope as KeyScope
+from asyncbg.service.server import create_app
 from tests.auth.conftest import House, Street
 
 JOB = "018f3a5e-7b1c-7def-8a90-123456789abc"

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from asyncbg.api_key import hash_key, hash_token, hint_of, is_hash, is_key, matches, new_key, new_token
+from asyncbg.auth.api_key import hash_key, hash_token, hint_of, is_hash, is_key, matches, new_key, new_token
 
 
 def test_a_key_has_a_form_that_scanners_find() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.api_key import Scope
-from asyncbg.clock import ManualClock, SystemClock
-from asyncbg.database import Database
-from asyncbg.services.audit import KEPT_DAYS, REFUSALS_PER_MINUTE, Audit, Outcome
+from asyncbg.auth.api_key import Scope
+from asyncbg.auth.audit import KEPT_DAYS, REFUSALS_PER_MINUTE, Audit, Outcome
+from asyncbg.core.clock import ManualClock, SystemClock
+from asyncbg.store.sqlite.database import Database
 from tests.auth.conftest import House
 
 

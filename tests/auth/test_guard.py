@@ -8,9 +8,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from asyncbg.api.access import RouteTable
-from asyncbg.api_key import Scope, new_key
-from asyncbg.server import create_app
+from asyncbg.auth.access import RouteTable
+from asyncbg.auth.api_key import Scope, new_key
+from asyncbg.service.server import create_app
 from asyncbg.settings import ApiKey, AuthSettings
 from tests.auth.conftest import House, Street
 

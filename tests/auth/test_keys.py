@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from asyncbg.api_key import Scope, hash_key, new_key
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
+from asyncbg.auth.api_key import Scope, hash_key, new_key
+from asyncbg.auth.keys import KeyNameError, KeyNotFoundError, Keys, KeyTakenError
+from asyncbg.core.clock import ManualClock
 from asyncbg.errors import SettingsError
-from asyncbg.services.keys import KeyNameError, KeyNotFoundError, Keys, KeyTakenError
 from asyncbg.settings import ApiKey, AuthSettings
+from asyncbg.store.sqlite.database import Database
 
 
 @pytest.fixture

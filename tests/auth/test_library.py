@@ -13,8 +13,8 @@ import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException
 
 from asyncbg import AsyncBG, BackgroundTasks
-from asyncbg.api.auth import Caller
-from asyncbg.api.engine_router import EngineRouter
+from asyncbg.auth.caller import Caller
+from asyncbg.web.engine_router import EngineRouter
 
 USERS: dict[str, Any] = {"ada": "ada", "bob": "bob", "root": Caller(owner="root", scopes=frozenset({"admin"}))}  # type: ignore[arg-type]  # as an application would write it
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.requests import HTTPConnection
 
-from asyncbg.api.origin import is_loopback, refuse_strangers
+from asyncbg.auth.origin import is_loopback, refuse_strangers
 from asyncbg.errors import ForeignHostError
 
 

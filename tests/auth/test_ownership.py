@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from asyncbg.api_key import Scope
+from asyncbg.auth.api_key import Scope
 from tests.auth.conftest import House, Street
 from tests.documents import frames
 

@@ -5,10 +5,10 @@ from http.cookies import SimpleCookie
 import httpx
 import pytest
 
-from asyncbg.api_key import Scope, new_key
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
-from asyncbg.services.sessions import Sessions
+from asyncbg.auth.api_key import Scope, new_key
+from asyncbg.auth.sessions import Sessions
+from asyncbg.core.clock import ManualClock
+from asyncbg.store.sqlite.database import Database
 from tests.auth.conftest import House
 from tests.auth.test_guard import answered
 

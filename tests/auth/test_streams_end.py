@@ -6,8 +6,8 @@ import json
 import httpx
 import pytest
 
-from asyncbg.api_key import Scope
-from asyncbg.clock import SystemClock
+from asyncbg.auth.api_key import Scope
+from asyncbg.core.clock import SystemClock
 from tests.auth.conftest import House
 from tests.auth.test_sessions import signed_in
 from tests.auth.test_tickets import ticket

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
+from asyncbg.auth.tickets import LIFETIME_S, MOST, MOST_USED, RESUMED_S, Tickets
+from asyncbg.core.clock import ManualClock
 from asyncbg.errors import OverloadedError
-from asyncbg.services.tickets import LIFETIME_S, MOST, MOST_USED, RESUMED_S, Tickets
+from asyncbg.store.sqlite.database import Database
 from tests.auth.conftest import House, Street
 from tests.auth.test_guard import answered
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from asyncbg.backends.base import Backend, Settlement
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.clock import ManualClock
-from asyncbg.database import MEMORY, Database
-from asyncbg.event import Event, EventFilter
-from asyncbg.ids import IdGenerator
-from asyncbg.job import Done, JobRecord, JobState, Lease, NewJob, Outcome
-from asyncbg.seal import KEY_BYTES, Seal
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.event import Event, EventFilter
+from asyncbg.core.ids import IdGenerator
+from asyncbg.core.job import Done, JobRecord, JobState, Lease, NewJob, Outcome
+from asyncbg.privacy.encryption import KEY_BYTES, Seal
+from asyncbg.store.base import Backend, Settlement
+from asyncbg.store.sqlite import SQLiteBackend
+from asyncbg.store.sqlite.database import MEMORY, Database
 
 LEASE_S = 30.0
 

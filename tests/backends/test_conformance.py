@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncbg.backends.base import JobQuery
-from asyncbg.clock import ManualClock
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.event import EventFilter
+from asyncbg.core.job import Cancelled, Done, Failed, JobError, JobState, Lease, Outcome, ProgressValue, Released, Retry
 from asyncbg.errors import IdempotencyError, JobNotFoundError, JobStateError
-from asyncbg.event import EventFilter
-from asyncbg.job import Cancelled, Done, Failed, JobError, JobState, Lease, Outcome, ProgressValue, Released, Retry
+from asyncbg.store.base import JobQuery
 from tests.backends.conftest import LEASE_S, Store
 
 Another = Callable[[], Awaitable[Store]]

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from asyncbg.backends.sqlite import MIGRATIONS, SQLiteBackend
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
+from asyncbg.core.clock import ManualClock
+from asyncbg.store.sqlite import MIGRATIONS, SQLiteBackend
+from asyncbg.store.sqlite.database import Database
 from tests.backends.conftest import Store
 
 

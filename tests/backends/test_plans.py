@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 import asyncbg
-from asyncbg.backends import sealed
-from asyncbg.backends.base import JobQuery
-from asyncbg.backends.sql import load_statements
-from asyncbg.backends.sqlite.read import conditions, find_events, find_records
-from asyncbg.event import EventFilter
-from asyncbg.job import JobState
-from asyncbg.server import create_app
+from asyncbg.core.event import EventFilter
+from asyncbg.core.job import JobState
+from asyncbg.service.server import create_app
+from asyncbg.store import encrypted
+from asyncbg.store.base import JobQuery
+from asyncbg.store.sql import load_statements
+from asyncbg.store.sqlite.read import conditions, find_events, find_records
 from tests.workflows.conftest import settings_below
 
 SMALL = {
@@ -43,9 +43,9 @@ MAY_SCAN = {
     "doctor.running": "the running jobs: as many as there are slots",
     "find_open_values": "asked where a row cannot be read, and once a minute at most",
     "shift_delays": "a jump of the wall clock moves every delay",
-    "asyncbg.forget.rows._JOBS": "an erasure looks at everything there is, page by page",
-    "asyncbg.rekey._READ": "a change of keys looks at everything there is, page by page",
-    "asyncbg.services.audit._TEXTS": "an erasure looks at everything there is",
+    "asyncbg.ops.erasure.rows._JOBS": "an erasure looks at everything there is, page by page",
+    "asyncbg.ops.rekey._READ": "a change of keys looks at everything there is, page by page",
+    "asyncbg.auth.audit._TEXTS": "an erasure looks at everything there is",
 }
 
 
@@ -86,7 +86,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Conne
 
     asyncio.run(start_once(settings_below(directory)))
     connection = sqlite3.connect(Path(directory) / "test.db", isolation_level=None)
-    connection.execute(sealed._SCHEMA)  # which a service without encryption does not have
+    connection.execute(encrypted._SCHEMA)  # which a service without encryption does not have
     yield connection
     connection.close()
 

@@ -24,14 +24,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from asyncbg.backends.base import Settlement
-from asyncbg.backends.sqlite import POISON_AFTER, SQLiteBackend
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
-from asyncbg.errors import JobStateError
-from asyncbg.event import Event, EventFilter
-from asyncbg.ids import IdGenerator
-from asyncbg.job import (
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.event import Event, EventFilter
+from asyncbg.core.ids import IdGenerator
+from asyncbg.core.job import (
     FINAL_STATES,
     TRANSITIONS,
     Cancelled,
@@ -45,6 +41,10 @@ from asyncbg.job import (
     Released,
     Retry,
 )
+from asyncbg.errors import JobStateError
+from asyncbg.store.base import Settlement
+from asyncbg.store.sqlite import POISON_AFTER, SQLiteBackend
+from asyncbg.store.sqlite.database import Database
 from tests.faults.verdict import STATE_AFTER
 
 T = TypeVar("T")

@@ -10,8 +10,9 @@ from typing import Any
 import aiosqlite
 import pytest
 
-from asyncbg.backends.base import JobQuery
-from asyncbg.background import Engine, Job
+from asyncbg.core.event import Event, EventFilter
+from asyncbg.core.job import JobState
+from asyncbg.engine import Engine, Job
 from asyncbg.errors import (
     ArgumentsError,
     DatabaseError,
@@ -20,9 +21,8 @@ from asyncbg.errors import (
     OverloadedError,
     TransactionError,
 )
-from asyncbg.event import Event, EventFilter
-from asyncbg.job import JobState
 from asyncbg.settings import load_settings
+from asyncbg.store.base import JobQuery
 
 SOON_S = 10
 

@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asyncbg import AsyncBG, Progress, current_job
-from asyncbg.event import EventFilter
+from asyncbg.core.event import EventFilter
 from asyncbg.settings import RunnerSettings, Settings, StreamSettings
 
 _CSP = "default-src 'none'; script-src 'self'; connect-src 'self'"

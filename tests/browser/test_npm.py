@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.api.assets import STATIC
+from asyncbg.web.assets import STATIC
 from tests.browser.conftest import OpenSite, OpenTab
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from playwright.async_api import BrowserContext, expect
 
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 from asyncbg.settings import load_settings
 from asyncbg.testing import serve
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, expect
 
-from asyncbg.clock import SystemClock
-from asyncbg.database import Database
-from asyncbg.services.keys import Keys
+from asyncbg.auth.keys import Keys
+from asyncbg.core.clock import SystemClock
 from asyncbg.settings import AuthSettings
+from asyncbg.store.sqlite.database import Database
 from tests.workflows.conftest import running, settings_below
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI
 
 from asyncbg.client import Client
-from asyncbg.clock import ManualClock
-from asyncbg.context import Progress, current_job
+from asyncbg.core.clock import ManualClock
+from asyncbg.engine.context import Progress, current_job
 from asyncbg.errors import FinalError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.settings import RunnerSettings, Settings, StreamSettings

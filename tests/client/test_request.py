@@ -11,9 +11,10 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from asyncbg.api.problems import describe
 from asyncbg.client import ApiError, Client, ClientError, UnreachableError
 from asyncbg.client.error import read_retry_after
+from asyncbg.core.job import JobState
+from asyncbg.core.retry import RetryPolicy
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -29,8 +30,7 @@ from asyncbg.errors import (
     QuotaError,
     UnknownTaskError,
 )
-from asyncbg.job import JobState
-from asyncbg.retry import RetryPolicy
+from asyncbg.web.problems import describe
 from tests.client.conftest import Connect, Pauses
 from tests.client.peer import NOTHING, Answer, answer, listening, running_peer
 

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from asyncbg.client import Client, RemoteEvent
+from asyncbg.core.event import EventFilter
+from asyncbg.core.job import JobState
 from asyncbg.errors import (
     ArgumentsError,
     IdempotencyError,
@@ -18,9 +20,7 @@ from asyncbg.errors import (
     JobStateError,
     UnknownTaskError,
 )
-from asyncbg.event import EventFilter
 from asyncbg.fastapi import AsyncBG
-from asyncbg.job import JobState
 from tests.client.conftest import TIMEOUT_S, Service
 from tests.client.peer import listening
 

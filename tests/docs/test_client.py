@@ -14,7 +14,7 @@ import uvicorn
 
 import asyncbg.client.error
 from asyncbg.client import Client, ClientError
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "client.md").read_text("utf-8")

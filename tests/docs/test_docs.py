@@ -23,8 +23,8 @@ from pydantic.fields import FieldInfo
 from starlette.exceptions import HTTPException
 
 import asyncbg.errors
-from asyncbg.api.problems import describe
 from asyncbg.cli import ExitCode
+from asyncbg.core.keyset_page import BadCursorError
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
@@ -42,8 +42,8 @@ from asyncbg.errors import (
     UnauthenticatedError,
     UnknownTaskError,
 )
-from asyncbg.services.page import BadCursorError
 from asyncbg.settings import Settings, setting_sources
+from asyncbg.web.problems import describe
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -240,7 +240,7 @@ PROBLEMS: Mapping[str, Exception] = {
 def test_the_problem_types_are_all_described() -> None:
     """The table has every kind that the code names, and no other."""
     kinds: set[str] = set()
-    for path in (SOURCE / "api").glob("*.py"):
+    for path in [*(SOURCE / "web").glob("*.py"), *(SOURCE / "service").rglob("*.py")]:
         kinds.update(re.findall(r'(?:\bkind=|_invalid\(|_come_back\()"([a-z-]+)"', path.read_text("utf-8")))
 
     assert set(table("errors.md", "type", "status", "title", "when")) == kinds
@@ -260,7 +260,7 @@ def test_a_problem_is_described_as_it_is_told(kind: str) -> None:
 def test_the_statuses_without_a_type_are_all_described() -> None:
     """The table has every status that a route or the framework answers with, and no other."""
     raised: set[str] = set()
-    for path in [*(SOURCE / "api").glob("*.py"), *(SOURCE / "workflows").glob("*.py")]:
+    for path in [*(SOURCE / "web").glob("*.py"), *(SOURCE / "service").rglob("*.py")]:
         raised.update(re.findall(r"HTTPException\((\d{3})\b", path.read_text("utf-8")))
 
     assert set(table("errors.md", "status", "when")) == raised | {"404", "405", "500"}
@@ -293,7 +293,7 @@ def test_the_errors_of_python_are_all_described() -> None:
 def test_the_errors_of_the_engine_itself_are_all_described() -> None:
     """What the engine writes on a job as the type of its error stands in the table."""
     written = {"AttemptTimeoutError"}
-    for path in (SOURCE / "backends" / "sqlite").glob("*.py"):
+    for path in (SOURCE / "store" / "sqlite").glob("*.py"):
         written.update(re.findall(r'^_[A-Z]+ = \(\s*"(\w+Error)"', path.read_text("utf-8"), re.MULTILINE))
 
     assert len(written) > 1

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import asyncbg.errors
-from asyncbg.api.event_schema import OTHER, EventSchemas, data_schema
-from asyncbg.event_model import EventModel, Publisher, Storage, Vocabulary, meaning_of
-from asyncbg.server import service_engine
+from asyncbg.core.event_model import EventModel, Publisher, Storage, Vocabulary, meaning_of
+from asyncbg.service.server import service_engine
 from asyncbg.settings import Settings
+from asyncbg.web.event_schema import OTHER, EventSchemas, data_schema
 
 SOURCE = Path(asyncbg.errors.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
@@ -123,7 +123,7 @@ def test_all_that_the_workflows_publish_is_told() -> None:
     """Each publishes instances of a class, never a name; and the service's documents have all these classes."""
     published = {
         ast.unparse(call.args[0]).partition("(")[0]
-        for path in SOURCE.glob("workflows/*.py")
+        for path in SOURCE.glob("service/workflows/*.py")
         for call in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "publish"
     }

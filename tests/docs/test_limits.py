@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.api.inputs import MAX_TEXT_BODY_BYTES, MAX_TEXT_BYTES
-from asyncbg.api.multipart import MAX_HEADER_LINE_BYTES, MAX_HEADERS
-from asyncbg.api.problems import MAX_BODY_BYTES
-from asyncbg.api.upload import OVERHEAD_BYTES
-from asyncbg.services.csv_reader import MAX_COLUMNS, MAX_FIELD_CHARS, MAX_ROW_BYTES
-from asyncbg.services.imports import MAX_KEPT_REJECTIONS, MAX_REJECTIONS
-from asyncbg.services.mail_message import MAX_BODY_BYTES as MAX_MAIL_BYTES
-from asyncbg.services.mail_message import MAX_RECIPIENTS, MAX_SUBJECT_LENGTH
+from asyncbg.service.inputs import MAX_TEXT_BODY_BYTES, MAX_TEXT_BYTES
+from asyncbg.service.integrations.csv_reader import MAX_COLUMNS, MAX_FIELD_CHARS, MAX_ROW_BYTES
+from asyncbg.service.integrations.imports import MAX_KEPT_REJECTIONS, MAX_REJECTIONS
+from asyncbg.service.integrations.mail_message import MAX_BODY_BYTES as MAX_MAIL_BYTES
+from asyncbg.service.integrations.mail_message import MAX_RECIPIENTS, MAX_SUBJECT_LENGTH
+from asyncbg.service.multipart import MAX_HEADER_LINE_BYTES, MAX_HEADERS
+from asyncbg.service.upload import OVERHEAD_BYTES
+from asyncbg.web.problems import MAX_BODY_BYTES
 
 DOCS = Path(__file__).parents[2] / "docs"
 MIB = 1024 * 1024

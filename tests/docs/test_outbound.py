@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from tests.egress_forms import ALLOWED, MALFORMED, PRIVATE, SPECIAL, Form
 
-from asyncbg.services.egress import BLOCKED_PORTS, EgressPolicy
-from asyncbg.services.special_address import (
+from asyncbg.service.integrations.egress import BLOCKED_PORTS, EgressPolicy
+from asyncbg.service.integrations.special_address import (
     BESIDE_THE_REGISTRIES,
     CLOUD_METADATA,
     IPV4_REGISTRY,

@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 import asyncbg.errors
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings, SmtpSettings
 
 SOURCE = Path(asyncbg.errors.__file__).parents[1]

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from asyncbg import AsyncBG, BackgroundTasks, Job, JobBackgroundTasks, current_job
-from asyncbg.backends.base import JobQuery
 from asyncbg.errors import ArgumentsError, NotRunningError
+from asyncbg.store.base import JobQuery
 
 ran: list[Any] = []
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import sys
 
-from asyncbg.background import Engine
+from asyncbg.engine import Engine
 from asyncbg.errors import DatabaseError
 from asyncbg.settings import load_settings
 

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from asyncbg.background import Engine
-from asyncbg.context import current_job
+from asyncbg.engine import Engine
+from asyncbg.engine.context import current_job
 from asyncbg.settings import load_settings
 from tests.faults.kill_loop import end, fork
 from tests.faults.verdict import Story, read_stories

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import aiosqlite
 import apsw
 
-from asyncbg.database import Database
+from asyncbg.store.sqlite.database import Database
 from tests.faults.power_disk import Deleted, Opened, SyncBegan, Synced, Truncated, Written
 
 _JOURNALS = apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_WAL

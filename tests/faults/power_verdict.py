@@ -8,14 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asyncbg.backends.base import Settlement
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.event import FINAL_EVENTS, Event
+from asyncbg.core.ids import IdGenerator
+from asyncbg.core.job import Done, JobState, NewJob
 from asyncbg.errors import AsyncBGError
-from asyncbg.event import FINAL_EVENTS, Event
-from asyncbg.ids import IdGenerator
-from asyncbg.job import Done, JobState, NewJob
+from asyncbg.store.base import Settlement
+from asyncbg.store.sqlite import SQLiteBackend
+from asyncbg.store.sqlite.database import Database
 from tests.faults.power_shim import Acknowledged, Committing, Rows, read_rows
 from tests.faults.power_work import Asked, Promised, Purging, Told
 from tests.faults.verdict import STATE_AFTER, Story, read_stories

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncbg.backends.base import Settlement
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.clock import ManualClock
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.event import Event
+from asyncbg.core.ids import IdGenerator
+from asyncbg.core.job import Cancelled, Done, Failed, JobError, JobState, Lease, NewJob, Outcome, Released, Retry
 from asyncbg.errors import JobStateError
-from asyncbg.event import Event
-from asyncbg.ids import IdGenerator
-from asyncbg.job import Cancelled, Done, Failed, JobError, JobState, Lease, NewJob, Outcome, Released, Retry
+from asyncbg.store.base import Settlement
+from asyncbg.store.sqlite import SQLiteBackend
 from tests.faults.power_disk import Files
 from tests.faults.power_shim import Log, WatchedDatabase, watched
 

@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 
-from asyncbg.background import Engine, Job
-from asyncbg.context import current_job
+from asyncbg.engine import Engine, Job
+from asyncbg.engine.context import current_job
 from asyncbg.errors import AsyncBGError
 from asyncbg.settings import load_settings
 

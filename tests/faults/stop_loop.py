@@ -19,8 +19,8 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
-from asyncbg.background import Engine
-from asyncbg.context import current_job
+from asyncbg.engine import Engine
+from asyncbg.engine.context import current_job
 from asyncbg.settings import load_settings
 from tests.faults.kill_loop import end, fork
 from tests.faults.verdict import FINAL_TYPES, read_stories

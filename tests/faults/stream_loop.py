@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from asyncbg.client import Client
-from asyncbg.retry import RetryPolicy
+from asyncbg.core.retry import RetryPolicy
 from tests.faults.stream_line import Line
 from tests.faults.stream_reader import LibraryReader, PlainReader, Reader
 from tests.faults.stream_server import Server, free_port

@@ -16,8 +16,8 @@ from fastapi import Depends, FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from asyncbg import AsyncBG, Progress, current_job
-from asyncbg.event import Event
-from asyncbg.job import JobRecord, JobState
+from asyncbg.core.event import Event
+from asyncbg.core.job import JobRecord, JobState
 from asyncbg.testing import ManualBG
 
 SOON_S = 10

@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-from asyncbg.database import Database
-from asyncbg.file_lock import FileLock
-from asyncbg.log_limit import LogLimit
-from asyncbg.store import empty_log
+from asyncbg.ops.open_store import empty_log
+from asyncbg.store.sqlite.database import Database
+from asyncbg.store.sqlite.file_lock import FileLock
+from asyncbg.store.sqlite.wal_limit import LogLimit
 
 PAGES = 10
 WRITER = """
 import asyncio, sys
-from asyncbg.database import Database
-from asyncbg.store import empty_log
+from asyncbg.store.sqlite.database import Database
+from asyncbg.ops.open_store import empty_log
 from pathlib import Path
 
 async def main() -> None:

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from asyncbg import AsyncBG
+from asyncbg.core.event import Event
+from asyncbg.core.job import JobState
 from asyncbg.errors import NotRunningError
-from asyncbg.event import Event
-from asyncbg.job import JobState
 
 SOON_S = 10
 attempts: list[int] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 PLACES = """
 import os, resource, sys
 from pathlib import Path
-from asyncbg.backends.place import Place
+from asyncbg.store.sqlite.process_slot import Place
 
 database = Path(sys.argv[1])
 mine, neighbour = Place(database), Place(database)
@@ -35,11 +35,11 @@ print(mine.gone([neighbour.name]))
 NEIGHBOURS = """
 import asyncio, os, resource, sys
 from pathlib import Path
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.database import Database
-from asyncbg.ids import IdGenerator
-from asyncbg.clock import SystemClock
-from asyncbg.job import NewJob
+from asyncbg.store.sqlite import SQLiteBackend
+from asyncbg.store.sqlite.database import Database
+from asyncbg.core.ids import IdGenerator
+from asyncbg.core.clock import SystemClock
+from asyncbg.core.job import NewJob
 
 async def main() -> None:
     healthy, exhausted = [SQLiteBackend(Database(sys.argv[1])) for _ in range(2)]

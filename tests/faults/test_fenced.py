@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from asyncbg.backends.base import Settlement
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.background.call_options import CallOptions
-from asyncbg.clock import ManualClock, SystemClock
-from asyncbg.context import CurrentJob
-from asyncbg.database import Database
+from asyncbg.core.clock import ManualClock, SystemClock
+from asyncbg.core.ids import IdGenerator
+from asyncbg.core.job import Done, Lease, NewJob
+from asyncbg.engine.call_options import CallOptions
+from asyncbg.engine.context import CurrentJob
+from asyncbg.engine.progress import ProgressPump
 from asyncbg.errors import JobStateError, LeaseLostError
-from asyncbg.ids import IdGenerator
-from asyncbg.job import Done, Lease, NewJob
-from asyncbg.runner.progress import ProgressPump
-from asyncbg.server import service_engine
-from asyncbg.services.uploads import Upload, Uploads
+from asyncbg.ops.open_store import open_store
+from asyncbg.service.integrations.uploads import Upload, Uploads
+from asyncbg.service.server import service_engine
 from asyncbg.settings import Settings, load_settings
-from asyncbg.store import open_store
+from asyncbg.store.base import Settlement
+from asyncbg.store.sqlite import SQLiteBackend
+from asyncbg.store.sqlite.database import Database
 
 SOON_S = 60.0
 ROWS = 300_000

@@ -12,8 +12,8 @@ from time import sleep
 
 import pytest
 
-from asyncbg.backends.place import Place
-from asyncbg.file_lock import FileLock
+from asyncbg.store.sqlite.file_lock import FileLock
+from asyncbg.store.sqlite.process_slot import Place
 
 Child = Callable[[], tuple[int, Callable[[], None]]]
 
@@ -92,7 +92,7 @@ KILLED = """
 import os, signal, subprocess, sys, time
 from multiprocessing import get_context
 from pathlib import Path
-from asyncbg.backends.place import Place
+from asyncbg.store.sqlite.process_slot import Place
 
 place = Place(Path(sys.argv[1]))
 place.take()

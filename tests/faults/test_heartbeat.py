@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 from asyncbg import AsyncBG, JobState
-from asyncbg.backends.base import Settlement
-from asyncbg.backends.place import Place
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
-from asyncbg.ids import IdGenerator
-from asyncbg.job import Done, NewJob
-from asyncbg.runner.heartbeat import Heartbeat
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.ids import IdGenerator
+from asyncbg.core.job import Done, NewJob
+from asyncbg.engine.heartbeat import Heartbeat
+from asyncbg.store.base import Settlement
+from asyncbg.store.sqlite import SQLiteBackend
+from asyncbg.store.sqlite.database import Database
+from asyncbg.store.sqlite.process_slot import Place
 
 LEASE_S = 0.4
 BUSY = """

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import asyncbg.errors
-from asyncbg.background import Engine
+from asyncbg.engine import Engine
 from asyncbg.settings import load_settings
 
 PROGRAM = Path(__file__).with_name("program.py")

@@ -6,12 +6,12 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from asyncbg.backends.base import JobQuery
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
-from asyncbg.ids import IdGenerator
-from asyncbg.job import JobState, NewJob
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.ids import IdGenerator
+from asyncbg.core.job import JobState, NewJob
+from asyncbg.store.base import JobQuery
+from asyncbg.store.sqlite import SQLiteBackend
+from asyncbg.store.sqlite.database import Database
 from tests.faults.power_cut import BEGAN_MS, cut_again_and_again
 from tests.faults.power_disk import Deleted, Disk, Opened, SyncBegan, Synced, Written
 from tests.faults.power_verdict import Expected, judge_file

@@ -17,9 +17,9 @@ import aiohttp
 import pytest
 
 from asyncbg import JobState
-from asyncbg.background import Engine
 from asyncbg.client import Client
-from asyncbg.event import Event
+from asyncbg.core.event import Event
+from asyncbg.engine import Engine
 from asyncbg.settings import load_settings
 from tests.faults.stream_server import Server, free_port
 

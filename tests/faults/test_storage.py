@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 import asyncbg.errors
 from asyncbg import AsyncBG
-from asyncbg.doctor import Status, diagnose
+from asyncbg.ops.doctor import Status, diagnose
 from asyncbg.settings import load_settings
 from tests.faults.serving import serving
 

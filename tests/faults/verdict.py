@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from asyncbg.backends.sqlite import POISON_AFTER
-from asyncbg.job import FINAL_STATES, TRANSITIONS, JobState
+from asyncbg.core.job import FINAL_STATES, TRANSITIONS, JobState
+from asyncbg.store.sqlite import POISON_AFTER
 
 STATE_AFTER = {
     "job.waiting": JobState.WAITING,

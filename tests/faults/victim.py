@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from asyncbg.background import Engine, Job, Task
-from asyncbg.context import Progress, current_job
+from asyncbg.core.event import Event
+from asyncbg.engine import Engine, Job, Task
+from asyncbg.engine.context import Progress, current_job
 from asyncbg.errors import AsyncBGError
-from asyncbg.event import Event
 from asyncbg.settings import load_settings
 
 COROUTINES = 4

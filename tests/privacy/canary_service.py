@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExpo
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
-from asyncbg.log_config import log_config
+from asyncbg.service.logging_config import log_config
 from asyncbg.settings import load_settings
 
 
@@ -47,7 +47,8 @@ def serve(out: Mapping[str, TextIO]) -> None:
     config["root"] = {"handlers": ["default", "file"], "level": "DEBUG"}
     for logger in config["loggers"].values():
         logger |= {"level": "DEBUG", "propagate": True}
-    uvicorn.run("asyncbg.server:create_app", factory=True, port=0, log_config=config, log_level="debug", ws="none")
+    app = "asyncbg.service.server:create_app"
+    uvicorn.run(app, factory=True, port=0, log_config=config, log_level="debug", ws="none")
 
 
 if __name__ == "__main__":

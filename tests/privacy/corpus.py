@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncbg.redact import redact
+from asyncbg.privacy import redact
 
 _MARKED = re.compile(r"⟦(?P<kind>[a-z]+):(?P<value>[^⟧]*)⟧")
 _LINES = Path(__file__).parent / "lines"

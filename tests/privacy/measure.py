@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from asyncbg.redact import redact
+from asyncbg.privacy import redact
 from tests.privacy.corpus import SETS, Figures, clean_lines, figures, personal_lines
 
 SIZE = 16 * 1024
 MIXTURES = 1000
 ACCESS = 'INFO:     192.0.2.17:54321 - "GET /jobs/018f3c1e-7b2a-7cc1-8a1e-0123456789ab?wait=5 HTTP/1.1" 200 OK'
-ENGINE = "2026-11-22 10:15:00,250 INFO asyncbg.runner.worker job 018f3c1e-7b2a-7cc1-8a1e-0123456789ab claimed"
+ENGINE = "2026-11-22 10:15:00,250 INFO asyncbg.engine.worker job 018f3c1e-7b2a-7cc1-8a1e-0123456789ab claimed"
 ONE_LINE_IN = 10  # so many lines of a log for one that has something to hide
 # Made to trip the patterns, each repeated until it fills the size.
 HOSTILE = (

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import pytest
 
 from asyncbg import AsyncBG
-from asyncbg.api.schemas import JobOut
-from asyncbg.background import Job
 from asyncbg.cli import run
-from asyncbg.doctor import Status, diagnose
+from asyncbg.core.job import JobState
+from asyncbg.engine import Job
 from asyncbg.errors import IdempotencyError, JobFailedError, UnreadableError
-from asyncbg.job import JobState
-from asyncbg.redact import Personal
+from asyncbg.ops.doctor import Status, diagnose
+from asyncbg.privacy import Personal
 from asyncbg.settings import Settings
+from asyncbg.web.schemas import JobOut
 
 OLD, NEW = "6f" * 32, "6e" * 32
 SECRET = "Plaintext-canary7f3a"

@@ -21,10 +21,10 @@ import pytest
 from pydantic import ValidationError
 
 from asyncbg import AsyncBG
+from asyncbg.auth.keys import KeyNameError, check_name
 from asyncbg.cli import run
-from asyncbg.redact import Personal
-from asyncbg.services.activity import Activity
-from asyncbg.services.keys import KeyNameError, check_name
+from asyncbg.privacy import Personal
+from asyncbg.service.integrations.activity import Activity
 from asyncbg.settings import ApiKey, Settings
 
 ADA, BOB, LONGER = "Ada.Canary7f3a@example.com", "bob.canary7f3a@canary7f3a.example", "ada.canary7f3a@example.com.au"

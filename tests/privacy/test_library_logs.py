@@ -15,8 +15,8 @@ import pytest
 from fastapi import FastAPI
 
 from asyncbg import AsyncBG
-from asyncbg.log_guard import guard_handlers, guard_own_loggers
-from asyncbg.redact import RedactingFilter
+from asyncbg.privacy import RedactingFilter
+from asyncbg.privacy.log_redaction import guard_handlers, guard_own_loggers
 from tests.canary.people import Canary
 from tests.canary.search import leaks
 

@@ -9,10 +9,10 @@ import pytest
 from pydantic import BaseModel
 
 from asyncbg import AsyncBG, EventModel, Progress, current_job
-from asyncbg.api.schemas import JobOut
 from asyncbg.errors import JobFailedError
-from asyncbg.redact import Personal
+from asyncbg.privacy import Personal
 from asyncbg.settings import Settings
+from asyncbg.web.schemas import JobOut
 
 ADDRESS, NAME = "ada.canary7f3a@canary7f3a.example", "Ada canary7f3a"
 

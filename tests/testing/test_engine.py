@@ -8,9 +8,9 @@ import pytest
 from fastapi import FastAPI
 
 from asyncbg import AsyncBG, Event, Job, JobState
-from asyncbg.clock import ManualClock
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.event import EventFilter
 from asyncbg.errors import JobFailedError, JobNotFoundError, NotRunningError
-from asyncbg.event import EventFilter
 from asyncbg.testing import ManualBG, started, stream
 
 ran: list[str] = []

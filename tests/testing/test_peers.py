@@ -8,7 +8,7 @@ import aiosmtplib
 import pytest
 from aiohttp import web
 
-from asyncbg.services.mailer import Mailer
+from asyncbg.service.integrations.mailer import Mailer
 from asyncbg.settings import load_settings
 from asyncbg.testing import SmtpSink, WebPeer
 

@@ -110,7 +110,7 @@ def test_the_plugin_can_be_left_out(pytester: pytest.Pytester) -> None:
     [
         ("asyncbg", {"pytest", "aiosmtpd", "asyncbg.testing"}),
         ("asyncbg.testing", {"pytest", "aiosmtpd"}),
-        ("asyncbg.demo", {"pytest", "aiosmtpd", "asyncbg.testing"}),
+        ("asyncbg.cli.demo", {"pytest", "aiosmtpd", "asyncbg.testing"}),
     ],
 )
 def test_what_is_not_used_is_not_imported(module: str, unwanted: set[str]) -> None:

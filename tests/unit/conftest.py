@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
+from asyncbg.core.clock import ManualClock
+from asyncbg.store.sqlite.database import Database
 
 
 @pytest.fixture

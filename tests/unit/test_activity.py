@@ -4,10 +4,18 @@ import asyncio
 
 import pytest
 
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
-from asyncbg.services.activity import _OWNERS, _SCHEMA, MAX_ACTIONS, MAX_DAYS, Activity, ActivityItem, Statistics
-from asyncbg.services.page import BadCursorError
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.keyset_page import BadCursorError
+from asyncbg.service.integrations.activity import (
+    _OWNERS,
+    _SCHEMA,
+    MAX_ACTIONS,
+    MAX_DAYS,
+    Activity,
+    ActivityItem,
+    Statistics,
+)
+from asyncbg.store.sqlite.database import Database
 
 NOON_MS = 1_800_014_400_000  # 2027-01-15T12:00:00Z
 DAY_MS = 86_400_000

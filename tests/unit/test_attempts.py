@@ -13,23 +13,23 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from asyncbg.api.jobs import jobs_router
-from asyncbg.background import Engine
 from asyncbg.client import Client
-from asyncbg.clock import ManualClock
-from asyncbg.context import current_job
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.event import Event
+from asyncbg.core.job import Attempt
+from asyncbg.engine import Engine
+from asyncbg.engine.context import current_job
+from asyncbg.engine.failure import describe
+from asyncbg.engine.traceback_text import traceback_text
 from asyncbg.errors import FinalError, JobFailedError, JobNotFoundError, TracebackError
-from asyncbg.event import Event
-from asyncbg.forget.address import Address
-from asyncbg.forget.rows import Rows
-from asyncbg.job import Attempt
-from asyncbg.redact import Personal
-from asyncbg.rekey import rekey
-from asyncbg.runner.failure import describe
-from asyncbg.runner.traceback_text import traceback_text
+from asyncbg.ops.erasure.address import Address
+from asyncbg.ops.erasure.rows import Rows
+from asyncbg.ops.open_store import open_store
+from asyncbg.ops.rekey import rekey
+from asyncbg.privacy import Personal
 from asyncbg.settings import JobSettings, RunnerSettings, Settings
-from asyncbg.store import open_store
 from asyncbg.testing import serve
+from asyncbg.web.jobs import jobs_router
 
 KEY, OTHER = "6b" * 32, "7c" * 32
 ADA = "ada.canary7f3a@canary7f3a.example"

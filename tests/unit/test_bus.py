@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from asyncbg.bus import EventBus
-from asyncbg.event import Event, EventFilter
+from asyncbg.core.event import Event, EventFilter
 
 ALL = EventFilter()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asyncbg.background import CallOptions
+from asyncbg.engine import CallOptions
 from asyncbg.errors import OptionsError
 
 NOW_MS = 1_800_000_000_000

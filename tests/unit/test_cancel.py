@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.background import Engine, Job
-from asyncbg.context import current_job
+from asyncbg.core.job import JobRecord, JobState
+from asyncbg.engine import Engine, Job
+from asyncbg.engine.context import current_job
 from asyncbg.errors import FinalError, JobCancelledError, JobFailedError
-from asyncbg.job import JobRecord, JobState
 from asyncbg.settings import load_settings
 
 SOON_S = 10

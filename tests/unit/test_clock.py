@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asyncbg.clock import Clock, ManualClock, SystemClock, rfc3339
+from asyncbg.core.clock import Clock, ManualClock, SystemClock, rfc3339
 
 YEAR_2999_MS = 32_503_679_999_999
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from asyncbg.api.connection import Connection
+from asyncbg.streams.connection import Connection
 
 
 class Transport:

@@ -19,13 +19,13 @@ import uncalled_for
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from asyncbg.background import Engine, Job
-from asyncbg.context import CurrentJob, Progress, _warn_of_unknown_thread, current_job
-from asyncbg.dependencies import Dependencies, Depends, signature_of
+from asyncbg.core.event_model import EventModel
+from asyncbg.engine import Engine, Job
+from asyncbg.engine.context import CurrentJob, Progress, _warn_of_unknown_thread, current_job
+from asyncbg.engine.dependencies import Dependencies, Depends, signature_of
+from asyncbg.engine.threads import Threads
 from asyncbg.errors import ArgumentsError, JobCancelledError, JobFailedError, NotRunningError
-from asyncbg.event_model import EventModel
 from asyncbg.settings import RunnerSettings, Settings
-from asyncbg.threads import Threads
 
 steps: list[str] = []
 THREADS = Threads(4)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.services.csv_format import NotCsvError, Told
-from asyncbg.services.csv_reader import Opened, Rejection, open_csv, read_batches
-from asyncbg.services.csv_row import escaped, is_whole_row, raw_cells, unescaped
+from asyncbg.service.integrations.csv_format import NotCsvError, Told
+from asyncbg.service.integrations.csv_reader import Opened, Rejection, open_csv, read_batches
+from asyncbg.service.integrations.csv_row import escaped, is_whole_row, raw_cells, unescaped
 
 TABLE = [["Ada", "London"], ["Bob", "Paris"]]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.services.csv_format import CsvError, NotCsvError
-from asyncbg.services.csv_reader import (
+from asyncbg.service.integrations.csv_format import CsvError, NotCsvError
+from asyncbg.service.integrations.csv_reader import (
     MAX_FIELD_CHARS,
     MAX_ROW_BYTES,
     Batch,

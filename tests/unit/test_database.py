@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from asyncbg.database import MEMORY, Database, Transaction
 from asyncbg.errors import DatabaseError, NotRunningError
+from asyncbg.store.sqlite.database import MEMORY, Database, Transaction
 
 TABLE = "CREATE TABLE note (text TEXT NOT NULL UNIQUE)"
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from asyncbg.services.delivery_schedule import DeliverySchedule
+from asyncbg.service.integrations.delivery_schedule import DeliverySchedule
 
 SCHEDULE = DeliverySchedule((1.0, 5.0, 300.0))
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from asyncbg import doctor
-from asyncbg.background import Engine
 from asyncbg.cli import run
-from asyncbg.clock import ManualClock
-from asyncbg.doctor import Finding, Status
+from asyncbg.core.clock import ManualClock
+from asyncbg.engine import Engine
+from asyncbg.ops import doctor
+from asyncbg.ops.doctor import Finding, Status
 from asyncbg.settings import Settings, SmtpSettings
 
 MOUNTS = """\

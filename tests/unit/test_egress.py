@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.egress_forms import ALLOWED, MALFORMED, PRIVATE, REFUSED, SPECIAL, Form
 
 from asyncbg.errors import FinalError, SettingsError
-from asyncbg.services.egress import BLOCKED_PORTS, BadUrlError, EgressPolicy, EgressRefusedError
-from asyncbg.services.special_address import (
+from asyncbg.service.integrations.egress import BLOCKED_PORTS, BadUrlError, EgressPolicy, EgressRefusedError
+from asyncbg.service.integrations.special_address import (
     BESIDE_THE_REGISTRIES,
     CLOUD_METADATA,
     IPV4_REGISTRY,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.event import FINAL_EVENTS, Event, EventFilter, EventType, encode, event_id
-from asyncbg.job import FINAL_STATES, JobState
+from asyncbg.core.event import FINAL_EVENTS, Event, EventFilter, EventType, encode, event_id
+from asyncbg.core.job import FINAL_STATES, JobState
 
 AT_MS = 1_795_342_500_250
 NAMES = st.sampled_from(["a", "b", "c"])

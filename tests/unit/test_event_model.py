@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from asyncbg.engine_events import ENGINE_EVENTS, JobQueued
-from asyncbg.event import EventType
-from asyncbg.event_model import EventModel, Publisher, Vocabulary, example_of, meaning_of
-from asyncbg.runner.watchdog import LOOP_BLOCKED
+from asyncbg.core.engine_events import ENGINE_EVENTS, JobQueued
+from asyncbg.core.event import EventType
+from asyncbg.core.event_model import EventModel, Publisher, Vocabulary, example_of, meaning_of
+from asyncbg.engine.watchdog import LOOP_BLOCKED
 
 
 class OrderShipped(EventModel):

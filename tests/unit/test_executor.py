@@ -14,9 +14,9 @@ import pytest
 from anyio.to_thread import current_default_thread_limiter
 from fastapi.concurrency import run_in_threadpool
 
-from asyncbg.background import Engine
-from asyncbg.context import current_job
-from asyncbg.dependencies import Depends
+from asyncbg.engine import Engine
+from asyncbg.engine.context import current_job
+from asyncbg.engine.dependencies import Depends
 from asyncbg.errors import ArgumentsError, InvalidTaskError, JobFailedError
 from asyncbg.settings import RunnerSettings, Settings
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.services.fetched_items import REJECTIONS_KEPT, SAMPLE_ITEMS, items_in, summarize
+from asyncbg.service.integrations.fetched_items import REJECTIONS_KEPT, SAMPLE_ITEMS, items_in, summarize
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from asyncbg.forget import Address, AddressError
+from asyncbg.ops.erasure import Address, AddressError
 
 ADA = Address("Ada.Canary7f3a@Example.com")
 

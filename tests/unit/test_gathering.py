@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from asyncbg.api.gathering import PAUSE_S, Gathering
+from asyncbg.streams.gathering import PAUSE_S, Gathering
 
 
 @dataclass

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.clock import ManualClock
-from asyncbg.ids import IdGenerator, is_job_id, random_token
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.ids import IdGenerator, is_job_id, random_token
 
 NOW_MS = 1_800_000_000_000
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.clock import ManualClock
-from asyncbg.database import Database
-from asyncbg.services.csv_format import NotCsvError
-from asyncbg.services.csv_reader import Rejection, RowTooLongError
-from asyncbg.services.imports import (
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.keyset_page import BadCursorError
+from asyncbg.service.integrations.csv_format import NotCsvError
+from asyncbg.service.integrations.csv_reader import Rejection, RowTooLongError
+from asyncbg.service.integrations.imports import (
     ImportOvertakenError,
     ImportResult,
     Imports,
     NothingStoredError,
     TooManyRowsError,
 )
-from asyncbg.services.page import BadCursorError
-from asyncbg.services.uploads import Upload, UploadGoneError, UploadTooLargeError
+from asyncbg.service.integrations.uploads import Upload, UploadGoneError, UploadTooLargeError
 from asyncbg.settings import UploadSettings
+from asyncbg.store.sqlite.database import Database
 
 HEADER = b"name,age\n"
 
@@ -349,10 +349,10 @@ async def test_a_cancelled_import_stops_and_can_go_on(imports: Imports, database
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from asyncbg.clock import SystemClock
-from asyncbg.database import Database
-from asyncbg.services.imports import Imports
-from asyncbg.services.uploads import Upload
+from asyncbg.core.clock import SystemClock
+from asyncbg.store.sqlite.database import Database
+from asyncbg.service.integrations.imports import Imports
+from asyncbg.service.integrations.uploads import Upload
 from asyncbg.settings import UploadSettings
 
 def die(rows, read, total, message):

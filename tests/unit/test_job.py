@@ -13,12 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backends.conftest import LEASE_S, Store
 
-from asyncbg.backends.sqlite import MIGRATIONS, SQLiteBackend
-from asyncbg.clock import ManualClock
-from asyncbg.database import MEMORY, Database
-from asyncbg.errors import JobStateError
-from asyncbg.event import Event, EventType
-from asyncbg.job import (
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.event import Event, EventType
+from asyncbg.core.job import (
     FINAL_STATES,
     TRANSITIONS,
     Cancelled,
@@ -32,6 +29,9 @@ from asyncbg.job import (
     Released,
     Retry,
 )
+from asyncbg.errors import JobStateError
+from asyncbg.store.sqlite import MIGRATIONS, SQLiteBackend
+from asyncbg.store.sqlite.database import MEMORY, Database
 
 BOOM = JobError(type="BoomError", message="it went off")
 PAIRS = list(itertools.product(JobState, JobState))

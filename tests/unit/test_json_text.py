@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.clock import rfc3339
-from asyncbg.job import ProgressValue
-from asyncbg.json_text import dump_json, load_json
-from asyncbg.plain_text import storable
-from asyncbg.stored_arguments import shown_arguments
+from asyncbg.core.clock import rfc3339
+from asyncbg.core.job import ProgressValue
+from asyncbg.core.json_text import dump_json, load_json
+from asyncbg.core.plain_text import storable
+from asyncbg.core.stored_arguments import shown_arguments
 
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),

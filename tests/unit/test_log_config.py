@@ -4,8 +4,8 @@ import json
 import logging
 import sys
 
-from asyncbg.log_config import JsonFormatter, log_config
-from asyncbg.redact import RedactingFilter
+from asyncbg.privacy import RedactingFilter
+from asyncbg.service.logging_config import JsonFormatter, log_config
 from asyncbg.settings import Settings
 
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from asyncbg.clock import ManualClock
+from asyncbg.core.clock import ManualClock
 from asyncbg.errors import FinalError, SettingsError
-from asyncbg.services.mail_message import Mail
-from asyncbg.services.mailer import Mailer, MailError, MailRefusedError, Sent
+from asyncbg.service.integrations.mail_message import Mail
+from asyncbg.service.integrations.mailer import Mailer, MailError, MailRefusedError, Sent
 from asyncbg.settings import SmtpSettings
 
 ID = "<0190a5c2-7d3e-7abc-8def-0123456789ab@asyncbg.example.com>"

@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from asyncbg.services.notices import NoticeError, Notices
+from asyncbg.service.integrations.notices import NoticeError, Notices
 
 
 async def test_a_notification_is_one_line(tmp_path: Path) -> None:

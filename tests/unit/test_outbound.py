@@ -16,11 +16,11 @@ from aiohttp import web
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from asyncbg.clock import ManualClock, SystemClock
+from asyncbg.core.clock import ManualClock, SystemClock
 from asyncbg.errors import FinalError, NotRunningError, SettingsError
-from asyncbg.services.egress import BadUrlError, EgressRefusedError
-from asyncbg.services.outbound import Outbound
-from asyncbg.services.outbound_error import (
+from asyncbg.service.integrations.egress import BadUrlError, EgressRefusedError
+from asyncbg.service.integrations.outbound import Outbound
+from asyncbg.service.integrations.outbound_error import (
     FetchError,
     FetchRejectedError,
     NotJsonError,
@@ -29,8 +29,8 @@ from asyncbg.services.outbound_error import (
     WebhookGoneError,
     WebhookRejectedError,
 )
+from asyncbg.service.integrations.signing import SigningError
 from asyncbg.settings import OutboundSettings
-from asyncbg.signing import SigningError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], Awaitable[str]]

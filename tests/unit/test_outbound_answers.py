@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from asyncbg.clock import SystemClock
+from asyncbg.core.clock import SystemClock
 from asyncbg.errors import FinalError
-from asyncbg.services.content_coding import Decoder
-from asyncbg.services.egress import BadUrlError
-from asyncbg.services.outbound import Outbound
-from asyncbg.services.outbound_error import FetchError, FetchRejectedError, NotJsonError
+from asyncbg.service.integrations.content_coding import Decoder
+from asyncbg.service.integrations.egress import BadUrlError
+from asyncbg.service.integrations.outbound import Outbound
+from asyncbg.service.integrations.outbound_error import FetchError, FetchRejectedError, NotJsonError
 from asyncbg.settings import OutboundSettings
 
 Say = Callable[..., Awaitable[str]]

@@ -17,11 +17,11 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from tests.egress_forms import REFUSED
 
-from asyncbg.clock import SystemClock
+from asyncbg.core.clock import SystemClock
 from asyncbg.errors import FinalError
-from asyncbg.services.egress import EgressRefusedError
-from asyncbg.services.outbound import Outbound
-from asyncbg.services.outbound_error import FetchError, FetchRejectedError, TooLargeError, WebhookError
+from asyncbg.service.integrations.egress import EgressRefusedError
+from asyncbg.service.integrations.outbound import Outbound
+from asyncbg.service.integrations.outbound_error import FetchError, FetchRejectedError, TooLargeError, WebhookError
 from asyncbg.settings import OutboundSettings
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

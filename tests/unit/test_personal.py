@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypeAliasType, TypedDict
 
 from asyncbg import EventModel
+from asyncbg.core.job import Done, JobRecord, JobState, Lease
+from asyncbg.engine.task import arguments_of
 from asyncbg.errors import ArgumentsError
-from asyncbg.job import Done, JobRecord, JobState, Lease
-from asyncbg.personal import StandIns, mark_of, masked
-from asyncbg.redact import Personal
-from asyncbg.task import arguments_of
+from asyncbg.privacy import Personal
+from asyncbg.privacy.marks import StandIns, mark_of, masked
 
 Email = Annotated[str, Personal("email")]
 Alias = TypeAliasType("Alias", Annotated[str, Personal("alias")])

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.database import Database
+from asyncbg.core.presence import files_below, is_directory, is_file, is_there, names_in
 from asyncbg.errors import DatabaseError, OutageError, SettingsError
-from asyncbg.forget.address import Address
-from asyncbg.forget.files import erase_files
-from asyncbg.forget.proof import search
-from asyncbg.presence import files_below, is_directory, is_file, is_there, names_in
+from asyncbg.ops.erasure.address import Address
+from asyncbg.ops.erasure.files import erase_files
+from asyncbg.ops.erasure.proof import search
+from asyncbg.ops.open_store import existing_file, open_store
 from asyncbg.settings import load_settings
-from asyncbg.store import existing_file, open_store
+from asyncbg.store.sqlite.database import Database
 
 EXHAUSTED = """
 import os, resource, sys
 from pathlib import Path
-from asyncbg.forget.address import Address
-from asyncbg.forget.files import erase_files
-from asyncbg.forget.proof import search
-from asyncbg.presence import files_below
+from asyncbg.ops.erasure.address import Address
+from asyncbg.ops.erasure.files import erase_files
+from asyncbg.ops.erasure.proof import search
+from asyncbg.core.presence import files_below
 
 directory, address = Path(sys.argv[1]), Address("ada@example.com")
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.redact import RedactingFilter, mask, pseudonym, redact, use_pseudonym_key
+from asyncbg.privacy import RedactingFilter, mask, pseudonym, redact, use_pseudonym_key
 
 
 def test_a_pseudonym_is_stable_and_names_its_kind() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncbg.core.retry import RetryPolicy, is_retryable, requested_delay_s
 from asyncbg.errors import AsyncBGError, FinalError
-from asyncbg.retry import RetryPolicy, is_retryable, requested_delay_s
 
 
 class _Highest(random.Random):

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from pydantic_core import TzInfo
 
-from asyncbg.same_value import is_same
+from asyncbg.core.same_value import is_same
 
 
 class Colour(StrEnum):

@@ -10,13 +10,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from asyncbg.backends.base import JobQuery
-from asyncbg.background import Engine, Task
-from asyncbg.clock import ManualClock
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.job import JobRecord, JobState
+from asyncbg.engine import Engine, Task
+from asyncbg.engine.schedule import Cron, ScheduleError
 from asyncbg.errors import ArgumentsError, AsyncBGError
-from asyncbg.job import JobRecord, JobState
-from asyncbg.runner.schedule import Cron, ScheduleError
 from asyncbg.settings import Settings
+from asyncbg.store.base import JobQuery
 
 START = datetime(2027, 1, 15, 8, 1, tzinfo=UTC)
 MakeEngine = Callable[..., Engine]

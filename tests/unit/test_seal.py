@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from asyncbg.errors import UnreadableError
-from asyncbg.seal import Seal, is_sealed, key_of, read_key, require_readable
+from asyncbg.privacy.encryption import Seal, is_sealed, key_of, read_key, require_readable
 from asyncbg.settings import PrivacySettings
 
 OLD, NEW = b"o" * 32, b"n" * 32
@@ -129,7 +129,7 @@ def test_without_cryptography_the_extra_is_named() -> None:
     """In one line, at the start, and only where keys are set."""
     program = (
         "import sys; sys.modules['cryptography.hazmat.primitives.ciphers.aead'] = None\n"
-        "from asyncbg.seal import Seal\nSeal()\nSeal([b'k' * 32])"
+        "from asyncbg.privacy.encryption import Seal\nSeal()\nSeal([b'k' * 32])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from asyncbg.signing import SignatureError, SigningError, WebhookSigner, split_secrets
+from asyncbg.service.integrations.signing import SignatureError, SigningError, WebhookSigner, split_secrets
 
 OLD = "whsec_" + base64.b64encode(b"o" * 24).decode()
 NEW = "whsec_" + base64.b64encode(b"n" * 32).decode()

@@ -7,8 +7,8 @@ from pydantic import SecretStr, ValidationError
 from tests.unit.smtp_script import SmtpScript
 
 from asyncbg.errors import FinalError
-from asyncbg.services.mailer import Mailer, MailError, MailUncertainError, Sent
-from asyncbg.services.smtp import after_dot_s
+from asyncbg.service.integrations.mailer import Mailer, MailError, MailUncertainError, Sent
+from asyncbg.service.integrations.smtp import after_dot_s
 from asyncbg.settings import SmtpSettings
 
 MAIL: dict[str, Any] = {

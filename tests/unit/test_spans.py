@@ -6,8 +6,8 @@ from typing import Annotated
 import pytest
 from fastapi import APIRouter
 
-from asyncbg.api.shown_path import Paths
-from asyncbg.redact import Personal
+from asyncbg.privacy import Personal
+from asyncbg.web.shown_path import Paths
 
 router = APIRouter()
 

@@ -39,10 +39,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from asyncbg.core.same_value import is_same
+from asyncbg.core.stored_arguments import shown_arguments
+from asyncbg.engine.task import Arguments
 from asyncbg.errors import ArgumentsError, OversizeArgumentsError
-from asyncbg.same_value import is_same
-from asyncbg.stored_arguments import shown_arguments
-from asyncbg.task import Arguments
 
 T = TypeVar("T")
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from asyncbg.error_log import ErrorLog, ends_task, without_messages
-from asyncbg.supervisor import Supervisor
+from asyncbg.core.error_log import ErrorLog, ends_task, without_messages
+from asyncbg.core.supervisor import Supervisor
 
 SOON_S = 10
 """No test waits so long unless it fails."""

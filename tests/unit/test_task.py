@@ -20,20 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, computed_field, model_validator
 
-from asyncbg.context import Progress
-from asyncbg.dependencies import Depends
-from asyncbg.errors import (
-    ArgumentsError,
-    DuplicateTaskError,
-    OptionsError,
-    ResultError,
-    TaskChangedError,
-    UnknownTaskError,
-)
-from asyncbg.redact import Personal
-from asyncbg.retry import RetryPolicy
-from asyncbg.same_value import is_same
-from asyncbg.task import (
+from asyncbg.core.retry import RetryPolicy
+from asyncbg.core.same_value import is_same
+from asyncbg.engine.context import Progress
+from asyncbg.engine.dependencies import Depends
+from asyncbg.engine.task import (
     Arguments,
     Registry,
     TaskDefinition,
@@ -44,6 +35,15 @@ from asyncbg.task import (
     lasting_name,
     unwrap_partial,
 )
+from asyncbg.errors import (
+    ArgumentsError,
+    DuplicateTaskError,
+    OptionsError,
+    ResultError,
+    TaskChangedError,
+    UnknownTaskError,
+)
+from asyncbg.privacy import Personal
 
 # The codec
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.services.egress import EgressPolicy
-from asyncbg.services.url_text import UrlText
+from asyncbg.service.integrations.egress import EgressPolicy
+from asyncbg.service.integrations.url_text import UrlText
 
 RFC_3986 = {
     "g": "http://a/b/c/g", "./g": "http://a/b/c/g", "g/": "http://a/b/c/g/", "/g": "http://a/g", "//g": "http://g",

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from asyncbg.background import Engine
 from asyncbg.bus import Subscription
-from asyncbg.event import Event, EventFilter
-from asyncbg.runner.watchdog import LOOP_BLOCKED
+from asyncbg.core.event import Event, EventFilter
+from asyncbg.engine import Engine
+from asyncbg.engine.metrics import Telemetry
+from asyncbg.engine.watchdog import LOOP_BLOCKED
 from asyncbg.settings import Settings, load_settings
-from asyncbg.telemetry import Telemetry
 
 HELD_S = 0.4
 SOON_S = 10
@@ -191,7 +191,7 @@ async def test_its_thread_ends_with_the_engine(tmp_path: Path) -> None:
 
 _STOPPED = """
 import asyncio, sys
-from asyncbg.background import Engine
+from asyncbg.engine import Engine
 from asyncbg.settings import load_settings
 
 async def main():

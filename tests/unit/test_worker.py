@@ -17,11 +17,18 @@ import pytest
 from pydantic import BaseModel, model_serializer
 from tests.backends.conftest import Store
 
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.background import Engine
-from asyncbg.clock import ManualClock
-from asyncbg.context import Progress, current_job
-from asyncbg.database import MEMORY, Database
+from asyncbg.core.clock import ManualClock
+from asyncbg.core.event import Event, encode
+from asyncbg.core.job import JobRecord, JobState
+from asyncbg.core.retry import RetryPolicy
+from asyncbg.engine import Engine
+from asyncbg.engine.context import Progress, current_job
+from asyncbg.engine.executor import Executor
+from asyncbg.engine.in_memory import InMemoryJobs
+from asyncbg.engine.periodic import every
+from asyncbg.engine.progress import ProgressPump
+from asyncbg.engine.task import Registry, TaskDefinition, TaskOptions
+from asyncbg.engine.worker import Worker
 from asyncbg.errors import (
     ArgumentsError,
     DatabaseError,
@@ -32,16 +39,9 @@ from asyncbg.errors import (
     JobStateError,
     OverloadedError,
 )
-from asyncbg.event import Event, encode
-from asyncbg.job import JobRecord, JobState
-from asyncbg.retry import RetryPolicy
-from asyncbg.runner.executor import Executor
-from asyncbg.runner.in_memory import InMemoryJobs
-from asyncbg.runner.periodic import every
-from asyncbg.runner.progress import ProgressPump
-from asyncbg.runner.worker import Worker
 from asyncbg.settings import RunnerSettings, load_settings
-from asyncbg.task import Registry, TaskDefinition, TaskOptions
+from asyncbg.store.sqlite import SQLiteBackend
+from asyncbg.store.sqlite.database import MEMORY, Database
 
 SOON_S = 10
 """No test waits so long unless it fails."""

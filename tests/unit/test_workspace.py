@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.clock import ManualClock
-from asyncbg.services.own_directory import LinkedDirectoryError, warn_of_readers
-from asyncbg.services.workspace import MARKER, Workspace
+from asyncbg.core.clock import ManualClock
+from asyncbg.service.integrations.own_directory import LinkedDirectoryError, warn_of_readers
+from asyncbg.service.integrations.workspace import MARKER, Workspace
 
 
 class Open(set[str]):

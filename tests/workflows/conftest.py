@@ -12,7 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings, load_settings
 from asyncbg.testing import SmtpSink
 from asyncbg.testing import serve as serving

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from asyncbg.engine_events import ENGINE_EVENTS, LoopBlocked, StreamBye
+from asyncbg.core.engine_events import ENGINE_EVENTS, LoopBlocked, StreamBye
 from asyncbg.fastapi import AsyncBG
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings
 from asyncbg.testing import SmtpSink, WebPeer
 from tests.documents import Documents, follow, frames, references

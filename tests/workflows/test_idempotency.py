@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings
 from asyncbg.testing import WebPeer
 from tests.workflows.conftest import Service

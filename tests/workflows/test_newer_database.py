@@ -8,7 +8,7 @@ import pytest
 
 from asyncbg.cli import run
 from asyncbg.errors import DatabaseError
-from asyncbg.server import create_app
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings
 from tests.workflows.conftest import settings_below
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.background import Engine
-from asyncbg.server import create_app
+from asyncbg.engine import Engine
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings
 from tests.workflows.conftest import Service, at_the_door
 

@@ -3,7 +3,7 @@
 import pytest
 
 from asyncbg.fastapi import AsyncBG
-from asyncbg.workflows.unfinished import needed_uploads, unfinished_batches
+from asyncbg.service.workflows.unfinished import needed_uploads, unfinished_batches
 
 
 @pytest.mark.parametrize("delay_s", [0, 3_600])

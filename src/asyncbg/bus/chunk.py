@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from asyncbg.event import Event, encode
+from asyncbg.core.event import Event, encode
 
 
 class Published:

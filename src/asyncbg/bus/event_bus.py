@@ -14,8 +14,8 @@ from asyncbg.bus.final_wait import FinalWait, FinalWaits
 from asyncbg.bus.handler import Handler, Handlers
 from asyncbg.bus.recent_errors import RecentErrors
 from asyncbg.bus.subscription import Subscription, SubscriptionIndex
-from asyncbg.error_log import ErrorLog
-from asyncbg.event import Event, EventFilter, EventType
+from asyncbg.core.error_log import ErrorLog
+from asyncbg.core.event import Event, EventFilter, EventType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from types import TracebackType
 from typing import Self
 
 from asyncbg.bus.wake import Wake
-from asyncbg.error_log import ErrorLog
-from asyncbg.event import FINAL_EVENTS, Event
+from asyncbg.core.error_log import ErrorLog
+from asyncbg.core.event import FINAL_EVENTS, Event
 
 
 class FinalWait:

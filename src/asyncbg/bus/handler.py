@@ -9,10 +9,10 @@ from functools import partial
 import anyio
 
 from asyncbg.bus.wake import Wake
-from asyncbg.error_log import ErrorLog, caught, ends_task
-from asyncbg.event import Event
-from asyncbg.function_name import display_name
-from asyncbg.supervisor import Supervisor
+from asyncbg.core.error_log import ErrorLog, caught, ends_task
+from asyncbg.core.event import Event
+from asyncbg.core.function_name import display_name
+from asyncbg.core.supervisor import Supervisor
 
 Handler = Callable[[Event], Awaitable[object] | object]
 """A coroutine function, or a plain one (run in a worker thread), that takes the event."""

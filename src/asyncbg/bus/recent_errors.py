@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from asyncbg.event import Event, EventType
+from asyncbg.core.event import Event, EventType
 
 _MOST = 100
 _LONGEST_MS = 60_000

@@ -6,8 +6,8 @@ from typing import Self
 
 from asyncbg.bus.chunk import Chunk, Published, chunks
 from asyncbg.bus.wake import Wake
-from asyncbg.error_log import ErrorLog
-from asyncbg.event import Event, EventFilter
+from asyncbg.core.error_log import ErrorLog
+from asyncbg.core.event import Event, EventFilter
 
 _NOTHING: Sequence[Chunk] = ()
 _REST = ""

@@ -17,7 +17,9 @@ from asyncbg.client.sse_parser import MAX_FRAME_BYTES
 from asyncbg.client.stream import EventStream
 from asyncbg.client.transport import Call, Sleep, Transport
 from asyncbg.client.wire import Params, Words, check_bounds, checked_idempotency_key, job_path, json_body, query
-from asyncbg.clock import Clock, SystemClock
+from asyncbg.core.clock import Clock, SystemClock
+from asyncbg.core.job import JobState
+from asyncbg.core.retry import RetryPolicy
 from asyncbg.errors import (
     AsyncBGError,
     JobCancelledError,
@@ -25,8 +27,6 @@ from asyncbg.errors import (
     JobTimeoutError,
     TracebackError,
 )
-from asyncbg.job import JobState
-from asyncbg.retry import RetryPolicy
 
 RETRY: Final = RetryPolicy(retries=6, base_s=0.25, cap_s=10.0)
 POLL_S: Final = 20.0

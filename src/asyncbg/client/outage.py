@@ -4,9 +4,9 @@ import math
 import random
 from typing import Final
 
-from asyncbg.clock import Clock
+from asyncbg.core.clock import Clock
+from asyncbg.core.retry import RetryPolicy, requested_delay_s
 from asyncbg.errors import AsyncBGError
-from asyncbg.retry import RetryPolicy, requested_delay_s
 
 BASE_S: Final = 0.25
 CAP_S: Final = 30.0

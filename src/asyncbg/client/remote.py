@@ -8,8 +8,8 @@ from typing import Any
 
 from asyncbg.client.error import StreamError
 from asyncbg.client.sse_parser import Frame
-from asyncbg.event import FINAL_EVENTS
-from asyncbg.job import JobError, JobState, ProgressValue
+from asyncbg.core.event import FINAL_EVENTS
+from asyncbg.core.job import JobError, JobState, ProgressValue
 
 RESET = "stream.reset"
 OF_THE_STREAM = frozenset({"stream.bye", "stream.position"})

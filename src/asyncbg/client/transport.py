@@ -22,9 +22,9 @@ from asyncbg.client.error import (
     is_transient,
 )
 from asyncbg.client.wire import Params, checked_key, checked_url
-from asyncbg.clock import Clock
+from asyncbg.core.clock import Clock
+from asyncbg.core.retry import RetryPolicy, requested_delay_s
 from asyncbg.errors import AsyncBGError
-from asyncbg.retry import RetryPolicy, requested_delay_s
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FilePath, model_validator
 
-from asyncbg.seal import read_key
+from asyncbg.privacy.encryption import read_key
 from asyncbg.settings.value import (
     DAY_S,
     MIB,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from asyncbg.seal import read_key
+from asyncbg.privacy.encryption import read_key
 
 DAY_S = 86_400.0
 MIB = 1024 * 1024

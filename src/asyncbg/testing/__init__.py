@@ -4,7 +4,7 @@ Works without pytest; with it, the plugin brings the fixtures ``bg``, ``bg_clock
 ``bg_web``. See docs/testing.md.
 """
 
-from asyncbg.clock import ManualClock
+from asyncbg.core.clock import ManualClock
 from asyncbg.testing.assertions import assert_enqueued, refute_enqueued
 from asyncbg.testing.conformance import sse_conformance
 from asyncbg.testing.engine import ManualBG

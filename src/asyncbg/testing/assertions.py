@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 from pydantic_core import to_jsonable_python
 
-from asyncbg.backends.base import JobQuery
-from asyncbg.background import Engine, Task, TaskCall
-from asyncbg.job import JobRecord, JobState
+from asyncbg.core.job import JobRecord, JobState
+from asyncbg.engine import Engine, Task, TaskCall
+from asyncbg.store.base import JobQuery
 
 AnyTask: TypeAlias = "Task[..., Any] | TaskCall[Any] | Callable[..., Any] | str"
 _MOST = 10_000

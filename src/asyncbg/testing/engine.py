@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from asyncbg.backends.sqlite import SQLiteBackend
-from asyncbg.background import Job
-from asyncbg.clock import Clock, ManualClock
-from asyncbg.database import MEMORY, Database
+from asyncbg.core.clock import Clock, ManualClock
+from asyncbg.core.supervisor import Loop
+from asyncbg.engine import Job
+from asyncbg.engine.worker import Worker
 from asyncbg.errors import AsyncBGError, NotRunningError
 from asyncbg.fastapi import AsyncBG
-from asyncbg.runner.worker import Worker
 from asyncbg.settings import Settings
-from asyncbg.supervisor import Loop
+from asyncbg.store.sqlite import SQLiteBackend
+from asyncbg.store.sqlite.database import MEMORY, Database
 
 _DRAIN_S = 30.0
 

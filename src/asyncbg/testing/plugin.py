@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from asyncbg.clock import ManualClock
+from asyncbg.core.clock import ManualClock
 from asyncbg.testing.engine import ManualBG
 from asyncbg.testing.peers import SmtpSink, WebPeer
 from asyncbg.testing.server import LiveServer, serve

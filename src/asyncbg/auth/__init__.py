@@ -1,0 +1,1 @@
+"""Who calls and what they may do: API keys, sessions, tickets, ownership and the audit log."""

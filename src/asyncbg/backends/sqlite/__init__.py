@@ -1,6 +1,0 @@
-"""The store in a SQLite file: a module for each kind of lane, over the statements and the event log they share."""
-
-from asyncbg.backends.sqlite.backend import MIGRATIONS, SQLiteBackend
-from asyncbg.backends.sqlite.rescue import POISON_AFTER
-
-__all__ = ["MIGRATIONS", "POISON_AFTER", "SQLiteBackend"]

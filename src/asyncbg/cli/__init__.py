@@ -1,0 +1,5 @@
+"""The command ``asyncbg``: one file a group of commands."""
+
+from asyncbg.cli.main import ExitCode, app, main, run
+
+__all__ = ["ExitCode", "app", "main", "run"]

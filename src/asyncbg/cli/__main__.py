@@ -1,0 +1,5 @@
+"""``python -m asyncbg.cli``."""
+
+from asyncbg.cli.main import main
+
+main()

@@ -1,0 +1,363 @@
+"""The demonstration: one of every workflow with real input, against peers on this machine, shown live."""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio
+import uvicorn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from asyncbg.cli.demo_peers import ITEMS, HttpPeer, MailSink
+from asyncbg.core.clock import SystemClock
+from asyncbg.core.job import FINAL_STATES, JobState
+from asyncbg.errors import AsyncBGError
+from asyncbg.service.server import create_app
+from asyncbg.settings import Settings, load_settings
+
+_DEADLINE_S = 60
+_CSV = "name,city\nAda,London\nGrace,New York\nKatherine,Hampton\nno city\n"
+_OPERATOR = "operator@example.com"
+_ITEMS_COUNT = 40
+
+Json = dict[str, Any]
+Effect = Callable[["_World", Sequence[Json]], Awaitable[str]]
+
+
+class DemoError(AsyncBGError):
+    """The demonstration cannot go on: a port is taken, or an effect that should be there is not."""
+
+
+async def run_demo(*, once: bool, port: int = 0) -> int:
+    """Run the demonstration; 0 if every job succeeded and its effect was seen, 1 otherwise.
+
+    Without ``once`` it goes on serving until Ctrl-C. Raises DemoError where ``port`` is taken.
+    """
+    console = Console()
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with _world(port) as world, anyio.create_task_group() as group:
+            group.start_soon(_stop_at_signal, signals, group.cancel_scope)
+            console.print(f"asyncbg serves {world.url}/", highlight=False)
+            is_good = await _demonstrate(world, console)
+            if not once:
+                console.print(f"Still serving {world.url}/ - stop it with Ctrl-C", highlight=False)
+                await anyio.sleep_forever()
+            group.cancel_scope.cancel()
+            return 0 if is_good else 1
+    return 1 if once else 0
+
+
+async def _stop_at_signal(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+
+
+@dataclass
+class _World:
+    """The service and its peers, all running."""
+
+    url: str
+    http: aiohttp.ClientSession
+    settings: Settings
+    mail: MailSink
+    peer: HttpPeer
+
+    async def get(self, path: str) -> Json:
+        """A JSON answer of the service."""
+        async with self.http.get(path) as answer:
+            found: Json = await answer.json()
+            return found
+
+    def notified(self, text: str) -> str:
+        """How many lines of the notification log hold ``text``."""
+        path = self.settings.data_dir / "notifications.log"
+        lines = [line for line in path.read_text("utf-8").splitlines() if text in line] if path.exists() else []
+        return _seen(len(lines), "notification")
+
+    def mailed(self, address: str) -> str:
+        """How many messages ``address`` got."""
+        return _seen(self.mail.received.get(address, 0), "mail") + " received"
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """One workflow: what is sent, and how its effect is seen."""
+
+    path: str
+    effect: Effect
+    request: Json = field(default_factory=dict)
+
+
+def _scenes(world: _World) -> list[_Scene]:
+    """One of every workflow."""
+    urls = {"data_url": f"{world.peer.url}/items.json", "webhook_url": f"{world.peer.url}/hook"}
+    mail = {"to_email": "ada@example.com", "subject": "Welcome", "body": "Good to see you, Ada.\n"}
+    return [
+        _Scene("/send-notification/ada@example.com", _notification, {"json": {"message": "welcome"}}),
+        _Scene("/process/report", _process),
+        _Scene("/send-email/", _email, {"json": mail}),
+        _Scene("/upload-csv/7", _csv, {"data": _upload()}),
+        _Scene("/user/7/action", _activity, {"json": {"action": "login"}}),
+        _Scene("/trigger-external-fetch/7", _fetch, {"json": urls}),
+        _Scene("/safe-task/7", _safe, {"json": {"message": "your report is ready"}}),
+        _Scene("/start-task/demo", _tracked, {"params": {"items_count": _ITEMS_COUNT}}),
+        _Scene("/action/8", _injected, {"json": {"action": "signup"}}),
+    ]
+
+
+def _upload() -> aiohttp.FormData:
+    form = aiohttp.FormData()
+    form.add_field("file", _CSV, filename="people.csv", content_type="text/csv")
+    return form
+
+
+async def _notification(world: _World, _: Sequence[Json]) -> str:
+    return world.notified("for ada@example.com: welcome")
+
+
+async def _process(_: _World, jobs: Sequence[Json]) -> str:
+    steps = jobs[0]["result"]["steps"] + jobs[1]["result"]["steps"]
+    return f"{_seen(steps, 'step')}, {_seen(jobs[2]['result']['files_removed'], 'file')} cleaned up"
+
+
+async def _email(world: _World, _: Sequence[Json]) -> str:
+    return world.mailed("ada@example.com")
+
+
+async def _csv(world: _World, _: Sequence[Json]) -> str:
+    [shown] = (await world.get("/user/7/imports"))["items"]
+    return f"{_seen(shown['rows_stored'], 'row')} imported, {shown['rows_rejected']} rejected"
+
+
+async def _activity(world: _World, _: Sequence[Json]) -> str:
+    return _seen((await world.get("/user/7/statistics"))["total"], "action") + " counted"
+
+
+async def _fetch(world: _World, jobs: Sequence[Json]) -> str:
+    if not world.peer.verified or jobs[0]["result"]["items"] != len(ITEMS):
+        raise DemoError("the peer saw no good webhook")
+    return f"{len(ITEMS)} items fetched, webhook verified"
+
+
+async def _safe(world: _World, _: Sequence[Json]) -> str:
+    return world.notified("for user 7: your report is ready")
+
+
+async def _tracked(world: _World, _: Sequence[Json]) -> str:
+    shown = await world.get("/task-progress/demo")
+    return f"{shown['progress']} of {_seen(shown['total'], 'item')} done"
+
+
+async def _injected(world: _World, _: Sequence[Json]) -> str:
+    logged = (await world.get("/user/8/statistics"))["total"]
+    return f"{_seen(logged, 'action')} logged, {world.mailed(_OPERATOR)}"
+
+
+def _seen(count: int, what: str) -> str:
+    """``3 rows``; raises DemoError for none."""
+    if count < 1:
+        raise DemoError(f"no {what} was seen")
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+async def _demonstrate(world: _World, console: Console) -> bool:
+    """Send everything, show the progress, then what came of it; True if everything is as it should be."""
+    scenes = _scenes(world)
+    try:
+        with anyio.fail_after(_DEADLINE_S), _Board(console) as board:
+            async with world.http.get("/events") as stream:
+                await stream.content.readline()  # the stream is open: from here on nothing is missed
+                batches = [await _send(world, scene) for scene in scenes]
+                board.expect([job for batch in batches for job in batch])
+                await board.follow(stream.content)
+            finished = [[await world.get(job["url"]) for job in batch] for batch in batches]
+        return await _report(world, scenes, finished, console)
+    except TimeoutError:
+        console.print(f"the jobs were not done in {_DEADLINE_S} s", style="red")
+    except (DemoError, aiohttp.ClientError) as error:
+        console.print(str(error), style="red", markup=False)
+    return False
+
+
+async def _send(world: _World, scene: _Scene) -> list[Json]:
+    """Submit a scene; gives its accepted jobs."""
+    async with world.http.post(scene.path, **scene.request) as answer:
+        if answer.status != 202:
+            raise DemoError(f"POST {scene.path} was answered with {answer.status}")
+        accepted: list[Json] = (await answer.json())["jobs"]
+        return accepted
+
+
+class _Board:
+    """The jobs as the event stream tells of them: bars in a terminal, lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]:<10}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[message]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar: dict[str, TaskID] = {}
+        self._open: set[str] = set()
+
+    def __enter__(self) -> "_Board":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def expect(self, jobs: Sequence[Json]) -> None:
+        """The jobs to wait for, in the order to show them."""
+        for job in jobs:
+            self._bar[job["id"]] = self._bars.add_task(job["task"], total=None, start=False, state="", message="")
+        self._open = set(self._bar)
+
+    async def follow(self, stream: aiohttp.StreamReader) -> None:
+        """Show what the event stream (WHATWG HTML, section 9.2) tells, until every job is final."""
+        while self._open and (line := await stream.readline()):
+            if line.startswith(b"data: "):
+                self._show(json.loads(line.removeprefix(b"data: ")))
+
+    def _show(self, event: Json) -> None:
+        bar = self._bar.get(event["subject"])
+        if bar is None:
+            return
+        kind = event["type"].removeprefix("job.")
+        match kind:
+            case "progress":
+                data = event["data"]
+                self._bars.update(bar, completed=data["current"], total=data["total"], message=data["message"])
+                return
+            case "started":
+                self._bars.start_task(bar)
+            case "succeeded" | "failed" | "cancelled":
+                self._open.discard(event["subject"])
+                self._bars.update(bar, total=1, completed=1 if kind == "succeeded" else 0)
+                self._bars.stop_task(bar)
+        if event["type"].startswith("job."):
+            self._bars.update(bar, state=kind)
+        if not self._console.is_terminal:
+            self._console.print(f"{event['task']}: {kind}", highlight=False)
+
+
+async def _report(world: _World, scenes: Sequence[_Scene], finished: list[list[Json]], console: Console) -> bool:
+    """The closing table; True if every job succeeded and every effect was seen."""
+    table = Table(
+        Column("workflow", overflow="fold"), "jobs", "state", "seconds", "effect seen", title="What came of it"
+    )
+    all_good = True
+    for scene, jobs in zip(scenes, finished, strict=True):
+        state = _overall(jobs)
+        is_good = state == JobState.SUCCEEDED
+        try:
+            effect = await scene.effect(world, jobs) if is_good else _errors(jobs)
+        except DemoError as error:
+            is_good, effect = False, str(error)
+        all_good = all_good and is_good
+        table.add_row(scene.path, str(len(jobs)), state, _seconds(jobs), effect, style="" if is_good else "red")
+    console.print(table)
+    return all_good
+
+
+def _overall(jobs: Sequence[Json]) -> str:
+    """The state of the first job that did not succeed."""
+    return next((str(job["state"]) for job in jobs if job["state"] != JobState.SUCCEEDED), JobState.SUCCEEDED)
+
+
+def _errors(jobs: Sequence[Json]) -> str:
+    return "; ".join(f"{job['task']}: {job['error']['message']}" for job in jobs if job["error"])
+
+
+def _seconds(jobs: Sequence[Json]) -> str:
+    """From the acceptance of the first to the end of the last."""
+    if any(job["state"] not in FINAL_STATES for job in jobs):
+        return "-"
+    began, ended = (datetime.fromisoformat(text) for text in (jobs[0]["created_at"], jobs[-1]["finished_at"]))
+    return f"{(ended - began).total_seconds():.1f}"
+
+
+@asynccontextmanager
+async def _world(port: int) -> AsyncIterator[_World]:
+    """Everything that is needed, on this machine and below a temporary directory; gone when the block ends."""
+    clock = SystemClock()
+    secret = f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(_listen(port))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncbg-demo-")))
+        mail = await stack.enter_async_context(MailSink().running())
+        peer = await stack.enter_async_context(HttpPeer(secret, clock).running())
+        settings = _settings(directory, mail.port, secret)
+        url = await stack.enter_async_context(_serving(settings, listener))
+        http = await stack.enter_async_context(aiohttp.ClientSession(url, trust_env=False))
+        yield _World(url, http, settings, mail, peer)
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise DemoError(f"cannot listen on 127.0.0.1 port {port}: {reason}; choose another --port") from None
+
+
+def _settings(directory: Path, mail_port: int, secret: str) -> Settings:
+    """Settings that need nothing of the environment."""
+    return load_settings(
+        database_url=f"sqlite:///{directory}/demo.db",
+        data_dir=directory / "data",
+        smtp={
+            "host": "127.0.0.1",
+            "port": mail_port,
+            "security": "none",
+            "username": None,
+            "password": None,  # nosec B105  # there is none
+            "sender": _OPERATOR,
+        },
+        outbound={"allow_private": True, "allow_hosts": (), "webhook_secret": secret},
+        auth={"api_keys": (), "allow_anonymous": True},
+        demo={"step_s": 0.3, "item_s": 0.05},
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which leaves the signals to us."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Capture none."""
+        yield
+
+
+@asynccontextmanager
+async def _serving(settings: Settings, listener: socket.socket) -> AsyncIterator[str]:
+    """Serve on a socket that listens already, so that no request comes too early; gives the URL."""
+    config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    host, port = listener.getsockname()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        with anyio.CancelScope(shield=True):
+            await task

@@ -1,0 +1,219 @@
+"""The commands ``keys`` and ``audit``: who may come in, and who did what."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from asyncbg.auth.api_key import Scope, hash_key, new_key
+from asyncbg.auth.audit import COMMAND_LINE, Audit, AuditEntry, Outcome
+from asyncbg.auth.keys import KeyNotFoundError, KeyRecord, Keys, KeyTakenError, check_name
+from asyncbg.cli.terminal import AsJson, Profile, UsageError, age_s, overrides, remark, say, say_json, say_table
+from asyncbg.core.clock import SystemClock, rfc3339
+from asyncbg.core.keyset_page import Page
+from asyncbg.ops.open_store import existing_file, open_store
+from asyncbg.settings import Settings, load_settings
+from asyncbg.store.sqlite.database import open_all
+
+_MOST = 1_000
+
+keys_app = App(name="keys", help="Make, list and revoke API keys.")
+
+Name = Annotated[str, Parameter(help="The key's name; it owns what is submitted with the key.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """The two tables these commands are about."""
+
+    keys: Keys
+    audit: Audit
+
+
+@keys_app.command
+def create(
+    name: Name,
+    /,
+    *,
+    scopes: Annotated[
+        tuple[str, ...],
+        Parameter(help="Of submit, read and admin, with commas between; submit,read unless given.", negative=""),
+    ] = (),
+    expires: Annotated[str | None, Parameter(help="After so long: 12h, 30d, 52w; never unless given.")] = None,
+    store: Annotated[
+        bool,
+        Parameter(help="--no-store keeps nothing: it also prints what to put into ASYNCBG_AUTH__API_KEYS."),
+    ] = True,
+    as_json: AsJson = False,
+    profile: Profile = None,
+) -> None:
+    """Make an API key. It is printed once and cannot be read again: only a hash of it is kept."""
+    check_name(name)
+    wanted = _scopes(scopes)
+    lasting_s = None if expires is None else age_s(expires, option="--expires")
+    settings = load_settings(**overrides(profile))
+    if not store:
+        if lasting_s is not None:
+            raise UsageError("--expires needs a key that is stored; one of the settings ends when it is removed there")
+        _say_unstored(name, wanted, settings, as_json=as_json)
+        return
+    key, record = asyncio.run(_create(settings, name, wanted, lasting_s))
+    if as_json:
+        say_json({"key": key, **_shown(record)})
+        return
+    say(key)
+    remark(f"this is the only time the key of {name} is shown; send it as Authorization: Bearer KEY")
+
+
+async def _create(
+    settings: Settings, name: str, scopes: frozenset[Scope], lasting_s: float | None
+) -> tuple[str, KeyRecord]:
+    expires_ms = None if lasting_s is None else SystemClock().now_ms() + int(lasting_s * 1000)
+    async with _opened(settings, create=True) as stores:
+        try:
+            key, record = await stores.keys.create(name, scopes=scopes, expires_ms=expires_ms)
+        except KeyTakenError:
+            await stores.audit.record("key.create", name, who=COMMAND_LINE, outcome=Outcome.FAILED, reason="taken")
+            raise
+        await stores.audit.record("key.create", name, who=COMMAND_LINE, reason=",".join(sorted(scopes)))
+        return key, record
+
+
+@keys_app.command(name="list")
+def list_keys(*, as_json: AsJson = False, profile: Profile = None) -> None:
+    """List all keys: names, scopes and how they stand; never the keys themselves."""
+    settings = load_settings(**overrides(profile))
+    existing_file(settings)
+    records, now_ms = asyncio.run(_list(settings)), SystemClock().now_ms()
+    if as_json:
+        say_json({"items": [_shown(record, now_ms) for record in records]})
+        return
+    say_table(
+        ("name", "begins with", "scopes", "state", "created", "expires"),
+        [
+            (
+                record.name, record.hint, ",".join(sorted(record.scopes)), _state(record, now_ms),
+                _time(record.created_ms) or "in the settings", _time(record.expires_ms) or "never",
+            )
+            for record in records
+        ],
+    )  # fmt: skip
+
+
+async def _list(settings: Settings) -> Sequence[KeyRecord]:
+    async with _opened(settings) as stores:
+        return await stores.keys.list()
+
+
+@keys_app.command
+def revoke(name: Name, /, *, as_json: AsJson = False, profile: Profile = None) -> None:
+    """End a key for good: its sessions, tickets and streams end within a second. Its jobs go on."""
+    settings = load_settings(**overrides(profile))
+    existing_file(settings)
+    record = asyncio.run(_revoke(settings, name))
+    if as_json:
+        say_json(_shown(record))
+    else:
+        say(f"{record.name} revoked")
+
+
+async def _revoke(settings: Settings, name: str) -> KeyRecord:
+    async with _opened(settings) as stores:
+        try:
+            record = await stores.keys.revoke(name)
+        except KeyNotFoundError:
+            await stores.audit.record("key.revoke", name, who=COMMAND_LINE, outcome=Outcome.FAILED, reason="not found")
+            raise
+        await stores.audit.record("key.revoke", name, who=COMMAND_LINE)
+        return record
+
+
+def audit(
+    *,
+    what: Annotated[str | None, Parameter(help="Only this: key.create, session.begin, job.cancel, request, …")] = None,
+    who: Annotated[str | None, Parameter(help="Only what this owner did.")] = None,
+    limit: Annotated[int, Parameter(help="At most so many, 1 to 1000.")] = 50,
+    cursor: Annotated[str | None, Parameter(help='The "next" of an earlier page.')] = None,
+    as_json: AsJson = False,
+    profile: Profile = None,
+) -> None:
+    """Show the audit log, newest first: sign-ins, keys, cancels, retries, erasures and refusals."""
+    if not 1 <= limit <= _MOST:
+        raise UsageError(f"--limit should be 1 to {_MOST}")
+    settings = load_settings(**overrides(profile))
+    existing_file(settings)
+    page = asyncio.run(_read(settings, what=what, who=who, limit=limit, cursor=cursor))
+    if as_json:
+        say_json({"items": [entry.as_dict() for entry in page.items], "next": page.next})
+        return
+    say_table(
+        ("time", "who", "what", "which", "outcome", "reason"),
+        [
+            (rfc3339(entry.at_ms), entry.who, entry.what, entry.which, entry.outcome.value, entry.reason)
+            for entry in page.items
+        ],
+    )
+    if page.next is not None:
+        remark(f"there are more: --cursor {page.next}")
+
+
+async def _read(
+    settings: Settings, *, what: str | None, who: str | None, limit: int, cursor: str | None
+) -> Page[AuditEntry]:
+    async with _opened(settings) as stores:
+        return await stores.audit.read(what=what, who=who, limit=limit, cursor=cursor)
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[_Stores]:
+    async with open_store(settings, create=create) as backend:
+        clock = SystemClock()
+        stores = _Stores(Keys(backend.database, settings.auth, clock=clock), Audit(backend.database, clock=clock))
+        await open_all(stores.keys.open(), stores.audit.open())
+        yield stores
+
+
+def _say_unstored(name: str, scopes: frozenset[Scope], settings: Settings, *, as_json: bool) -> None:
+    pepper = settings.auth.pepper.get_secret_value().encode() if settings.auth.pepper else b""
+    key = new_key()
+    setting = {"name": name, "hash": hash_key(key, pepper=pepper), "scopes": sorted(scopes)}
+    if as_json:
+        say_json({"key": key, "setting": setting})
+        return
+    say(key)
+    say(json.dumps(setting))
+    remark("the first line is the key, shown this once; the second goes into the list ASYNCBG_AUTH__API_KEYS")
+
+
+def _scopes(given: tuple[str, ...]) -> frozenset[Scope]:
+    words = [word.strip() for item in given for word in item.split(",") if word.strip()]
+    known = [scope.value for scope in Scope]
+    if any(word not in known for word in words):
+        raise UsageError(f"--scopes should be of {', '.join(known)}, with commas between")
+    return frozenset(map(Scope, words or ("submit", "read")))
+
+
+def _shown(record: KeyRecord, now_ms: int | None = None) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "hint": record.hint,
+        "scopes": sorted(record.scopes),
+        "state": _state(record, SystemClock().now_ms() if now_ms is None else now_ms),
+        "created_at": _time(record.created_ms),
+        "expires_at": _time(record.expires_ms),
+        "revoked_at": _time(record.revoked_ms),
+    }
+
+
+def _state(record: KeyRecord, now_ms: int) -> str:
+    if record.revoked_ms is not None:
+        return "revoked"
+    return "good" if record.is_usable(now_ms) else "expired"
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)

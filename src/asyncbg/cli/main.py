@@ -1,0 +1,270 @@
+"""The command ``asyncbg``. Exit codes: 0 done, 1 failed, 2 usage, 3 the job failed, 4 not found, 124 timed out."""
+
+import asyncio
+import errno
+import gc
+import json
+import logging.config
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from asyncbg.auth.keys import KeyNameError, KeyNotFoundError, Keys
+from asyncbg.cli.jobs import enqueue, events_app, jobs_app
+from asyncbg.cli.keys import audit, keys_app
+from asyncbg.cli.store import backup, doctor, forget, purge, rekey
+from asyncbg.cli.terminal import AsJson, ExitCode, Profile, UsageError, remark, say_json, say_table
+from asyncbg.core.clock import SystemClock
+from asyncbg.errors import (
+    ArgumentsError,
+    AsyncBGError,
+    JobCancelledError,
+    JobFailedError,
+    JobNotFoundError,
+    JobTimeoutError,
+    SettingsError,
+    UnknownTaskError,
+)
+from asyncbg.ops.open_store import open_store
+from asyncbg.privacy import redact
+from asyncbg.service.logging_config import log_config
+from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
+from asyncbg.signals import end_children_at_second_signal
+
+__all__ = ["ExitCode", "app", "main", "run"]
+
+_CODES: Mapping[type[AsyncBGError], ExitCode] = {
+    SettingsError: ExitCode.USAGE,
+    UsageError: ExitCode.USAGE,
+    ArgumentsError: ExitCode.USAGE,
+    JobNotFoundError: ExitCode.NOT_FOUND,
+    UnknownTaskError: ExitCode.NOT_FOUND,
+    KeyNotFoundError: ExitCode.NOT_FOUND,
+    KeyNameError: ExitCode.USAGE,
+    JobFailedError: ExitCode.JOB_FAILED,
+    JobCancelledError: ExitCode.JOB_FAILED,
+    JobTimeoutError: ExitCode.TIMED_OUT,
+}
+
+
+_QUOTING = (CycloptsError, JobNotFoundError, UnknownTaskError)
+"""Errors that repeat what was given; the others hold words of ours only, examples of addresses among them."""
+
+
+def _version() -> str:
+    """The installed distribution's version."""
+    try:
+        return version("fastapi-asyncbg")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+app = App(name="asyncbg", version=_version, help="FastAPI's background tasks, kept, visible and streamed.")
+settings_app = App(name="settings", help="What is set, and where it comes from.")
+for _part in (
+    jobs_app, enqueue, events_app, settings_app, keys_app, audit, doctor, purge, forget, rekey, backup,
+):  # fmt: skip
+    app.command(_part)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit the process with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; errors of ours are one line on stderr, never a traceback."""
+    try:
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _complain(error, ExitCode.USAGE, hint=" (see asyncbg --help)")
+    except AsyncBGError as error:
+        return _complain(error, _CODES.get(type(error), ExitCode.FAILED))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+@app.command
+def serve(
+    *,
+    host: Annotated[str | None, Parameter(help="Address to listen on; same as ASYNCBG_SERVER__HOST.")] = None,
+    port: Annotated[
+        int | None, Parameter(help="Port to listen on, 0 for a free one; same as ASYNCBG_SERVER__PORT.")
+    ] = None,
+    workers: Annotated[int, Parameter(help="Processes that share the port and the database.")] = 1,
+    reload: Annotated[bool, Parameter(help="Start again when the code changes; for development.", negative="")] = False,
+    profile: Profile = None,
+) -> int:
+    """Serve the HTTP API, run the jobs and stream their events."""
+    if workers < 1 or (reload and workers > 1):
+        raise SettingsError("--workers should be at least 1, and exactly 1 with --reload; correct it")
+    settings = load_settings(**_overrides(profile, host=host, port=port))
+    asyncio.run(_refuse_if_open(settings))
+    _require_free_port(settings.server.host, settings.server.port)
+    _hand_down(host=host, port=port, profile=profile)
+    return _serve(settings, workers, reload)
+
+
+@app.command
+def worker(*, profile: Profile = None) -> int:
+    """Run jobs without serving HTTP, until told to stop."""
+    from asyncbg.service.server import run_worker
+
+    settings = load_settings(**_overrides(profile))
+    logging.config.dictConfig(log_config(settings))
+    asyncio.run(run_worker(settings))
+    return _leave(ExitCode.DONE)
+
+
+@app.command
+def demo(
+    *,
+    once: Annotated[bool, Parameter(help="Exit when every job is done: 0 if all succeeded.", negative="")] = False,
+    port: Annotated[int, Parameter(help="Port of the dashboard, 0 for a free one.")] = 0,
+) -> int:
+    """Run one of every workflow against local peers and show the progress; needs nothing set up."""
+    from asyncbg.cli.demo import run_demo
+
+    return asyncio.run(run_demo(once=once, port=port))
+
+
+@settings_app.command
+def show(
+    *,
+    sources: Annotated[bool, Parameter(help="Also say where each value comes from.", negative="")] = False,
+    as_json: AsJson = False,
+    profile: Profile = None,
+) -> None:
+    """Show every setting; secrets are hidden."""
+    shown = setting_sources(**_overrides(profile))
+    if as_json:
+        say_json(_as_tree(shown, sources=sources))
+    else:
+        _print_table(shown, sources=sources)
+
+
+def _overrides(profile: str | None, **server: object) -> dict[str, Any]:
+    """What was given on the command line, nested as settings are."""
+    given = {name: value for name, value in server.items() if value is not None}
+    return ({"server": given} if given else {}) | ({"profile": profile} if profile is not None else {})
+
+
+def _require_free_port(host: str, port: int) -> None:
+    """Say in one line that the port is taken, before anything is started."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(
+                f"port {port} on {host} is in use; stop what uses it or choose another with --port"
+            ) from None
+        reason = (error.strerror or "the address is unusable").lower()
+        raise ListenError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port") from None
+
+
+class ListenError(AsyncBGError):
+    """The address to listen on is taken or not ours."""
+
+
+async def _refuse_if_open(settings: Settings) -> None:
+    """Say in one line that strangers would get in, before anything is started."""
+    from asyncbg.auth.origin import is_loopback
+    from asyncbg.service.server import refuse_if_open
+
+    if not is_loopback(settings.server.host) and not settings.auth.allow_anonymous:
+        async with open_store(settings) as store:
+            await refuse_if_open(settings, Keys(store.database, settings.auth, clock=SystemClock()))
+
+
+def _hand_down(*, host: str | None, port: int | None, profile: str | None) -> None:
+    """Give uvicorn's factory, which reads the settings anew, maybe in another process, what the command line gave."""
+    given = {"ASYNCBG_SERVER__HOST": host, "ASYNCBG_SERVER__PORT": port, "ASYNCBG_PROFILE": profile}
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+
+
+def _serve(settings: Settings, workers: int, reload: bool) -> int:
+    """Let uvicorn serve until it is told to stop."""
+    import uvicorn
+
+    import asyncbg.service.server  # noqa: F401 - loaded before the line below
+    from asyncbg.service.connection_limits import connection_limits
+
+    gc.freeze()  # what is loaded stays: walking through it again holds the loop for 50 ms each time
+    if workers > 1 or reload:
+        end_children_at_second_signal()
+    try:
+        uvicorn.run(
+            "asyncbg.service.server:create_app",
+            factory=True,
+            host=settings.server.host,
+            port=settings.server.port,
+            workers=workers,
+            reload=reload,
+            access_log=True,
+            log_config=log_config(settings),
+            **connection_limits(settings.stream),
+            timeout_graceful_shutdown=max(1, math.ceil(settings.runner.shutdown_grace_s)),
+        )
+    except SystemExit as stop:  # uvicorn's code for a failed start is 3, which here means a failed job
+        return ExitCode.FAILED if stop.code else ExitCode.DONE
+    return _leave(ExitCode.DONE)
+
+
+def _leave(code: ExitCode) -> ExitCode:
+    """Do not wait for a thread whose job ignored that it was told to stop: its job was given back."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _as_tree(shown: Sequence[SettingSource], *, sources: bool) -> dict[str, Any]:
+    """Settings nested as they are in a profile file; with sources, each is an object of value, variable and source."""
+    tree: dict[str, Any] = {}
+    for setting in shown:
+        *sections, name = setting.name.split(".")
+        table = tree
+        for section in sections:
+            table = table.setdefault(section, {})
+        value = {"value": setting.value, "variable": setting.variable, "source": setting.origin}
+        table[name] = value if sources else setting.value
+    return tree
+
+
+def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
+    """One line a setting; a value is JSON, so that text and numbers tell apart."""
+    say_table(
+        ("setting", "value", *(["source"] if sources else [])),
+        (
+            (setting.variable, json.dumps(setting.value, ensure_ascii=False), *([setting.origin] if sources else []))
+            for setting in shown
+        ),
+    )
+
+
+def _complain(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:
+    """One line on stderr."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    line = redact(line) if isinstance(error, _QUOTING) else line
+    remark(f"{line}{hint}")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,452 @@
+"""What a task sees of its job while it runs: the current job and its progress, from whatever thread it looks."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import copy
+import json
+import logging
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Mapping
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import cache
+from typing import Any, Protocol, SupportsFloat, TypeVar
+
+from asyncbg.core.event import dump
+from asyncbg.core.event_model import RESERVED_PREFIXES, EventModel
+from asyncbg.core.job import Lease, ProgressValue
+from asyncbg.errors import LeaseLostError, NotRunningError
+from asyncbg.privacy.marks import StandIns
+from asyncbg.store.sqlite.database import Guard
+
+T = TypeVar("T")
+logger = logging.getLogger("asyncbg")
+_NOTHING = (0, None, "", "")
+_NUMBERS = (int, float)
+_MOST_EVENT_BYTES = 256 * 1024
+_current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", default=None)
+
+
+class Reporter(Protocol):
+    """Where a running job's words go: the runner."""
+
+    def progress_changed(self, job: "CurrentJob") -> None:
+        """Publish and keep ``job.progress`` soon; called on the event loop, at most once until it is taken."""
+        ...
+
+    async def publish(self, job: "CurrentJob", event_type: str, data: str) -> None:
+        """Store and publish an event of the task's own."""
+        ...
+
+    def guard(self, job: "CurrentJob") -> Guard:
+        """What a transaction of the task's own asks first."""
+        ...
+
+    async def holds(self, job: "CurrentJob") -> bool:
+        """Whether the job's attempt still has its lease."""
+        ...
+
+
+class Cancellation:
+    """Whether an attempt was told to stop: by a cancel, its timeout or a shutdown. True in a condition once it was.
+
+    Safe from any thread: ``while not current_job().cancelled: …``.
+    """
+
+    __slots__ = ("_event", "_is_set", "_was_seen", "reason")
+    _making = threading.Lock()
+
+    def __init__(self) -> None:
+        """Nobody said anything yet."""
+        self.reason = ""
+        """Why, in the words of whoever cancelled."""
+        self._is_set = False
+        self._was_seen = False
+        self._event: threading.Event | None = None
+
+    def __bool__(self) -> bool:
+        """Whether it is time to stop."""
+        if self._is_set:
+            self._was_seen = True
+        return self._is_set
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it is time to stop, for the runner: not counted as a look of the task."""
+        return self._is_set
+
+    @property
+    def was_seen(self) -> bool:
+        """Whether the task has looked since it was told."""
+        return self._was_seen
+
+    def raise_if_cancelled(self) -> None:
+        """Raise ``asyncio.CancelledError`` if it is time to stop."""
+        if self:
+            raise asyncio.CancelledError(self.reason)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait in a thread until it is time to stop, at most ``timeout`` seconds; whether it is."""
+        with self._making:
+            event = self._event = self._event or threading.Event()
+        if not self._is_set:
+            event.wait(timeout)
+        return bool(self)
+
+    def set(self, reason: str) -> None:
+        """Tell the task to stop. Called by the runner."""
+        self.reason = reason
+        self._is_set = True
+        with self._making:
+            event = self._event
+        if event is not None:
+            event.set()
+
+
+class Publication(Coroutine[Any, Any, None]):
+    """An event on its way to the disk: await it. In a plain function it is there already, and may be left alone."""
+
+    def __init__(self, work: Coroutine[Any, Any, None] | None) -> None:
+        """Made by ``publish``."""
+        self._work = work
+
+    def send(self, value: Any) -> Any:
+        """Go on."""
+        if self._work is None:
+            raise StopIteration
+        return self._work.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error where it waits."""
+        if self._work is None:
+            raise error[0]
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        """Be over."""
+        if self._work is not None:
+            self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Wait until it is on disk."""
+        if self._work is not None:
+            yield from self._work.__await__()
+
+
+class CurrentJob:
+    """The job that is running here. Get it with :func:`current_job`."""
+
+    __slots__ = (
+        "_lease", "_loop", "_reporter", "_stand_ins", "_thread", "_told", "cancelled", "changed", "now_ms",
+        "reported_s",
+    )  # fmt: skip
+
+    def __init__(self, lease: Lease, reporter: Reporter, now_ms: Callable[[], int]) -> None:
+        """Bind a claimed job to the runner that runs it."""
+        self.now_ms = now_ms
+        self._lease = lease
+        self._reporter = reporter
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._stand_ins = StandIns({}, {})
+        self._told: tuple[float, float | None, str, str] | None = None
+        self.changed = False
+        self.reported_s = 0.0
+        self.cancelled = Cancellation()
+        """Whether this attempt was told to stop; for a plain ``def`` to look at, since no thread can be interrupted."""
+
+    @property
+    def lease(self) -> Lease:
+        """The claim this attempt runs under."""
+        return self._lease
+
+    @property
+    def id(self) -> str:
+        """The job's id; the same over all attempts, so good as an idempotency key towards others."""
+        return self._lease.id
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self._lease.task
+
+    @property
+    def owner(self) -> str:
+        """Who submitted the job."""
+        return self._lease.owner
+
+    @property
+    def batch(self) -> str:
+        """The batch, named by its first job."""
+        return self._lease.batch
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is; 1 is the first."""
+        return self._lease.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts are allowed; in the last one an error is final."""
+        return self._lease.max_attempts
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags the job was submitted with."""
+        return tuple(json.loads(self._lease.tags))
+
+    def publish(self, event: str | EventModel, data: Mapping[str, Any] | None = None) -> "Publication":
+        """Store an event of the task's own and publish it once it is on disk: a class' instance, or a name and data.
+
+        ``data`` must have a JSON form. What the class marks as personal is stored and sent as a pseudonym, and so are
+        this job's own personal arguments, wherever a text repeats them; what looks personal besides is redacted.
+        NaN and infinity, which JSON does not have, are stored as null. Names beginning with ``job.``, ``stream.`` or
+        ``loop.`` are the engine's: ValueError, as for data of more than 256 KiB; TypeError for data that is no JSON.
+
+        Await it in a coroutine. A plain function calls it and is done: in a thread it returns when the event is on
+        disk, and there is nothing left to await.
+        """
+        if not isinstance(event, EventModel):
+            name, told = event, self.clean_json(json.loads(_event_text(event, dict(data or {}))))
+        elif data is None:
+            name, told = event.event_type, event.masked(self.clean_json)
+        else:
+            raise TypeError(f"{type(event).__name__} holds its data itself; give none beside it")
+        if name.startswith(RESERVED_PREFIXES) or not name.replace(".", "").replace("_", "").isalnum():
+            raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
+        publication = self._publish(name, _event_text(name, told))
+        if self._loop is None or threading.get_ident() == self._thread:
+            return Publication(publication)
+        done = _begun_on(self._loop, publication)
+        if _has_loop():
+            return Publication(_awaited(done))
+        _wait_for(done, self._loop)
+        return Publication(None)
+
+    async def _publish(self, name: str, data: str) -> None:
+        await self._reporter.publish(self, name, data)
+
+    @property
+    def guard(self) -> Guard:
+        """For a transaction of the task's own in the jobs' database: call it first, with the connection.
+
+        It raises LeaseLostError where this attempt has lost its lease, as that of a process that was frozen has; the
+        transaction then writes nothing into the work of the attempt that runs now.
+        """
+        return self._reporter.guard(self)
+
+    async def require_lease(self) -> None:
+        """Raise LeaseLostError where this attempt has lost its lease: await it right before an effect elsewhere."""
+        if not await self._reporter.holds(self):
+            raise LeaseLostError(self.id)
+
+    def conceal(self, stand_ins: StandIns) -> None:
+        """Take note of the job's personal values: what it says of itself is told without them. Called by the runner."""
+        self._stand_ins = stand_ins
+
+    def clean(self, text: str) -> str:
+        """``text`` with this job's personal values as pseudonyms, and what looks personal or secret redacted."""
+        return self._stand_ins.clean(text)
+
+    def clean_json(self, value: Any) -> Any:
+        """A JSON value with every text in it cleaned."""
+        return self._stand_ins.clean_json(value)
+
+    @property
+    def shown_progress(self) -> ProgressValue | None:
+        """The progress as others may see it."""
+        old = self.progress
+        if old is None or not (old.message or old.unit):
+            return old
+        shown = old.as_dict()  # of bounded length, so that it is looked through in bounded time
+        return replace(old, message=self.clean(shown["message"]), unit=self.clean(shown["unit"]))
+
+    @property
+    def progress(self) -> ProgressValue | None:
+        """The latest report; made into a value here, since far more is reported than looked at."""
+        if self._told is None:
+            return None
+        current, total, message, unit = self._told
+        return ProgressValue(current=current, total=total, message=message, unit=unit)
+
+    def report(
+        self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
+    ) -> None:
+        """Set the progress; what is left out keeps its value. Cheap, never blocks, safe from the worker thread.
+
+        Raises TypeError for what is no number.
+        """
+        if type(current) not in _NUMBERS:
+            current = _number("current", current)
+        if type(total) not in _NUMBERS and total is not None:
+            total = _number("total", total)
+        _, old_total, old_message, old_unit = self._told or _NOTHING
+        self._told = (
+            current,
+            old_total if total is None else total,
+            old_message if message is None else message,
+            old_unit if unit is None else unit,
+        )
+        if not self.changed:
+            self._tell()
+
+    def advance(self, n: float) -> None:
+        """Add ``n`` to what is done."""
+        self.report((self._told or _NOTHING)[0] + n)
+
+    def _tell(self) -> None:
+        self.changed = True
+        if threading.get_ident() == self._thread:
+            self._reporter.progress_changed(self)
+        elif self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the thread has outlived its engine
+                self._loop.call_soon_threadsafe(self._reporter.progress_changed, self)
+
+    def bind_loop(self) -> None:
+        """Remember the event loop on which the attempt runs, for whatever thread speaks of the job."""
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name} of a progress report should be a number, not {type(value).__name__}")
+    return float(value)
+
+
+def _event_text(name: str, data: Mapping[str, Any]) -> str:
+    try:
+        text = dump(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"the data of the event {name} has no JSON form: {error}") from error
+    if len(text) > _MOST_EVENT_BYTES:
+        raise ValueError(f"the data of the event {name} is larger than 256 KiB; publish where it is kept instead")
+    return text
+
+
+def current_job() -> CurrentJob:
+    """The job that runs here. Raises NotRunningError outside a job (also when a task is awaited inline).
+
+    It is known in coroutines, in plain tasks, and in what they run by ``asyncio.to_thread``, ``run_in_threadpool`` or
+    ``anyio.to_thread``. A bare ``threading.Thread`` or executor starts with an empty context: give it the job.
+    """
+    job = _current.get()
+    if job is None:
+        raise NotRunningError(f"no job runs here: current_job() works inside a task that asyncbg runs{_remedy()}")
+    return job
+
+
+def _remedy() -> str:
+    return "" if _is_task_side() else f"; {_UNKNOWN_THREAD}"
+
+
+_UNKNOWN_THREAD = (
+    "a thread that was started by threading.Thread, loop.run_in_executor or an executor does not know the job: "
+    "call current_job() in the task and hand over what it returns (or the task's own progress), "
+    "start the thread by asyncio.to_thread, or run its function by contextvars.copy_context().run"
+)
+
+
+def _is_task_side() -> bool:
+    """Whether this may be where a task or a unit test runs: the main thread, or one with an event loop."""
+    return threading.current_thread() is threading.main_thread() or _has_loop()
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def require_lease() -> None:
+    """Raise LeaseLostError where the attempt that runs here has lost its lease; where no job runs, do nothing."""
+    job = _current.get()
+    if job is not None:
+        await job.require_lease()
+
+
+def enter(job: CurrentJob) -> None:
+    """Make ``job`` the current one for the rest of this asyncio task (whose context is its own)."""
+    job.bind_loop()
+    _current.set(job)
+
+
+def _begun_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> concurrent.futures.Future[None]:
+    """Begin ``work`` on its loop, from another thread. Raises NotRunningError where the loop is closed."""
+    try:
+        return asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:
+        work.close()
+        raise NotRunningError(_LOOP_GONE) from None
+
+
+_LOOP_GONE = "the event loop of this job is closed: the thread has outlived its engine"
+_LOOK_S = 0.5
+
+
+def _wait_for(done: concurrent.futures.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+    """Block this thread until it is done; a loop that is closed does nothing any more."""
+    while not concurrent.futures.wait([done], timeout=_LOOK_S).done:
+        if loop.is_closed():
+            raise NotRunningError(_LOOP_GONE)
+    done.result()
+
+
+async def _awaited(done: concurrent.futures.Future[None]) -> None:
+    await asyncio.wrap_future(done)
+
+
+class Progress:
+    """How a task tells how far it is. Declare it as a parameter: ``progress: Progress = Progress()``.
+
+    Reports are coalesced: call it as often as you like. The parameter knows its job, whatever thread it is handed to.
+    Where no job runs (the task is awaited inline, or called in a unit test) it keeps quiet.
+    """
+
+    _job: CurrentJob | None = None
+    _is_bound = False
+
+    def _reported_on(self) -> CurrentJob | None:
+        """The job of the run that this was made for; else the one that runs here."""
+        if self._is_bound:
+            return self._job
+        job = _current.get()
+        if job is None and not _is_task_side():
+            _warn_of_unknown_thread()
+        return job
+
+    def set(
+        self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
+    ) -> None:
+        """Set how far the job is. What is left out keeps its value."""
+        job = self._reported_on()
+        if job is not None:
+            job.report(current, total, message, unit)
+
+    def advance(self, n: float = 1) -> None:
+        """Add ``n`` to what is done."""
+        job = self._reported_on()
+        if job is not None:
+            job.advance(n)
+
+    async def track(self, items: AsyncIterable[T], total: float | None = None) -> AsyncIterator[T]:
+        """Go through ``items`` and count each when the loop's body is done with it."""
+        self.set(0, total=total)
+        async for item in items:
+            yield item
+            self.advance()
+
+
+def bound_progress(progress: Progress) -> Progress:
+    """The same for the job that runs here, or for none: what is passed to a task or a provider."""
+    bound = copy.copy(progress)
+    bound._job, bound._is_bound = _current.get(), True
+    return bound
+
+
+@cache
+def _warn_of_unknown_thread() -> None:
+    """Say once that what is reported is lost."""
+    logger.warning("progress is reported where no job is known, and dropped: %s", _UNKNOWN_THREAD)

@@ -1,0 +1,91 @@
+"""``@bg.task(…)`` and ``@bg.schedule(…)``: the function they stand above becomes a task."""
+
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar, overload
+
+from asyncbg.engine.enqueuer import Enqueuer
+from asyncbg.engine.schedule import Cron, Schedules
+from asyncbg.engine.task import METHOD_REMEDY, TaskDefinition, TaskOptions, is_unbound_method
+from asyncbg.engine.task_handle import Task
+from asyncbg.errors import ArgumentsError, ErrorItem, InvalidTaskError
+
+logger = logging.getLogger("asyncbg")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskDecorator:
+    """``@bg.task(…)`` with its options, typed for coroutine functions and plain ones."""
+
+    def __init__(self, enqueuer: Enqueuer, schedules: Schedules, name: str | None, options: TaskOptions) -> None:
+        """``name`` is the task's, None: that of the function."""
+        self._enqueuer = enqueuer
+        self._schedules = schedules
+        self._name = name
+        self._options = options
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Register the function. Raises DuplicateTaskError, InvalidTaskError."""
+        name = self._name or getattr(function, "__name__", None)
+        if name is None:
+            raise InvalidTaskError(repr(type(function).__name__), "it has no name of its own; register it with name=")
+        definition = TaskDefinition.of(name, _below(function), self._options)
+        if is_unbound_method(definition.function):
+            definition = self._refused(definition)
+        else:
+            self._enqueuer.registry.add(definition)
+        if isinstance(function, Task):
+            self._schedules.rename(function.name, definition.name)
+        return Task(self._enqueuer, self._schedules, definition)
+
+    def _refused(self, definition: TaskDefinition) -> TaskDefinition:
+        """A method is not registered, since no job can have its object: the class is made, each call is refused."""
+        logger.warning("the method %s is not registered as a task: %s", definition.function.__qualname__, METHOD_REMEDY)
+        return replace(definition, is_method=True)
+
+
+class ScheduleDecorator:
+    """``@bg.schedule(…)``: registers a plain function as a task first; goes above or below ``@bg.task``."""
+
+    def __init__(self, register: TaskDecorator, cron: Cron) -> None:
+        """``register`` makes a task of a function that is none yet."""
+        self._register = register
+        self._cron = cron
+
+    @overload
+    def __call__(self, function: Task[P, R]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Schedule the task. Raises ArgumentsError where it needs arguments."""
+        task = function if isinstance(function, Task) else self._register(function)
+        _require_no_arguments(task.definition)
+        task.schedules.add(task.name, self._cron)
+        return task
+
+
+def _require_no_arguments(definition: TaskDefinition) -> None:
+    """Nobody is there to give a scheduled task any. Raises ArgumentsError, which names the parameters."""
+    try:
+        definition.bind((), {})
+    except ArgumentsError as error:
+        remedy = "a schedule gives no arguments, so give the parameter a default"
+        items = [ErrorItem(loc=one["loc"], msg=f"{one['msg']}; {remedy}", type=one["type"]) for one in error.errors]
+    else:
+        definition.arguments.require_met(definition.name, ())
+        return
+    raise ArgumentsError(definition.name, items)
+
+
+def _below(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a task that is decorated again, as by ``@bg.task`` above ``@bg.schedule``."""
+    return function.definition.function if isinstance(function, Task) else function

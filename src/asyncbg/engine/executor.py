@@ -1,0 +1,215 @@
+"""One attempt: from a claimed job to the outcome it ended in. Never raises for what a task does."""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import random
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from asyncbg.core.clock import Clock
+from asyncbg.core.error_log import ends_task
+from asyncbg.core.job import Done, Failed, JobError, Lease, Outcome, Retry
+from asyncbg.core.retry import is_retryable, requested_delay_s
+from asyncbg.engine.context import CurrentJob, enter
+from asyncbg.engine.dependencies import Overrides
+from asyncbg.engine.failure import describe
+from asyncbg.engine.task import TaskDefinition, dump_result
+from asyncbg.engine.threads import Threads
+from asyncbg.engine.traceback_text import stack_text, traceback_text
+from asyncbg.engine.unawaited import collect_unawaited, notice_unawaited, stop_collecting
+from asyncbg.errors import ArgumentsError, ResultError, UnawaitedError, UnreadableError
+from asyncbg.privacy import redact
+from asyncbg.privacy.encryption import require_readable
+from asyncbg.privacy.marks import StandIns
+
+logger = logging.getLogger("asyncbg")
+
+_UNFIT_RETRIES = 10
+_UNFIT_CAP_S = 300.0
+_LONGEST_DELAY_S = 30 * 86_400
+_REPORTING_THREADS = 4
+
+
+class AttemptTimeoutError(Exception):
+    """The attempt took longer than the task's ``timeout``."""
+
+
+class Executor:
+    """Runs tasks: ``async def`` on the event loop, ``def`` in asyncbg's own bounded worker threads.
+
+    Jobs, tasks that are awaited inline, and the providers of both go through here.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: int,
+        clock: Clock,
+        rng: random.Random,
+        most_result_bytes: int = 1024 * 1024,
+        keeps_tracebacks: bool = True,
+    ) -> None:
+        """Bound the worker threads and the results; ``rng`` draws the retry delays."""
+        self._most_result_bytes = most_result_bytes
+        self.overrides = Overrides()
+        """What stands in for providers."""
+        self._threads = Threads(threads)
+        self._reporting = Threads(_REPORTING_THREADS)
+        self._keeps_tracebacks = keeps_tracebacks
+        self._clock = clock
+        self._rng = rng
+        notice_unawaited()
+
+    async def attempt(self, job: CurrentJob, definition: TaskDefinition, bound: dict[str, Any] | None) -> Outcome:
+        """Run the task once. ``bound`` are arguments kept in memory; None reads them from the job.
+
+        A cancellation of this attempt goes through: whoever cancelled knows why.
+        """
+        lease = job.lease
+        enter(job)
+        try:
+            bound = self._load(definition, lease) if bound is None else bound
+        except UnreadableError as error:
+            return await self._failed(job, definition, error, is_final=True)
+        except ArgumentsError as error:
+            return self._unfit(lease, error)
+        except Exception as error:  # noqa: BLE001 - an argument's own validator
+            return await self._failed(job, definition, error)
+        try:
+            if definition.arguments.marks:
+                job.conceal(StandIns(bound, definition.arguments.marks))
+            value = await self._call(definition, bound, self._threads.run)
+            return Done(dump_result(definition.name, value, most_bytes=self._most_result_bytes))
+        except ResultError as error:  # the work is done: another attempt would do it twice
+            return await self._failed(job, definition, error, is_final=True)
+        except GeneratorExit:
+            raise  # this coroutine may be what is closed: only the caller can tell, see exited()
+        except BaseException as error:
+            if ends_task(error) or (isinstance(error, asyncio.CancelledError) and job.cancelled.is_set):
+                raise
+            return await self._failed(job, definition, error)
+
+    def _load(self, definition: TaskDefinition, lease: Lease) -> dict[str, Any]:
+        require_readable(lease.args)
+        return definition.arguments.load(lease.task, lease.args)
+
+    async def run_inline(self, definition: TaskDefinition, bound: Mapping[str, Any]) -> Any:
+        """Run a task here and now, in the caller's asyncio task, and return what it returns."""
+        self.require_met(definition, bound)
+        return await self._call(definition, bound, self._threads.run_or_leave)
+
+    def require_met(self, definition: TaskDefinition, given: Collection[str]) -> None:
+        """Raise ArgumentsError where a provider of the task needs what only a request has, and it is not ``given``."""
+        definition.arguments.require_met(definition.name, given, self.overrides)
+
+    async def _call(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
+        """Call the function once, and see that it awaited the coroutines it made."""
+        dropped, token = collect_unawaited()
+        try:
+            how = self._supply if definition.arguments.dependencies.names else self._enter
+            value = await how(definition, bound, in_thread)
+        except BaseException as error:
+            if dropped:
+                error.add_note(f"never awaited: {', '.join(dropped)}")
+            raise
+        finally:
+            stop_collecting(token)
+        if dropped:
+            raise UnawaitedError(definition.name, dropped)
+        return value
+
+    async def _supply(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
+        """Call the function with what it depends on."""
+        dependencies = definition.arguments.dependencies
+        if not dependencies.are_entered:
+            return await self._enter(definition, {**dependencies.progress(), **bound}, in_thread)
+        async with dependencies.resolved(bound, self._threads, self.overrides) as supplied:
+            return await self._enter(definition, {**supplied, **bound}, in_thread)
+
+    async def _enter(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
+        args, kwargs = definition.arguments.spread(bound)
+        if not definition.is_async:
+            value = await in_thread(partial(definition.function, *args, **kwargs))
+            return await value if inspect.isawaitable(value) else value
+        value = await definition.function(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value.close()
+            raise UnawaitedError(definition.name, [value.__qualname__])
+        return value
+
+    def exited(self, job: CurrentJob, definition: TaskDefinition, error: GeneratorExit) -> Outcome:
+        """What becomes of an attempt that raised GeneratorExit; raised again where its coroutine is being closed.
+
+        A future that ends in GeneratorExit closes the coroutines that await it, so it is found by the outermost.
+        """
+        if ends_task(error):
+            raise error
+        return self._failure(job.lease, definition, error, job.clean)
+
+    def _unfit(self, lease: Lease, error: ArgumentsError) -> Outcome:
+        """The job was stored by another version of the task: in a rolling deploy a process that takes it may come."""
+        told = JobError(
+            type=type(error).__name__,
+            message=f"{error}; the job was stored by a version of the task that took other arguments: "
+            "deploy one that takes these, then retry the job",
+        )
+        if lease.attempt >= lease.max_attempts + _UNFIT_RETRIES:
+            logger.error("job %s (%s) failed: %s", lease.id, lease.task, error)
+            return Failed(told)
+        delay_s = min(_UNFIT_CAP_S, 2.0**lease.attempt)
+        logger.warning("job %s (%s) is tried again in %.0f s: %s", lease.id, lease.task, delay_s, error)
+        return Retry(told, self._clock.now_ms() + int(delay_s * 1000))
+
+    def timed_out(self, job: CurrentJob, definition: TaskDefinition, task: asyncio.Task[Any]) -> Outcome:
+        """What becomes of an attempt whose time is over; its traceback is where the coroutine waits."""
+        error = AttemptTimeoutError(f"took longer than {definition.options.timeout:g} s")
+        stack = stack_text(task) if definition.is_async else None
+        return self._failure(job.lease, definition, error, job.clean, stack=stack)
+
+    async def _failed(
+        self, job: CurrentJob, definition: TaskDefinition, error: BaseException, *, is_final: bool = False
+    ) -> Outcome:
+        """What becomes of an attempt that raised. Told in a thread: frames, causes and messages may be long."""
+        failure: Outcome = await self._reporting.run(
+            partial(self._failure, job.lease, definition, error, job.clean, is_final=is_final)
+        )
+        return failure
+
+    def _failure(
+        self,
+        lease: Lease,
+        definition: TaskDefinition,
+        error: BaseException,
+        clean: Callable[[str], str] = redact,
+        *,
+        is_final: bool = False,
+        stack: str | None = None,
+    ) -> Outcome:
+        described = describe(error, clean)
+        if self._keeps_tracebacks:
+            described = replace(described, traceback=traceback_text(error, clean, stack and clean(stack)))
+        traceback = traceback_text(error, None, stack)
+        if is_final or lease.attempt >= lease.max_attempts or not is_retryable(error):
+            _log(logging.ERROR, traceback, "job %s (%s) failed: %s", lease.id, lease.task, described.type)
+            return Failed(described)
+        delay_s = requested_delay_s(error)
+        if delay_s is None:
+            delay_s = definition.options.retry.delay_s(lease.attempt, self._rng)
+        delay_s = min(delay_s, _LONGEST_DELAY_S)
+        told = "job %s (%s) failed and is retried in %.1f s: %s"
+        _log(logging.WARNING, traceback, told, lease.id, lease.task, delay_s, described.type)
+        return Retry(described, self._clock.now_ms() + int(delay_s * 1000))
+
+
+def _log(level: int, traceback: str | None, message: str, *args: object) -> None:
+    """Log with a traceback that is text already: bounded, and without what its errors say."""
+    if not logger.isEnabledFor(level):
+        return
+    record = logger.makeRecord(logger.name, level, __file__, 0, message, args, None)
+    record.exc_text = traceback and traceback.rstrip("\n")
+    with contextlib.suppress(Exception):  # an application's log handler failed; the job has the error
+        logger.handle(record)

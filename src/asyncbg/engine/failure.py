@@ -1,0 +1,115 @@
+"""What is told of an error: its class and its message, in bounded time, whatever the error is."""
+
+import asyncio
+import concurrent.futures
+import reprlib
+from collections.abc import Callable
+from itertools import islice
+
+from asyncbg.core.job import JobError
+from asyncbg.core.retry import parts
+from asyncbg.privacy import redact
+
+_LONGEST_MESSAGE = 2_000
+_CUT_OFF = 500
+"""The end of a text that was cut may hold the half of a secret, which nobody would know for one: it goes too."""
+_LONGEST_LOOKED_AT = _LONGEST_MESSAGE + _CUT_OFF
+_MOST_LEAVES = 10
+_CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
+_LONGEST_NAME = 200
+
+
+def describe(error: BaseException, clean: Callable[[str], str] = redact) -> JobError:
+    """An error as it is stored on the job: its class and its cleaned message, cut to a bearable length."""
+    return JobError(type=class_of(error), message=message_of(error, clean), cause=error)
+
+
+def message_of(error: BaseException, clean: Callable[[str], str]) -> str:
+    """The cleaned message of an error, cut to a bearable length."""
+    return bounded(_message(error), clean, _LONGEST_MESSAGE)
+
+
+def bounded(text: str, clean: Callable[[str], str], most: int) -> str:
+    """``text`` cut and cleaned; cut first, since cleaning takes time for every character."""
+    looked_at = text[: most + _CUT_OFF]
+    cleaned = clean(looked_at)
+    if len(looked_at) < len(text):
+        cleaned = cleaned[:-_CUT_OFF]
+    return cleaned[:most].encode("utf-8", "replace").decode()
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return _of_group(error)
+    if isinstance(error, _CANCELLED) and not error.args:
+        return "something that the task awaited was cancelled; the job was not"
+    return _text(error)
+
+
+def _of_group(group: BaseExceptionGroup[BaseException]) -> str:
+    """The group's own message, then what went wrong in it."""
+    leaves = (part for part in parts(group) if not isinstance(part, BaseExceptionGroup))
+    found = list(islice(leaves, _MOST_LEAVES + 1))
+    told = [f"{class_of(leaf)}: {_text(leaf)[:_LONGEST_MESSAGE]}" for leaf in found[:_MOST_LEAVES]]
+    return f"{_text(group)[:200]}: {'; '.join(told)}{'; …' if len(found) > _MOST_LEAVES else ''}"
+
+
+def _text(error: BaseException) -> str:
+    """The message. Python's own makes a text of everything that the error was given, however much that is."""
+    try:
+        makes = type(error).__str__
+        if makes is BaseException.__str__:
+            return _of_arguments(error.args)
+        if makes is KeyError.__str__ and len(error.args) == 1:
+            only = error.args[0]
+            return repr(only[:_LONGEST_LOOKED_AT]) if type(only) is str else _short(only)
+        return str(error)
+    except BaseException:  # noqa: BLE001 - an error that cannot say what it is, or raises anything while it tries
+        return "its message cannot be read"
+
+
+def _of_arguments(args: tuple[object, ...]) -> str:
+    if len(args) != 1:
+        return _short(args) if args else ""
+    only = args[0]
+    if type(only) is str:
+        return only[: _LONGEST_LOOKED_AT + 1]
+    return _short(only) if isinstance(only, _LARGE) else str(only)
+
+
+_LARGE = (list, tuple, dict, set, frozenset, bytes, bytearray, int)
+
+
+class _Shortener(reprlib.Repr):
+    """The repr of a value of any size. What is too long is left out as a whole: a half could not be redacted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 30
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x) if len(x) <= _LONGEST_PART else f"<{len(x)} characters>"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x) if len(x) <= _LONGEST_PART else f"<{len(x)} bytes>"
+
+    def repr_bytearray(self, x: bytearray, level: int) -> str:
+        return self.repr_bytes(bytes(x[: _LONGEST_PART + 1]), level)
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= _LONGEST_PART else f"<a number of {x.bit_length()} bits>"
+
+    def repr_instance(self, x: object, level: int) -> str:
+        text = repr(x)
+        return text if len(text) <= _LONGEST_PART else f"<{type(x).__name__}>"
+
+
+_LONGEST_PART = 500
+_short = _Shortener().repr
+
+
+def class_of(error: BaseException) -> str:
+    """The name of an error's class, whatever its metaclass makes of it."""
+    name: str = type.__dict__["__name__"].__get__(type(error))
+    return name[:_LONGEST_NAME].encode("utf-8", "replace").decode()

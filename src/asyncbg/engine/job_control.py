@@ -1,0 +1,133 @@
+"""Looking at jobs and steering them, by id: get, wait, watch, cancel, retry."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from asyncbg.bus import EventBus, Subscription
+from asyncbg.core.event import Event, EventFilter
+from asyncbg.core.job import LONGEST_MESSAGE, Attempt, JobRecord, JobState, told_of
+from asyncbg.core.plain_text import storable
+from asyncbg.engine.context import CurrentJob
+from asyncbg.engine.in_memory import InMemoryJobs
+from asyncbg.engine.runner import Runner
+from asyncbg.errors import JobNotFoundError, TracebackError
+from asyncbg.privacy import redact
+from asyncbg.store.base import Backend
+
+_PAGE = 200
+_RECHECK_S = 0.5
+
+
+class JobControl:
+    """What can be asked of any job, and done to it. The store is asked first, then the worker that runs the job."""
+
+    def __init__(self, backend: Backend, bus: EventBus, runner: Runner, in_memory: InMemoryJobs) -> None:
+        """Made by the engine."""
+        self._backend = backend
+        self._bus = bus
+        self._runner = runner
+        self._in_memory = in_memory
+
+    async def get(self, job_id: str) -> JobRecord:
+        """One job, with the freshest progress. Raises JobNotFoundError."""
+        record = await self._backend.get(job_id)
+        if record is None:
+            raise JobNotFoundError(job_id)
+        running = self._runner.worker.job(job_id) if self._runner.worker is not None else None
+        if running is not None and running.progress is not None and _is_attempt_of(running, record):
+            return replace(record, progress=running.shown_progress)
+        return record
+
+    async def wait(self, job_id: str, timeout_s: float | None = None, *, through_pause: bool = False) -> JobRecord:
+        """Wait for the job's final state; the latest record, final or not, when the time is over.
+
+        At a shutdown it returns at once, so that no long poll holds the server, unless ``through_pause`` is set.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = None if timeout_s is None else loop.time() + timeout_s
+        with self._bus.expect_final(job_id) as final:
+            while True:
+                record = await self.get(job_id)
+                left_s = _RECHECK_S if deadline_s is None else deadline_s - loop.time()
+                if record.state.is_final or left_s <= 0 or (self._runner.is_paused and not through_pause):
+                    return record
+                await final.wait(min(left_s, _RECHECK_S))
+
+    async def attempts(self, job_id: str) -> Sequence[Attempt]:
+        """The latest attempts of a job, oldest first. Raises JobNotFoundError."""
+        await self.get(job_id)
+        return await self._backend.attempts(job_id)
+
+    async def cause_of(self, record: JobRecord) -> BaseException | None:
+        """What a failed job raised: the exception, where it ran in this process just now, else its traceback."""
+        error = self._bus.errors.find(record.id, record.attempt)
+        if error is not None:
+            return error
+        attempts = await self._backend.attempts(record.id)
+        text = attempts[-1].traceback if attempts else None
+        return None if text is None else TracebackError(record.id, text)
+
+    async def watch(self, job_id: str) -> AsyncIterator[Event]:
+        """A job's events from the first one to its final one, progress included. Raises JobNotFoundError.
+
+        A job that was retried by hand has several final events; the last one ends it.
+        """
+        await self.get(job_id)
+        wanted = EventFilter(jobs=frozenset({job_id}))
+        reached = 0
+        with self._bus.subscribe(wanted) as live:
+            while True:
+                live.reset()
+                stored, reached = await self._backend.events(after_seq=reached, wanted=wanted, limit=_PAGE)
+                for event in stored:
+                    yield event
+                if len(stored) == _PAGE:
+                    continue
+                if stored and stored[-1].is_final and (await self.get(job_id)).state.is_final:
+                    return
+                async for event in self._live(live, reached):
+                    reached = event.seq or reached
+                    yield event
+                    if event.is_final:
+                        return
+                if live.closing:
+                    return
+
+    @staticmethod
+    async def _live(live: Subscription, reached: int) -> AsyncIterator[Event]:
+        """What is published after ``reached``, until the subscriber lags or the bus closes."""
+        while not live.lagging:
+            for event in live.take():
+                if not event.seq or event.seq > reached:
+                    yield event
+            if live.closing:
+                return
+            await live.wait()
+
+    async def cancel(self, job_id: str, reason: str = "") -> JobState:
+        """Cancel a job: at once if it does not run yet, through its coroutine if it does.
+
+        Raises JobNotFoundError, JobStateError.
+        """
+        reason = await self._without_people(job_id, reason)
+        state = await self._backend.cancel(job_id, reason)
+        if state is JobState.RUNNING and self._runner.worker is not None:
+            self._runner.worker.cancel(job_id, reason)
+        else:
+            self._in_memory.drop(job_id)
+        return state
+
+    async def _without_people(self, job_id: str, reason: str) -> str:
+        """A reason is told to all who see the job: without its personal arguments, and what looks personal besides."""
+        record = await self._backend.get(job_id) if reason else None
+        return redact(storable(reason, most=LONGEST_MESSAGE)) if record is None else told_of(record, reason)
+
+    async def retry(self, job_id: str) -> JobState:
+        """Queue a final job again; its history stays. Raises JobNotFoundError, JobStateError."""
+        return await self._backend.retry(job_id)
+
+
+def _is_attempt_of(running: CurrentJob, record: JobRecord) -> bool:
+    """Whether what runs here is the attempt the store knows of; one that lost its lease says nothing of the job."""
+    return record.state is JobState.RUNNING and record.attempt == running.attempt

@@ -1,0 +1,153 @@
+"""What is done every now and then beside the jobs: leases renewed, lost jobs rescued, slots fired, old jobs purged."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from asyncbg.core.clock import Clock
+from asyncbg.core.error_log import ErrorLog
+from asyncbg.core.supervisor import Loop
+from asyncbg.engine.backlog import Backlog
+from asyncbg.engine.event_relay import EventRelay
+from asyncbg.engine.metrics import Telemetry
+from asyncbg.engine.periodic import every
+from asyncbg.engine.runner import Runner
+from asyncbg.engine.schedule import Schedules
+from asyncbg.engine.task import Registry
+from asyncbg.engine.unknown_task import known_jobs
+from asyncbg.errors import AsyncBGError
+from asyncbg.settings import RunnerSettings
+from asyncbg.store.base import Backend
+
+logger = logging.getLogger("asyncbg")
+
+_TICK_S = 0.1
+_TAIL_S = 0.1
+_RENEW_S = 0.5  # a cancel by another process is noticed then
+_RESCUE_S = 1.0
+_COUNTS_S = 1.0
+_PURGE_S = 60.0
+_PURGE_SLICE = 500
+
+
+class Maintenance:
+    """The periodic work of a running engine."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        runner: Runner,
+        settings: RunnerSettings,
+        *,
+        relay: EventRelay,
+        telemetry: Telemetry,
+        schedules: Schedules,
+        backlog: Backlog,
+        registry: Registry,
+        clock: Clock,
+        errors: ErrorLog,
+    ) -> None:
+        """Made by the engine."""
+        self._backend = backend
+        self._runner = runner
+        self._settings = settings
+        self._relay = relay
+        self._telemetry = telemetry
+        self._schedules = schedules
+        self._backlog = backlog
+        self._registry = registry
+        self._clock = clock
+        self._errors = errors
+
+    def loops(self) -> Mapping[str, Loop]:
+        """One loop for each kind of work, by name."""
+        renew_s = min(_RENEW_S, self._settings.lease_s / 4)
+        purge_s = min(_PURGE_S, max(1.0, self._settings.retention_s / 4))
+        return {
+            "schedules": self._every(_TICK_S, self._fire_schedules, "the clockwork of the schedules"),
+            "tail": self._every(_TAIL_S, self._relay.follow_log, "following the log"),
+            "renewal": self._every(renew_s, self._renew, "the renewal of leases"),
+            "rescue": self._every(_RESCUE_S, self._rescue, "the rescue of lost jobs"),
+            "counts": self._every(_COUNTS_S, self._share_counts, "the sharing of counters"),
+            "retention": self._every(purge_s, self._purge, "the purge of old jobs"),
+        }
+
+    def _every(self, period_s: float, chore: Callable[[], Awaitable[None]], name: str) -> Loop:
+        return partial(every, period_s, chore, name=name, errors=self._errors)
+
+    async def run_once(self) -> None:
+        """What the loops do every now and then, in one go: for who drives the engine by hand."""
+        await self._relay.follow_log()
+        await self._rescue()
+        await self._fire_schedules()
+        await self._renew()
+        await self._purge()
+
+    async def begin_counts(self) -> None:
+        """Go on counting where the process that held this place before has ended."""
+        try:
+            kept, _ = await self._backend.kept_counts()
+        except (OSError, ValueError) as error:
+            logger.warning("the counters of this place cannot be read and begin anew: %s", type(error).__name__)
+            kept = None
+        self._telemetry.begin(kept)
+
+    async def keep_counts(self) -> None:
+        """Keep the last counts; a stop does not fail for them."""
+        try:
+            await self._share_counts()
+        except (OSError, AsyncBGError) as error:
+            logger.warning("the last counters are not kept: %s", error)
+
+    async def _share_counts(self) -> None:
+        if self._telemetry.has_news:
+            await self._backend.keep_counts(self._telemetry.kept())
+
+    async def recount(self) -> None:
+        """Count in the store how many jobs wait that may run here."""
+        mark = self._backlog.mark()
+        total = known_jobs(await self._backend.waiting(), self._registry)
+        owners = self._backlog.owners_to_recount()
+        counted = await self._backend.waiting_of(owners, self._backlog.most_per_owner or 0) if owners else {}
+        self._backlog.recount(total, counted, mark)
+
+    async def count(self) -> None:
+        """The first count, at the start: of every owner there is."""
+        if self._backlog.most_per_owner is not None:
+            owners = await self._backend.owners()
+            self._backlog.track(owners)
+            for _ in range(0, len(owners), max(1, len(self._backlog.owners_to_recount()))):
+                await self.recount()
+        await self.recount()
+
+    async def _renew(self) -> None:
+        worker = self._runner.worker
+        if worker is None:
+            return
+        worker.recheck_skipped()
+        known = worker.job_ids
+        if worker.is_idle:
+            return
+        alive = await self._backend.renew(lease_s=self._settings.lease_s)
+        for job_id, reason in alive.items():
+            if reason is not None:
+                worker.cancel(job_id, reason)
+        worker.lapse(known - set(alive))
+
+    async def _rescue(self) -> None:
+        if await self._backend.follow_clock() and self._runner.worker is not None:
+            logger.warning("the wall clock has jumped: delays and retries move along, leases never depended on it")
+            self._runner.wake()
+        if await self._backend.rescue():
+            self._runner.wake()
+        await self.recount()
+
+    async def _fire_schedules(self) -> None:
+        if self._runner.is_running:
+            await self._schedules.tick()
+
+    async def _purge(self) -> None:
+        before_ms = self._clock.now_ms() - int(self._settings.retention_s * 1000)
+        purged = _PURGE_SLICE
+        while purged == _PURGE_SLICE:
+            purged = await self._backend.purge(before_ms=before_ms, limit=_PURGE_SLICE)

@@ -1,0 +1,177 @@
+"""The runner: the worker, and what goes on beside it from start to stop."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from asyncbg.bus import EventBus
+from asyncbg.core.clock import Clock
+from asyncbg.core.error_log import ErrorLog
+from asyncbg.core.event import Event
+from asyncbg.core.supervisor import Loop, Supervisor
+from asyncbg.engine.executor import Executor
+from asyncbg.engine.heartbeat import Heartbeat
+from asyncbg.engine.in_memory import InMemoryJobs
+from asyncbg.engine.progress import ProgressPump
+from asyncbg.engine.task import Registry
+from asyncbg.engine.watchdog import BlockageReport, Watchdog
+from asyncbg.engine.worker import Worker
+from asyncbg.settings import Settings
+from asyncbg.store.base import Backend
+
+_HANDLERS_S = 2.0
+
+
+class Runner:
+    """Runs the jobs of one process: the worker, its heartbeat, its watchdog, and the loops it is given.
+
+    ``worker`` is None before :meth:`start` and after :meth:`stop`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        bus: EventBus,
+        settings: Settings,
+        *,
+        executor: Executor,
+        in_memory: InMemoryJobs,
+        clock: Clock,
+        errors: ErrorLog,
+    ) -> None:
+        """Made by the engine; nothing runs before :meth:`start`."""
+        self._backend = backend
+        self._registry = registry
+        self._bus = bus
+        self._settings = settings
+        self._executor = executor
+        self._in_memory = in_memory
+        self._clock = clock
+        self._errors = errors
+        self._supervisor = Supervisor()
+        self.worker: Worker | None = None
+        self._is_running = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.is_paused = False
+        """Whether a shutdown has begun: no more jobs are claimed."""
+        self._pump: ProgressPump | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._watchdog: Watchdog | None = None
+        self._blockages: BlockageReport | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether jobs are accepted: from start to stop, or until the event loop is closed without a stop."""
+        return self._is_running and self._loop is not None and not self._loop.is_closed()
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether the event loop was closed without a stop; :meth:`abandon` makes an end."""
+        return self._loop is not None and self._loop.is_closed()
+
+    @property
+    def blockages(self) -> Mapping[str, int]:
+        """How often the event loop was held for longer than ``runner.watchdog_s``, by task."""
+        return {} if self._watchdog is None else self._watchdog.counts
+
+    @property
+    def loop_restarts(self) -> Mapping[str, int]:
+        """How often each loop had to be started again."""
+        restarts = self._supervisor.restarts
+        return {**restarts, "handlers": restarts["handlers"] + self._bus.handler_restarts}
+
+    @property
+    def loops_down(self) -> Sequence[str]:
+        """The loops that have ended and wait for their next start."""
+        return [*self._supervisor.down, *(["handlers"] if self._bus.is_handler_down else [])]
+
+    def start(self, loops: Callable[[Worker], Mapping[str, Loop]]) -> None:
+        """Run jobs; ``loops`` gives what goes on by itself until :meth:`stop`, by name."""
+        runner = self._settings.runner
+        self._pump = ProgressPump(self._backend, per_s=self._settings.stream.progress_per_s)
+        self.worker = Worker(
+            self._backend, self._registry, runner, executor=self._executor, pump=self._pump, in_memory=self._in_memory,
+            clock=self._clock, errors=self._errors, is_loop_ending=lambda: self._supervisor.is_loop_ending,
+        )  # fmt: skip
+        self._heartbeat = Heartbeat(
+            lambda: self._backend.beat(lease_s=runner.lease_s), period_s=runner.lease_s / 4, errors=self._errors
+        )
+        self._heartbeat.start()
+        self._blockages = BlockageReport(self._backend, self._publish, clock=self._clock)
+        if runner.watchdog_s:
+            self._watchdog = Watchdog(
+                limit_s=runner.watchdog_s, lease_of=self.worker.lease_of, tell=self._blockages.tell,
+                note=self._backend.note, errors=self._errors,
+            )  # fmt: skip
+            self._watchdog.start()
+        for name, loop in loops(self.worker).items():
+            self._supervisor.start(name, loop)
+        self._loop = asyncio.get_running_loop()
+        self._is_running = True
+
+    def wake(self) -> None:
+        """There may be work: let the worker look at once."""
+        if self.worker is not None:
+            self.worker.wake()
+
+    def hold(self) -> None:
+        """Claim no more jobs from this very moment on. Safe in a signal handler; :meth:`pause` is to follow."""
+        self.is_paused = True
+        if self.worker is not None:
+            self.worker.hold()
+
+    def pause(self) -> None:
+        """Claim no more jobs; those that run get the grace period, which begins now."""
+        self.is_paused = True
+        if self.worker is not None:
+            self.worker.pause()
+
+    async def stop(self) -> None:
+        """Claim nothing more, let running jobs end within the grace period, release the rest."""
+        self._is_running = False
+        self.is_paused = True
+        try:
+            if self.worker is not None:
+                await self.worker.stop()  # the heartbeat goes on meanwhile: the leases of running jobs must hold
+            if self._pump is not None:
+                await self._pump.close()
+            self._bus.drain()
+            if self._supervisor.is_busy:
+                await self._bus.join_handlers(_HANDLERS_S)
+        finally:
+            self.worker = None
+            await self._end_loops()
+            self._loop = None
+
+    async def _end_loops(self) -> None:
+        self.stop_heartbeat()
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        if self._blockages is not None:
+            await self._blockages.close()
+        await self._supervisor.stop()
+
+    def stop_heartbeat(self) -> None:
+        """Beat no more."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
+
+    def vanish(self) -> "list[asyncio.Task[None]]":
+        """Be gone as a killed process is; returns the asyncio tasks of the coroutines that ran, which are ending."""
+        dropped = [] if self.worker is None else self.worker.vanish()
+        self.worker = self._pump = None
+        self._is_running = False
+        return dropped
+
+    def abandon(self) -> None:
+        """Drop what is left of a life whose event loop was closed without a stop."""
+        self.stop_heartbeat()
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        self._supervisor.drop()
+        self.worker = self._pump = self._blockages = self._loop = None
+        self._is_running = False
+
+    def _publish(self, event: Event) -> None:
+        self._bus.publish([event])

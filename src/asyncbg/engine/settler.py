@@ -1,0 +1,126 @@
+"""The settler: writes what attempts ended in, all that ended meanwhile by one call, until it is on disk."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from asyncbg.core.error_log import ErrorLog, ends_task
+from asyncbg.core.job import Failed, JobError, Released
+from asyncbg.engine.failure import describe
+from asyncbg.engine.in_memory import InMemoryJobs
+from asyncbg.errors import DatabaseError, OutageError
+from asyncbg.store.base import Backend, Settlement
+
+logger = logging.getLogger("asyncbg")
+
+_PAUSE_S = 0.5
+_MOST_TRIES = 3
+_UNWRITABLE = Failed(JobError(type="UnwritableError", message="what it ended in cannot be stored; see the log"))
+
+
+class Settler:
+    """Takes outcomes from the worker; ``is_stopping`` tells that the process must go, and can try no longer.
+
+    ``quarantine`` fails the jobs whose rows cannot be read.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        in_memory: InMemoryJobs,
+        *,
+        is_stopping: Callable[[], bool],
+        quarantine: Callable[[], Awaitable[None]],
+        errors: ErrorLog,
+    ) -> None:
+        """Made by the worker."""
+        self._backend = backend
+        self._in_memory = in_memory
+        self._is_stopping = is_stopping
+        self._quarantine = quarantine
+        self._errors = errors
+        self._ended: list[Settlement] = []
+        self.task: asyncio.Task[None] | None = None
+        """What writes now, or None."""
+
+    def add(self, settlement: Settlement) -> None:
+        """Write this outcome as soon as what is being written is on disk."""
+        self._ended.append(settlement)
+        self._begin()
+
+    def clear(self) -> None:
+        """Write nothing more: the worker is gone as a killed process is."""
+        self._ended.clear()
+
+    def _begin(self) -> None:
+        if self.task is None and self._ended:
+            self.task = asyncio.create_task(self._settle(), name="asyncbg-settle")
+            self.task.add_done_callback(self._cancelled)
+
+    def _cancelled(self, task: "asyncio.Task[None]") -> None:
+        """Where somebody cancelled the task, what is left is written by another; nothing is where the loop ends."""
+        if self.task is task:
+            self.task = None
+            task.get_loop().call_later(_PAUSE_S, self._begin)
+
+    async def _settle(self) -> None:
+        while self._ended:
+            ended = self._ended[:]
+            await self._write(ended)
+            del self._ended[: len(ended)]
+        self.task = None
+
+    async def _write(self, ended: list[Settlement]) -> None:
+        """Write outcomes; on a database that cannot be used now, try again until it can or we must go."""
+        for tries in itertools.count(1):
+            if await self._has_written(ended, tries):
+                return
+
+    async def _has_written(self, ended: list[Settlement], tries: int) -> bool:
+        """Try once; False: it is worth another try."""
+        try:
+            held = await self._backend.settle(ended)
+        except DatabaseError as error:
+            return await self._has_given_up(ended, error, tries)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            await self._write_apart(ended, error)
+            return True
+        self._note(ended, held)
+        return True
+
+    async def _has_given_up(self, ended: list[Settlement], error: DatabaseError, tries: int) -> bool:
+        """Wait for the next try, if there is to be one. An outage is waited for; else it may be one job's own row."""
+        is_outage = isinstance(error, OutageError)
+        if not is_outage or self._is_stopping():
+            logger.error("cannot settle %d jobs, of them %s: %s", len(ended), ended[0].lease.id, error)
+        if self._is_stopping():
+            return True
+        if not is_outage:
+            if len(ended) > 1 or tries > _MOST_TRIES:
+                await self._write_apart(ended, error)
+                return True
+            await self._quarantine()
+        await asyncio.sleep(_PAUSE_S)
+        return False
+
+    def _note(self, ended: list[Settlement], held: Sequence[bool]) -> None:
+        for settlement, is_held in zip(ended, held, strict=True):
+            if not is_held:
+                logger.warning("job %s had lost its lease; its outcome is dropped", settlement.lease.id)
+            if not settlement.lease.durable and not isinstance(settlement.outcome, Released):
+                self._in_memory.drop(settlement.lease.id)
+
+    async def _write_apart(self, ended: list[Settlement], error: BaseException) -> None:
+        """One outcome that cannot be written costs the others nothing; its own job fails with the reason."""
+        if len(ended) > 1:
+            for settlement in ended:
+                await self._write([settlement])
+            return
+        lease, outcome = ended[0].lease, ended[0].outcome
+        self._errors.add("settle", error, "the outcome of job %s (%s) cannot be written", lease.id, lease.task)
+        if outcome is not _UNWRITABLE:
+            failed = _UNWRITABLE if isinstance(outcome, Failed) else Failed(describe(error))
+            await self._write([Settlement(lease, failed)])

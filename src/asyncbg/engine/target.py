@@ -1,0 +1,97 @@
+"""What ``enqueue`` and ``add_task`` are given: a task, a task with options, or any function. Which job is meant?"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import aiosqlite
+
+from asyncbg.core.function_name import display_name
+from asyncbg.core.job import ANONYMOUS
+from asyncbg.engine.call_options import NO_OPTIONS
+from asyncbg.engine.enqueuer import Enqueuer, Prepared
+from asyncbg.engine.job_handle import Job
+from asyncbg.engine.task import Registry, TaskDefinition, TaskOptions, is_unbound_method, unwrap_partial
+from asyncbg.engine.task_handle import Task, TaskCall
+from asyncbg.errors import ArgumentsError, ErrorItem, TransactionError
+
+Target: TypeAlias = "Callable[..., Any] | Task[..., Any] | TaskCall[Any]"
+
+
+def enqueuer_of(target: Target, otherwise: Enqueuer) -> Enqueuer:
+    """A task is a job of its own engine; any other function is one of the engine that was asked."""
+    return target.enqueuer if isinstance(target, Task | TaskCall) else otherwise
+
+
+async def enqueue_target(enqueuer: Enqueuer, target: Target, args: Sequence[Any], kwargs: dict[str, Any]) -> Job:
+    """Accept a job; with ``connection=`` among ``kwargs`` it is part of the transaction that is open there."""
+    enqueuer = enqueuer_of(target, enqueuer)
+    connection = _take_connection(enqueuer.registry, target, kwargs) if "connection" in kwargs else None
+    if isinstance(target, TaskCall) and target.call_options.connection is not None:
+        connection = connection or target.call_options.connection
+        target = TaskCall(enqueuer, target.definition, replace(target.call_options, connection=None))
+    prepared = prepare_target(enqueuer, target, args, kwargs)
+    if connection is not None:
+        return await enqueuer.accept_within(connection, prepared)
+    await enqueuer.accept([prepared])
+    return prepared.job
+
+
+def prepare_target(
+    enqueuer: Enqueuer, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], *, owner: str | None = None
+) -> Prepared:
+    """Validate a call and give it an id; nothing is stored yet. Raises ArgumentsError, TransactionError."""
+    if isinstance(target, functools.partial):
+        target, args, kwargs = unwrap_partial(target, args, kwargs)
+    options = target.call_options if isinstance(target, TaskCall) else NO_OPTIONS
+    if options.connection is not None:
+        raise TransactionError(
+            "a job within a transaction is not added but enqueued: await task.options(connection=…).enqueue(…)"
+        )
+    if owner is not None and options.owner == ANONYMOUS:
+        options = replace(options, owner=owner)
+    definition, lasting = _define(enqueuer.registry, target)
+    bound = _bind(definition, args, kwargs)
+    return enqueuer.prepare(definition, bound, options, lasting=lasting)
+
+
+def _define(registry: Registry, target: Target) -> tuple[TaskDefinition, bool]:
+    """The task that is meant, and whether it has a lasting name."""
+    if isinstance(target, Task | TaskCall):
+        return target.definition, True
+    handed = registry.hand_over(target)
+    return handed or TaskDefinition.of(display_name(target), target, TaskOptions()), handed is not None
+
+
+def _bind(definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Match and validate the arguments. Raises ArgumentsError, which tells a method from a function."""
+    try:
+        return definition.bind(args, kwargs)
+    except ArgumentsError as error:
+        if not is_unbound_method(definition.function):
+            raise
+        items = [*error.errors, _unbound(definition.function)]
+    raise ArgumentsError(definition.name, items)
+
+
+def _unbound(method: Callable[..., Any]) -> ErrorItem:
+    msg = f"{method.__qualname__} is a method: hand over that of an object, or the object as its first argument"
+    return {"loc": ["self"], "msg": msg, "type": "unbound_method"}
+
+
+def _take_connection(registry: Registry, target: Target, kwargs: dict[str, Any]) -> aiosqlite.Connection | None:
+    """The transaction that ``connection=`` names; another value stays with a task that has such a parameter."""
+    given: object = kwargs["connection"]
+    if not isinstance(given, aiosqlite.Connection):
+        arguments = _define(registry, unwrap_partial(target, (), {})[0])[0].arguments
+        if "connection" in arguments.names or "connection" in arguments.injected:
+            return None
+        if given is not None:
+            raise TransactionError(
+                f"connection= takes an aiosqlite connection, not {type(given).__name__}; "
+                "an argument of that name goes through task.enqueue(connection=…)"
+            )
+        given = None
+    del kwargs["connection"]
+    return given

@@ -1,0 +1,302 @@
+"""The watchdog: a thread that notices when something holds the event loop, and names the task and the line."""
+
+import asyncio
+import json
+import logging
+import sys
+import sysconfig
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from asyncbg.core.clock import Clock
+from asyncbg.core.engine_events import LoopBlocked
+from asyncbg.core.error_log import ErrorLog, ends_task
+from asyncbg.core.event import Event, dump
+from asyncbg.core.job import Lease
+from asyncbg.store.base import Backend
+
+logger = logging.getLogger("asyncbg")
+
+LOOP_BLOCKED = LoopBlocked.event_type
+"""The event's type: engine-made, though it is none of the job's own states."""
+
+_TICKS_PER_LIMIT = 8
+_MOST_TASKS = 1000
+_MOST_NOTED, _LONGEST_NAME = 8, 200
+_OTHER = "other"
+_OWN = "asyncbg"
+_INSTALLED = ("site-packages", "dist-packages")
+_STDLIB = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
+_MACHINERY = {
+    "asyncio.base_events": ("_run_once", "run_forever", "run_until_complete"),
+    "asyncio.events": ("_run",),
+    "asyncio.runners": ("run",),
+}
+"""Frames that call what the loop runs: those further out tell how the loop was started, not what holds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blockage:
+    """The loop was held: at which line, for how long, by a job of which task, or by which coroutine without one."""
+
+    lease: Lease | None
+    task: str
+    line: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The data of the event ``loop.blocked``."""
+        return {"task": self.task, "line": self.line, "seconds": round(self.seconds, 3)}
+
+
+class Watchdog:
+    """Watches one event loop from :meth:`start` to :meth:`stop`; what holds it longer than ``limit_s`` is told.
+
+    The loop ticks a few times in each ``limit_s``; the thread sleeps until a tick is overdue, so that neither costs
+    anything while all is well. A warning is logged while the loop is held; ``tell`` is called on the loop as soon as
+    it runs again. A process that was stopped as a whole (SIGSTOP, a paused machine) blocks nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_s: float,
+        lease_of: Callable[[str], Lease | None],
+        tell: Callable[[Blockage], None],
+        note: Callable[[str], None],
+        errors: ErrorLog | None = None,
+    ) -> None:
+        """``lease_of`` gives the job that the asyncio task of a name runs, or None.
+
+        ``note`` takes what was counted, as JSON, while the loop is still held. Both are called in the thread.
+        """
+        self._limit_s = limit_s
+        self._tick_s = limit_s / _TICKS_PER_LIMIT
+        self._lease_of = lease_of
+        self._tell = tell
+        self._note = note
+        self._errors = errors or ErrorLog()
+        self._counts: Counter[str] = Counter()
+        self._lines: dict[str, str] = {}
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._was_suspended = False
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How often the loop was held, by task."""
+        return dict(self._counts)
+
+    def start(self) -> None:
+        """Watch the running loop."""
+        self._ended.clear()
+        self._tick(asyncio.get_running_loop())
+        arguments = (asyncio.get_running_loop(), threading.get_ident())
+        self._thread = threading.Thread(target=self._watch_on, args=arguments, name="asyncbg-watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; it sleeps interruptibly, so this takes no time."""
+        self._ended.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = time.monotonic() + self._tick_s
+        self._timer = loop.call_later(self._tick_s, self._tick, loop)
+
+    def _watch_on(self, loop: asyncio.AbstractEventLoop, thread_id: int) -> None:
+        """What goes wrong while a frame is looked at, whose globals may be anything, ends no watch."""
+        while not self._ended.is_set():
+            try:
+                self._watch(loop, thread_id)
+            except BaseException as error:  # noqa: BLE001 - a thread that ends is missed by nobody
+                self._errors.add("watchdog", error, "the watchdog failed and goes on", is_ours=True)
+                self._ended.wait(self._limit_s)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, thread_id: int) -> None:
+        due = self._due
+        while self._sleep_until(due + self._limit_s / 2):
+            if self._due != due:
+                due = self._due
+                continue
+            suspended, holder = self._was_suspended, _running_in(thread_id)
+            if not self._sleep_until(due + self._limit_s):
+                return
+            if self._due != due:
+                due = self._due
+            elif suspended or self._was_suspended:
+                self._ended.wait(self._limit_s)  # the loop gets the time to tick
+            else:
+                if holder is not None and holder is _running_in(thread_id):  # else many short ones are on their way
+                    self._bark(loop, thread_id, due)
+                due = self._wait_for_tick(due)
+
+    def _sleep_until(self, deadline: float) -> bool:
+        """Sleep; False when it is time to end. Notes whether the process as a whole stood still meanwhile."""
+        cpu_s, left_s = time.process_time(), deadline - time.monotonic()
+        self._was_suspended = False
+        if left_s <= 0:
+            return not self._ended.is_set()
+        if self._ended.wait(left_s):
+            return False
+        late_s = time.monotonic() - deadline
+        self._was_suspended = late_s > self._limit_s and time.process_time() - cpu_s < late_s / 2
+        return True
+
+    def _wait_for_tick(self, due: float) -> float:
+        while self._due == due and not self._ended.wait(self._tick_s):
+            pass
+        return self._due
+
+    def _bark(self, loop: asyncio.AbstractEventLoop, thread_id: int, due: float) -> None:
+        frame = sys._current_frames().get(thread_id)
+        holder = asyncio.current_task(loop)
+        found = None if frame is None else culprit(frame)
+        if found is None or self._due != due:
+            return  # the loop waits for the kernel or for the processor: nobody holds it
+        blockage = self._describe(holder, found)
+        logger.warning(
+            "the event loop is held for more than %g s by %s at %s: nothing else runs meanwhile; await there, or make "
+            "it a plain def, which runs in a thread", self._limit_s, blockage.task, blockage.line,
+        )  # fmt: skip
+        name = blockage.task if blockage.task in self._counts or len(self._counts) < _MOST_TASKS else _OTHER
+        self._counts[name] += 1
+        self._lines[name] = blockage.line
+        self._leave_word()
+        try:
+            loop.call_soon_threadsafe(self._released, blockage, due)
+        except RuntimeError:
+            logger.debug("the loop was closed while it was held")
+
+    def _leave_word(self) -> None:
+        worst = [
+            {"task": name[:_LONGEST_NAME], "times": many, "line": self._lines[name][-_LONGEST_NAME:]}
+            for name, many in self._counts.most_common(_MOST_NOTED)
+        ]
+        try:
+            self._note(json.dumps(worst))
+        except OSError as error:
+            logger.debug("what held the loop cannot be noted: %s", error)
+
+    def _describe(self, holder: "asyncio.Task[Any] | None", found: FrameType) -> Blockage:
+        if holder is None:
+            return Blockage(lease=None, task="a callback", line=place_of(found), seconds=0.0)
+        name = holder.get_name()
+        lease = self._lease_of(name)
+        task = getattr(holder.get_coro(), "__qualname__", name) if lease is None else lease.task
+        return Blockage(lease=lease, task=task, line=place_of(found), seconds=0.0)
+
+    def _released(self, blockage: Blockage, due: float) -> None:
+        if not self._ended.is_set():
+            self._tell(replace(blockage, seconds=time.monotonic() - due))
+
+
+class BlockageReport:
+    """Tells of blockages as events: stored with the job that held the loop, else published to who listens now."""
+
+    def __init__(self, backend: Backend, publish: Callable[[Event], None], *, clock: Clock) -> None:
+        """Store in ``backend``; ``publish`` takes what cannot be stored."""
+        self._backend = backend
+        self._publish = publish
+        self._clock = clock
+        self._writes: set[asyncio.Task[None]] = set()
+
+    def tell(self, blockage: Blockage) -> None:
+        """Tell of one; call it on the loop."""
+        data = dump(blockage.as_dict())
+        if blockage.lease is None:
+            self._publish(self._event(blockage, data))
+            return
+        # Submitted here and now: a job that ends at once must not be final before.
+        stored = self._backend.record(blockage.lease, LOOP_BLOCKED, data)
+        task = asyncio.create_task(self._await_stored(stored, blockage, data), name="asyncbg-blockage")
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        if self._writes:
+            await asyncio.wait(self._writes)
+
+    async def _await_stored(self, stored: Awaitable[bool], blockage: Blockage, data: str) -> None:
+        try:
+            is_stored = await stored
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            logger.warning("that the event loop was held is not recorded: %s", type(error).__name__)
+            is_stored = False
+        if not is_stored:
+            self._publish(self._event(blockage, data))
+
+    def _event(self, blockage: Blockage, data: str) -> Event:
+        """An event of no job: nothing that comes after the end of a job may be told of it."""
+        return Event(0, LOOP_BLOCKED, self._clock.now_ms(), "", blockage.task, "", "", 0, data)
+
+
+def _running_in(thread_id: int) -> FrameType | None:
+    """What the loop of that thread has called and waits for: the same frame as long as that goes on."""
+    innermost = sys._current_frames().get(thread_id)
+    called = [] if innermost is None else list(_called_by_loop(innermost))
+    return called[-1] if called else None
+
+
+def culprit(innermost: FrameType) -> FrameType | None:
+    """The frame that holds the loop: the innermost of the application's own, else of a library's, else of ours.
+
+    None where the loop itself is on top, so nothing holds it.
+    """
+    frames = list(_called_by_loop(innermost))
+    for is_meant in (_is_application, _is_library):
+        found = next(filter(is_meant, frames), None)
+        if found is not None:
+            return found
+    return frames[0] if frames else None
+
+
+def place_of(frame: FrameType) -> str:
+    """``package/module.py:12 in function``: relative to where it was imported from, no directory of the machine."""
+    path = Path(frame.f_code.co_filename)
+    roots = [root for root in (Path(entry or ".").absolute() for entry in sys.path) if path.is_relative_to(root)]
+    shown = path.relative_to(max(roots, key=lambda root: len(root.parts))) if roots else path.name
+    return f"{shown}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+
+
+def _called_by_loop(innermost: FrameType) -> Iterator[FrameType]:
+    """From the innermost frame outwards, up to what the loop called; nothing where it is polling."""
+    frame: FrameType | None = innermost
+    held: list[FrameType] = []
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if frame.f_code.co_name in _MACHINERY.get(module, ()):
+            break
+        held.append(frame)
+        frame = frame.f_back
+    if len(held) == 1 and held[0].f_globals.get("__name__") == "selectors":
+        return
+    yield from held
+
+
+def _is_application(frame: FrameType) -> bool:
+    return _is_library(frame) and not any(part in _INSTALLED for part in Path(frame.f_code.co_filename).parts)
+
+
+def _is_library(frame: FrameType) -> bool:
+    """Whether it is neither Python's own nor ours."""
+    if frame.f_globals.get("__name__", "").partition(".")[0] == _OWN:
+        return False
+    name = frame.f_code.co_filename
+    return any(part in _INSTALLED for part in Path(name).parts) or not (
+        name.startswith(_STDLIB) or name.startswith("<frozen")
+    )

@@ -1,0 +1,453 @@
+"""The worker: claims as many jobs as there are free slots, runs each as a task of its own, settles the outcomes."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from asyncbg.core.clock import Clock
+from asyncbg.core.error_log import ErrorLog, ends_task
+from asyncbg.core.event import EventType, dump
+from asyncbg.core.job import Cancelled, Done, Failed, JobError, Lease, Outcome, Released, Retry
+from asyncbg.engine.context import CurrentJob
+from asyncbg.engine.executor import Executor
+from asyncbg.engine.failure import describe
+from asyncbg.engine.in_memory import InMemoryJobs
+from asyncbg.engine.progress import ProgressPump
+from asyncbg.engine.settler import Settler
+from asyncbg.engine.task import Registry, TaskDefinition
+from asyncbg.engine.unknown_task import NO_SUCH_TASK
+from asyncbg.errors import DatabaseError, OutageError
+from asyncbg.settings import RunnerSettings
+from asyncbg.store.base import Backend, Settlement
+
+logger = logging.getLogger("asyncbg")
+
+_TASK_NAME = "asyncbg-job-"
+_LONGEST_WAIT_S = 1.0
+_CLAIM_PAUSE_S = 0.5
+_QUARANTINE_MS = 60_000
+_LONGEST_CLAIM_S = 10.0
+_LONGEST_SETTLE_S = 10.0
+_FUNCTION_GONE = JobError(
+    type="NotDurableError", message="its function is not kept here any more; hand over a module-level function"
+)
+
+_CANCELLED_ITSELF = Cancelled("the task cancelled itself")
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A job in a slot: its asyncio task, and what it ends in if it was told to stop."""
+
+    lease: Lease
+    job: CurrentJob
+    definition: TaskDefinition
+    task: asyncio.Task[None] = field(init=False)
+    timer: asyncio.TimerHandle | None = None
+    cancel: Outcome | None = None
+    is_reported: bool = False
+    is_over: bool = False
+
+    @property
+    def is_abandoned_when_late(self) -> bool:
+        """Whether it is a thread whose time is over: it keeps its thread, but its job does not wait for it."""
+        return not self.definition.is_async and isinstance(self.cancel, Retry | Failed)
+
+    def outcome(self, ended_in: Outcome) -> Outcome:
+        """What the attempt counts as. Told to stop, it has succeeded only where it returned in spite of it."""
+        if self.cancel is None:
+            return ended_in
+        if not isinstance(ended_in, Done) or self.is_abandoned_when_late:
+            return self.cancel
+        obeyed = not self.definition.is_async and self.job.cancelled.was_seen
+        return self.cancel if obeyed else ended_in
+
+
+class Worker:
+    """Runs up to ``concurrency`` jobs at once. Each runs in its own asyncio task, with its own context.
+
+    Plain asyncio tasks, not an anyio group: a job sees one cancellation, as asyncio code expects, and starting one
+    costs a third.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        settings: RunnerSettings,
+        *,
+        executor: Executor,
+        pump: ProgressPump,
+        in_memory: InMemoryJobs,
+        clock: Clock,
+        errors: ErrorLog | None = None,
+        is_loop_ending: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Put the parts together; nothing runs before :meth:`run`."""
+        self._backend = backend
+        self._registry = registry
+        self._settings = settings
+        self._executor = executor
+        self._pump = pump
+        self._in_memory = in_memory
+        self._clock = clock
+        self._errors = errors or ErrorLog()
+        self._is_loop_ending = is_loop_ending
+        self._next_quarantine_ms = 0
+        self._settler = Settler(
+            backend, in_memory, is_stopping=lambda: self._stopping, quarantine=self._quarantine, errors=self._errors
+        )
+        self._wake = asyncio.Event()
+        self._wake.set()  # what an earlier process left is waiting already
+        self._claimed = asyncio.Event()
+        self._claimed.set()
+        self._running: dict[str, _Running] = {}
+        self._skipped: set[str] = set()
+        self._reports: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._more = False
+
+    @property
+    def active(self) -> int:
+        """How many jobs run now."""
+        return len(self._running)
+
+    @property
+    def job_ids(self) -> set[str]:
+        """The jobs that run now."""
+        return set(self._running)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing waits to be settled."""
+        return not self._running and self._settler.task is None
+
+    def job(self, job_id: str) -> CurrentJob | None:
+        """A job that runs here, or None."""
+        running = self._running.get(job_id)
+        return running.job if running else None
+
+    def lease_of(self, asyncio_task: str) -> Lease | None:
+        """The job that the asyncio task of this name runs, or None."""
+        running = self._running.get(asyncio_task.removeprefix(_TASK_NAME))
+        return running.lease if running else None
+
+    def wake(self) -> None:
+        """There may be work: look at once."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Claim and start jobs until :meth:`stop`."""
+        next_due_ms: int | None = None
+        while not self._stopping:
+            await self._wait(next_due_ms)
+            try:
+                next_due_ms = await self.claim()
+                self._errors.recovered("claim")
+            except BaseException as error:
+                if ends_task(error):
+                    raise
+                if not isinstance(error, OutageError):  # that one is told by the database
+                    self._errors.add_once("claim", error, "cannot claim jobs, and tries again", is_ours=True)
+                    await self._quarantine()
+                await asyncio.sleep(_CLAIM_PAUSE_S)
+
+    async def _quarantine(self) -> None:
+        """Where a stored row is what cannot be read, its job fails, and the others are claimed."""
+        if self._clock.monotonic_ms() < self._next_quarantine_ms:
+            return
+        self._next_quarantine_ms = self._clock.monotonic_ms() + _QUARANTINE_MS
+        try:
+            for job_id in await self._backend.quarantine():
+                logger.error("job %s was failed: its row in the database holds a value that is no text", job_id)
+        except DatabaseError as error:
+            logger.error("jobs that cannot be read could not be failed: %s", error)
+
+    async def run_ready(self) -> bool:
+        """Claim and run until nothing is ready and nothing runs; returns whether anything ran.
+
+        For who drives the worker by hand, in the place of :meth:`run`.
+        """
+        has_run = False
+        while True:
+            self._wake.clear()
+            await self.claim()
+            if self.is_idle and not self._wake.is_set():
+                return has_run
+            has_run = True
+            await self._changed()
+
+    async def claim(self) -> int | None:
+        """Fill the free slots; returns when the next scheduled job is due."""
+        self._claimed.clear()
+        try:
+            return await self._fill()
+        finally:
+            self._claimed.set()
+
+    async def _fill(self) -> int | None:
+        next_due_ms: int | None = None
+        while not self._stopping:
+            free = self._settings.concurrency - len(self._running)
+            self._more = free <= 0
+            if self._more:
+                break
+            claimed = await self._backend.claim(free, lease_s=self._settings.lease_s, skip=self._skipped)
+            next_due_ms = claimed.next_due_ms
+            for lease in claimed.leases:
+                self._start_or_fail(lease)
+            if len(claimed.leases) < free:
+                break
+        return next_due_ms
+
+    async def _changed(self) -> None:
+        """Wait until a job or a settlement ends, or there may be work."""
+        settling = self._settler.task
+        going_on = {running.task for running in self._running.values()} | ({settling} if settling else set())
+        woken = asyncio.create_task(self._wake.wait(), name="asyncbg-woken")
+        try:
+            await asyncio.wait([*going_on, woken], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+
+    def vanish(self) -> "list[asyncio.Task[None]]":
+        """Be gone as a killed process is: what runs is dropped and settled by nobody.
+
+        Returns the asyncio tasks of the coroutines among it, which are ending.
+        """
+        self.hold()
+        self._wake.set()
+        dropped = list(self._running.values())
+        for running in dropped:
+            self._leave(running)
+            running.job.cancelled.set("the worker is gone")
+            running.task.cancel()
+        self._settler.clear()
+        return [running.task for running in dropped if running.definition.is_async]
+
+    def hold(self) -> None:
+        """Claim nothing more from this very moment on. Safe in a signal handler."""
+        self._stopping = True
+
+    def pause(self) -> None:
+        """Claim nothing more; what runs goes on for the grace period, which begins now."""
+        self.hold()
+        self._wake.set()
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().call_later(self._settings.shutdown_grace_s, self._release)
+
+    async def stop(self) -> None:
+        """Claim nothing more, give running jobs the grace period, then cancel and release them."""
+        self.pause()
+        with contextlib.suppress(TimeoutError):  # what is being claimed now is given back as soon as it is ours
+            async with asyncio.timeout(_LONGEST_CLAIM_S):
+                await self._claimed.wait()
+        if self._running and self._deadline is not None:
+            grace_s = max(0.0, self._deadline.when() - asyncio.get_running_loop().time())
+            await asyncio.wait([running.task for running in self._running.values()], timeout=grace_s)
+        self._release()
+        if self._running:
+            tasks = [running.task for running in self._running.values()]
+            await asyncio.wait(tasks, timeout=self._settings.cancel_grace_s)
+        await self._give_up()
+        if self._settler.task is not None:
+            await asyncio.wait([self._settler.task], timeout=_LONGEST_SETTLE_S)
+
+    def _release(self) -> None:
+        """The grace period is over: tell what still runs to stop, to be run again."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for running in list(self._running.values()):
+            if running.cancel is None:
+                self._stop_one(running, Released("the process shut down"))
+
+    async def _give_up(self) -> None:
+        """Settle the jobs that did not stop: the process ends, and they with it."""
+        late = list(self._running.values())
+        for running in late:
+            self._report(running)
+        if self._reports:
+            await asyncio.wait(self._reports, timeout=_LONGEST_SETTLE_S)
+        for running in late:
+            self._abandon(running)
+
+    def cancel(self, job_id: str, reason: str) -> bool:
+        """Cancel a job if it runs here."""
+        running = self._running.get(job_id)
+        if running is None or running.cancel is not None:
+            return False
+        self._stop_one(running, Cancelled(reason))
+        return True
+
+    def lapse(self, job_ids: set[str]) -> None:
+        """Stop jobs that the store no longer holds for us."""
+        for job_id in job_ids:
+            running = self._running.get(job_id)
+            if running is not None and running.cancel is None:
+                logger.warning("job %s lost its lease and is stopped here", job_id)
+                self._stop_one(running, Released("the lease lapsed"))
+
+    def recheck_skipped(self) -> None:
+        """Look again for tasks that were unknown: their module may be loaded now."""
+        known = {name for name in self._skipped if self._registry.has(name)}
+        if known:
+            self._skipped -= known
+            self.wake()
+
+    async def _wait(self, next_due_ms: int | None) -> None:
+        timeout_s = _LONGEST_WAIT_S
+        if next_due_ms is not None:
+            timeout_s = min(timeout_s, max(0.0, (next_due_ms - self._clock.now_ms()) / 1000))
+        if not self._wake.is_set():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        self._wake.clear()
+
+    def _start_or_fail(self, lease: Lease) -> None:
+        """What cannot be started fails with the reason on it, and costs the other jobs nothing."""
+        try:
+            self._start(lease)
+        except BaseException as error:  # noqa: BLE001 - of any class: a stored name may lead to any object
+            self._errors.add("start", error, "job %s (%s) cannot be started", lease.id, lease.task)
+            self._end(CurrentJob(lease, self._pump, self._clock.now_ms), Failed(describe(error)))
+
+    def _start(self, lease: Lease) -> None:
+        kept = None if lease.durable else self._in_memory.take(lease.id)
+        definition = kept[0] if kept else self._registry.find(lease.task) if lease.durable else None
+        job = CurrentJob(lease, self._pump, self._clock.now_ms)
+        if definition is None or self._stopping:
+            self._end(job, self._unrun(lease))
+            return
+        self.lapse({lease.id})  # an attempt that still runs here has lost its lease to this one
+        running = self._running[lease.id] = _Running(lease, job, definition)
+        running.task = asyncio.create_task(self._run(running, kept[1] if kept else None), name=_TASK_NAME + lease.id)
+        running.task.add_done_callback(lambda _: self._settle_unsettled(running))
+
+    def _settle_unsettled(self, running: _Running) -> None:
+        """A task that was cancelled before it had begun never reached its own settling."""
+        if not running.is_over:
+            self._leave(running)
+            if not self._is_loop_ending():
+                self._end(running.job, running.cancel or _CANCELLED_ITSELF)
+
+    def _stop_one(self, running: _Running, outcome: Outcome) -> None:
+        """Cancel a job's task, once."""
+        running.cancel = outcome
+        running.job.cancelled.set(_reason(outcome))
+        running.task.cancel()
+        self._set_timer(running, self._settings.cancel_grace_s, self._report)
+
+    def _set_timer(self, running: _Running, delay_s: float, then: Callable[[_Running], None]) -> None:
+        """A job has one timer: for its timeout first, for the end of its finalisers once it was told to stop."""
+        if running.timer is not None:
+            running.timer.cancel()
+        running.timer = asyncio.get_running_loop().call_later(delay_s, then, running)
+
+    def _time_out(self, running: _Running) -> None:
+        if running.cancel is None:
+            self._stop_one(running, self._executor.timed_out(running.job, running.definition, running.task))
+
+    def _report(self, running: _Running) -> None:
+        """Tell that a job has not ended in the time it had after it was told to stop."""
+        if running.is_over or running.is_reported or running.cancel is None:
+            return
+        running.is_reported = True
+        logger.warning(
+            "job %s (%s) was told to stop %g s ago and goes on; it keeps its slot until it ends: "
+            "let a coroutine end on CancelledError, let a function look at current_job().cancelled",
+            running.lease.id, running.lease.task, self._settings.cancel_grace_s,
+        )  # fmt: skip
+        report = asyncio.create_task(self._tell(running), name=f"asyncbg-report-{running.lease.id}")
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)
+
+    async def _tell(self, running: _Running) -> None:
+        data = {"reason": running.job.cancelled.reason, "grace_s": self._settings.cancel_grace_s}
+        try:
+            await self._backend.record(running.lease, EventType.CANCEL_IGNORED.value, dump(data))
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            logger.warning("that job %s goes on is not recorded: %s", running.lease.id, type(error).__name__)
+        if running.is_abandoned_when_late:
+            self._abandon(running)
+
+    def _abandon(self, running: _Running) -> None:
+        """Settle a job that still goes on; what it ends in later counts for nothing."""
+        if not running.is_over and running.cancel is not None:
+            self._leave(running)
+            self._end(running.job, running.cancel)
+
+    async def _run(self, running: _Running, bound: dict[str, Any] | None) -> None:
+        timeout_s = running.definition.options.timeout
+        try:
+            if timeout_s is not None:
+                self._set_timer(running, timeout_s, self._time_out)
+            outcome: Outcome = await self._executor.attempt(running.job, running.definition, bound)
+        except asyncio.CancelledError:
+            if running.cancel is None and self._is_loop_ending():
+                self._leave(running)  # nobody cancelled the job: the next start finds it as after a crash
+                raise
+            outcome = _CANCELLED_ITSELF
+        except GeneratorExit as error:
+            outcome = self._executor.exited(running.job, running.definition, error)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            self._errors.add("attempt", error, "job %s (%s) cannot be run", running.lease.id, running.lease.task)
+            outcome = Failed(describe(error))
+        if not running.is_over:
+            self._leave(running)
+            self._end(running.job, running.outcome(outcome))
+
+    def _leave(self, running: _Running) -> None:
+        """Free the slot, unless a later attempt of the same job has it."""
+        running.is_over = True
+        if running.timer is not None:
+            running.timer.cancel()
+        if self._running.get(running.lease.id) is running:
+            del self._running[running.lease.id]
+        if self._more:
+            self._wake.set()
+
+    def _end(self, job: CurrentJob, outcome: Outcome) -> None:
+        self._settler.add(Settlement(job.lease, outcome, self._last_progress(job)))
+
+    def _last_progress(self, job: CurrentJob) -> str | None:
+        """What a task reported last; a report that has no JSON form is lost, and its job ends as any other."""
+        try:
+            return self._pump.take(job)
+        except BaseException as error:  # noqa: BLE001 - whatever the objects raise that a task reported
+            self._errors.add("progress", error, "the progress of job %s (%s) cannot be kept", job.id, job.task)
+            return None
+
+    def _unrun(self, lease: Lease) -> Outcome:
+        """What becomes of a claimed job that is not run here."""
+        if self._stopping:
+            return Released("the process shut down")
+        if not lease.durable:
+            return Failed(_FUNCTION_GONE)
+        if lease.task not in self._skipped:
+            logger.warning("no task %s in this process; its jobs are left to others until it is loaded", lease.task)
+            self._skipped.add(lease.task)
+        return Released(NO_SUCH_TASK)
+
+
+def _reason(outcome: Outcome) -> str:
+    """Why a job is told to stop, in words."""
+    match outcome:
+        case Cancelled(reason) | Released(reason):
+            return reason
+        case Failed(error) | Retry(error, _):
+            return error.message
+        case Done():
+            return ""
+        case _:
+            assert_never(outcome)

@@ -1,6 +1,0 @@
-"""Erases a person, found by e-mail address, from the database and the data directory, and proves that it is so."""
-
-from asyncbg.forget.address import Address, AddressError
-from asyncbg.forget.erase import Erasure, forget
-
-__all__ = ["Address", "AddressError", "Erasure", "forget"]

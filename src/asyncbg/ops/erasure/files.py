@@ -1,0 +1,91 @@
+"""The files of one person below the data directory: erased in place or removed, while a service goes on writing."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asyncbg.core.presence import files_below
+from asyncbg.ops.erasure.address import Address
+
+_LOG = "notifications.log"
+_START = b"notification for "
+
+
+@dataclass(slots=True)
+class FilesErased:
+    """What was done to files."""
+
+    lines: int = 0
+    removed: int = 0
+    elsewhere: list[str] = field(default_factory=list)
+    longer: set[str] = field(default_factory=set)
+    """Addresses of other people in these files that contain the person's."""
+
+
+def uploads_with(data_dir: Path, address: Address) -> frozenset[str]:
+    """The tokens of the uploaded files that name the address."""
+    return frozenset(path.stem for path in _files(data_dir / "uploads") if _holds(path, address))
+
+
+def erase_files(data_dir: Path, address: Address, *, kept: frozenset[str] = frozenset()) -> FilesErased:
+    """Erase what names the address; the uploads in ``kept`` belong to jobs that still run."""
+    done = FilesErased()
+    for path in _files(data_dir):
+        if not _holds(path, address):
+            done.longer |= _longer_in(path, address)
+            continue
+        folder = path.relative_to(data_dir).parts[0]
+        if path == data_dir / _LOG:
+            done.lines += _erase_lines(path, address)
+            done.longer |= _longer_in(path, address)
+        elif folder in ("work", "attachments") or (folder == "uploads" and path.stem not in kept):
+            path.unlink(missing_ok=True)
+            done.removed += 1
+        elif folder != "uploads":
+            done.elsewhere.append(str(path.relative_to(data_dir)))
+    return done
+
+
+def _erase_lines(path: Path, address: Address) -> int:
+    """Overwrite each line that names the address, byte for byte: whoever appends meanwhile loses nothing."""
+    erased, offset = 0, 0
+    with path.open("rb+", buffering=0) as file:
+        lines = file.read().splitlines(keepends=True)
+        for line in lines:
+            if address.is_in(line.decode("utf-8", "replace")):
+                body = line.rstrip(b"\n")
+                told = (_START + address.stand_in.encode())[: len(body)]
+                os.pwrite(file.fileno(), told.ljust(len(body)), offset)
+                erased += 1
+            offset += len(line)
+        os.fsync(file.fileno())
+    return erased
+
+
+def _holds(path: Path, address: Address) -> bool:
+    content = _content(path)
+    return any(address.is_in(_around(content, *match.span())) for match in address.raw.finditer(content))
+
+
+def _longer_in(path: Path, address: Address) -> set[str]:
+    content = _content(path)
+    return address.longer_in(content.decode("utf-8", "replace")) if address.raw.search(content) else set()
+
+
+def _around(content: bytes, start: int, end: int) -> str:
+    """A match with what stands around it, to tell whether it is a part of a longer address."""
+    part = content[max(0, start - 8) : end + 8]
+    return (part.replace(b"\0", b"") if b"\0" in part else part).decode("utf-8", "replace")
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    yield from (path for path in files_below(directory) if not path.is_symlink())
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; none of one that has gone. One that cannot be read is an error: it may hold the address."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,240 @@
+"""The rows of one person: found in every table, in short reads, and rewritten in short writes."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from asyncbg.core.job import FINAL_STATES, JobState
+from asyncbg.errors import UnreadableError
+from asyncbg.ops.erasure.address import Address
+from asyncbg.privacy.marks import masked_arguments, masked_result
+from asyncbg.store.sqlite import SQLiteBackend
+
+_SLICE = 2_000
+_WRITE = 200
+_JOB_TEXTS = (
+    "args", "result", "owner", "tags", "progress", "error_message", "cancel_reason", "idempotency_key", "unique_key",
+)  # fmt: skip
+_JOBS = f"SELECT n, id, state, personal, {', '.join(_JOB_TEXTS)} FROM job WHERE n > ? ORDER BY n LIMIT ?"  # noqa: S608 - our columns  # nosec B608
+_REWRITE_JOB = (
+    "UPDATE job SET args = ?, result = ?, owner = ?, tags = ?, progress = ?, error_message = ?, cancel_reason = ?, "
+    "idempotency_key = NULL, unique_key = NULL, fingerprint = NULL, durable = 0 WHERE n = ? AND finished_at IS NOT NULL"
+)
+
+
+_TRACEBACKS = (
+    "SELECT f.job, f.attempt, job.id, f.traceback FROM failed_attempt f JOIN job ON job.n = f.job "
+    "WHERE (f.job, f.attempt) > (?, ?) AND f.traceback IS NOT NULL ORDER BY f.job, f.attempt LIMIT ?"
+)
+_ERASE_TRACEBACK = "UPDATE failed_attempt SET traceback = NULL WHERE job = ? AND attempt = ?"
+
+
+class _Table(NamedTuple):
+    """One of our other tables: its key, the least key there is, and its columns that hold texts."""
+
+    key: tuple[str, ...]
+    texts: tuple[str, ...]
+    least: tuple[Any, ...] = (-(2**63),)
+    is_deleted: bool = False
+    """Whether a row that names the person goes as a whole."""
+
+
+TABLES = {
+    "event": _Table(("seq",), ("data",)),
+    "activity": _Table(("seq",), ("owner", "action")),
+    "user_statistics": _Table(("owner", "user_id"), ("owner", "by_action"), ("", -(2**63)), is_deleted=True),
+    "import": _Table(("seq",), ("owner", "file_name", "header", "error")),
+    "import_row": _Table(("place",), ("data",), is_deleted=True),
+    "import_rejection": _Table(("place",), ("reason",)),
+    "import_rejected_row": _Table(("place",), ("cells",), is_deleted=True),
+    "stream_ticket": _Table(("hash",), ("owner", "holder", "path"), (b"",), is_deleted=True),
+}
+_PLAIN = frozenset(
+    {
+        "job", "failed_attempt", "audit",
+        "log", "lookup_key", "purged_job", "schedule", "schema_version", "api_key", "browser_session",
+        "activity_total", "activity_by_action", "activity_by_day",
+    }
+)  # fmt: skip
+"""Looked through elsewhere, or never with a person in it: the name of a key cannot be an address.
+
+The counts of the activity log change with its rows.
+"""
+
+
+class FoundJob(NamedTuple):
+    """A job that names the person."""
+
+    n: int
+    id: str
+    state: JobState
+    marks: Mapping[str, Any]
+    texts: Mapping[str, str | None]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not final."""
+        return self.state not in FINAL_STATES
+
+
+@dataclass(slots=True)
+class Remarks:
+    """What a search met besides: other people's longer addresses, jobs that cannot be decrypted."""
+
+    longer: set[str] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)
+
+
+class Rows:
+    """The database of a service, searched for one address."""
+
+    def __init__(self, store: SQLiteBackend, address: Address) -> None:
+        """Search ``store``."""
+        self.remarks = Remarks()
+        self._store = store
+        self._address = address
+
+    async def jobs(self, tokens: frozenset[str] = frozenset()) -> list[FoundJob]:
+        """The jobs that name the address, or one of the ``tokens`` of uploads that do."""
+        found: list[FoundJob] = []
+        async for rows in self._pages(_JOBS, (-(2**63),)):
+            for n, job_id, state, personal, *values in rows:
+                texts = self._opened(job_id, dict(zip(_JOB_TEXTS, values, strict=True)))
+                told = [text for text in texts.values() if text]
+                if any(map(self._address.is_in, told)) or any(token in (texts["args"] or "") for token in tokens):
+                    found.append(FoundJob(n, job_id, JobState(state), json.loads(personal), texts))
+                else:
+                    self._note_longer(told)
+        return found
+
+    async def rewrite_jobs(self, jobs: Sequence[FoundJob]) -> int:
+        """Put pseudonyms in the place of everything personal of final jobs; returns how many."""
+        return await self._write(_REWRITE_JOB, [self._forgotten(job) for job in jobs])
+
+    async def erase_tracebacks(self, jobs: Sequence[FoundJob]) -> int:
+        """Delete the tracebacks of these jobs, and every other one that names the address; returns how many."""
+        keys: list[tuple[Any, ...]] = []
+        theirs = {job.n for job in jobs}
+        async for rows in self._pages(_TRACEBACKS, (-(2**63), -1)):
+            for n, attempt, job_id, stored in rows:
+                text = self._readable(stored, job_id)
+                if n in theirs or (text is not None and self._address.is_in(text)):
+                    keys.append((n, attempt))
+                elif text is not None:
+                    self._note_longer([text])
+        return await self._write(_ERASE_TRACEBACK, keys)
+
+    def _readable(self, stored: str, job_id: str) -> str | None:
+        try:
+            return self._store.seal.open(stored, job_id, "traceback")
+        except UnreadableError:
+            self.remarks.unreadable.add(job_id)
+            return None
+
+    async def erase(self, name: str) -> int:
+        """Erase the address from one of the other tables: from the rows that name it, or these rows as a whole."""
+        if not await self._has(name):
+            return 0
+        table, erased = TABLES[name], 0
+        where = " AND ".join(f"{column} = ?" for column in table.key)
+        changed = ", ".join(f"{column} = ?" for column in table.texts)
+        async for rows in self._slices(name, table):
+            found = []
+            for row in rows:
+                key, texts = row[: len(table.key)], row[len(table.key) :]
+                if any(self._address.is_in(text) for text in texts if text):
+                    found.append((key, texts))
+                else:
+                    self._note_longer([text for text in texts if text])
+            if table.is_deleted:
+                erased += await self._write(f'DELETE FROM "{name}" WHERE {where}', [key for key, _ in found])  # noqa: S608  # nosec B608
+            else:
+                values = [(*(self._hidden(name, text) for text in texts), *key) for key, texts in found]
+                erased += await self._write(f'UPDATE "{name}" SET {changed} WHERE {where}', values)  # noqa: S608  # nosec B608
+        return erased
+
+    async def elsewhere(self) -> dict[str, int]:
+        """How many rows of tables that are not ours name the address: they are left alone."""
+        tables = await self._read(
+            lambda c: [name for (name,) in c.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        )
+        others = [name for name in tables if name not in _PLAIN | TABLES.keys() and not name.startswith("sqlite_")]
+        return {name: many for name in others if (many := await self._read(partial(self._count, name)))}
+
+    def _count(self, table: str, connection: sqlite3.Connection) -> int:
+        quoted = table.replace('"', '""')
+        # The name is the schema's own, and quoted.
+        rows = connection.execute(f'SELECT * FROM "{quoted}"')  # noqa: S608  # nosec B608  # nosemgrep
+        return sum(any(isinstance(text, str) and self._address.is_in(text) for text in row) for row in rows)
+
+    def _opened(self, job_id: str, texts: dict[str, str | None]) -> dict[str, str | None]:
+        for name in ("args", "result"):
+            try:
+                texts[name] = self._store.seal.open(texts[name] or "", job_id, name) or None
+            except UnreadableError:
+                self.remarks.unreadable.add(job_id)
+                texts[name] = "{}" if name == "args" else "null"
+        return texts
+
+    def _forgotten(self, job: FoundJob) -> tuple[Any, ...]:
+        """What stays of a job: who it was for, or whose it was, can be told from nothing of it."""
+        hide, seal = self._address.hidden, self._store.seal
+        texts = _emptied(job.texts) if self._address.is_in(job.texts["owner"] or "") else job.texts
+        args = self._address.hidden_json(masked_arguments(json.loads(texts["args"] or "{}"), job.marks))
+        result = texts["result"]
+        if result is not None:
+            shown = self._address.hidden_json(masked_result(json.loads(result), job.marks))
+            result = seal.seal(json.dumps(shown, ensure_ascii=False), job.id, "result")
+        rest = [None if (text := texts[name]) is None else hide(text) for name in _JOB_TEXTS[2:7]]
+        return (seal.seal(json.dumps(args, ensure_ascii=False), job.id, "args"), result, *rest, job.n)
+
+    def _hidden(self, table: str, text: str | None) -> str | None:
+        """A free text that names the person goes whole; JSON keeps its form."""
+        if text is None or not self._address.is_in(text):
+            return text
+        return self._address.stand_in if table == "activity" else self._address.hidden(text)
+
+    def _note_longer(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            self.remarks.longer |= self._address.longer_in(text)
+
+    async def _has(self, table: str) -> bool:
+        return bool(await self._read(partial(_rows, "SELECT 1 FROM sqlite_master WHERE name = ?", (table,))))
+
+    def _slices(self, name: str, table: _Table) -> AsyncIterator[list[tuple[Any, ...]]]:
+        key, marks = ", ".join(table.key), ", ".join("?" * len(table.key))
+        columns = f"{key}, {', '.join(table.texts)}"
+        statement = f'SELECT {columns} FROM "{name}" WHERE ({key}) > ({marks}) ORDER BY {key} LIMIT ?'  # noqa: S608  # nosec B608 - of our table
+        return self._pages(statement, table.least)
+
+    async def _pages(self, statement: str, after: tuple[Any, ...]) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """All rows behind a key, which is what they begin with, a slice at a time: no read is open for long."""
+        while rows := await self._read(partial(_rows, statement, (*after, _SLICE))):
+            yield rows
+            after = rows[-1][: len(after)]
+
+    async def _read(self, fn: Callable[[sqlite3.Connection], Any]) -> Any:
+        return await self._store.database.read(fn)
+
+    async def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Run a statement for each of the rows, a slice in a transaction; returns how many rows it changed."""
+        changed = 0
+        for at in range(0, len(rows), _WRITE):
+            changed += await self._store.database.write(partial(_change, statement, rows[at : at + _WRITE]))
+        return changed
+
+
+def _emptied(texts: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """The texts of a job that is the person's own: what was in it is theirs, marked or not."""
+    return {**texts, "args": "{}", "result": texts["result"] and "null", "tags": "[]", "progress": None}
+
+
+def _rows(statement: str, values: Sequence[Any], connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    return connection.execute(statement, values).fetchall()
+
+
+def _change(statement: str, rows: Sequence[tuple[Any, ...]], connection: sqlite3.Connection) -> int:
+    return connection.executemany(statement, rows).rowcount

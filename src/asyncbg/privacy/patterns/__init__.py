@@ -1,0 +1,1 @@
+"""The pattern net: what looks personal or secret in free text."""

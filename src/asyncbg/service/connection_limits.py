@@ -1,0 +1,245 @@
+"""What one connection may ask of ``asyncbg serve``: bounds that uvicorn's own parser does not have.
+
+httptools keeps every header it is sent and waits for the rest of a request for ever: an endless head fills the memory,
+and thousands of half-sent ones (Slowloris) use up all descriptors. Requests whose length can be read in two ways
+(request smuggling, RFC 9112, 11.2) are refused by llhttp below it; ``tests/api/test_connection_limits.py`` tries them.
+"""
+
+import asyncio
+import http
+import json
+import logging
+import resource
+import sys
+from typing import Any, ClassVar, Final
+from weakref import WeakKeyDictionary
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from asyncbg.settings import StreamSettings
+from asyncbg.web.headers import RAW_HEADERS
+
+MOST_HEADERS: Final = 100
+MOST_HEAD_BYTES: Final = 64 * 1024
+MOST_URL_BYTES: Final = 16 * 1024
+_OTHER_CONNECTIONS: Final = 1_000
+_KEEP_ALIVE_S: Final = 5
+_RESERVED_FILES: Final = 256
+"""Descriptors for all but connections: the database, uploads, what tasks and webhooks open, refusals on their way."""
+_REFUSED_AT_ONCE: Final = 32
+_RETRY_AFTER_S: Final = 5
+_OUT_OF_FILES: Final = "socket.accept() out of system resource"
+_COMPLAINTS_EVERY_S: Final = 60.0
+
+logger = logging.getLogger("asyncbg")
+
+
+def connection_limits(stream: StreamSettings) -> dict[str, Any]:
+    """The options of uvicorn: every stream is a connection, a thousand more are for everything else.
+
+    They never use up the descriptors that the process may have: the soft limit is raised to the hard one, and a part of
+    these is kept for everything that is no connection.
+    """
+    wanted, files = stream.max_subscribers + _OTHER_CONNECTIONS, _raise_file_limit()
+    most = min(wanted, files - min(_RESERVED_FILES, files // 4))
+    if most < wanted:
+        logger.warning(
+            "at most %d connections are taken, not %d: the process may open %d files; raise that with ulimit -Hn, or "
+            "LimitNOFILE= of systemd", most, wanted, files,
+        )  # fmt: skip
+    logging.getLogger("asyncio").addFilter(_once_per_minute)
+    return {
+        "http": "asyncbg.service.connection_limits:BoundedProtocol",
+        "ws": "none",
+        "server_header": False,
+        "limit_concurrency": most,
+        "timeout_keep_alive": _KEEP_ALIVE_S,
+    }
+
+
+def _raise_file_limit() -> int:
+    """Let the process open as many files as it is allowed to; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            logger.warning("the limit of %d open files cannot be raised to %d: %s", soft, hard, error)
+        else:
+            soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+class _OncePerMinute(logging.Filter):
+    """asyncio says that there is no descriptor for a connection up to two thousand times a second, with a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let one such line through in a minute, and every other one."""
+        if not record.getMessage().startswith(_OUT_OF_FILES):
+            return True
+        is_due = record.created >= self._silent_until
+        if is_due:
+            self._silent_until = record.created + _COMPLAINTS_EVERY_S
+            record.msg, record.args = f"{_OUT_OF_FILES}: no descriptor is left for a connection; raise ulimit -n", None
+            record.exc_info = record.exc_text = None
+        return is_due
+
+
+_once_per_minute: Final = _OncePerMinute()
+
+
+class TooMuchError(httptools.HttpParserError):
+    """The head of a request is larger than is taken."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 over httptools, with bounds on a request's head and the time it may take."""
+
+    head_s: ClassVar[float] = 10.0
+    """How long a request's line and headers may take, from the first byte or from the connection's start."""
+    body_idle_s: ClassVar[float] = 30.0
+    """How long nothing of a body may come, while it is wanted."""
+
+    _refusal = http.HTTPStatus.BAD_REQUEST
+    _in_head = True
+    _head_bytes = 0
+    _unanswered = 0
+    _deadline: asyncio.TimerHandle | None = None
+    _most: int | None = None
+    _is_refused = False
+    _waiting_of: ClassVar[WeakKeyDictionary[ServerState, "dict[BoundedProtocol, None]"]] = WeakKeyDictionary()
+    """The connections of a server that have not sent a whole head yet, the oldest first."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        """Expect a request soon; where no more connections are taken, one that has sent none makes room."""
+        super().connection_made(transport)
+        self._most, self.limit_concurrency = self.limit_concurrency, None  # uvicorn would answer in plain text
+        self._expect(self.head_s)
+        self._waiting[self] = None
+        if self._most is not None and len(self.connections) > self._most:
+            self._make_room(self._most)
+
+    @property
+    def _waiting(self) -> "dict[BoundedProtocol, None]":
+        return self._waiting_of.setdefault(self.server_state, {})
+
+    def _make_room(self, most: int) -> None:
+        oldest = next(iter(self._waiting))
+        if oldest is not self:
+            oldest.transport.abort()
+            self._waiting.pop(oldest, None)
+        elif len(self.connections) <= most + _REFUSED_AT_ONCE:
+            self._is_refused = True  # once its head is there: an answer before would be lost with what it sends
+        else:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect no more."""
+        self._expect_nothing()
+        self._waiting.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes while nothing is finished by it: one endless header is no header yet."""
+        self._unanswered += len(data)
+        super().data_received(data)
+        if self._unanswered > MOST_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """Begin to count."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        if self._deadline is None:
+            self._expect(self.head_s)
+
+    def on_url(self, url: bytes) -> None:
+        """Take an address of up to 16 KiB."""
+        super().on_url(url)
+        if len(self.url) > MOST_URL_BYTES:
+            self._give_up(http.HTTPStatus.REQUEST_URI_TOO_LONG)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a hundred headers of 64 KiB together; trailers of a chunked body are counted with them."""
+        super().on_header(name, value)
+        self._head_bytes += len(name) + len(value)
+        if len(self.headers) > MOST_HEADERS or self._head_bytes > MOST_HEAD_BYTES:
+            self._give_up(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """The head came in time; a body may follow. It names one host (RFC 9112, 3.2)."""
+        self._waiting.pop(self, None)
+        if self._is_refused:
+            self._give_up(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self._give_up(http.HTTPStatus.BAD_REQUEST)
+        self._in_head = False
+        self._expect(self.body_idle_s)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of a body are the application's to count."""
+        self._unanswered = 0
+        self._expect(self.body_idle_s)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is there; the next one is counted for itself."""
+        self._unanswered = 0
+        self._expect_nothing()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, or too large a one, with a problem document, and hang up."""
+        self._refuse(self._refusal)
+
+    def _give_up(self, status: http.HTTPStatus) -> None:
+        self._refusal = status
+        raise TooMuchError
+
+    def _refuse(self, status: http.HTTPStatus) -> None:
+        if self._is_answering():
+            begun, self.cycle.disconnected = self.cycle.response_started, True
+            self.cycle.message_event.set()
+            if begun:  # what is written into an answer would be read as its part
+                self.transport.close()
+                return
+        body = json.dumps({"type": "about:blank", "title": status.phrase, "status": status.value, "instance": "/"})
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            *RAW_HEADERS,
+            *([(b"retry-after", b"%d" % _RETRY_AFTER_S)] if status is http.HTTPStatus.SERVICE_UNAVAILABLE else []),
+            (b"connection", b"close"),
+        ]
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b"%b: %b" % header for header in headers)]
+        self.transport.write(b"\r\n".join([*lines, b"", body.encode()]))
+        self.transport.close()
+
+    def _is_answering(self) -> bool:
+        return getattr(self.cycle, "response_complete", True) is False
+
+    def _expect(self, seconds: float) -> None:
+        self._expect_nothing()
+        self._deadline = self.loop.call_later(seconds, self._hang_up)
+
+    def _hang_up(self) -> None:
+        """Nothing came, though it would have been read: not where a body is taken slowly or an answer comes first."""
+        if self.flow.read_paused or (self._in_head and self._is_answering()):
+            self._expect(self.head_s if self._in_head else self.body_idle_s)
+        else:
+            self._expect_nothing()
+            self.transport.close()
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

@@ -1,0 +1,533 @@
+"""Read CSV as it comes, in batches, each with the exact byte to go on from after a crash.
+
+``open_csv`` looks at the start of a file and answers a cursor behind its header; ``read_batches`` goes on from any
+cursor. Memory stays flat: one chunk and one batch at a time, whatever the file's size.
+
+What is accepted
+    A header row, then rows of as many columns; comma, semicolon, tab or bar between them, or what a first line
+    ``sep=;`` or a setting says; LF, CRLF or CR line ends; quoted fields as in RFC 4180, with delimiters, doubled quotes
+    and line breaks in them. Header names lose the spaces around them; values are kept as they are.
+    Columns that are empty in the header and the rows are left out; one with values and no name is called ``column_3``.
+    Lines above the header that are no part of the table, as titles and comments are, are skipped; so are rows of
+    nothing but blanks. ``Opened.warnings`` tells all of this, but for blank rows, which batches count.
+Encodings
+    What the byte order mark says, else what the sender declares, else a guess; see ``csv_encoding``.
+What is refused as a whole (``CsvError``)
+    An empty file, binary data, UTF-32; JSON, HTML or XML that has no columns; a header with a repeated name or more
+    than 1,000 columns; a row longer than 1 MiB.
+What is rejected row by row (``Rejection``: row and column, never the value)
+    Too few or too many columns, a NUL character, bytes that are not valid in the file's encoding, a field longer than
+    65,536 characters, a quote that is never closed, text behind a closing quote, as backslashes before quotes make it.
+
+Rows are numbered as a spreadsheet numbers them: the first row of the file is 1, and a blank one counts.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from operator import itemgetter
+from typing import Any, BinaryIO
+
+from asyncbg.service.integrations.csv_dialect import Quoting, is_blank
+from asyncbg.service.integrations.csv_encoding import (
+    CHUNK_BYTES,
+    UTF_16,
+    CsvError,
+    NotCsvError,
+    Source,
+    content_end,
+    encoding_in_words,
+)
+from asyncbg.service.integrations.csv_format import NOTHING_TOLD, Told, lines_of, sniff
+from asyncbg.service.integrations.csv_row import first_flaw, is_whole_row, raw_cells, readable, unescaped
+
+MAX_COLUMNS = 1_000
+MAX_FIELD_CHARS = 65_536
+MAX_ROW_BYTES = 1_048_576
+BATCH_ROWS = 2_000
+REJECTED_COLUMNS = ("rejected_row", "rejected_column", "rejected_reason")
+"""The first columns of a download of rejected rows; sent again, it is read without them."""
+_SCAN_BYTES = 8 * 1_048_576
+"""How far a file is searched for values in columns without a name; one that comes later is rejected."""
+
+_LINE_ENDS = {"utf-16-le": (b"\n\0", b"\r\0"), "utf-16-be": (b"\0\n", b"\0\r")}
+_MARK = "\ufeff"
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
+_UNPRINTABLE = re.compile("[\0-\x08\x0e-\x1f\ud800-\udfff]")
+
+_UNCLOSED = "a quoted field is not closed before the end of the file"
+_FIELD_TOO_LONG = f"a field is longer than {MAX_FIELD_CHARS:,} characters"
+_BEHIND_QUOTE = "text follows a closing quote; a quote inside a quoted field is written twice"
+_WITHOUT_NAME = "this column has no name and was empty in the rows before; give it a name in the header"
+
+
+class HeaderError(CsvError):
+    """The header row cannot name the columns."""
+
+
+class RowTooLongError(CsvError):
+    """A row does not end within a mebibyte: a quote is not closed, or this is not CSV."""
+
+    def __init__(self, row: int) -> None:
+        """Name the row."""
+        super().__init__(f"row {row} is longer than {MAX_ROW_BYTES:,} bytes; is a closing quote missing?")
+        self.row = row
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where reading goes on: after ``offset`` bytes and ``row`` rows; the rest says how to read what follows.
+
+    ``kept`` are the places of the header's columns in the file's rows, where they are not simply the first ones, and
+    ``width`` how many columns the file's header row has.
+    """
+
+    offset: int
+    row: int
+    header: tuple[str, ...]
+    delimiter: str
+    encoding: str
+    kept: tuple[int, ...] = ()
+    width: int = 0
+    is_mended: bool = False
+    """Whether the file is a download of rejected rows, whose first columns say why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file that is ready to be read, and how it is written: found by itself, or as somebody says."""
+
+    cursor: Cursor
+    encoding_source: Source
+    delimiter_source: Source
+    quoting: Quoting
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why one row was not taken. ``column`` counts from 1; None says that the whole row is meant.
+
+    ``cells`` are the row as it is in the file, for the eyes of its owner.
+    """
+
+    row: int
+    column: int | None
+    reason: str
+    cells: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows in the file's order, and where to go on.
+
+    ``rows[i]`` is the file's row ``first_row + i``; None stands for one that was rejected or is blank.
+    """
+
+    first_row: int
+    rows: Sequence[list[str] | None]
+    accepted: int
+    rejections: tuple[Rejection, ...]
+    cursor: Cursor
+
+    @property
+    def blank(self) -> int:
+        """How many rows hold nothing but blanks."""
+        return len(self.rows) - self.accepted - len(self.rejections)
+
+
+def open_csv(file: BinaryIO, told: Told = NOTHING_TOLD) -> Opened:
+    """Find out how ``file`` is written and read its header. Raises CsvError when that cannot be done."""
+    form = sniff(file, told)
+    dialect, codec = form.dialect, form.encoding.codec
+    cursor = Cursor(form.start, dialect.rows_above, (), dialect.delimiter, codec)
+    cursor, warnings = _Reader(file, cursor, batch_rows=1, chunk_bytes=CHUNK_BYTES).header()
+    return Opened(cursor, form.encoding.source, dialect.source, dialect.quoting, (*form.warnings, *warnings))
+
+
+def read_batches(
+    file: BinaryIO, cursor: Cursor, *, batch_rows: int = BATCH_ROWS, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Batch]:
+    """Yield the rows after ``cursor``, at most ``batch_rows`` at a time and about ``chunk_bytes`` bytes.
+
+    Raises RowTooLongError behind the batch of the rows before it.
+    """
+    return _Reader(file, cursor, batch_rows=batch_rows, chunk_bytes=chunk_bytes).batches()
+
+
+class _Reader:
+    """Feeds the csv module with lines and keeps count of the bytes that each row took.
+
+    The csv module says how many lines it has taken, so the lines since the last batch, encoded again, give a row's
+    exact end. A marker line behind the last one tells a file that ended from one that ended inside a quoted field.
+    """
+
+    def __init__(self, file: BinaryIO, cursor: Cursor, *, batch_rows: int, chunk_bytes: int) -> None:
+        self._file = file
+        self._cursor = cursor
+        self._batch_rows = batch_rows
+        self._chunk_bytes = chunk_bytes
+        self._shape = _Shape.of(cursor)
+        self._lines: list[str] = []  # loaded and not yet behind the cursor
+        self._sizes: list[int] | None = None  # of the lines in bytes, where encoding them again would not tell
+        self._behind = 0  # lines behind the cursor
+        self._loaded = 0  # lines loaded in all
+        self._suspect_until = 0  # lines up to here hold something that needs a look at every field
+        self._last: int | None = None  # the number of lines in all, known at the end of the file
+        self._feed = chain.from_iterable(self._load())
+        self._parser = self._new_parser()
+        self._parser_began = 0  # lines taken before this parser was made
+        self._rows: list[list[str]] = []
+        self._ends: list[int] = []  # the line behind each of the rows
+        self._flaws: dict[int, tuple[int | None, str]] = {}  # column and reason, by index in the rows
+        self._error: CsvError | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        self._start()
+        while self._take():
+            yield self._batch()
+        if self._error:
+            raise self._error
+
+    def header(self) -> tuple[Cursor, list[str]]:
+        """The cursor behind the header row, and what to tell about its columns."""
+        self._start()
+        while self._take():
+            row = self._rows[0]
+            flaws = tuple(self._flaws.values())
+            cursor = self._advance()
+            if flaws or _UNPRINTABLE.search("".join(row)):
+                raise NotCsvError(f"the header row cannot be read: {flaws[0][1] if flaws else 'it is not text'}")
+            if not is_blank(row):
+                return self._named([name.strip() for name in row], cursor)
+        raise self._error or NotCsvError("the file holds nothing but blank lines; send a CSV file with a header row")
+
+    def _named(self, names: list[str], cursor: Cursor) -> tuple[Cursor, list[str]]:
+        first = len(REJECTED_COLUMNS) if tuple(names[: len(REJECTED_COLUMNS)]) == REJECTED_COLUMNS else 0
+        names = [unescaped(name) for name in names] if first else names
+        unnamed = {place for place, name in enumerate(names) if not name}
+        valued = self._valued(unnamed) if unnamed else set()
+        kept = [place for place, name in enumerate(names) if place >= first and (name or place in valued)]
+        header = _header(names, kept)
+        warnings = _told(sorted(valued), sorted(unnamed - valued), header, kept, is_mended=bool(first))
+        is_plain = kept == list(range(len(kept)))
+        return replace(
+            cursor, header=tuple(header), kept=() if is_plain else tuple(kept), width=len(names), is_mended=bool(first)
+        ), warnings
+
+    def _valued(self, unnamed: set[int]) -> set[int]:
+        """Those of the columns that have a value in a row below."""
+        found: set[int] = set()
+        self._batch_rows, limit = BATCH_ROWS, self._cursor.offset + _SCAN_BYTES
+        while found != unnamed and self._cursor.offset < limit and self._take():
+            for row in self._rows:
+                found |= {place for place in unnamed - found if place < len(row) and row[place].strip()}
+            self._advance()
+        return found
+
+    def _start(self) -> None:
+        self._end, _, _ = content_end(self._file, self._cursor.encoding)
+        self._file.seek(self._cursor.offset)
+
+    def _new_parser(self) -> Any:
+        return csv.reader(self._feed, delimiter=self._cursor.delimiter, strict=True)
+
+    def _take(self) -> bool:
+        """Parse the next rows: up to the batch size, or to the end of what is loaded."""
+        self._rows, self._ends, self._flaws = [], [], {}
+        while not self._error:
+            try:
+                self._parse()
+            except csv.Error as error:
+                self._skip_row(is_too_long="limit" in str(error))
+            except CsvError as error:  # the rows before it are still good
+                self._error = error
+            else:
+                break
+        self._drop_marker()
+        self._refuse_long_rows()
+        return bool(self._rows)
+
+    def _parse(self) -> None:
+        rows, ends, parser, began = self._rows, self._ends, self._parser, self._parser_began
+        if self._is_full():
+            return
+        for row in parser:
+            line = began + parser.line_num
+            rows.append(row)
+            ends.append(line)
+            if line >= self._loaded or len(rows) >= self._batch_rows:
+                return
+
+    def _is_full(self) -> bool:
+        return bool(self._ends) and (self._ends[-1] >= self._loaded or len(self._rows) >= self._batch_rows)
+
+    def _skip_row(self, *, is_too_long: bool) -> None:
+        """Give up on the row being parsed: go to the line where its quotes are even again, or before a good row."""
+        start, end = self._row_start(), self._parser_began + self._parser.line_num
+        if self._last is not None and end > self._last:  # the marker is inside the row: a quote is open to the end
+            self._flaws[len(self._rows)] = (None, _UNCLOSED)
+            self._rows.append([])
+            self._ends.append(self._last)
+            self._parser, self._parser_began = self._new_parser(), end
+            return
+        quotes = sum(line.count('"') for line in self._lines[start - self._behind : end - self._behind])
+        delimiter, width = self._cursor.delimiter, self._shape.needed
+        try:
+            while quotes % 2 and (line := next(self._feed, None)) is not None:
+                if not is_too_long and is_whole_row(line, delimiter, width):
+                    self._feed = chain((line,), self._feed)
+                    break
+                quotes += line.count('"')
+                end += 1
+        except CsvError as error:
+            self._error = error
+        if self._last is not None:
+            end = min(end, self._last)
+        self._parser, self._parser_began = self._new_parser(), end
+        self._flaws[len(self._rows)] = (None, _FIELD_TOO_LONG) if is_too_long else self._behind_quote(start, end)
+        self._rows.append([])
+        self._ends.append(end)
+
+    def _behind_quote(self, start: int, end: int) -> tuple[int | None, str]:
+        column = first_flaw(self._text(start, end), self._cursor.delimiter)
+        lines = f"; {end - start} lines were taken for this row" if end - start > 1 else ""
+        return column, _BEHIND_QUOTE + lines
+
+    def _drop_marker(self) -> None:
+        if self._last is not None and self._ends and self._ends[-1] > self._last:
+            self._rows.pop()
+            self._ends.pop()
+
+    def _refuse_long_rows(self) -> None:
+        if self._suspect_until <= self._behind and not self._has_line_breaks():
+            return
+        start = self._behind
+        for index, end in enumerate(self._ends):
+            if self._size(start, end) > MAX_ROW_BYTES:
+                self._error = RowTooLongError(self._cursor.row + index + 1)
+                del self._rows[index:], self._ends[index:]
+                return
+            start = end
+
+    def _batch(self) -> Batch:
+        first_row = self._cursor.row + 1
+        deep = self._suspect_until > self._behind or self._has_line_breaks()
+        rows: Sequence[list[str] | None] = self._rows
+        rejections: list[Rejection] = []
+        if deep or self._flaws or not self._shape.is_plain(self._rows):
+            rows = []
+            for index, row in enumerate(self._rows):
+                taken = self._judge(index, row, deep=deep)
+                if isinstance(taken, Rejection):
+                    rejections.append(taken)
+                rows.append(taken if isinstance(taken, list) else None)
+        accepted = len(rows) - (rows.count(None) if rows is not self._rows else 0)
+        return Batch(first_row, rows, accepted, tuple(rejections), self._advance())
+
+    def _judge(self, index: int, row: list[str], *, deep: bool) -> list[str] | Rejection | None:
+        """The row's values, why it is rejected, or None for a blank one."""
+        flaw = self._flaws.get(index)
+        if not flaw:
+            if is_blank(row):
+                return None
+            taken = self._shape.values(row)
+            if isinstance(taken, list):
+                flaw = self._flaw_of_text(row) if deep else None
+                if not flaw:
+                    return taken
+            else:
+                flaw = taken
+        return Rejection(self._cursor.row + index + 1, *flaw, cells=self._cells(index, row))
+
+    def _flaw_of_text(self, row: list[str]) -> tuple[int, str] | None:
+        joined = "".join(row)
+        if len(joined) <= MAX_FIELD_CHARS and not _UNREADABLE.search(joined):
+            return None
+        for column, value in enumerate(row, 1):
+            if len(value) > MAX_FIELD_CHARS:
+                return column, _FIELD_TOO_LONG
+            if found := _UNREADABLE.search(value):
+                name = encoding_in_words(self._cursor.encoding)
+                return column, "contains a NUL character" if found[0] == "\0" else f"is not valid {name}"
+        return None
+
+    def _cells(self, index: int, row: list[str]) -> tuple[str, ...]:
+        """The row as it is in the file, for a download of the rejected ones; nothing of one that is too long."""
+        if index in self._flaws:
+            text = self._text(self._ends[index - 1] if index else self._behind, self._ends[index])
+            row = raw_cells(text, self._cursor.delimiter) if len(text) <= MAX_FIELD_CHARS else []
+        return readable(self._shape.restored(row)) if sum(map(len, row)) <= MAX_FIELD_CHARS else ()
+
+    def _advance(self) -> Cursor:
+        """Put the cursor behind the rows taken and let go of their lines."""
+        behind = self._row_start()
+        offset = self._cursor.offset + self._size(self._behind, behind)
+        self._cursor = replace(self._cursor, offset=offset, row=self._cursor.row + len(self._rows))
+        del self._lines[: behind - self._behind]
+        if self._sizes is not None:
+            del self._sizes[: behind - self._behind]
+        self._behind = behind
+        self._rows, self._ends, self._flaws = [], [], {}
+        return self._cursor
+
+    def _row_start(self) -> int:
+        """The line that the row after the last one taken begins with."""
+        return self._ends[-1] if self._ends else self._behind
+
+    def _has_line_breaks(self) -> bool:
+        return self._row_start() - self._behind != len(self._rows)
+
+    def _text(self, first: int, last: int) -> str:
+        return "".join(self._lines[first - self._behind : last - self._behind])
+
+    def _size(self, first: int, last: int) -> int:
+        """How many bytes of the file the lines from ``first`` up to ``last`` are."""
+        if self._sizes is not None:
+            return sum(self._sizes[first - self._behind : last - self._behind])
+        codec = self._cursor.encoding
+        return len(self._text(first, last).encode(codec, "surrogatepass" if codec in UTF_16 else "surrogateescape"))
+
+    def _load(self) -> Iterator[Iterable[str]]:
+        """Read chunk after chunk and yield its whole lines; a line that is cut off waits for the next chunk."""
+        rest = b""
+        while chunk := self._file.read(min(self._chunk_bytes, max(0, self._end - self._file.tell()))):
+            rest += chunk
+            cut = _last_line_end(rest, self._cursor.encoding)
+            if cut:
+                yield self._lines_of(rest[:cut])
+                rest = rest[cut:]
+            unfinished = self._size(self._row_start(), self._loaded) if self._row_start() < self._loaded else 0
+            if unfinished + len(rest) > MAX_ROW_BYTES:
+                raise RowTooLongError(self._cursor.row + len(self._rows) + 1)
+        if rest:
+            yield self._lines_of(rest)
+        self._last = self._loaded
+        yield ["end"]
+
+    def _lines_of(self, data: bytes) -> Iterable[str]:
+        found, first = lines_of(data, self._cursor.encoding), self._loaded
+        if found.sizes is not None:
+            self._sizes = (self._sizes or []) + found.sizes
+        self._lines += found.lines
+        self._loaded += len(found.lines)
+        if not found.is_valid or "\0" in found.text or max(map(len, found.lines)) > MAX_FIELD_CHARS:
+            self._suspect_until = self._loaded
+        return self._unmarked(found.lines, first) if _MARK in found.text else found.lines
+
+    def _unmarked(self, lines: Sequence[str], first: int) -> Iterator[str]:
+        """The lines without the byte order mark that a joined file has in its middle: one that a row begins with."""
+        for number, line in enumerate(lines, first):
+            yield line[1:] if line.startswith(_MARK) and self._row_start() == number else line
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Which columns of a row are values: the first ``needed``, or only those of ``kept``.
+
+    Those behind ``width`` and those of ``empty`` hold nothing, and the first few tell why a row was rejected before.
+    """
+
+    first: int
+    needed: int
+    width: int
+    kept: tuple[int, ...]
+    empty: tuple[int, ...]
+
+    @classmethod
+    def of(cls, cursor: Cursor) -> "_Shape":
+        first = len(REJECTED_COLUMNS) if cursor.is_mended else 0
+        needed = cursor.kept[-1] + 1 if cursor.kept else len(cursor.header)
+        width = max(cursor.width, needed)
+        taken = set(range(first)).union(cursor.kept or range(needed))
+        return cls(first, needed, width, cursor.kept, tuple(place for place in range(width) if place not in taken))
+
+    def is_plain(self, rows: Sequence[list[str]]) -> bool:
+        """Whether the rows are values as they are: of the header's width, none blank. Quick, for it is asked of all."""
+        if self.kept or self.first or set(map(len, rows)) != {self.needed}:
+            return False
+        return all(map(str.strip, map(itemgetter(0), rows))) or not any(map(is_blank, rows))
+
+    def values(self, row: list[str]) -> list[str] | tuple[int | None, str]:
+        """The values of a row, or the column and the reason why it is none of this shape."""
+        if len(row) < self.needed or (len(row) > self.width and any(cell.strip() for cell in row[self.width :])):
+            return None, f"expected {_columns(self.needed)}, found {len(row):,}"
+        if len(row) == self.needed and not self.kept:
+            return row
+        for place in self.empty:
+            if place < len(row) and row[place].strip():
+                return place + 1, _WITHOUT_NAME
+        values = [row[place] for place in self.kept] if self.kept else row[: self.needed]
+        return [unescaped(value) for value in values] if self.first else values
+
+    def restored(self, row: Sequence[str]) -> Sequence[str]:
+        """A row as it was before it was rejected the first time."""
+        return [unescaped(cell) for cell in row[self.first :]] if self.first else row
+
+
+def _header(names: Sequence[str], kept: Sequence[int]) -> list[str]:
+    """The names of the columns that are kept, with one of our own for a column without."""
+    if len(kept) > MAX_COLUMNS:
+        raise HeaderError(f"the header has {len(kept):,} columns; at most {MAX_COLUMNS:,} are taken")
+    seen: dict[str, int] = {}
+    for place in kept:
+        name = names[place]
+        if len(name) > MAX_FIELD_CHARS:
+            raise HeaderError(f"column {place + 1} of the header: {_FIELD_TOO_LONG}")
+        if name and name in seen:
+            raise HeaderError(f"column {place + 1} of the header has the same name as column {seen[name] + 1}")
+        seen[name] = place
+    header = []
+    for place in kept:
+        name = names[place] or f"column_{place + 1}"
+        while not names[place] and name in seen:
+            name += "_"
+        header.append(name)
+    return header
+
+
+def _told(
+    valued: Sequence[int], empty: Sequence[int], header: Sequence[str], kept: Sequence[int], *, is_mended: bool
+) -> list[str]:
+    """What to tell about columns that got a name or were left out."""
+    told = []
+    if is_mended:
+        told.append(f"the first {len(REJECTED_COLUMNS)} columns, of a download of rejected rows, were left out")
+    told += [f"column {place + 1} has no name; it is called {header[kept.index(place)]}" for place in valued]
+    if empty:
+        told.append(f"empty columns were left out: {_ranges(empty)}")
+    return told
+
+
+def _ranges(places: Sequence[int]) -> str:
+    """``3 to 5, 9`` for the places 2, 3, 4 and 8."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and runs[-1][-1] == place - 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    return ", ".join(f"{run[0] + 1} to {run[-1] + 1}" if len(run) > 1 else f"{run[0] + 1}" for run in runs)
+
+
+def _columns(count: int) -> str:
+    return f"{count:,} column" + "s" * (count != 1)
+
+
+def _last_line_end(data: bytes, encoding: str) -> int:
+    """The position behind the last line that is surely whole: a CR at the very end may be half of a CRLF."""
+    if encoding not in _LINE_ENDS:
+        return max(data.rfind(b"\n"), data.rfind(b"\r", 0, len(data) - 1)) + 1
+    feed, carriage = _LINE_ENDS[encoding]
+    even = len(data) // 2 * 2
+    return max(_rfind_unit(data, feed, even), _rfind_unit(data, carriage, even - 2)) + 2
+
+
+def _rfind_unit(data: bytes, unit: bytes, end: int) -> int:
+    """The last place where ``unit`` stands on a two-byte boundary before ``end``; -2 when there is none."""
+    found = data.rfind(unit, 0, max(end, 0))
+    while found % 2 and found >= 0:
+        found = data.rfind(unit, 0, found + 1)
+    return found if found >= 0 else -2

@@ -1,0 +1,89 @@
+"""What can go wrong with a request of ours: to be tried again or final, told without more of a URL than its origin."""
+
+import os
+from typing import NoReturn
+
+import aiohttp
+from yarl import URL
+
+from asyncbg.errors import AsyncBGError, FinalError
+from asyncbg.service.integrations.egress import BadUrlError, EgressRefusedError
+
+MAX_HEADER_BYTES, MAX_HEADERS = 65_536, 256
+"""How large the headers of an answer may be, and how many."""
+
+
+class OutboundError(AsyncBGError):
+    """A request did not succeed. ``status`` is the answer's, if one came; ``retry_after_s`` what it asked for."""
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        """Say what happened; name the peer by its origin only."""
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class FetchError(OutboundError):
+    """A fetch failed in a way that may pass: no connection, no answer in time, 408, 429 or 5xx."""
+
+
+class FetchRejectedError(FetchError, FinalError):
+    """The peer will not give us this: another 4xx, too many redirects or an impossible one."""
+
+
+class NotJsonError(FetchError, FinalError):
+    """The answer is not JSON."""
+
+
+class TooLargeError(FetchError, FinalError):
+    """The decoded answer is larger than ASYNCBG_OUTBOUND__MAX_BYTES."""
+
+
+class WebhookError(OutboundError):
+    """A delivery failed, and is tried again: no connection, no answer in time, or any answer but a 2xx and 410."""
+
+
+class WebhookRejectedError(WebhookError, FinalError):
+    """This message can never be delivered: its payload has no JSON form, or the receiver is gone."""
+
+
+class WebhookGoneError(WebhookRejectedError):
+    """The receiver answered 410: it wants no more of these."""
+
+
+def raise_ours(cause: Exception, url: URL, error: type[OutboundError]) -> NoReturn:
+    """Turn the client's error into ours, naming the peer by its origin."""
+    origin = url.origin()
+    match cause:
+        case aiohttp.ClientConnectorError(os_error=EgressRefusedError() as refused):
+            raise refused from None
+        case aiohttp.InvalidURL():
+            raise BadUrlError("the URL is malformed; its form is https://host:port/path?query") from None
+        case aiohttp.ClientConnectorDNSError():
+            said = f"the host of {origin} could not be resolved"
+        case aiohttp.ClientConnectorCertificateError():
+            said = f"the certificate of {origin} is not valid"
+        case aiohttp.ClientConnectorSSLError():
+            said = f"no TLS connection to {origin} could be made"
+        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(errno))):
+            said = f"cannot connect to {origin}: {os.strerror(errno)}"
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            said = f"{origin} closed the connection before its answer was complete"
+        case aiohttp.ClientPayloadError():
+            said = f"{origin} sent a body that is cut off"
+        case aiohttp.ClientResponseError():
+            said = f"{origin} {_unreadable(cause)}"
+        case _:
+            said = f"the request to {origin} failed ({type(cause).__name__})"
+    raise error(said) from None  # the cause may quote the whole URL
+
+
+def _unreadable(cause: aiohttp.ClientResponseError) -> str:
+    """Why the client could not read the head of an answer. Its own words may quote headers."""
+    if "Got more than" in cause.message:
+        return f"answered with a header over {MAX_HEADER_BYTES // 1024} KiB"
+    if "Too many headers" in cause.message:
+        return f"answered with more than {MAX_HEADERS} headers"
+    if "Expected HTTP" in cause.message:
+        return "did not answer in HTTP"
+    return "answered in malformed HTTP"

@@ -1,0 +1,260 @@
+"""The standalone service: the only place where concrete parts meet."""
+
+import logging
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import parseaddr
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+import anyio.to_thread
+from email_validator import EmailNotValidError, validate_email
+from fastapi import APIRouter, FastAPI
+
+from asyncbg.auth.authenticator import Gate
+from asyncbg.auth.keys import Keys
+from asyncbg.auth.origin import is_loopback
+from asyncbg.auth.sessions import Sessions
+from asyncbg.core.supervisor import Supervisor
+from asyncbg.engine.periodic import every
+from asyncbg.errors import SettingsError
+from asyncbg.fastapi import AsyncBG
+from asyncbg.privacy.log_redaction import guard_handlers
+from asyncbg.service.auth_middleware import Guard, describe_guard
+from asyncbg.service.docs_page import install_docs
+from asyncbg.service.integrations.activity import Activity
+from asyncbg.service.integrations.attachments import Attachments
+from asyncbg.service.integrations.imports import Imports
+from asyncbg.service.integrations.mailer import Mailer
+from asyncbg.service.integrations.notices import Notices
+from asyncbg.service.integrations.outbound import Outbound
+from asyncbg.service.integrations.own_directory import warn_of_readers
+from asyncbg.service.integrations.workspace import Workspace
+from asyncbg.service.security_txt import security_txt_router
+from asyncbg.service.sign_in import sign_in_router
+from asyncbg.service.workflows.activity import activity_workflow
+from asyncbg.service.workflows.csv_import import CsvFailed, CsvImported, csv_import_workflow
+from asyncbg.service.workflows.email import EmailSent, email_workflow
+from asyncbg.service.workflows.external_fetch import WebhookAttempted, WebhookDelivered, external_fetch_workflow
+from asyncbg.service.workflows.injected import LogNotifier, MailNotifier, Notifier, injected_workflow
+from asyncbg.service.workflows.notification import notification_workflow
+from asyncbg.service.workflows.process import process_workflow
+from asyncbg.service.workflows.safe_task import safe_task_workflow
+from asyncbg.service.workflows.tracked_task import tracked_task_workflow
+from asyncbg.service.workflows.unfinished import needed_uploads, unfinished_batches
+from asyncbg.settings import Settings, SmtpSettings, load_engine_settings
+from asyncbg.store.sqlite.database import open_all
+from asyncbg.web.access_log import show_client, show_route
+from asyncbg.web.event_schema import share_event_schemas
+from asyncbg.web.headers import ServiceApp
+from asyncbg.web.problems import install_problems
+from asyncbg.web.shown_path import Paths
+from asyncbg.web.spans import CleanSpans
+
+logger = logging.getLogger("asyncbg")
+
+_DESCRIPTION = """\
+Background jobs over HTTP: every accepted request is on disk before its answer leaves, can be watched live
+(`GET /events`, server-sent events), cancelled and retried.
+"""
+_FORESEEN = re.compile(r"\ATraceback .*^asyncbg\.[\w.]+Error: ([^\n]*)\s*\Z", re.DOTALL | re.MULTILINE)
+_WATCH_S = 0.2
+_TAGS = [
+    {"name": "workflows", "description": "What this service does: each request is answered with the jobs it became."},
+    {"name": "jobs", "description": "Submit, list, watch, cancel and retry jobs."},
+    {"name": "events", "description": "What happens, as server-sent events."},
+    {"name": "operations", "description": "Health, metrics, start page."},
+]
+
+
+_EVENTS = (EmailSent, CsvImported, CsvFailed, WebhookAttempted, WebhookDelivered)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service with all its routes and tasks; the settings come from ``ASYNCBG_*`` unless given.
+
+    Raises SettingsError. Nothing is opened before the application starts.
+    """
+    settings = settings or load_engine_settings()
+    service = _Service.build(settings)
+    gate = _gate(settings, service)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        logging.getLogger("uvicorn.error").addFilter(_in_one_line)
+        _redact_logs(settings)
+        async with service.outbound, service.bg.lifespan(app):
+            await service.open()
+            await refuse_if_open(settings, service.keys)
+            async with _watching(service.bg, gate):
+                yield
+
+    app = ServiceApp(
+        docs_url=None,
+        redoc_url=None,
+        title="asyncbg",
+        version=_version(),
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        license_info={"name": "MIT", "identifier": "MIT"},
+    )
+    app.add_middleware(CleanSpans, paths=Paths((service.bg.router.unguarded, *service.routers)))
+    install_problems(app)
+    app.add_middleware(Guard, gate=gate, audit=service.bg.audit)
+    app.include_router(sign_in_router(gate, service.bg.audit, clock=service.bg.clock))
+    install_docs(app)
+    app.include_router(security_txt_router(settings.server.security_contact, clock=service.bg.clock))
+    app.include_router(service.bg.router.unguarded)
+    for router in service.routers:
+        app.include_router(router)
+    share_event_schemas(app, service.bg.event_schemas)
+    describe_guard(app)
+    return app
+
+
+async def refuse_if_open(settings: Settings, keys: Keys) -> None:
+    """Rather not start than let strangers in where nobody said so. Raises SettingsError."""
+    auth, host = settings.auth, settings.server.host
+    if auth.allow_anonymous:
+        if not is_loopback(host):
+            logger.warning("listening on %s, and ASYNCBG_AUTH__ALLOW_ANONYMOUS lets everybody in who reaches it", host)
+    elif not await keys.exist():
+        if not is_loopback(host):
+            raise SettingsError(
+                f"{host} can be reached from elsewhere and there is no API key: make one (asyncbg keys create NAME), "
+                "set ASYNCBG_AUTH__API_KEYS, or let everybody in with ASYNCBG_AUTH__ALLOW_ANONYMOUS=true"
+            )
+        if auth.allow_anonymous is False:
+            logger.warning("there is no API key, so nobody can get in; make one: asyncbg keys create NAME")
+
+
+@asynccontextmanager
+async def _watching(bg: AsyncBG, gate: Gate) -> AsyncIterator[None]:
+    """End the streams of keys that were revoked, of sessions that are over, and of callers who need a key now."""
+
+    async def look() -> None:
+        if bg.streams.are_open and bg.streams.end_unless(await gate.judge()):
+            gate.forget()  # so that whoever was sent away is not let in again by what was found a moment ago
+
+    supervisor = Supervisor()
+    supervisor.start("watch", partial(every, _WATCH_S, look, name="the watch over revoked keys", errors=bg.errors))
+    try:
+        yield
+    finally:
+        await supervisor.stop()
+
+
+async def run_worker(settings: Settings) -> None:
+    """Run the service's jobs and serve no HTTP, until SIGTERM or SIGINT."""
+    service = _Service.build(settings)
+    _redact_logs(settings)
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with service.outbound, service.bg:
+            await service.open()
+            logger.info("the worker runs; stop it with SIGTERM or Ctrl-C")
+            async for number in signals:
+                logger.info("%s: running jobs get %g s to end", number.name, settings.runner.shutdown_grace_s)
+                for second in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(second, signal.SIG_DFL)  # ends the process at once
+                return
+
+
+def service_engine(settings: Settings) -> AsyncBG:
+    """The engine with the service's tasks in it, not started: to check a submission against. Opens nothing."""
+    return _Service.build(settings).bg
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """The engine with the service's tasks in it, the parts they use and their routes."""
+
+    bg: AsyncBG
+    outbound: Outbound
+    activity: Activity
+    imports: Imports
+    attachments: Attachments
+    keys: Keys
+    sessions: Sessions
+    routers: tuple[APIRouter, ...]
+
+    @classmethod
+    def build(cls, settings: Settings) -> "_Service":
+        """Make all parts and give each what it needs. Opens nothing."""
+        bg = AsyncBG(settings, events=_EVENTS)
+        clock, data_dir = bg.clock, settings.data_dir
+        outbound = Outbound(settings.outbound, clock=clock)
+        mailer = Mailer(settings.smtp, clock=clock)
+        notices = Notices(data_dir)
+        workspace = Workspace(data_dir, clock=clock, find_open=partial(unfinished_batches, bg.backend))
+        activity = Activity(bg.database, clock=clock)
+        imports = Imports(
+            bg.database, data_dir, settings.upload, clock=clock, find_needed=partial(needed_uploads, bg.backend)
+        )
+        attachments = Attachments(data_dir, min_free_bytes=settings.upload.min_free_bytes, clock=clock)
+        routers = (
+            notification_workflow(bg, notices=notices),
+            process_workflow(bg, workspace=workspace, settings=settings.demo),
+            email_workflow(bg, mailer=mailer, files=attachments),
+            csv_import_workflow(bg, imports=imports, notices=notices, settings=settings.upload),
+            activity_workflow(bg, activity=activity),
+            external_fetch_workflow(bg, outbound=outbound, settings=settings.outbound),
+            safe_task_workflow(bg, notices=notices, workspace=workspace),
+            tracked_task_workflow(bg, settings=settings.demo),
+            injected_workflow(bg, notifier=_notifier(settings.smtp, mailer, notices), activity=activity),
+        )
+        keys = Keys(bg.database, settings.auth, clock=clock)
+        sessions = Sessions(bg.database, lifetime_s=settings.auth.session_s, clock=clock)
+        return cls(bg, outbound, activity, imports, attachments, keys, sessions, routers)
+
+    async def open(self) -> None:
+        """Bring the tables up to date. Call it as soon as the engine runs.
+
+        All migrations are handed to the one writer before it can answer the worker's first claim, so no job taken up
+        from an earlier life meets old tables.
+        """
+        await anyio.to_thread.run_sync(warn_of_readers, self.bg.settings.data_dir)
+        stores = (self.activity, self.imports, self.attachments, self.keys, self.sessions)
+        await open_all(*(store.open() for store in stores))
+
+
+def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
+    """By mail to the sender's own address where a mail server is configured, by the notification log otherwise."""
+    _, address = parseaddr(smtp.sender)
+    try:
+        validate_email(address, check_deliverability=False, test_environment=True)
+    except EmailNotValidError:
+        return LogNotifier(notices)
+    return LogNotifier(notices) if smtp == SmtpSettings() else MailNotifier(mailer, address)
+
+
+def _gate(settings: Settings, service: _Service) -> Gate:
+    allow_anonymous = settings.auth.allow_anonymous
+    return Gate(service.keys, service.sessions, service.bg.tickets, allow_anonymous=allow_anonymous)
+
+
+def _redact_logs(settings: Settings) -> None:
+    """Keep line breaks out of what the server itself logs, and personal data unless ``privacy.mask`` is off."""
+    logging.getLogger("uvicorn.access").addFilter(show_client)
+    if settings.privacy.mask:
+        logging.getLogger("uvicorn.access").addFilter(show_route)
+    guard_handlers(mask=settings.privacy.mask)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Of a start that fails for a reason we foresee, uvicorn logs the reason instead of the traceback."""
+    foreseen = _FORESEEN.search(record.getMessage()) if record.levelno == logging.ERROR else None
+    if foreseen is not None:
+        record.msg, record.args = f"cannot start: {foreseen[1]}", None
+    return True
+
+
+def _version() -> str:
+    try:
+        return version("fastapi-asyncbg")
+    except PackageNotFoundError:
+        return "0"

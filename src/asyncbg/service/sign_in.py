@@ -1,0 +1,175 @@
+"""Sign in with an API key: a plain page for browsers, and the session behind it. No script, no style from elsewhere."""
+
+import html
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import BaseModel, Field
+
+from asyncbg.auth.access import Access, asks
+from asyncbg.auth.audit import Audit, Outcome
+from asyncbg.auth.authenticator import COOKIE, Gate
+from asyncbg.auth.caller import NOBODY, Caller, bound
+from asyncbg.auth.keys import KeyRecord
+from asyncbg.auth.sessions import Session
+from asyncbg.core.clock import Clock, rfc3339
+from asyncbg.errors import UnauthenticatedError
+from asyncbg.web.inputs import refuse_input
+from asyncbg.web.page import LINKS, first_page, navigation
+from asyncbg.web.problems import get_and_head, limited_to, problem_docs, refuse_media_type
+from asyncbg.web.schemas import not_stored
+
+_MOST_BYTES: Final = 4_096
+_FORM: Final = "application/x-www-form-urlencoded"
+_SIGN_IN: Final = """{alert}<form method="post" action="session">
+<p><label for="key">API key</label><br>
+<input id="key" name="key" type="password" autocomplete="current-password" required size="56"></p>
+<p><button type="submit">Sign in</button></p>
+</form>"""
+_SIGNED_IN: Final = """<p>Signed in as <strong>{owner}</strong>.</p>
+<form method="post" action="sign-out"><p><button type="submit">Sign out</button></p></form>
+"""
+_LINKS: Final = navigation({"docs": "API documentation", **LINKS})
+_ALERT: Final = '<p role="alert">There is no such API key; it may be mistyped, expired or revoked.</p>\n'
+_SEE_OTHER: Final[dict[int | str, dict[str, Any]]] = {303: {"description": "Signed in by a form: to the first page"}}
+_UNKNOWN: Final[dict[str, Any]] = {
+    **problem_docs(401)[401],
+    "content": {**problem_docs(401)[401]["content"], "text/html": {"schema": {"type": "string"}}},
+}
+_BODY_DOCS: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {
+                "schema": {
+                    "type": "object",
+                    "required": ["key"],
+                    "properties": {"key": {"type": "string", "format": "password"}},
+                }
+            }
+            for kind in ("application/json", _FORM)
+        },
+    }
+}
+
+
+class SessionOut(BaseModel):
+    """A browser's session; its token is in the cookie only."""
+
+    owner: str = Field(description="the name of the key", examples=["ada"])
+    scopes: list[str] = Field(examples=[["read", "submit"]])
+    expires_at: str = Field(examples=["2026-11-22T22:15:00.250Z"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A key as it was sent, whether by a form, and whether by a browser, which shows a page."""
+
+    key: str
+    by_form: bool
+    wants_page: bool
+
+
+def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
+    """The page ``/``, ``POST`` and ``DELETE /session``, and ``POST /sign-out`` for a form."""
+    router = APIRouter(route_class=limited_to(_MOST_BYTES), tags=["operations"], dependencies=[Depends(not_stored)])
+
+    @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
+    @asks(Access.WELCOME)
+    async def show_first_page(request: Request) -> HTMLResponse:
+        """Sign in here, or see where to go."""
+        return _page(bound(request) or NOBODY)
+
+    @router.post(
+        "/session",
+        status_code=201,
+        response_model=SessionOut,
+        responses={**_SEE_OTHER, **problem_docs(400, 403, 413, 415, 422, 503), 401: _UNKNOWN},
+        openapi_extra=_BODY_DOCS,
+    )
+    @asks(Access.OPEN)
+    async def sign_in(shown: Annotated[_Shown, Depends(_shown)], response: Response) -> Any:
+        """Sign a browser in: the answer sets a cookie that stands for the key, as long as that is good."""
+        try:
+            token, session, record = await gate.sign_in(shown.key)
+        except UnauthenticatedError:
+            audit.refuse("session.begin", who="?", reason="unknown key")
+            if shown.by_form and shown.wants_page:
+                return _page(NOBODY, status_code=401, alert=_ALERT, headers={"WWW-Authenticate": "Bearer"})
+            raise
+        await audit.record("session.begin", who=record.name, outcome=Outcome.DONE)
+        answer: Any = RedirectResponse("./", 303, {"Cache-Control": "no-store"}) if shown.by_form else response
+        age_s = max(1, (session.expires_ms - clock.now_ms()) // 1000)
+        answer.set_cookie(COOKIE, token, max_age=age_s, path="/", secure=True, httponly=True, samesite="strict")
+        return answer if shown.by_form else _out(record, session)
+
+    @router.delete("/session", status_code=204, responses=problem_docs(413, 415, 503))
+    @asks(Access.CALLER)
+    async def sign_out(request: Request) -> Response:
+        """Sign the browser out: its session ends here and now, also where the cookie is still kept."""
+        return await _leave(request, Response(status_code=204))
+
+    @router.post("/sign-out", include_in_schema=False)
+    @asks(Access.CALLER)
+    async def sign_out_by_form(request: Request) -> Response:
+        """The same for a form, which knows no DELETE."""
+        return await _leave(request, RedirectResponse("./", 303))
+
+    async def _leave(request: Request, answer: Response) -> Response:
+        caller = bound(request)
+        if caller is not None and caller.session_id is not None:
+            await gate.sign_out(caller)
+            await audit.record("session.end", who=caller.owner)
+        answer.headers["Cache-Control"] = "no-store"
+        answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
+        return answer
+
+    return router
+
+
+async def _shown(request: Request) -> _Shown:
+    """The key in a small body, as JSON or as a form. Never repeated in an error."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != _FORM:
+        refuse_media_type(request.headers, also=_FORM)
+    fields = _fields(await request.body(), by_form=media == _FORM)
+    for name in fields:
+        if name != "key":
+            raise refuse_input(("body", name), "is no field of this body; it takes key", "extra_forbidden")
+    key = fields.get("key")
+    if not isinstance(key, str) or not key:
+        raise refuse_input(("body", "key"), "should be an API key", "key")
+    return _Shown(key, media == _FORM, "text/html" in request.headers.get("accept", ""))
+
+
+def _fields(body: bytes, *, by_form: bool) -> dict[str, object]:
+    """The fields of a body; a field of a form that is sent twice has no value. Answers 400 or 422 for anything else."""
+    try:
+        if by_form:
+            return {
+                name: sent[0] if len(sent) == 1 else None
+                for name, sent in parse_qs(body.decode("ascii"), keep_blank_values=True).items()
+            }
+        value = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise HTTPException(400, f"the body should be valid {'form data' if by_form else 'JSON'}") from None
+    if not isinstance(value, dict):
+        raise refuse_input(("body",), "should be a JSON object", "dict_type")
+    return value
+
+
+def _out(record: KeyRecord, session: Session) -> SessionOut:
+    return SessionOut(owner=record.name, scopes=sorted(record.scopes), expires_at=rfc3339(session.expires_ms))
+
+
+def _page(
+    caller: Caller, *, status_code: int = 200, alert: str = "", headers: dict[str, str] | None = None
+) -> HTMLResponse:
+    signed_in = _SIGNED_IN.format(owner=html.escape(caller.owner)) if caller.session_id is not None else ""
+    body = signed_in + _LINKS if caller.scopes else _SIGN_IN.format(alert=alert)
+    answer = {"Cache-Control": "no-store", **(headers or {})}
+    return first_page(body, forms="'self'", status_code=status_code, headers=answer)

@@ -1,0 +1,47 @@
+"""Notify somebody: one line in the notification log."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Response
+from pydantic import BaseModel
+
+from asyncbg.engine.context import require_lease
+from asyncbg.fastapi import AsyncBG, BackgroundTasks
+from asyncbg.privacy import Personal
+from asyncbg.service.inputs import EmailAddress, Message, query_or_body
+from asyncbg.service.integrations.notices import Notices
+from asyncbg.service.workflows.acceptance import accept, accepts
+from asyncbg.web.problems import ProblemRoute
+from asyncbg.web.schemas import Accepted
+
+
+class NotificationForm(BaseModel):
+    """What to say."""
+
+    message: Message = "some notification"
+
+
+def notification_workflow(bg: AsyncBG, *, notices: Notices) -> APIRouter:
+    """``POST /send-notification/{email}`` and its task ``send_notification``."""
+    router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
+
+    @bg.task(name="send_notification", retries=3, timeout=30)
+    async def send_notification(
+        email: Annotated[EmailAddress, Personal("email")], message: Annotated[Message, Personal]
+    ) -> None:
+        """Append ``notification for EMAIL: MESSAGE`` to the notification log."""
+        await require_lease()
+        await notices.append(email, message)
+
+    @router.post("/send-notification/{email}", name="send_notification", **accepts(NotificationForm))
+    async def send_notification_route(
+        email: Annotated[EmailAddress, Path(examples=["ada@example.com"]), Personal("email")],
+        form: Annotated[NotificationForm, Depends(query_or_body(NotificationForm))],
+        background_tasks: BackgroundTasks,
+        response: Response,
+    ) -> Accepted:
+        """Accept a notification; it is sent in the background."""
+        job = background_tasks.add_task(send_notification, email, form.message)
+        return await accept("Notification will be sent in the background", [job], background_tasks, response)
+
+    return router

@@ -1,0 +1,40 @@
+"""Which files on disk are still needed: those of jobs that are not final."""
+
+import json
+from collections.abc import AsyncIterator, Collection
+
+from asyncbg.core.job import FINAL_STATES, JobRecord, JobState
+from asyncbg.store.base import Backend, JobQuery
+
+_UNFINISHED = frozenset(JobState) - FINAL_STATES
+_PAGE = 500
+
+
+async def unfinished_batches(backend: Backend, batches: Collection[str]) -> Collection[str]:
+    """Those of the batches that have a job that is not final."""
+    return [
+        batch for batch in batches if await backend.list(JobQuery(states=_UNFINISHED, batch=batch, limit=1))
+    ]  # fmt: skip
+
+
+async def needed_uploads(backend: Backend, tokens: Collection[str]) -> Collection[str]:
+    """Those of the uploads that a job which is not final names; all of them where a job's arguments cannot be read."""
+    needed: set[str] = set()
+    async for record in _unfinished_imports(backend):
+        token = json.loads(record.args).get("upload")
+        if token is None:
+            return tokens
+        needed.add(token)
+    return needed.intersection(tokens)
+
+
+async def _unfinished_imports(backend: Backend) -> AsyncIterator[JobRecord]:
+    before_n = None
+    while page := await backend.list(
+        JobQuery(states=_UNFINISHED, task="process_csv", before_n=before_n, limit=_PAGE)
+    ):  # fmt: skip
+        for record in page:
+            found = await backend.get(record.id)  # a list may show arguments in part
+            if found is not None:
+                yield found
+        before_n = page[-1].n

@@ -1,0 +1,97 @@
+"""Where the store meets encryption: jobs go in sealed and come out opened; the engine never sees a ciphertext."""
+
+import logging
+import sqlite3
+from dataclasses import replace
+
+from asyncbg.core.job import Done, JobRecord, Lease, NewJob
+from asyncbg.errors import UnreadableError
+from asyncbg.privacy.encryption import Seal, is_sealed, key_of
+from asyncbg.store.base import Settlement
+from asyncbg.store.sqlite.database import Database
+
+logger = logging.getLogger("asyncbg")
+
+# Keys of jobs are looked up, so they are stored as digests under a key of the database's own, which outlives rotations.
+_SCHEMA = "CREATE TABLE lookup_key (one INTEGER PRIMARY KEY CHECK (one = 1), sealed TEXT NOT NULL);\n"
+_READ = "SELECT sealed FROM lookup_key"
+_WRITE = "INSERT OR REPLACE INTO lookup_key VALUES (1, ?)"
+
+
+def sealed_job(job: NewJob, seal: Seal) -> NewJob:
+    """The job as it is stored."""
+    return job._replace(args=seal.seal(job.args, job.id, "args"))
+
+
+def digested_job(job: NewJob, seal: Seal) -> NewJob:
+    """The job with everything that is only compared as a digest: a key may be made of arguments."""
+    if job.idempotency_key is None and job.unique_key is None:
+        return job
+    return job._replace(
+        idempotency_key=seal.digest(job.idempotency_key, "idempotency_key"),
+        fingerprint=seal.digest(job.fingerprint, "fingerprint"),
+        unique_key=seal.digest(job.unique_key, "unique_key"),
+    )
+
+
+def sealed_settlement(item: Settlement, seal: Seal) -> Settlement:
+    """The end of an attempt as it is stored."""
+    if not isinstance(item.outcome, Done):
+        return item
+    return replace(item, outcome=Done(seal.seal(item.outcome.result, item.lease.id, "result")))
+
+
+def opened_lease(lease: Lease, seal: Seal) -> Lease:
+    """A claimed job as its task needs it; arguments that cannot be decrypted say why, and fail the job."""
+    return lease._replace(args=seal.show(lease.args, lease.id, "args")) if is_sealed(lease.args) else lease
+
+
+def opened(record: JobRecord, seal: Seal) -> JobRecord:
+    """A job as it is looked at; what cannot be decrypted says why."""
+    if not (is_sealed(record.args) or (record.result is not None and is_sealed(record.result))):
+        return record
+    result = None if record.result is None else seal.show(record.result, record.id, "result")
+    return replace(record, args=seal.show(record.args, record.id, "args"), result=result)
+
+
+async def use_lookup(database: Database, seal: Seal) -> None:
+    """Give ``seal`` the key under which this database digests what is compared; the first time, make one."""
+    if not seal.is_on:
+        return
+    try:
+        stored = await database.read(_find)
+        if stored is None or key_of(stored) != seal.key_ids[0]:
+            await database.migrate("seal", [_SCHEMA])
+            stored = await database.write(lambda connection: _keep(connection, seal))
+        seal.use_lookup(stored)
+    except UnreadableError:
+        logger.warning(
+            "not all encryption keys of this database are in ASYNCBG_PRIVACY__ENCRYPTION_KEYS: jobs and idempotency "
+            "keys from before cannot be read; add the missing key, or run `asyncbg rekey` to go on without"
+        )
+
+
+async def replace_lookup(database: Database, seal: Seal) -> None:
+    """Begin anew with a key of our own where the stored one can never be read again."""
+    await database.migrate("seal", [_SCHEMA])
+    stored = await database.write(lambda connection: _keep(connection, seal, anew=True))
+    seal.use_lookup(stored)
+
+
+def _find(connection: sqlite3.Connection) -> str | None:
+    table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'lookup_key'").fetchone()
+    row = connection.execute(_READ).fetchone() if table else None
+    return None if row is None else str(row[0])
+
+
+def _keep(connection: sqlite3.Connection, seal: Seal, *, anew: bool = False) -> str:
+    """The stored key under the first key of the ring. Raises UnreadableError."""
+    row = connection.execute(_READ).fetchone()
+    try:
+        sealed = seal.new_lookup() if row is None else seal.reseal(row[0], "", "lookup")
+    except UnreadableError:
+        if not anew:
+            raise
+        sealed = seal.new_lookup()
+    connection.execute(_WRITE, (sealed,))
+    return sealed

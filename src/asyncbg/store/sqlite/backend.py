@@ -1,0 +1,357 @@
+"""The store in a SQLite file: each method is one lane of the group commit, or one read."""
+
+import asyncio
+import json
+import secrets
+import sqlite3
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import aiosqlite
+
+from asyncbg.core.clock import Clock, SystemClock
+from asyncbg.core.event import Event, EventFilter
+from asyncbg.core.job import Attempt, JobRecord, JobState, Lease, NewJob, Released
+from asyncbg.errors import IdempotencyError, LeaseLostError, OutageError, OverloadedError
+from asyncbg.privacy.encryption import Seal
+from asyncbg.store.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement, Tail, TaskCount
+from asyncbg.store.encrypted import digested_job, opened, use_lookup
+from asyncbg.store.sql import load_script
+from asyncbg.store.sqlite.attempt import AttemptLanes
+from asyncbg.store.sqlite.attempts import find_attempts
+from asyncbg.store.sqlite.caller_transaction import join
+from asyncbg.store.sqlite.database import MEMORY, Database, Guard, Transaction
+from asyncbg.store.sqlite.enqueue import EnqueueLanes
+from asyncbg.store.sqlite.probe import ProbeLane
+from asyncbg.store.sqlite.process_slot import Place
+from asyncbg.store.sqlite.purge import purge
+from asyncbg.store.sqlite.quarantine import QuarantineLane
+from asyncbg.store.sqlite.read import (
+    conditions,
+    count_open,
+    count_waiting,
+    find_events,
+    find_record,
+    find_records,
+    lease_holds,
+    read_tail,
+    require_ended,
+)
+from asyncbg.store.sqlite.rescue import SLICE, RescueLane
+from asyncbg.store.sqlite.schedule import ScheduleLane, remember_slots
+from asyncbg.store.sqlite.shared_counts import SharedCounts
+from asyncbg.store.sqlite.statement import SQL, read_json
+from asyncbg.store.sqlite.steering import SteeringLanes
+from asyncbg.store.sqlite.wall_clock import WallClockLane
+
+MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4, 5, 6, 7))
+
+_MOST_WAITING = 10_000
+_STALL_S = 0.5
+
+
+class SQLiteBackend:
+    """Jobs and events in one SQLite database, shared by any number of processes of one machine."""
+
+    def __init__(self, database: Database, *, clock: Clock | None = None, seal: Seal | None = None) -> None:
+        """Use ``database``, which is opened and closed with the backend; ``seal`` encrypts what is stored in it."""
+        self.database = database
+        self.clock = clock or SystemClock()
+        self.seal = seal or Seal()
+        self.epoch = ""
+        self.on_commit: Callable[[Sequence[Event]], None] = lambda events: None
+        self.on_progress: Callable[[Sequence[Event]], None] = lambda events: None
+        self._place = Place(None if database.path == MEMORY else Path(database.path))
+        self._counts = SharedCounts(None if database.path == MEMORY else Path(database.path), self._place)
+        database.after_commit = self._after_commit
+        self._enqueues = EnqueueLanes(self.seal)
+        self._schedules = ScheduleLane(self._enqueues)
+        self._attempts = AttemptLanes(self.clock, self.seal, self._place)
+        self._steering = SteeringLanes(self.clock)
+        self._rescues = RescueLane(self.clock, self._place)
+        self._quarantine = QuarantineLane(self.clock)
+        self._wall_clock = WallClockLane(self.clock)
+        self._probes = ProbeLane(self.clock, self._enqueues, self._attempts)
+
+    @property
+    def place(self) -> str:
+        """The name of this process's place at the database."""
+        return self._place.name
+
+    async def open(self) -> None:
+        """Open the database, bring its tables up to date, take a place and take up what it left behind."""
+        await self.database.open()
+        try:
+            await self.database.migrate("engine", MIGRATIONS)
+            self._wall_clock.look()
+            self.epoch = await self.database.write(self._start_log)
+            await use_lookup(self.database, self.seal)
+            self._place.take()
+            await self._rescue([self.place])
+        except BaseException:
+            await self.close()
+            raise
+
+    async def attach(self) -> None:
+        """Open the store beside those who run its jobs: to look, submit and steer, never to run.
+
+        Takes no place and takes up no job; writes only where the tables are not up to date.
+        """
+        await self.database.open()
+        try:
+            epoch = await self.database.read(_current_epoch)
+            if epoch is None:
+                await self.database.migrate("engine", MIGRATIONS)
+                self._wall_clock.look()
+                epoch = await self.database.write(self._start_log)
+            self.epoch = epoch
+            await use_lookup(self.database, self.seal)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Commit what is pending, close the connections, leave the place."""
+        await self.database.close()
+        self._place.leave()
+
+    def _start_log(self, connection: sqlite3.Connection) -> str:
+        connection.execute(SQL["start_log"], {"epoch": secrets.token_hex(4), "wall_offset": self._wall_clock.offset_ms})
+        return str(connection.execute(SQL["read_log"]).fetchone()[0])
+
+    def _after_commit(self, notes: list[Any]) -> None:
+        if progress := [event for event in notes if not event.seq]:
+            self.on_progress(progress)
+            notes = [event for event in notes if event.seq]
+        if notes:
+            self.on_commit(notes)
+
+    # Accepting
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
+        """Store one batch; returns when it is on disk. Refuses while too much waits for a commit that hangs."""
+        if self.database.waiting >= _MOST_WAITING and self.database.stalled_s > _STALL_S:
+            raise OverloadedError("too much waits for the database; come back later", retry_after_s=1.0)
+        digested = [digested_job(job, self.seal) for job in jobs] if self.seal.is_on else jobs
+        try:
+            return await self.database.submit(self._enqueues.enqueue, digested)  # type: ignore[no-any-return]  # a lane's result
+        except IdempotencyError as error:
+            given = {new.idempotency_key: job.idempotency_key for new, job in zip(digested, jobs, strict=True)}
+            raise IdempotencyError(given.get(error.key) or error.key) from None
+
+    async def enqueue_within(self, connection: aiosqlite.Connection, job: NewJob) -> JobRecord:
+        """Store a job in the open transaction of the caller's own connection; the log's tail tells of its commit."""
+
+        def enqueue(tx: Transaction) -> JobRecord | None:
+            (result,) = self._enqueues.enqueue(tx, [[digested_job(job, self.seal)]])
+            if isinstance(result, Exception):
+                raise result
+            return find_record(tx.connection, "id = ?", result.ids[0])
+
+        return opened(cast(JobRecord, await join(connection, self.database.path, enqueue)), self.seal)
+
+    # Scheduling
+
+    async def slots(self, names: Collection[str], *, since_ms: int, latest_ms: int) -> Mapping[str, int]:
+        """The last slot fired of each schedule; one that is new, or beyond ``latest_ms``, is set to ``since_ms``."""
+        return await self.database.write(
+            lambda connection: remember_slots(connection, names, since_ms=since_ms, latest_ms=latest_ms)
+        )
+
+    async def fire(self, schedule: str, slot_ms: int, job: NewJob) -> bool:
+        """Store the job of a slot and move the schedule on, unless the slot was fired before."""
+        item = (schedule, slot_ms, digested_job(job, self.seal))
+        return await self.database.submit(self._schedules.fire, item)  # type: ignore[no-any-return]
+
+    # Running
+
+    async def claim(self, limit: int, *, lease_s: float, skip: Collection[str] = ()) -> Claimed:
+        """Promote what is due, then take up to ``limit`` queued jobs."""
+        claiming = self.database.submit(self._attempts.claim, (limit, lease_s, skip))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            claiming.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, claiming: "asyncio.Future[Claimed]") -> None:
+        """Who claimed was cancelled meanwhile: the jobs are queued again, for nobody would run them."""
+        if claiming.cancelled() or claiming.exception() is not None:
+            return
+        released = [Settlement(lease, Released("its claim was cancelled")) for lease in claiming.result().leases]
+        if released and self.database.is_open:
+            self.database.submit(self._attempts.settle, released)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """End attempts and release the next jobs of their batches; False where the lease had lapsed."""
+        return await self.database.submit(self._attempts.settle, settlements)  # type: ignore[no-any-return]
+
+    async def renew(self, *, lease_s: float) -> Mapping[str, str | None]:
+        """Prolong the leases of this place; its running jobs, with the reason where a cancel is requested."""
+        return await self.database.submit(self._attempts.renew, lease_s)  # type: ignore[no-any-return]
+
+    async def report(self, lease: Lease, progress: str) -> bool:
+        """Keep the latest progress on the job, unless the lease has lapsed."""
+        return await self.database.submit(self._attempts.report, (lease, progress))  # type: ignore[no-any-return]
+
+    def record(self, lease: Lease, event_type: str, data: str) -> Awaitable[bool]:
+        """Store an event of the task's own, unless the lease has lapsed."""
+        return self.database.submit(self._attempts.record, (lease, event_type, data))
+
+    def guard(self, lease: Lease) -> Guard:
+        """What a transaction of the attempt's own asks first: it raises LeaseLostError where the lease has lapsed."""
+
+        def require_lease(connection: sqlite3.Connection) -> None:
+            if not lease_holds(connection, lease):
+                raise LeaseLostError(lease.id)
+
+        return require_lease
+
+    def guard_ended(self, job_id: str) -> Guard:
+        """What whoever cleans up after a job asks first: it raises JobStateError where the job is not final."""
+        return partial(require_ended, job_id=job_id)
+
+    async def holds(self, lease: Lease) -> bool:
+        """Whether the lease still holds."""
+        return await self.database.read(lambda connection: lease_holds(connection, lease))
+
+    # Steering
+
+    async def cancel(self, job_id: str, reason: str) -> JobState:
+        """Cancel a job, or request it of the place that runs it."""
+        return await self.database.submit(self._steering.cancel, (job_id, reason))  # type: ignore[no-any-return]
+
+    async def retry(self, job_id: str) -> JobState:
+        """Queue a final job again, its history kept."""
+        return await self.database.submit(self._steering.retry, job_id)  # type: ignore[no-any-return]
+
+    # Maintenance
+
+    async def follow_clock(self) -> int:
+        """Move delays and retries along where the wall clock has jumped; returns by how many milliseconds it did."""
+        if not self._wall_clock.has_jumped:
+            return 0
+        return await self.database.submit(self._wall_clock.follow, None)  # type: ignore[no-any-return]
+
+    def beat(self, *, lease_s: float, at_ms: int | None = None) -> None:
+        """Tell the other processes that this one lives; needs neither the event loop nor the database."""
+        self._place.beat(self.clock.monotonic_ms() if at_ms is None else at_ms, lease_ms=int(lease_s * 1000))
+
+    def note(self, text: str) -> None:
+        """Leave word in this process's place, for whoever looks from outside."""
+        self._place.note(text)
+
+    async def quarantine(self) -> Sequence[str]:
+        """Fail the open jobs whose rows hold what cannot be read; returns their ids."""
+        return await self.database.submit(self._quarantine.quarantine, None)  # type: ignore[no-any-return]
+
+    async def keep_counts(self, text: str) -> None:
+        """Keep this process's counters where the others find them, in place of what was kept before."""
+        await self.database.read(lambda _: self._counts.write(text))  # in a thread that is there already
+
+    async def kept_counts(self) -> tuple[str | None, Sequence[str]]:
+        """The counters kept for this place, and for the others."""
+        return await self.database.read(lambda _: (self._counts.ours(), self._counts.others()))
+
+    async def processes(self) -> int:
+        """How many processes run jobs here now."""
+        return 1 if self.database.path == MEMORY else await self.database.read(lambda _: len(self._place.held()))
+
+    async def rescue(self) -> int:
+        """Take up the jobs of dead places and lapsed leases; returns how many."""
+        return await self._rescue([])
+
+    async def _rescue(self, places: list[str]) -> int:
+        """In slices: between them others write."""
+        rescued, many = 0, SLICE
+        while many >= SLICE:
+            many = await self.database.submit(self._rescues.rescue, places)
+            rescued += many
+        return rescued
+
+    async def purge(self, *, before_ms: int, limit: int) -> int:
+        """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events, in slices of rows."""
+        return await purge(self.database, before_ms=before_ms, limit=limit)
+
+    async def probe(self) -> None:
+        """Prove that a write and a claim work; leaves nothing behind."""
+        if not self.database.has_room():
+            raise OutageError("the disk is full; free some space")
+        await self.database.submit(self._probes.probe, None)
+
+    # Reading
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """One job, or None."""
+        return await self._find("id = ?", job_id)
+
+    async def find_by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
+        """The job that was submitted under this idempotency key, or None."""
+        stored = self.seal.digest(idempotency_key, "idempotency_key")
+        return await self._find("owner = ? AND idempotency_key = ?", owner, stored)
+
+    async def _find(self, where: str, *values: Any) -> JobRecord | None:
+        record = await self.database.read(lambda connection: find_record(connection, where, *values))
+        return None if record is None else opened(record, self.seal)
+
+    async def list(self, query: JobQuery) -> Sequence[JobRecord]:
+        """Jobs, newest first."""
+        where, values = conditions(query)
+        found = await self.database.read(
+            lambda connection: find_records(
+                connection, where, values, query.limit, most_value_bytes=query.most_value_bytes
+            )
+        )
+        return [opened(record, self.seal) for record in found]
+
+    async def events(
+        self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None
+    ) -> tuple[Sequence[Event], int]:
+        """Stored events after ``after_seq`` that ``wanted`` matches, and the seq the scan reached."""
+        return await self.database.read(lambda connection: find_events(connection, after_seq, wanted, limit, up_to_seq))
+
+    async def attempts(self, job_id: str) -> Sequence[Attempt]:
+        """The latest attempts of a job, oldest first."""
+        return await self.database.read(lambda connection: find_attempts(connection, job_id, self.seal))
+
+    async def position(self) -> LogPosition:
+        """Which part of the log there is."""
+        log = await self.database.read(lambda connection: connection.execute(SQL["read_log"]).fetchone())
+        return LogPosition(first_seq=log[3] + 1, last_seq=log[1])
+
+    async def tail(self, *, after_report: int | None) -> Tail:
+        """Where the log is now, and the progress that other places have reported after ``after_report``."""
+        place, now_ms = self.place, self.clock.now_ms()
+        return await self.database.read(lambda connection: read_tail(connection, after_report, place, now_ms))
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """How many jobs are in each state that is not final."""
+        return await self.database.read(count_open)
+
+    async def waiting(self) -> Sequence[TaskCount]:
+        """How many jobs of each task have not begun, by state; tasks without any are left out."""
+        return await self.database.read(count_waiting)
+
+    async def waiting_of(self, owners: Collection[str], most: int) -> Mapping[str, int]:
+        """How many jobs of each of these owners have not begun, counted up to ``most``."""
+        values = {"owners": json.dumps(list(owners)), "most": most}
+        found: Mapping[str, int] = await self.database.read(
+            lambda connection: read_json(connection, "count_owners", values)
+        )
+        return found
+
+    async def owners(self) -> Sequence[str]:
+        """The owners of jobs that are not final."""
+        found: Sequence[str] = await self.database.read(lambda connection: read_json(connection, "find_owners", {}))
+        return found
+
+
+def _current_epoch(connection: sqlite3.Connection) -> str | None:
+    """The name of the database, or None where its tables are not up to date."""
+    version = connection.execute("SELECT version FROM schema_version WHERE component = 'engine'").fetchone()
+    if version is None or version[0] != len(MIGRATIONS):
+        return None
+    log = connection.execute(SQL["read_log"]).fetchone()
+    return None if log is None else str(log[0])

@@ -1,0 +1,211 @@
+"""What the SQLite backend reads: job records, job lists, pages of the event log."""
+
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from asyncbg.core.event import Event, EventFilter, EventType
+from asyncbg.core.job import FINAL_STATES, JobError, JobRecord, JobState, Lease, ProgressValue
+from asyncbg.core.json_text import load_json
+from asyncbg.errors import JobNotFoundError, JobStateError
+from asyncbg.store.base import JobQuery, Tail, TaskCount
+from asyncbg.store.sqlite.statement import SQL, read_json
+
+_SCAN = 50_000
+"""Events that one read looks at: some 4 ms, so that a rare filter goes through a long log in few hops."""
+_NO_REPORT = 2**62
+_RECORD_COLUMNS = (
+    "n, id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, created_at, "
+    "run_at, started_at, finished_at, personal, progress, error_type, error_message, cancel_reason"
+)
+# The header of a row tells the size of a column since SQLite 3.43; before, the text is counted where it is stored.
+_SIZE = "octet_length" if sqlite3.sqlite_version_info >= (3, 43) else "length"
+_WHOLE = "args, NULL, result, NULL"
+_BOUNDED = ", ".join(
+    f"CASE WHEN {_SIZE}({column}) <= {{most}} THEN {column} END, {_SIZE}({column})" for column in ("args", "result")
+)
+_IN_BATCH = "n IN (SELECT n FROM job WHERE id = ? UNION ALL SELECT n FROM job WHERE batch = ? AND batch <> id)"
+_OF_BATCHES = (
+    "e.job IN (SELECT n FROM job, json_each(?) v WHERE job.id = v.value "
+    "UNION ALL SELECT n FROM job, json_each(?) v WHERE job.batch = v.value AND job.batch <> job.id)"
+)
+# One job's events come from the index in their order; of several they are sorted.
+_OF_JOB = "e.job = (SELECT n FROM job WHERE id = json_extract(?, '$[0]'))"
+_OF_JOBS = "e.job IN (SELECT n FROM job WHERE id IN (SELECT value FROM json_each(?)))"
+
+
+_ENDED_BADLY = frozenset({JobState.FAILED, JobState.CANCELLED})
+
+
+def find_record(connection: sqlite3.Connection, where: str, *values: Any) -> JobRecord | None:
+    """The job that a condition of ours picks, or None."""
+    found = find_records(connection, where, values, 1)
+    return found[0] if found else None
+
+
+def find_records(
+    connection: sqlite3.Connection,
+    where: str,
+    values: Sequence[Any],
+    limit: int,
+    *,
+    most_value_bytes: int | None = None,
+) -> list[JobRecord]:
+    """The newest jobs that a condition of ours picks; arguments and results that are larger are not read."""
+    large = _WHOLE if most_value_bytes is None else _BOUNDED.format(most=int(most_value_bytes))
+    statement = f"SELECT {_RECORD_COLUMNS}, {large} FROM job WHERE {where} ORDER BY n DESC LIMIT ?"  # nosec B608  # noqa: S608 - no input
+    return [_record(row) for row in connection.execute(statement, (*values, limit)).fetchall()]
+
+
+def _record(row: tuple[Any, ...]) -> JobRecord:
+    (*plain, personal, progress, error_type, error_message, cancel_reason, args, args_size, result, result_size) = row
+    sizes = (("args", args, args_size), ("result", result, result_size))
+    n, job_id, task, queue, state, owner, priority, batch, tags, durable, *counts_and_times = plain
+    attempt, max_attempts, crashes, *times = counts_and_times
+    created_at_ms, run_at_ms, started_at_ms, finished_at_ms = times
+    return JobRecord(
+        n=n, id=job_id, task=task, queue=queue, state=JobState(state), owner=owner, priority=priority, batch=batch,
+        tags=_texts(load_json(tags, ())), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
+        crashes=crashes, created_at_ms=created_at_ms, run_at_ms=run_at_ms, started_at_ms=started_at_ms,
+        finished_at_ms=finished_at_ms, args="{}" if args is None else args, personal=_marks(load_json(personal, {})),
+        progress=ProgressValue.read(progress) if progress else None, result=result,
+        error=JobError(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
+        omitted={name: size for name, value, size in sizes if value is None and size is not None},
+    )  # fmt: skip
+
+
+def _marks(stored: object) -> dict[str, Any]:
+    return stored if isinstance(stored, dict) else {}
+
+
+def _texts(stored: object) -> tuple[str, ...]:
+    return tuple(map(str, stored)) if isinstance(stored, list) else ()
+
+
+def conditions(query: JobQuery) -> tuple[str, list[Any]]:
+    """A query as a condition and its values."""
+    parts: list[str] = ["1"]
+    values: list[Any] = []
+    if query.states:
+        # Spelt out, since the partial indexes serve only literals, and only where their own words are repeated.
+        if query.batch is not None:
+            pass  # its own index is the narrower one
+        elif len(query.states) == 1 and query.states <= _ENDED_BADLY:
+            parts.append("state IN ('failed', 'cancelled')")
+        elif not query.states & FINAL_STATES:
+            parts.append("finished_at IS NULL")
+        parts.append("(" + " OR ".join(f"state = '{state.value}'" for state in sorted(query.states)) + ")")
+    for column, value in (("task", query.task), ("queue", query.queue), ("owner", query.owner)):
+        if value is not None:
+            parts.append(f"{column} = ?")
+            values.append(value)
+    if query.tag is not None:
+        parts.append("EXISTS (SELECT 1 FROM json_each(job.tags) WHERE value = ?)")
+        values.append(query.tag)
+    if query.batch is not None:
+        parts.append(_IN_BATCH)
+        values += [query.batch, query.batch]
+    if query.before_n is not None:
+        parts.append("n < ?")
+        values.append(query.before_n)
+    return " AND ".join(parts), values
+
+
+def count_waiting(connection: sqlite3.Connection) -> list[TaskCount]:
+    """How many jobs of each task have not begun, by state."""
+    return [
+        TaskCount(task=task, is_durable=bool(durable), state=JobState(state), many=many)
+        for task, durable, state, many in read_json(connection, "count_waiting", {})
+    ]
+
+
+def count_open(connection: sqlite3.Connection) -> dict[JobState, int]:
+    """How many jobs are in each state that is not final."""
+    counts = dict.fromkeys((JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING), 0)
+    for counted in count_waiting(connection):
+        counts[counted.state] += counted.many
+    return counts | {JobState.RUNNING: connection.execute(SQL["count_running"]).fetchone()[0]}
+
+
+def find_events(
+    connection: sqlite3.Connection, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None
+) -> tuple[list[Event], int]:
+    """Events after ``after_seq`` that are wanted, and the seq the scan reached; it is bounded unless jobs are named."""
+    last_seq = connection.execute(SQL["read_log"]).fetchone()[1]
+    end = last_seq if up_to_seq is None else min(up_to_seq, last_seq)
+    parts = ["e.seq > ?", "e.seq <= ?"]
+    values: list[Any] = []
+    narrow = False
+    for ids, condition in (
+        (wanted.jobs, _OF_JOB if len(wanted.jobs) == 1 else _OF_JOBS),
+        (wanted.batches, _OF_BATCHES),
+    ):
+        if ids:
+            narrow = True
+            parts.append(condition)
+            values += [json.dumps(sorted(ids))] * condition.count("?")
+    if wanted.tasks:
+        condition, value = _one_of("j.task", wanted.tasks)
+        parts.append(condition)
+        values.append(value)
+    if wanted.types:
+        condition, names = _of_types(wanted.types)
+        parts.append(condition)
+        values += names
+    if wanted.owner is not None:
+        parts.append("j.owner = ?")
+        values.append(wanted.owner)
+    reach = end if narrow else min(end, after_seq + _SCAN)
+    statement = (
+        "SELECT json_group_array(json_array(seq, type, at, id, task, batch, owner, attempt, data)) FROM ("  # nosec B608  # noqa: S608
+        "SELECT e.seq, e.type, e.at, j.id, j.task, j.batch, j.owner, e.attempt, e.data "
+        f"FROM event e JOIN job j ON j.n = e.job WHERE {' AND '.join(parts)} ORDER BY e.seq LIMIT ?)"
+    )
+    found = json.loads(connection.execute(statement, (after_seq, reach, *values, limit)).fetchone()[0])
+    events = [Event(*row) for row in found]
+    return events, events[-1].seq if len(events) == limit else max(reach, after_seq)
+
+
+def lease_holds(connection: sqlite3.Connection, lease: Lease) -> bool:
+    """Whether an attempt is still the job's own."""
+    return connection.execute(SQL["lease_holds"], (lease.n, lease.token)).fetchone() is not None
+
+
+def require_ended(connection: sqlite3.Connection, job_id: str) -> None:
+    """Raise JobStateError where the job is not final, JobNotFoundError where there is none."""
+    row = connection.execute(SQL["state_of"], (job_id,)).fetchone()
+    if row is None:
+        raise JobNotFoundError(job_id)
+    if JobState(row[0]) not in FINAL_STATES:
+        raise JobStateError(job_id, row[0], "clean up after")
+
+
+def read_tail(connection: sqlite3.Connection, after_report: int | None, place: str, now_ms: int) -> Tail:
+    """Where the log is, and the latest progress of the jobs that another place has reported on since."""
+    after = _NO_REPORT if after_report is None else after_report
+    seq, report, found = read_json(connection, "read_tail", {"after": after, "place": place})
+    told: dict[bool, list[Event]] = {True: [], False: []}
+    for job_id, task, batch, owner, attempt, progress, is_running in found:
+        event = Event(0, EventType.PROGRESS.value, now_ms, job_id, task, batch, owner, attempt, progress)
+        told[bool(is_running)].append(event)
+    return Tail(last_seq=seq, last_report=report, running=told[True], ended=told[False])
+
+
+def _of_types(types: Collection[str]) -> tuple[str, list[str]]:
+    """The condition on an event's type; names that end with a star are prefixes."""
+    prefixes = sorted(name[:-1] for name in types if name.endswith("*"))
+    parts = ["substr(e.type, 1, length(?)) = ?"] * len(prefixes)
+    values = [prefix for prefix in prefixes for _ in range(2)]
+    if exact := [name for name in types if not name.endswith("*")]:
+        condition, value = _one_of("e.type", exact)
+        parts.insert(0, condition)
+        values.insert(0, value)
+    return f"({' OR '.join(parts)})", values
+
+
+def _one_of(column: str, names: Collection[str]) -> tuple[str, str]:
+    """A condition that is asked of every event of a long scan: one name by itself costs half as much as a list."""
+    if len(names) == 1:
+        return f"{column} = ?", next(iter(names))
+    return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(sorted(names))  # noqa: S608 - a column of ours  # nosec B608

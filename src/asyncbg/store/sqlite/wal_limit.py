@@ -1,0 +1,137 @@
+"""Keeps the write-ahead log of a database short, whatever its readers do, and lets one connection at a time do so.
+
+SQLite 3.7.0 to 3.51.2 can damage a database in write-ahead mode (https://www.sqlite.org/wal.html#walresetbug): where a
+checkpoint begins while the whole log is in the database already, another connection may start the log anew at that very
+moment, and the checkpoint then marks pages of the new log as copied that never were. Two rules make that impossible,
+whatever the version and however many processes share the file:
+
+* A connection checkpoints only while it holds the lock of ``<database>-checkpoint``, so no two do at once.
+* It takes the lock before a commit of its own and checkpoints right after it. Of that commit nothing is in the database
+  yet, since nobody else checkpoints, and a log with such pages is never started anew.
+"""
+
+import os
+import sqlite3
+import time
+
+from asyncbg.errors import OutageError
+from asyncbg.store.sqlite.file_lock import FileLock
+
+_MIB = 1 << 20
+WANTED_BYTES = 16 * _MIB
+"""SQLite's own checkpoints keep the log below this, unless a reader is always in their way."""
+MOST_BYTES = 40 * _MIB
+"""No transaction begins beyond this; what the largest one adds leaves it under 64 MB."""
+CHECKPOINT_PAGES = 2_000
+"""A commit that leaves the log this long is followed by a checkpoint."""
+
+_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 4.0
+_PATIENCE_MS = 50
+
+
+class LogLimit:
+    """Watches the log of one database file; belongs to the thread of its writer.
+
+    A reader that stays in one transaction (a forgotten shell, a backup over hours) keeps every page written since, and
+    the log would grow until the disk is full. So writing stops before that, and goes on by itself once the reader is
+    gone.
+    """
+
+    def __init__(self, database: str | None, *, busy_timeout_ms: int, pages: int = CHECKPOINT_PAGES) -> None:
+        """Watch ``<database>-wal``; None (in memory) has none. Connections come with automatic checkpoints off."""
+        self._path = None if database is None else f"{database}-wal"
+        self._lock = None if database is None else FileLock(f"{database}-checkpoint")
+        self._busy_timeout_ms = busy_timeout_ms
+        self._pages = pages
+        self._automatic: sqlite3.Connection | None = None
+        self._next_try_s = 0.0
+        self._pause_s = _PAUSE_S
+
+    def open(self) -> None:
+        """Open the file of the lock. Raises OSError."""
+        if self._lock is not None:
+            self._lock.open(create=True)
+
+    def close(self) -> None:
+        """Close the file of the lock."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Call it before a transaction: make room if there is too little. Raises OutageError where there is none.
+
+        Until :meth:`end`, the commit may be followed by a checkpoint, if no other process is at it.
+        """
+        if self._lock is None:
+            return
+        self._check_size(connection)
+        self._let_checkpoint(connection, allowed=self._lock.try_lock())
+
+    def end(self) -> None:
+        """Call it after the transaction, committed or not."""
+        if self._lock is not None:
+            self._lock.unlock()
+
+    def empty(self, connection: sqlite3.Connection) -> bool:
+        """Bring all of the log into the database and empty it; a reader in the way is waited for, but not long.
+
+        False: a reader or a writer is in the way, or another process checkpoints. Raises sqlite3.Error.
+        """
+        if self._lock is None or not self._lock.try_lock():
+            return self._lock is None
+        connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")  # nosemgrep: no-sql-from-text
+        try:
+            self._let_checkpoint(connection, allowed=False)
+            _commit_one_page(connection)
+            return not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY"):
+                raise
+            return False
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms}")  # nosemgrep: no-sql-from-text
+            self._lock.unlock()
+
+    def _check_size(self, connection: sqlite3.Connection) -> None:
+        size = self._size()
+        if size <= WANTED_BYTES:
+            return
+        if time.monotonic() >= self._next_try_s:
+            # A failed try adds a page: a reader that stays for hours is asked less and less often.
+            self._pause_s = _PAUSE_S if self.empty(connection) else min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            self._next_try_s = time.monotonic() + self._pause_s
+            size = self._size()
+        if size > MOST_BYTES:
+            raise OutageError(
+                f"the write-ahead log has grown to {size // _MIB} MiB, since a reader stays in one transaction; "
+                "end that reader (asyncbg doctor names it)"
+            )
+
+    def _let_checkpoint(self, connection: sqlite3.Connection, *, allowed: bool) -> None:
+        """Switch SQLite's automatic checkpoints, which follow a commit of this connection."""
+        if allowed is not (self._automatic is connection):
+            pages = self._pages if allowed else 0
+            connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")  # nosemgrep: no-sql-from-text
+            self._automatic = connection if allowed else None
+
+    def _size(self) -> int:
+        try:
+            return 0 if self._path is None else os.stat(self._path).st_size  # noqa: PTH116 - once a commit
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise OutageError(f"the write-ahead log cannot be looked at: {error.strerror}") from error
+
+
+def _commit_one_page(connection: sqlite3.Connection) -> None:
+    """Append a page to the log, with what it holds already."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        connection.execute(f"PRAGMA user_version = {version}")  # nosemgrep: no-sql-from-text
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,1 @@
+"""The event streams: one file opens one, replays from the log, follows the bus and ends it."""

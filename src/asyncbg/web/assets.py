@@ -1,0 +1,69 @@
+"""The JavaScript client, served beside the jobs it follows: ``/asyncbg.js`` and its types, ``/asyncbg.d.ts``.
+
+The folder ``static`` is an npm package as it stands. A page that imports the module needs no build step.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from asyncbg.web.problems import ProblemRoute, get_and_head
+
+STATIC: Final = Path(__file__).with_name("static")
+_MEDIA_TYPES: Final = {"asyncbg.js": "text/javascript", "asyncbg.d.ts": "text/plain"}
+"""Types are for people and editors: a browser shows them, and never runs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    """A file's bytes and the headers it is served with."""
+
+    body: bytes
+    headers: dict[str, str]
+
+    @classmethod
+    def read(cls, name: str) -> "_Asset":
+        body = (STATIC / name).read_bytes()
+        return cls(
+            body,
+            {
+                "Content-Type": f"{_MEDIA_TYPES[name]}; charset=utf-8",
+                "Cache-Control": "no-cache",
+                "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+                "X-Content-Type-Options": "nosniff",
+            },
+        )
+
+    def answer(self, request: Request) -> Response:
+        """The file, or 304 where the caller has it (RFC 9110, section 13.1.2: a weak comparison)."""
+        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        if known & {self.headers["ETag"], "*"}:
+            return Response(
+                status_code=304, headers={name: text for name, text in self.headers.items() if name != "Content-Type"}
+            )
+        return Response(self.body, headers=self.headers)
+
+
+class AssetRoute(ProblemRoute):
+    """The route of a file: pages put a version behind its name, to get past a cache."""
+
+    strict_query = False
+
+
+def assets_router() -> APIRouter:
+    """The routes of the JavaScript client. They are no part of the API, so the OpenAPI document has none of them."""
+    router = APIRouter(route_class=AssetRoute)
+    for name in _MEDIA_TYPES:
+        _serve(router, name)
+    return router
+
+
+def _serve(router: APIRouter, name: str) -> None:
+    asset = _Asset.read(name)
+
+    @get_and_head(router, f"/{name}", name=name, include_in_schema=False)
+    async def show_asset(request: Request) -> Response:
+        return asset.answer(request)

@@ -1,0 +1,235 @@
+"""The routes of the event streams: one job's, everybody's by filter, and the tickets that open them from a browser."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final
+from urllib.parse import quote, unquote
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import QueryParams
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+from asyncbg.auth.access import Access, asks, prefix_before
+from asyncbg.auth.caller import WRONG_TICKET, Asking, Caller, bound, caller_of
+from asyncbg.auth.tickets import LIFETIME_S, Tickets
+from asyncbg.core.clock import rfc3339
+from asyncbg.core.event import EventFilter
+from asyncbg.core.ids import is_job_id
+from asyncbg.errors import UnauthenticatedError
+from asyncbg.streams.sse import LATER
+from asyncbg.streams.stream_headers import MEDIA_TYPE, accepts_gzip
+from asyncbg.streams.streams import Streams
+from asyncbg.web.event_schema import EventSchemas
+from asyncbg.web.inputs import refuse_input
+from asyncbg.web.problems import ProblemRoute, problem_docs
+
+_TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.?\*)?|\*")
+_UNASKED_S: Final = 3_600
+"""How long a ticket opens its stream again where nobody can be asked whether its holder's credentials still stand."""
+_NONE = frozenset({""})  # no job has this id
+_ANY: frozenset[str] = frozenset()  # one for all: an empty one of its own takes 216 bytes
+_OF_FASTAPI = {"fastapi_inner_astack", "fastapi_function_astack", "starlette.exception_handlers"}
+_STREAM_OF_JOB = re.compile(r"/jobs/([^/]+)/events")
+
+_ENDED_DOCS: Final[dict[int | str, dict[str, Any]]] = {
+    204: {"description": "The cursor has seen the job's final event: do not reconnect"}
+}
+
+
+class TicketRequest(BaseModel):
+    """Which stream a ticket is wanted for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(
+        min_length=1,
+        max_length=8_192,
+        description="the path of the stream, with or without the prefix of these routes; a query is not looked at",
+        examples=["/jobs/018f3a5e-7b1c-7def-8a90-123456789abc/events"],
+    )
+
+
+class TicketAnswer(BaseModel):
+    """A ticket for one stream, good once, and for the reconnects of the stream that it opened."""
+
+    ticket: str
+    path: str
+    url: str = Field(description="the stream's path with the ticket in its query; put filters of your own behind it")
+    expires_at: str
+    expires_in_s: int = LIFETIME_S
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where and how a stream is asked to start."""
+
+    cursor: str | None
+    follow: bool
+    gzip: bool
+
+
+class StreamRoute(ProblemRoute):
+    """A route whose stream runs when FastAPI is done with the request: it would hold 4 KiB a stream for nothing."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let FastAPI make the response, then run it."""
+        later: list[Callable[[Receive], Awaitable[None]]] = []
+        scope[LATER] = later
+        await super().handle(scope, receive, send)
+        for name in _OF_FASTAPI & scope.keys():
+            del scope[name]
+        for run in later:
+            await run(receive)
+
+
+class TicketRoute(StreamRoute):
+    """A stream's route for requests that show a ticket, in an application whose own dependency knows nothing of it."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Only with a ticket in the query, good or not."""
+        found, child = super().matches(scope)
+        has_ticket = found is not Match.NONE and "ticket" in QueryParams(scope["query_string"])
+        return (found, child) if has_ticket else (Match.NONE, {})
+
+
+def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> APIRouter:
+    """The routes ``/jobs/{id}/events``, ``/events`` and ``/stream-tickets``; ``schemas`` are told."""
+    router = APIRouter(tags=["events"], route_class=StreamRoute)
+    _add_streams(router, streams, schemas, tickets, without_ticket=True)
+
+    @router.post(
+        "/stream-tickets",
+        status_code=201,
+        summary="Get a ticket for a stream",
+        responses=problem_docs(400, 413, 415, 422, 503),
+    )
+    @asks(Access.READ)
+    async def issue_ticket(wish: TicketRequest, request: Request, response: Response, caller: Asking) -> TicketAnswer:
+        """A ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""
+        path = _stream_path(wish.path, request)
+        token, expires_ms = await tickets.issue(path, owner=caller.owner, holder=caller.dump())
+        response.headers["Cache-Control"] = "no-store"
+        shown = quote(path)
+        return TicketAnswer(ticket=token, path=shown, url=f"{shown}?ticket={token}", expires_at=rfc3339(expires_ms))
+
+    return router
+
+
+def ticket_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> APIRouter:
+    """The streams once more, for those who show a ticket: they need not be asked who they are."""
+    router = APIRouter(route_class=TicketRoute, include_in_schema=False)
+    _add_streams(router, streams, schemas, tickets, without_ticket=False)
+    return router
+
+
+def _add_streams(
+    router: APIRouter, streams: Streams, schemas: EventSchemas, tickets: Tickets, *, without_ticket: bool
+) -> None:
+    stream_docs = _stream_docs(schemas)
+    Watching = Annotated[Caller, Depends(_watcher(tickets, without_ticket=without_ticket))]  # noqa: N806 - a type
+
+    @router.head("/jobs/{job_id}/events", include_in_schema=False)
+    @router.get(
+        "/jobs/{job_id}/events",
+        summary="Stream one job's events",
+        response_class=Response,
+        responses={**stream_docs, **_ENDED_DOCS, **problem_docs(404)},
+    )
+    @asks(Access.STREAM)
+    async def stream_job(
+        job_id: Annotated[str, Path(description="the id of the job")], caller: Watching, start: Start
+    ) -> Response:
+        """Server-Sent Events of one job: from its first event, or from a cursor, until its final one."""
+        wanted = EventFilter(jobs=frozenset({job_id}), owner=caller.visible)
+        return await streams.open(
+            wanted, owner=caller.owner, job_id=job_id, cursor=start.cursor, follow=start.follow, gzip=start.gzip,
+            caller=caller,
+        )  # fmt: skip
+
+    @router.head("/events", include_in_schema=False)
+    @router.get("/events", summary="Stream events", response_class=Response, responses=stream_docs)
+    @asks(Access.STREAM)
+    async def stream_all(wanted: Wanted, caller: Watching, start: Start) -> Response:
+        """Server-Sent Events of all jobs the caller may see, from now on or from a cursor."""
+        return await streams.open(
+            _narrow(wanted, caller), owner=caller.owner, cursor=start.cursor, follow=start.follow, gzip=start.gzip,
+            caller=caller,
+        )  # fmt: skip
+
+
+def _stream_docs(schemas: EventSchemas) -> dict[int | str, dict[str, Any]]:
+    content = {MEDIA_TYPE: {"itemSchema": schemas.frame()}}
+    return {200: {"description": "Events as they happen", "content": content}, **problem_docs(401, 422, 503)}
+
+
+def _watcher(tickets: Tickets, *, without_ticket: bool) -> Callable[..., Awaitable[Caller]]:
+    """A dependency: who opens a stream, by a ticket or, ``without_ticket``, as on any other route."""
+
+    async def read(
+        request: Request, ticket: Annotated[str | None, Query(description="from `POST /stream-tickets`")] = None
+    ) -> Caller:
+        if bound(request) is not None or (ticket is None and without_ticket):
+            return await caller_of(request)
+        cursor = request.headers.get("last-event-id")
+        holder = await tickets.redeem(ticket or "", request.scope["path"], cursor=cursor, longest_s=_UNASKED_S)
+        if holder is None:
+            raise UnauthenticatedError(WRONG_TICKET, is_wrong=True)
+        return Caller.load(holder)
+
+    return read
+
+
+async def _start(
+    request: Request,
+    last_event_id: Annotated[str | None, Query(description="the cursor, where no header can be set")] = None,
+    follow: Annotated[bool, Query(description="false: send what is stored and close")] = True,
+    cursor: Annotated[str | None, Header(alias="Last-Event-ID", description="go on after this event")] = None,
+) -> _Start:
+    """The header wins; whatever stands in it is taken, since an error would end an EventSource for good."""
+    return _Start(cursor or last_event_id or None, follow, accepts_gzip(request.headers.get("accept-encoding", "")))
+
+
+async def _wanted(
+    job: Annotated[list[str], Query(description="ids of jobs, with commas between")] = [],  # noqa: B006
+    task: Annotated[list[str], Query(description="names of tasks")] = [],  # noqa: B006
+    batch: Annotated[list[str], Query(description="ids of batches")] = [],  # noqa: B006
+    type: Annotated[  # noqa: A002 - the contract's name
+        list[str], Query(description="types, exact or by prefix", examples=["job.failed,job.progress", "job.*"])
+    ] = [],  # noqa: B006
+    owner: Annotated[str | None, Query(description="the owner of the jobs")] = None,
+) -> EventFilter:
+    types = _words(type)
+    if not all(_TYPE.fullmatch(word) for word in types):
+        raise refuse_input(("query", "type"), "should be event types such as job.failed or job.*", "event_type")
+    return EventFilter(jobs=_words(job), tasks=_words(task), batches=_words(batch), types=types, owner=owner or None)
+
+
+Start = Annotated[_Start, Depends(_start)]
+Wanted = Annotated[EventFilter, Depends(_wanted)]
+
+
+def _words(values: list[str]) -> frozenset[str]:
+    """A parameter may be given many times, or once with commas between."""
+    return frozenset(word.strip() for value in values for word in value.split(",") if word.strip()) or _ANY
+
+
+def _narrow(wanted: EventFilter, caller: Caller) -> EventFilter:
+    """The part of what is wanted that the caller may see; nothing where another owner's is wanted."""
+    visible = caller.visible
+    if visible is None:
+        return wanted
+    jobs = _NONE if wanted.owner not in {None, visible} else wanted.jobs
+    return replace(wanted, jobs=jobs, owner=visible)
+
+
+def _stream_path(wish: str, request: Request) -> str:
+    """The full path of a stream, made anew: of what the caller wrote nothing but a job's id is repeated."""
+    prefix = prefix_before(request.scope["path"], request.scope["route"].path_format)
+    path = unquote(wish.partition("?")[0]).removeprefix(prefix)
+    of_job = _STREAM_OF_JOB.fullmatch(path)
+    if path != "/events" and not (of_job and is_job_id(of_job[1])):
+        raise refuse_input(("body", "path"), "should be the path of a stream: /events or /jobs/ID/events", "stream")
+    return prefix + path

@@ -1,0 +1,107 @@
+"""A request's path as errors, logs and traces may show it: a stranger can put a person into any part of it.
+
+Of a path whose route is known, a log names the route and shows job ids; a trace also shows ids and numbers, and has
+pseudonyms for marked parameters. Of any other path only ids, numbers and words of ours are shown.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.types import Scope
+
+from asyncbg.auth.access import prefix_before
+from asyncbg.core.ids import is_job_id
+from asyncbg.engine.dependencies import signature_of
+from asyncbg.privacy import mask, redact
+from asyncbg.privacy.marks import mark_of
+
+PATH_CHARS: Final = "/{}[]@:!$&'()*+,;=-._~"
+_ID: Final = re.compile(r"\d{1,20}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_HIDDEN: Final = "{...}"
+_LONGEST: Final = 200
+
+
+def shown_route(scope: Scope | None, path: str) -> str:
+    """The path of the route that serves a request; where no route was found, only what is known of ``path``, cut."""
+    scope = scope or {}
+    template = getattr(scope.get("route"), "path", None)
+    if not isinstance(template, str):
+        words = frozenset(words_of(getattr(scope.get("app"), "routes", ())))
+        return hide_unknown(unquote(path.partition("?")[0])[:_LONGEST], words)
+    return _with_job_ids(template, scope)
+
+
+def shown_below(scope: Scope, template: str) -> str:
+    """The path of a route of ours behind the prefix that it has in an application of somebody else's."""
+    return _masked(prefix_before(scope["path"], template)) + _with_job_ids(template, scope)
+
+
+def _with_job_ids(template: str, scope: Scope) -> str:
+    for name, value in dict[str, Any](scope.get("path_params") or {}).items():
+        if is_job_id(str(value)):
+            template = template.replace(f"{{{name}}}", str(value))
+    return template
+
+
+class Paths:
+    """The paths of some routers: marked parameters become pseudonyms, and only what is an id or a number is shown."""
+
+    def __init__(self, routers: Iterable[APIRouter]) -> None:
+        """Read the routes of ``routers``, which are mounted at the root."""
+        routers = tuple(routers)
+        self._routes = list(_with_parameters(routers))
+        self._words = frozenset(words_of(route for router in routers for route in router.routes))
+
+    def shown(self, path: str) -> str:
+        """``path`` as it may be told."""
+        for pattern, kinds in self._routes:
+            found = pattern.match(path)
+            if found is not None:
+                for name, kind in kinds.items():
+                    path = path.replace(f"/{found[name]}", f"/{_shown(name, found[name], kind)}", 1)
+                return _masked(path)
+        return hide_unknown(path, self._words)
+
+
+def hide_unknown(path: str, words: Iterable[str]) -> str:
+    """A path that led to no route: its ids, its numbers and ``words`` of ours; anything else may be somebody's name."""
+    return "/".join(part if part in words or not part or _ID.fullmatch(part) else _HIDDEN for part in path.split("/"))
+
+
+def words_of(routes: Iterable[Any]) -> Iterator[str]:
+    """The fixed words in the paths of ``routes``, also of routers in routers."""
+    for route in routes:
+        yield from words_of(getattr(getattr(route, "original_router", None), "routes", ()))
+        yield from (word for word in str(getattr(route, "path", "")).split("/") if word and "{" not in word)
+
+
+def kinds_of(endpoint: Callable[..., Any]) -> Mapping[str, str]:
+    """Of which kind each marked parameter of a route is; one with marked parts only is none of a path's."""
+    marks = {name: mark_of(one.annotation) for name, one in signature_of(endpoint).parameters.items()}
+    return {name: mark for name, mark in marks.items() if isinstance(mark, str)}
+
+
+def _masked(path: str) -> str:
+    return quote(redact(path), safe=PATH_CHARS, errors="replace")
+
+
+def _shown(name: str, value: str, kind: str | None) -> str:
+    if kind is not None:
+        return mask(value, kind)
+    return value if _ID.fullmatch(value) else f"{{{name}}}"  # a route that takes a number refuses anything else
+
+
+def _with_parameters(routers: Iterable[APIRouter]) -> Iterator[tuple[re.Pattern[str], Mapping[str, str | None]]]:
+    """The pattern of each route's path that has parameters, and of which kind each of them is marked to be."""
+    for router in routers:
+        for route in router.routes:
+            within = getattr(route, "original_router", None)  # a router that was included, as FastAPI keeps it
+            if isinstance(within, APIRouter):
+                yield from _with_parameters([within])
+            elif isinstance(route, APIRoute) and route.param_convertors:
+                kinds = kinds_of(route.endpoint)
+                yield route.path_regex, {name: kinds.get(name) for name in route.param_convertors}
