@@ -18,6 +18,7 @@ from tests.documents import Documents, follow, frames, references
 from asyncbg import AsyncBG, EventModel, Progress, current_job
 from asyncbg.core.engine_events import ENGINE_EVENTS
 from asyncbg.settings import RunnerSettings, Settings
+from asyncbg.testing import stream
 
 HELD_S = 0.2
 
@@ -174,6 +175,9 @@ async def test_what_is_sent_is_what_both_documents_say(bg: AsyncBG, client: http
         await bg.retry(ids[0])
         await bg.wait(ids[0], 20)
         told.check("events", frames((await client.get("/bg/events?follow=false")).text))
+        async with stream(app, "/bg/events") as reader:
+            start = await reader.next("stream.position")
+        told.check("events", [{"event": start.event, "id": start.id, "data": start.data}])
         cursor = {"Last-Event-ID": "malformed"}
         told.check("events", frames((await client.get("/bg/events?follow=false", headers=cursor)).text))
         bg.streams.drain()

@@ -548,6 +548,7 @@ async def test_the_routes_are_described_with_their_errors_and_examples(client: h
     assert {(method, path) for path, method, _ in operations} == {
         ("post", "/bg/jobs"),
         ("get", "/bg/jobs"),
+        ("post", "/bg/jobs/bulk"),
         ("get", "/bg/jobs/{job_id}"),
         ("get", "/bg/jobs/{job_id}/attempts"),
         ("post", "/bg/jobs/{job_id}/cancel"),
@@ -557,7 +558,7 @@ async def test_the_routes_are_described_with_their_errors_and_examples(client: h
         errors = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
         assert "503" in errors
         assert all(list(answer["content"]) == [PROBLEM] for answer in errors.values())
-    for name in ("JobOut", "Accepted", "ChangedJob", "Page", "Submission", "Cancellation"):
+    for name in ("JobOut", "Accepted", "ChangedJob", "Page", "Submission", "Cancellation", "Bulk"):
         assert document["components"]["schemas"][name]["examples"], name
 
 

@@ -425,6 +425,25 @@ async def test_a_stream_that_was_cut_before_anything_happened_misses_nothing(ser
     assert (back.event, back.data["subject"]) == ("job.queued", missed)
 
 
+async def test_the_position_is_told_before_what_follows_it(serve: Serve) -> None:
+    """Also where progress and the final event come with it: a client drops an event whose id it has had already."""
+    service = await serve()
+    job_id = await service.held()
+    await until(lambda: service.bg.bus.last_seq > 1)
+    async with service.stream("/events") as reader:
+        service.gate.set()
+        seqs: list[int] = []
+        async with asyncio.timeout(TIMEOUT_S):
+            async for frame in reader:
+                if frame.id:
+                    seqs.append(int(frame.id.rpartition("-")[2]))
+                if frame.event == "job.succeeded":
+                    break
+
+    assert frame.data["subject"] == job_id
+    assert seqs == sorted(set(seqs))
+
+
 async def test_progress_is_paced_and_its_last_value_comes(serve: Serve) -> None:
     """Many reports become at most so many a second on a stream; the last one comes before the final event."""
     service = await serve(progress_per_s=10)

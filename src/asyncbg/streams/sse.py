@@ -117,11 +117,12 @@ class EventStream(Delivery):
         """Live, until the job is over, the stream is old or the process stops. All that is pending goes in one send."""
         loop = asyncio.get_running_loop()
         while not self._is_over and not self._is_stopping() and (now := loop.time()) < self._ends_at:
+            seq = self._cursor
             if subscription.lagging:
                 subscription.reset()
                 await self._come_back()
             elif chunk := self._collect(subscription.take_chunks(), now):
-                await self._put(self._with_position(chunk))
+                await self._put(self._with_position(chunk, seq))
                 if pause_s := self._pause_s(loop.time()):
                     await asyncio.sleep(pause_s)
             elif now >= self._sent_at + self._idle_s():
@@ -230,19 +231,19 @@ class EventStream(Delivery):
         """A comment, or the position where the client does not know it; one job's stream goes on from any position."""
         self._cursor = max(self._cursor, self._engine.bus.last_seq)
         if self._owes_position:
-            return self._with_position(b"")
+            return self._with_position(b"", self._cursor)
         if self._cursor == self._told or self.view.job_id is not None:
             return b": heartbeat\n"
-        return self._tell_position("idle")
+        return self._position_frame("idle", self._cursor)
 
-    def _with_position(self, chunk: bytes) -> bytes:
-        """``chunk``, behind the position where that is still owed and no stored event comes first."""
+    def _with_position(self, chunk: bytes, seq: int) -> bytes:
+        """``chunk``, behind the position before it where that is still owed and no stored event comes first."""
         owes, self._owes_position = self._owes_position, False
-        return self._tell_position("start") + chunk if owes and not chunk.startswith(b"id: ") else chunk
+        return self._position_frame("start", seq) + chunk if owes and not chunk.startswith(b"id: ") else chunk
 
-    def _tell_position(self, reason: str) -> bytes:
-        self._told = self._cursor
-        return self._notice("stream.position", {"reason": reason}, head=f"id: {self._position().decode()}\n")
+    def _position_frame(self, reason: str, seq: int) -> bytes:
+        self._told = max(self._told, seq)
+        return self._notice("stream.position", {"reason": reason}, head=f"id: {event_id(self._epoch, seq)}\n")
 
     def _bye(self) -> bytes:
         retry_ms = self._streams.bye_retry_ms()
