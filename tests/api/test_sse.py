@@ -17,9 +17,8 @@ from asyncbg.core.event import Event, EventFilter
 from asyncbg.engine.context import Progress, current_job
 from asyncbg.fastapi import AsyncBG
 from asyncbg.settings import RunnerSettings, Settings, StreamSettings
-from asyncbg.streams.sse import EventStream
+from asyncbg.streams.stream_query import StreamQuery
 from asyncbg.streams.streams import Streams
-from asyncbg.streams.view import View
 from asyncbg.testing import serve as running
 
 TIMEOUT_S = 20
@@ -634,8 +633,8 @@ async def test_a_client_that_takes_nothing_is_closed(tmp_path: Path) -> None:
 
     async with AsyncBG(settings) as bg:
         streams = Streams(bg, send_timeout_s=0.05)
-        view = View(wanted=EventFilter(), owner="anonymous", job_id=None, after_seq=0, log_seq=0)
-        await EventStream(streams, view)({"type": "http", "method": "GET"}, receive, send)
+        query = StreamQuery(wanted=EventFilter(), owner="anonymous", job_id=None, after_seq=0, log_seq=0)
+        await streams.respond(query)({"type": "http", "method": "GET"}, receive, send)
 
         assert (streams.statistics().open, streams.statistics().stalled) == (0, 1)
 

@@ -138,7 +138,7 @@ async def _watching(bg: AsyncBG, gate: Gate) -> AsyncIterator[None]:
     """End the streams of keys that were revoked, of sessions that are over, and of callers who need a key now."""
 
     async def look() -> None:
-        if bg.streams.are_open and bg.streams.end_unless(await gate.judge()):
+        if bg.streams.are_open and bg.streams.close_unauthorized(await gate.judge()):
             gate.forget()  # so that whoever was sent away is not let in again by what was found a moment ago
 
     supervisor = Supervisor()

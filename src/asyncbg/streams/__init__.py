@@ -1,1 +1,1 @@
-"""The event streams: one file opens one, replays from the log, follows the bus and ends it."""
+"""Event streams over HTTP (Server-Sent Events): replay from the event log, live events from the bus, and shutdown."""

@@ -1,4 +1,4 @@
-"""The connection below a response, as far as its server shows it: what waits in it, and how to end it for good."""
+"""The client connection of a response: how long its client has read nothing, and how to abort it."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,7 +7,7 @@ from starlette.types import Receive
 
 @runtime_checkable
 class _Transport(Protocol):
-    """What is asked of a transport; uvloop's are not asyncio's by class."""
+    """The transport methods used here; uvloop's transports do not inherit from asyncio's."""
 
     def abort(self) -> None: ...
     def is_closing(self) -> bool: ...
@@ -15,48 +15,50 @@ class _Transport(Protocol):
 
 
 class Connection:
-    """Tells a client that takes nothing from one that is slow, and hangs up on it. Times are loop seconds.
+    """The connection that a request came on: distinguishes a stalled client from a slow one. Times are loop seconds.
 
-    A server that closes a connection first sends what waits, and where nobody reads that is never done: the connection
-    would stay, and uvicorn's shutdown would wait for it. ASGI has no message for more, but the ``receive`` of
-    uvicorn is a method of the object that has the transport. Where it is not (another server, a middleware that wraps
-    ``receive``) nothing is seen here, and the connection ends when the server has no more patience.
+    A server flushes its write buffer before it closes a connection. Where the client reads nothing, the flush never
+    ends and uvicorn's shutdown waits for it. ASGI has no message to abort a connection, but the ``receive`` of uvicorn
+    is a method of the object that holds the transport. Where that is not so (another server, a middleware that wraps
+    ``receive``), the state of the connection is unknown and aborting it does nothing.
     """
 
-    __slots__ = ("_given", "_still_since", "_transport", "_waiting")
+    __slots__ = ("_buffered", "_last_progress_at", "_sent", "_transport")
 
     def __init__(self, receive: Receive, *, now: float) -> None:
-        """Look at the connection of a request from ``now`` on."""
         transport = getattr(getattr(receive, "__self__", None), "transport", None)
         self._transport = transport if isinstance(transport, _Transport) else None
-        self._given = self._waiting = 0
-        self._still_since = now
+        self._sent = self._buffered = 0
+        self._last_progress_at = now
 
     @property
-    def waiting(self) -> int:
-        """Bytes that the server holds, since the client has not taken what came before them."""
+    def buffered(self) -> int:
+        """Number of bytes in the server's write buffer, which the client has not read."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
-    def gave(self, size: int) -> None:
-        """``size`` bytes were given to the server."""
-        self._given += size
+    def bytes_sent(self, size: int) -> None:
+        """Record that ``size`` bytes were handed to the server."""
+        self._sent += size
 
-    def look(self, now: float) -> float | None:
-        """For how many seconds the client has taken nothing of what waits, as regular looks show it; None: unknown."""
+    def stalled_for_s(self, now: float) -> float | None:
+        """Return for how long the client has read nothing of what is buffered; None where that is unknown.
+
+        Call it regularly: it compares the write buffer with the previous call.
+        """
         if self._transport is None:
             return None
-        waiting = self.waiting
-        if not waiting or waiting < self._waiting + self._given:
-            self._still_since = now
-        self._waiting, self._given = waiting, 0
-        return now - self._still_since
+        buffered = self.buffered
+        if not buffered or buffered < self._buffered + self._sent:
+            self._last_progress_at = now
+        self._buffered, self._sent = buffered, 0
+        return now - self._last_progress_at
 
-    def hang_up(self) -> None:
-        """End it at once; what waits is dropped."""
+    def abort(self) -> None:
+        """Close the connection at once; buffered bytes are dropped."""
         if self._transport is not None:
             self._transport.abort()
 
-    def let_go(self) -> None:
-        """Hang up where the server is closing it, and cannot since something waits."""
-        if self._transport is not None and self._transport.is_closing() and self.waiting:
-            self.hang_up()
+    def abort_if_closing(self) -> None:
+        """Abort the connection where the server is closing it and cannot finish, because bytes are still buffered."""
+        if self._transport is not None and self._transport.is_closing() and self.buffered:
+            self.abort()

@@ -10,7 +10,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
 from asyncbg.core.event_model import EventModel, Publisher, Storage, Vocabulary, example_of, meaning_of
-from asyncbg.streams.stream_headers import MEDIA_TYPE
+from asyncbg.streams.sse_format import MEDIA_TYPE
 
 OTHER: Final = "TaskEvent"
 """The name of the schema of whatever else a task publishes."""

@@ -19,8 +19,8 @@ from asyncbg.core.clock import rfc3339
 from asyncbg.core.event import EventFilter
 from asyncbg.core.ids import is_job_id
 from asyncbg.errors import UnauthenticatedError
-from asyncbg.streams.sse import LATER
-from asyncbg.streams.stream_headers import MEDIA_TYPE, accepts_gzip
+from asyncbg.streams.sse import DEFERRED
+from asyncbg.streams.sse_format import MEDIA_TYPE, accepts_gzip
 from asyncbg.streams.streams import Streams
 from asyncbg.web.event_schema import EventSchemas
 from asyncbg.web.inputs import refuse_input
@@ -77,7 +77,7 @@ class StreamRoute(ProblemRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let FastAPI make the response, then run it."""
         later: list[Callable[[Receive], Awaitable[None]]] = []
-        scope[LATER] = later
+        scope[DEFERRED] = later
         await super().handle(scope, receive, send)
         for name in _OF_FASTAPI & scope.keys():
             del scope[name]

@@ -1,4 +1,4 @@
-"""What one event stream shows: its filter, where in the log it starts, and how the jobs in its view stand."""
+"""The query of one event stream: its filter, its position in the event log, and the jobs that the filter matches."""
 
 import re
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from asyncbg.core.job import JobRecord
 from asyncbg.store.base import Backend, JobQuery, LogPosition
 
 _CURSOR = re.compile(r"([A-Za-z0-9._]{1,64})-([0-9]{1,18})")
-_JOBS_IN_VIEW = 100
+_MAX_JOBS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """The events ``wanted`` after ``after_seq``, of a log that reached ``log_seq`` when the stream was opened.
+class StreamQuery:
+    """The events that match ``wanted`` after ``after_seq``; the log ended at ``log_seq`` when the stream was opened.
 
-    ``starts_now``: it was opened without a cursor and follows more than one job, so only it knows where it began.
-    ``reset_reason`` says why the cursor that came with the request could not be used; ``caller`` who looks, where that
-    was asked, so that the stream ends with the credentials it was opened with.
+    ``starts_now``: the stream was opened without a cursor and follows more than one job, so it has to send the position
+    that it started from. ``reset_reason`` says why the cursor of the request could not be used. ``caller`` is set where
+    the request was authenticated, so that the stream ends when its credentials do.
     """
 
     wanted: EventFilter
@@ -35,14 +35,14 @@ class View:
     caller: Caller | None = None
 
 
-def start_of(
+def resolve_start(
     cursor: str | None, position: LogPosition, *, epoch: str, of_job: bool, follow: bool
 ) -> tuple[int, str | None]:
-    """After which seq a stream starts, and why its cursor cannot be used, if so.
+    """Return the seq after which a stream starts, and the reason where its cursor cannot be used.
 
-    Without a cursor, a job's stream starts with its first event, another one now, or with the first event there is
-    where it does not follow. A job's events are purged with the job and not before: its own stream can go on from any
-    position of the log.
+    Without a cursor, a job's stream starts with the job's first event. Any other stream starts now or, where it does
+    not follow, with the first event of the log. The events of a job are purged together with the job, so its own stream
+    can resume from any position of the log.
     """
     first = 0 if of_job else position.first_seq - 1
     if not cursor:
@@ -59,7 +59,7 @@ def start_of(
 
 
 async def has_ended(backend: Backend, record: JobRecord, after_seq: int) -> bool:
-    """Whether the job is final and none of its events lies after ``after_seq``."""
+    """Whether the job is final and has no event after ``after_seq``."""
     if not record.state.is_final:
         return False
     wanted = EventFilter(jobs=frozenset({record.id}))
@@ -67,27 +67,27 @@ async def has_ended(backend: Backend, record: JobRecord, after_seq: int) -> bool
     return not events
 
 
-async def jobs_in_view(backend: Backend, wanted: EventFilter) -> tuple[Sequence[JobRecord], bool]:
-    """The newest jobs that ``wanted`` takes events of, and whether these are all of them."""
+async def find_jobs(backend: Backend, wanted: EventFilter) -> tuple[Sequence[JobRecord], bool]:
+    """Return the newest jobs whose events match ``wanted``, and whether these are all of them."""
     if wanted.jobs:
-        newest = sorted(wanted.jobs, reverse=True)[:_JOBS_IN_VIEW]
+        newest = sorted(wanted.jobs, reverse=True)[:_MAX_JOBS]
         found = [await backend.get(job_id) for job_id in newest]
-        records = [record for record in found if record is not None and _takes(wanted, record)]
-        return records, len(wanted.jobs) <= _JOBS_IN_VIEW
+        records = [record for record in found if record is not None and _matches(wanted, record)]
+        return records, len(wanted.jobs) <= _MAX_JOBS
     records = []
     tasks: list[str | None] = [*sorted(wanted.tasks)] or [None]
     batches: list[str | None] = [*sorted(wanted.batches)] or [None]
     for task in tasks:
         for batch in batches:
-            query = JobQuery(task=task, batch=batch, owner=wanted.owner, limit=_JOBS_IN_VIEW + 1, most_value_bytes=0)
+            query = JobQuery(task=task, batch=batch, owner=wanted.owner, limit=_MAX_JOBS + 1, most_value_bytes=0)
             records += await backend.list(query)
-            if len(records) > _JOBS_IN_VIEW:
-                return records[:_JOBS_IN_VIEW], False
+            if len(records) > _MAX_JOBS:
+                return records[:_MAX_JOBS], False
     return records, True
 
 
-def standing(record: JobRecord) -> dict[str, Any]:
-    """How a job stands, for a consumer that may have missed events; nothing of its arguments or its result."""
+def job_summary(record: JobRecord) -> dict[str, Any]:
+    """Return the state of a job, without arguments and result, for a client that may have missed events."""
     return {
         "id": record.id,
         "task": record.task,
@@ -101,7 +101,7 @@ def standing(record: JobRecord) -> dict[str, Any]:
     }
 
 
-def _takes(wanted: EventFilter, record: JobRecord) -> bool:
+def _matches(wanted: EventFilter, record: JobRecord) -> bool:
     return (
         (wanted.owner is None or record.owner == wanted.owner)
         and (not wanted.tasks or record.task in wanted.tasks)
