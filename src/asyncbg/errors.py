@@ -29,6 +29,7 @@
     │   └── JobTimeoutError      waited for a result; it did not come in time
     ├── UnreadableError          an encrypted value cannot be decrypted: its key is missing, or it was changed
     ├── IdempotencyError         the key was used with another body
+    ├── BadCursorError           a page cursor that asyncbg did not make
     ├── TransactionError         the caller's own transaction cannot carry the job
     └── FinalError               raised inside a task: fail now, do not retry
         ├── UnawaitedError       the task made a coroutine and nobody awaited it
@@ -251,6 +252,13 @@ class IdempotencyError(AsyncBGError):
 
 class UnreadableError(AsyncBGError):
     """An encrypted value cannot be decrypted: its key is not in the ring, or it is not what was stored here."""
+
+
+class BadCursorError(AsyncBGError):
+    """A page cursor that asyncbg did not make."""
+
+    def __init__(self) -> None:
+        super().__init__('the cursor is not one of ours; send "next" of the page before, or none for the first page')
 
 
 class AuthError(AsyncBGError):

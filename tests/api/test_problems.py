@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.responses import PlainTextResponse
 from pydantic import AfterValidator, BaseModel, EmailStr, Field
 
-from asyncbg.core.keyset_page import BadCursorError
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
+    BadCursorError,
     DatabaseError,
     ErrorItem,
     IdempotencyError,

@@ -12,7 +12,7 @@ from asyncbg.core.clock import ManualClock
 from asyncbg.core.event import Event, EventFilter
 from asyncbg.core.ids import IdGenerator
 from asyncbg.core.job import Done, JobRecord, JobState, Lease, NewJob, Outcome
-from asyncbg.privacy.encryption import KEY_BYTES, Seal
+from asyncbg.privacy.encryption import KEY_BYTES, Encryption
 from asyncbg.store.base import Backend, Settlement
 from asyncbg.store.sqlite import SQLiteBackend
 from asyncbg.store.sqlite.database import MEMORY, Database
@@ -113,7 +113,9 @@ def sqlite_memory(_: Path) -> Opener:
 
 def sqlite_sealed(directory: Path) -> Opener:
     """SQLite in a file that holds arguments and results as ciphertext."""
-    return lambda clock: SQLiteBackend(Database(str(directory / "jobs.db")), clock=clock, seal=Seal([b"k" * KEY_BYTES]))
+    return lambda clock: SQLiteBackend(
+        Database(str(directory / "jobs.db")), clock=clock, encryption=Encryption([b"k" * KEY_BYTES])
+    )
 
 
 BACKENDS = [sqlite_file, sqlite_memory, sqlite_sealed]

@@ -9,13 +9,24 @@ from hypothesis import strategies as st
 
 from asyncbg.core.clock import ManualClock
 from asyncbg.core.event import EventFilter
-from asyncbg.core.job import Cancelled, Done, Failed, JobError, JobState, Lease, Outcome, ProgressValue, Released, Retry
+from asyncbg.core.job import (
+    Cancelled,
+    Done,
+    Failed,
+    JobFailure,
+    JobState,
+    Lease,
+    Outcome,
+    ProgressValue,
+    Released,
+    Retry,
+)
 from asyncbg.errors import IdempotencyError, JobNotFoundError, JobStateError
 from asyncbg.store.base import JobQuery
 from tests.backends.conftest import LEASE_S, Store
 
 Another = Callable[[], Awaitable[Store]]
-BOOM = JobError(type="BoomError", message="it went off")
+BOOM = JobFailure(type="BoomError", message="it went off")
 
 
 def later(store: Store, seconds: float) -> int:
@@ -461,7 +472,7 @@ async def test_a_job_that_runs_at_most_once_fails_when_it_is_interrupted(store: 
     await store.backend.rescue()
     record = await store.record(lease.id)
 
-    assert (record.state, record.error.type if record.error else "") == ("failed", "InterruptedError")
+    assert (record.state, record.error.type if record.error else "") == ("failed", "JobInterruptedError")
     assert await store.claim() == []
 
 

@@ -33,7 +33,7 @@ from asyncbg.core.job import (
     Cancelled,
     Done,
     Failed,
-    JobError,
+    JobFailure,
     JobState,
     Lease,
     NewJob,
@@ -50,7 +50,7 @@ from tests.faults.verdict import STATE_AFTER
 T = TypeVar("T")
 LEASE_S = 30.0
 PLACES = 3
-BOOM = JobError(type="BoomError", message="it went off")
+BOOM = JobFailure(type="BoomError", message="it went off")
 OUTCOMES = st.sampled_from(["done", "done", "retry", "failed", "cancelled", "released"])
 steps_taken = 0
 

@@ -24,10 +24,10 @@ from starlette.exceptions import HTTPException
 
 import asyncbg.errors
 from asyncbg.cli import ExitCode
-from asyncbg.core.keyset_page import BadCursorError
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
+    BadCursorError,
     CrossSiteError,
     DatabaseError,
     FinalError,

@@ -9,7 +9,7 @@ from pathlib import Path
 from asyncbg.core.clock import ManualClock
 from asyncbg.core.event import Event
 from asyncbg.core.ids import IdGenerator
-from asyncbg.core.job import Cancelled, Done, Failed, JobError, JobState, Lease, NewJob, Outcome, Released, Retry
+from asyncbg.core.job import Cancelled, Done, Failed, JobFailure, JobState, Lease, NewJob, Outcome, Released, Retry
 from asyncbg.errors import JobStateError
 from asyncbg.store.base import Settlement
 from asyncbg.store.sqlite import SQLiteBackend
@@ -153,7 +153,7 @@ class Work:
                     self._promised(settled.lease.id, JobState.FAILED)
 
     def _outcome(self) -> Outcome:
-        error = JobError(type="ValueError", message="no such name")
+        error = JobFailure(type="ValueError", message="no such name")
         soon_ms = self.clock.now_ms() + 2_000
         result = f'"{"y" * self.rng.choice([1, 6_000])}"'
         outcomes: Sequence[Outcome] = (

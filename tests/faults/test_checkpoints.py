@@ -10,7 +10,7 @@ from pathlib import Path
 from asyncbg.ops.open_store import empty_log
 from asyncbg.store.sqlite.database import Database
 from asyncbg.store.sqlite.file_lock import FileLock
-from asyncbg.store.sqlite.wal_limit import LogLimit
+from asyncbg.store.sqlite.wal_limit import WalLimit
 
 PAGES = 10
 WRITER = """
@@ -108,7 +108,7 @@ def test_an_emptied_log_had_a_page_of_ones_own(tmp_path: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # all of the log is in the database already
         seen: list[str] = []
         connection.set_trace_callback(seen.append)
-        limit = LogLimit(str(path), busy_timeout_ms=1_000)
+        limit = WalLimit(str(path), busy_timeout_ms=1_000)
         limit.open()
         assert limit.empty(connection)
         limit.close()

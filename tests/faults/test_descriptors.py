@@ -7,12 +7,12 @@ from pathlib import Path
 PLACES = """
 import os, resource, sys
 from pathlib import Path
-from asyncbg.store.sqlite.process_slot import Place
+from asyncbg.store.sqlite.process_slot import ProcessSlot
 
 database = Path(sys.argv[1])
-mine, neighbour = Place(database), Place(database)
-mine.take()
-neighbour.take()
+mine, neighbour = ProcessSlot(database), ProcessSlot(database)
+mine.acquire()
+neighbour.acquire()
 neighbour.beat(0, lease_ms=1)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 taken = []
@@ -29,7 +29,7 @@ except OSError as error:
 while taken:
     os.close(taken.pop())
 print(mine.gone([neighbour.name]), mine.silent([neighbour.name], 10), mine.held())
-neighbour.leave()
+neighbour.release()
 print(mine.gone([neighbour.name]))
 """
 NEIGHBOURS = """
@@ -83,7 +83,7 @@ def test_a_place_that_cannot_be_looked_at_is_not_gone(tmp_path: Path) -> None:
     lines, log = said(PLACES, tmp_path / "jobs.db")
 
     assert lines == ["[] []", "OSError", "[] ['1'] ['0', '1']", "['1']"]
-    assert log.count("cannot tell whether the process at place 1 is alive") == 1
+    assert log.count("cannot check whether the process in slot 1 is alive") == 1
 
 
 def test_the_jobs_of_a_healthy_neighbour_are_left_alone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from time import sleep
 import pytest
 
 from asyncbg.store.sqlite.file_lock import FileLock
-from asyncbg.store.sqlite.process_slot import Place
+from asyncbg.store.sqlite.process_slot import ProcessSlot
 
 Child = Callable[[], tuple[int, Callable[[], None]]]
 
@@ -64,38 +64,38 @@ CHILDREN = pytest.mark.parametrize("start", [_forked, _multiprocessed, _executed
 @CHILDREN
 def test_a_place_is_free_when_it_is_left_though_a_child_lives_on(tmp_path: Path, start: Child) -> None:
     """A neighbour finds it gone at once, and the next process takes it."""
-    mine, next_one = Place(tmp_path / "jobs.db"), Place(tmp_path / "jobs.db")
-    mine.take()
+    mine, next_one = ProcessSlot(tmp_path / "jobs.db"), ProcessSlot(tmp_path / "jobs.db")
+    mine.acquire()
     with living(start):
-        mine.leave()
+        mine.release()
 
         assert next_one.gone([mine.name]) == [mine.name]
-        next_one.take()
+        next_one.acquire()
         assert next_one.name == mine.name
-        next_one.leave()
+        next_one.release()
 
 
 @CHILDREN
 def test_a_child_that_ends_does_not_free_its_parents_place(tmp_path: Path, start: Child) -> None:
     """Neither its birth nor its end lets anybody take what the parent still holds."""
-    mine, neighbour = Place(tmp_path / "jobs.db"), Place(tmp_path / "jobs.db")
-    mine.take()
+    mine, neighbour = ProcessSlot(tmp_path / "jobs.db"), ProcessSlot(tmp_path / "jobs.db")
+    mine.acquire()
     try:
         with living(start):
             assert neighbour.gone([mine.name]) == []
         assert neighbour.gone([mine.name]) == []
     finally:
-        mine.leave()
+        mine.release()
 
 
 KILLED = """
 import os, signal, subprocess, sys, time
 from multiprocessing import get_context
 from pathlib import Path
-from asyncbg.store.sqlite.process_slot import Place
+from asyncbg.store.sqlite.process_slot import ProcessSlot
 
-place = Place(Path(sys.argv[1]))
-place.take()
+place = ProcessSlot(Path(sys.argv[1]))
+place.acquire()
 if sys.argv[2] == "fork":
     child = os.fork()
     if child == 0:
@@ -122,7 +122,7 @@ def test_the_place_of_a_killed_process_is_free_though_its_child_lives_on(tmp_pat
     child = int(process.stdout.readline())
     try:
         assert process.wait(20) == -signal.SIGKILL
-        assert Place(tmp_path / "jobs.db").gone(["0"]) == ["0"]
+        assert ProcessSlot(tmp_path / "jobs.db").gone(["0"]) == ["0"]
     finally:
         os.kill(child, signal.SIGKILL)
         process.stdout.close()

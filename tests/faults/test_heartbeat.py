@@ -12,7 +12,7 @@ from asyncbg.engine.heartbeat import Heartbeat
 from asyncbg.store.base import Settlement
 from asyncbg.store.sqlite import SQLiteBackend
 from asyncbg.store.sqlite.database import Database
-from asyncbg.store.sqlite.process_slot import Place
+from asyncbg.store.sqlite.process_slot import ProcessSlot
 
 LEASE_S = 0.4
 BUSY = """
@@ -114,9 +114,9 @@ async def test_a_wall_clock_that_jumps_strands_no_retry_and_no_delay(tmp_path: P
 
 def test_a_place_counts_as_alive_as_long_as_its_heartbeat_says(tmp_path: Path) -> None:
     """Its neighbours see the deadline it wrote; one of another life of the machine's clock does not count."""
-    mine, theirs = Place(tmp_path / "jobs.db"), Place(tmp_path / "jobs.db")
-    mine.take()
-    theirs.take()
+    mine, theirs = ProcessSlot(tmp_path / "jobs.db"), ProcessSlot(tmp_path / "jobs.db")
+    mine.acquire()
+    theirs.acquire()
     try:
         theirs.beat(0, lease_ms=5_000)
 
@@ -125,15 +125,15 @@ def test_a_place_counts_as_alive_as_long_as_its_heartbeat_says(tmp_path: Path) -
         theirs.beat(400_000_000_000, lease_ms=5_000)
         assert mine.silent([theirs.name], 5_001) == [theirs.name]
     finally:
-        mine.leave()
-        theirs.leave()
+        mine.release()
+        theirs.release()
 
 
 def test_who_stood_still_himself_takes_nobody_for_silent(tmp_path: Path) -> None:
     """A paused machine stops all at once: for a lease after it goes on, nobody judges the silence of others."""
-    mine, theirs = Place(tmp_path / "jobs.db"), Place(tmp_path / "jobs.db")
-    mine.take()
-    theirs.take()
+    mine, theirs = ProcessSlot(tmp_path / "jobs.db"), ProcessSlot(tmp_path / "jobs.db")
+    mine.acquire()
+    theirs.acquire()
     both = [mine.name, theirs.name]
     try:
         theirs.beat(0, lease_ms=4_000)
@@ -148,8 +148,8 @@ def test_who_stood_still_himself_takes_nobody_for_silent(tmp_path: Path) -> None
             mine.beat(now_ms, lease_ms=4_000)
         assert mine.silent(both, 64_001) == [theirs.name]  # they had the time to be heard of
     finally:
-        mine.leave()
-        theirs.leave()
+        mine.release()
+        theirs.release()
 
 
 async def test_a_machine_that_stood_still_rescues_nothing(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ async def test_what_died_with_its_process_is_told(run: Run, path: Path) -> None:
     await successor.says("ended", 1)
     await successor.stop()
 
-    assert rows(path, "task, state, error_type, attempt")[0] == ("keep_once", "failed", "InterruptedError", 1)
+    assert rows(path, "task, state, error_type, attempt")[0] == ("keep_once", "failed", "JobInterruptedError", 1)
     assert rows(path, "durable, state, error_type")[1] == (0, "failed", "NotDurableError")
     assert rows(path, "task, state, attempt")[2] == ("keep", "succeeded", 2)
 

@@ -132,7 +132,7 @@ def judge(directory: Path, kills: Kills) -> tuple[dict[str, int], list[str]]:
         "failed": states["failed"],
         "cancelled": states["cancelled"],
         "poison": poison,
-        "at_most_once_interrupted": sum(story.error == "InterruptedError" for story in stories.values()),
+        "at_most_once_interrupted": sum(story.error == "JobInterruptedError" for story in stories.values()),
         "deliveries": len(deliveries),
         "effects": len({job_id for job_id, _ in posts}),
         **{key.replace(" ", "_"): len(found) for key, found in broken.items() if key in {"lost", "corrupt", "stuck"}},

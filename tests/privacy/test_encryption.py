@@ -1,202 +1,137 @@
-"""Encryption at rest, seen from outside: the engine works as ever, and the files hold none of it."""
+"""The key ring: what it seals opens again, and nothing else does."""
 
-import asyncio
-import sqlite3
-from contextlib import closing
-from pathlib import Path
-from typing import Annotated, Any
+import base64
+import subprocess
+import sys
 
 import pytest
 
-from asyncbg import AsyncBG
-from asyncbg.cli import run
-from asyncbg.core.job import JobState
-from asyncbg.engine import Job
-from asyncbg.errors import IdempotencyError, JobFailedError, UnreadableError
-from asyncbg.ops.doctor import Status, diagnose
-from asyncbg.privacy import Personal
-from asyncbg.settings import Settings
-from asyncbg.web.schemas import JobOut
+from asyncbg.errors import UnreadableError
+from asyncbg.privacy.encryption import Encryption, is_encrypted, key_id_of, read_key, require_readable
+from asyncbg.settings import PrivacySettings
 
-OLD, NEW = "6f" * 32, "6e" * 32
-SECRET = "Plaintext-canary7f3a"
+OLD, NEW = b"o" * 32, b"n" * 32
 
 
-def settings(place: Path, *keys: str) -> Settings:
-    """A database in ``place`` under these keys."""
-    return Settings.model_validate(
-        {"database_url": f"sqlite:///{place / 'jobs.db'}", "privacy": {"encryption_keys": list(keys)}}
+@pytest.mark.parametrize("text", ['{"a":1}', "null", '"Zoë \U0001f600"', '"' + "x" * 100_000 + '"'])
+def test_what_is_sealed_opens_again(text: str) -> None:
+    """Whatever the JSON; and it is not to be seen in the sealed form, which differs each time."""
+    encryption = Encryption([NEW])
+
+    one, other = (encryption.encrypt(text, "job", "args") for _ in range(2))
+
+    assert encryption.decrypt(one, "job", "args") == encryption.decrypt(other, "job", "args") == text
+    assert one != other
+    assert is_encrypted(one)
+    assert text not in one
+
+
+@pytest.mark.parametrize(("job", "field"), [("other", "args"), ("job", "result")])
+def test_a_value_opens_only_where_it_was_stored(job: str, field: str) -> None:
+    """Moved to another job or field it is refused, and nothing of it is told."""
+    encryption = Encryption([NEW])
+    sealed = encryption.encrypt('{"a":"hunter2-canary7f3a"}', "job", "args")
+
+    with pytest.raises(UnreadableError, match="belongs to another job") as caught:
+        encryption.decrypt(sealed, job, field)
+
+    assert "canary7f3a" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [lambda s: s[:-4] + "AAAA", lambda s: s[:15], lambda s: s + "é", lambda s: s[:40]])
+def test_a_changed_value_is_refused(change: object) -> None:
+    """Cut, lengthened or with other bytes: an error that says so."""
+    encryption = Encryption([NEW])
+
+    with pytest.raises(UnreadableError, match="was changed"):
+        encryption.decrypt(change(encryption.encrypt('{"a":1}', "job", "args")), "job", "args")  # type: ignore[operator]  # a lambda
+
+
+def test_the_first_key_encrypts_and_every_key_decrypts() -> None:
+    """So a new key is put before the old one, which can go once everything is sealed anew."""
+    before = Encryption([OLD]).encrypt("1", "job", "args")
+    rotated = Encryption([NEW, OLD])
+
+    after = rotated.reencrypt(before, "job", "args")
+
+    assert rotated.decrypt(before, "job", "args") == Encryption([NEW]).decrypt(after, "job", "args") == "1"
+    assert key_id_of(after) != key_id_of(before)
+    assert rotated.reencrypt(after, "job", "args") == after
+
+
+def test_a_missing_key_is_named_by_its_id() -> None:
+    """In an error, or in JSON where something must be shown; the executor knows that form."""
+    sealed = Encryption([OLD]).encrypt('{"a":1}', "job", "args")
+    shown = Encryption([NEW]).decrypt_or_explain(sealed, "job", "args")
+
+    with pytest.raises(UnreadableError, match=f"arguments of this job .* id {key_id_of(sealed)}, .*ENCRYPTION_KEYS"):
+        require_readable(shown)
+    assert Encryption().decrypt_or_explain(sealed, "job", "args") == shown
+
+
+def test_without_keys_nothing_is_sealed() -> None:
+    """And what is plain is read as it is, with keys too: encryption can be turned on later."""
+    assert Encryption().encrypt("1", "job", "args") == "1"
+    assert Encryption([NEW]).decrypt("1", "job", "args") == "1"
+
+
+def test_digests_are_the_same_over_a_rotation() -> None:
+    """What is only compared is found again as long as the database's own key can be read."""
+    first, rotated, foreign = Encryption([OLD]), Encryption([NEW, OLD]), Encryption([NEW])
+    lookup = first.new_digest_key()
+    for encryption in (first, rotated):
+        encryption.use_digest_key(lookup)
+
+    digest = first.digest("ada.canary7f3a@canary7f3a.example", "unique_key")
+
+    assert digest is not None
+    assert (
+        digest
+        == rotated.digest("ada.canary7f3a@canary7f3a.example", "unique_key")
+        == first.digest(digest, "unique_key")
     )
+    assert digest not in (
+        first.digest("ada.canary7f3a@canary7f3a.example", "fingerprint"),
+        foreign.digest("ada.canary7f3a@canary7f3a.example", "unique_key"),
+    )
+    assert Encryption().digest("x", "unique_key") == "x"
+    assert first.digest(None, "unique_key") is None
 
 
-def engine(place: Path, *keys: str) -> AsyncBG:
-    """An engine with one task, which gives back what it gets."""
-    bg = AsyncBG(settings(place, *keys))
+def test_a_key_is_read_in_base64_and_hexadecimal() -> None:
+    """In either alphabet, with or without the padding."""
+    key = bytes(range(224, 256))
+    forms = [key.hex(), key.hex().upper(), *(f(key).decode() for f in (base64.b64encode, base64.urlsafe_b64encode))]
 
-    @bg.task(name="echo", key="{text}")
-    async def echo(text: str) -> dict[str, str]:
-        return {"text": text}
-
-    return bg
+    assert {read_key(form) for form in [*forms, forms[-1].rstrip("=")]} == {key}
 
 
-def content(place: Path) -> bytes:
-    """Every byte of the database and what is beside it."""
-    return b"".join(path.read_bytes() for path in place.glob("jobs.db*"))
+@pytest.mark.parametrize(
+    "text", ["", "hunter2-canary7f3a", "aa" * 31, "z" * 64, base64.b64encode(b"k" * 31).decode(), "é" * 43]
+)
+def test_what_is_no_key_is_refused_without_repeating_it(text: str) -> None:
+    """With what to do instead."""
+    with pytest.raises(ValueError, match="openssl rand -base64 32") as caught:
+        read_key(text)
+
+    assert not text or text not in str(caught.value)
 
 
-def row(place: Path, statement: str, *values: Any) -> Any:
-    """What a statement answers or changes, in the file itself."""
-    with closing(sqlite3.connect(place / "jobs.db")) as connection, connection:
-        return connection.execute(statement, values).fetchone()
+def test_the_ring_is_a_list_of_secrets() -> None:
+    """In its repr and JSON there is no key."""
+    settings = PrivacySettings.model_validate({"encryption_keys": f"{NEW.hex()}, {OLD.hex()}"})
+
+    assert settings.keys() == (NEW, OLD)
+    assert NEW.hex() not in f"{settings!r} {settings.model_dump_json()}"
 
 
-async def test_the_files_hold_no_arguments_and_no_results(tmp_path: Path) -> None:
-    """Nor what is made of them: the unique key, the idempotency key, the fingerprint of the body."""
-    async with engine(tmp_path, NEW) as bg:
-        later = await bg.submit("echo", {"text": f"{SECRET} later"}, delay_s=3600)
-        job = await bg.submit("echo", {"text": SECRET}, idempotency_key=SECRET, fingerprint=SECRET)
-        result = await job.result(timeout=10)
-        while_running = content(tmp_path)
+def test_without_cryptography_the_extra_is_named() -> None:
+    """In one line, at the start, and only where keys are set."""
+    program = (
+        "import sys; sys.modules['cryptography.hazmat.primitives.ciphers.aead'] = None\n"
+        "from asyncbg.privacy.encryption import Encryption\nSeal()\nSeal([b'k' * 32])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
 
-    assert result == {"text": SECRET}
-    assert later.id.encode() in while_running
-    for where in (while_running, content(tmp_path)):
-        assert SECRET.encode() not in where
-
-
-async def test_keys_of_jobs_work_as_ever(tmp_path: Path) -> None:
-    """The same idempotency key is the same job, or refused by its own name; one open job for each unique key."""
-    async with engine(tmp_path, NEW) as bg:
-        first = await bg.submit("echo", {"text": "a"}, delay_s=3600, idempotency_key="once", fingerprint="1")
-        again = await bg.submit("echo", {"text": "a"}, idempotency_key="once", fingerprint="1")
-        unique = await bg.submit("echo", {"text": "a"})
-        with pytest.raises(IdempotencyError) as refused:
-            await bg.submit("echo", {"text": "a"}, idempotency_key="once", fingerprint="2")
-        found = await bg.backend.find_by_key("anonymous", "once")
-
-    assert first.id == again.id == unique.id
-    assert (refused.value.key, "once" in str(refused.value)) == ("once", False)
-    assert found is not None
-    assert found.id == first.id
-
-
-async def test_a_rotation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New key first, old one behind it; after ``rekey`` the old one may go, with jobs and keys of jobs still found."""
-    async with engine(tmp_path, OLD) as bg:
-        old = await bg.submit("echo", {"text": SECRET}, idempotency_key="old")
-        await old.result(timeout=10)
-    async with engine(tmp_path, NEW, OLD) as bg:
-        assert (await bg.get(old.id)).args == f'{{"text":"{SECRET}"}}'
-    monkeypatch.setenv("ASYNCBG_DATABASE_URL", f"sqlite:///{tmp_path / 'jobs.db'}")
-    monkeypatch.setenv("ASYNCBG_PRIVACY__ENCRYPTION_KEYS", f"{NEW},{OLD}")
-
-    assert await asyncio.to_thread(run, ["rekey"]) == 0
-
-    async with engine(tmp_path, NEW) as bg:
-        assert (await bg.get(old.id)).result == f'{{"text":"{SECRET}"}}'
-        again = await bg.submit("echo", {"text": SECRET}, idempotency_key="old")
-    assert again.id == old.id
-
-
-async def test_encryption_can_be_turned_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain values stay readable, and ``rekey`` encrypts them: nothing plain is left in any file."""
-    async with engine(tmp_path) as bg:
-        await (await bg.submit("echo", {"text": SECRET}, idempotency_key=SECRET)).result(timeout=10)
-    assert SECRET.encode() in content(tmp_path)
-    monkeypatch.setenv("ASYNCBG_DATABASE_URL", f"sqlite:///{tmp_path / 'jobs.db'}")
-    monkeypatch.setenv("ASYNCBG_PRIVACY__ENCRYPTION_KEYS", NEW)
-
-    assert await asyncio.to_thread(run, ["rekey", "--json"]) == 0
-
-    assert SECRET.encode() not in content(tmp_path)
-    async with engine(tmp_path, NEW) as bg:
-        assert not (await bg.submit("echo", {"text": SECRET}, idempotency_key=SECRET)).created
-
-
-@pytest.mark.parametrize("keys", [(), (NEW,)])
-async def test_a_job_whose_key_is_gone_fails_and_says_so(tmp_path: Path, keys: tuple[str, ...]) -> None:
-    """The worker goes on; with the key back, a retry runs it."""
-    async with engine(tmp_path, OLD) as bg:
-        job_id = (await bg.submit("echo", {"text": SECRET}, delay_s=0.4)).id
-
-    async with engine(tmp_path, *keys) as bg:
-        record = await bg.wait(job_id, 10)
-        other = await bg.submit("echo", {"text": "other"})
-        assert await other.result(timeout=10) == {"text": "other"}
-    async with engine(tmp_path, OLD, *keys) as bg:
-        await bg.retry(job_id)
-        again = await bg.wait(job_id, 10)
-
-    assert record.error is not None
-    assert record.error.type == "UnreadableError"
-    assert "ASYNCBG_PRIVACY__ENCRYPTION_KEYS" in record.error.message
-    assert "ASYNCBG_PRIVACY__ENCRYPTION_KEYS" in JobOut.from_record(record).args["[encrypted]"]
-    assert again.result == f'{{"text":"{SECRET}"}}'
-
-
-async def test_a_result_whose_key_is_gone_is_an_error_at_the_handle(tmp_path: Path) -> None:
-    """Never something that looks like a result."""
-    async with engine(tmp_path, OLD) as bg:
-        job = await bg.submit("echo", {"text": SECRET}, idempotency_key="k")
-        await job.result(timeout=10)
-
-    async with engine(tmp_path) as bg:
-        handle = Job(bg.control, job.id, task="echo", state=JobState.QUEUED, batch=job.id, owner="anonymous")
-        with pytest.raises(UnreadableError, match="ENCRYPTION_KEYS"):
-            await handle.result(timeout=10)
-
-
-async def test_ciphertexts_that_were_swapped_are_refused(tmp_path: Path) -> None:
-    """Whoever can write the file cannot make one job run with another one's arguments."""
-    async with engine(tmp_path, NEW) as bg:
-        one, other = [(await bg.submit("echo", {"text": text}, delay_s=0.4)).id for text in ("one", "other")]
-        stolen = row(tmp_path, "SELECT args FROM job WHERE id = ?", one)[0]
-    row(tmp_path, "UPDATE job SET args = ? WHERE id = ?", stolen, other)
-
-    async with engine(tmp_path, NEW) as bg:
-        refused, ran = await bg.wait(other, 10), await bg.wait(one, 10)
-
-    assert refused.error is not None
-    assert "belongs to another job" in refused.error.message
-    assert ran.result == '{"text":"one"}'
-
-
-async def test_the_doctor_names_keys_that_are_missing(tmp_path: Path) -> None:
-    """By their ids, and tells when values wait to be encrypted anew."""
-    async with engine(tmp_path, OLD) as bg:
-        await (await bg.submit("echo", {"text": SECRET})).result(timeout=10)
-
-    found = {}
-    for keys in ((OLD,), (NEW, OLD), (NEW,), ()):
-        checks = await diagnose(settings(tmp_path, *keys).model_dump(include={"database_url"}) | _ring(keys))
-        [found[keys]] = [one for one in checks if one.check == "encryption"]
-
-    assert [one.status for one in found.values()] == [Status.OK, Status.WARNING, Status.FAILED, Status.FAILED]
-    assert "rekey" in found[NEW, OLD].remedy
-    assert "ENCRYPTION_KEYS" in found[()].remedy
-
-
-def _ring(keys: tuple[str, ...]) -> dict[str, Any]:
-    return {"privacy": {"encryption_keys": list(keys)}}
-
-
-async def test_marks_and_failures_work_on_sealed_jobs(tmp_path: Path) -> None:
-    """A marked argument is a pseudonym, a failed job says why."""
-    bg = AsyncBG(settings(tmp_path, NEW))
-
-    @bg.task
-    async def refuse(email: Annotated[str, Personal("email")]) -> None:
-        raise LookupError(f"no {email}")
-
-    async with bg:
-        job = await refuse.enqueue("ada.canary7f3a@canary7f3a.example")
-        with pytest.raises(JobFailedError, match=r"no \[email:"):
-            await job.result(timeout=10)
-        assert JobOut.from_record(await bg.get(job.id)).args["email"].startswith("[email:")
-
-
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Commands run where no ``.env`` is."""
-    monkeypatch.chdir(tmp_path)
+    assert "SettingsError: ASYNCBG_PRIVACY__ENCRYPTION_KEYS needs the package cryptography" in done.stderr
+    assert "fastapi-asyncbg[encryption]" in done.stderr

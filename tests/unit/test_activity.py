@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from asyncbg.core.clock import ManualClock
-from asyncbg.core.keyset_page import BadCursorError
+from asyncbg.errors import BadCursorError
 from asyncbg.service.integrations.activity import (
     _OWNERS,
     _SCHEMA,

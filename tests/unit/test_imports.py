@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from asyncbg.core.clock import ManualClock
-from asyncbg.core.keyset_page import BadCursorError
+from asyncbg.errors import BadCursorError
 from asyncbg.service.integrations.csv_format import NotCsvError
 from asyncbg.service.integrations.csv_reader import Rejection, RowTooLongError
 from asyncbg.service.integrations.imports import (

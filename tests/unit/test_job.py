@@ -21,7 +21,7 @@ from asyncbg.core.job import (
     Cancelled,
     Done,
     Failed,
-    JobError,
+    JobFailure,
     JobState,
     Lease,
     Outcome,
@@ -33,7 +33,7 @@ from asyncbg.errors import JobStateError
 from asyncbg.store.sqlite import MIGRATIONS, SQLiteBackend
 from asyncbg.store.sqlite.database import MEMORY, Database
 
-BOOM = JobError(type="BoomError", message="it went off")
+BOOM = JobFailure(type="BoomError", message="it went off")
 PAIRS = list(itertools.product(JobState, JobState))
 STATE_AFTER = {f"job.{state}": state for state in JobState} | {
     EventType.STARTED.value: JobState.RUNNING,

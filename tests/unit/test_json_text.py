@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from asyncbg.core.clock import rfc3339
 from asyncbg.core.job import ProgressValue
 from asyncbg.core.json_text import dump_json, load_json
-from asyncbg.core.plain_text import storable
+from asyncbg.core.plain_text import make_storable
 from asyncbg.core.stored_arguments import shown_arguments
 
 ANY = st.recursive(
@@ -77,7 +77,7 @@ def test_a_time_that_no_calendar_has_is_the_nearest_one(ms: int) -> None:
 @given(st.text(st.characters(exclude_categories=[])))
 def test_what_a_task_says_is_made_storable(text: str) -> None:
     """It can be encoded, steers no terminal, and is of bounded length."""
-    made = storable(text, most=20)
+    made = make_storable(text, most=20)
 
     assert len(made) <= 20
     made.encode()

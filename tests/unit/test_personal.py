@@ -15,7 +15,7 @@ from asyncbg.core.job import Done, JobRecord, JobState, Lease
 from asyncbg.engine.task import arguments_of
 from asyncbg.errors import ArgumentsError
 from asyncbg.privacy import Personal
-from asyncbg.privacy.marks import StandIns, mark_of, masked
+from asyncbg.privacy.marks import ArgumentRedactor, mark_of, masked
 
 Email = Annotated[str, Personal("email")]
 Alias = TypeAliasType("Alias", Annotated[str, Personal("alias")])
@@ -138,7 +138,7 @@ def test_a_function_is_marked_by_its_parameters_and_its_result() -> None:
 def test_a_job_s_own_personal_values_are_found_in_any_text() -> None:
     """Whole words only, in any value of a marked argument, a model's fields too; short words stay."""
     person = Person(email="ada.canary7f3a@canary7f3a.example", name="Ada canary7f3a", age=36)
-    stand_ins = StandIns({"person": person, "kind": "Ada"}, {"person": mark_of(Person) or {}})
+    stand_ins = ArgumentRedactor({"person": person, "kind": "Ada"}, {"person": mark_of(Person) or {}})
 
     shown = stand_ins.clean("no such user Ada canary7f3a, aged 36; Ada canary7f3agate is another")
 

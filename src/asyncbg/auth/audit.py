@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from asyncbg.core.clock import Clock, SystemClock, rfc3339
-from asyncbg.core.keyset_page import Page, before, page_of
+from asyncbg.core.keyset_page import Page, build_page, parse_cursor
 from asyncbg.errors import JobError, OutageError
 from asyncbg.privacy import redact
 from asyncbg.store.sqlite.database import Database
@@ -142,9 +142,9 @@ class Audit:
         self, *, what: str | None = None, who: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[AuditEntry]:
         """A page of rows, newest first. Raises BadCursorError."""
-        wanted = {"before": before(cursor), "what": what, "who": who, "limit": limit + 1}
+        wanted = {"before": parse_cursor(cursor), "what": what, "who": who, "limit": limit + 1}
         rows = await self._database.read(lambda connection: connection.execute(_READ, wanted).fetchone()[0])
-        return page_of([(row[0], _entry(row)) for row in json.loads(rows)], limit)
+        return build_page([(row[0], _entry(row)) for row in json.loads(rows)], limit)
 
     async def forget(self, hidden: Callable[[str], str]) -> int:
         """Put what ``hidden`` makes of them in the place of the texts of all rows; returns how many rows it changed.

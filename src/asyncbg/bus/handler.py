@@ -9,7 +9,7 @@ from functools import partial
 import anyio
 
 from asyncbg.bus.wake import Wake
-from asyncbg.core.error_log import ErrorLog, caught, ends_task
+from asyncbg.core.error_log import ErrorLog, capture, ends_task
 from asyncbg.core.event import Event
 from asyncbg.core.function_name import display_name
 from asyncbg.core.supervisor import Supervisor
@@ -82,7 +82,7 @@ class _HandlerQueue:
 
     async def _in_thread(self, event: Event, threads: anyio.CapacityLimiter) -> object:
         result, error = await anyio.to_thread.run_sync(
-            caught, self._handler, event, abandon_on_cancel=True, limiter=threads
+            capture, self._handler, event, abandon_on_cancel=True, limiter=threads
         )
         if error is not None:
             raise error

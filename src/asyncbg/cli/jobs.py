@@ -26,7 +26,7 @@ from asyncbg.cli.terminal import (
 )
 from asyncbg.core.clock import SystemClock, rfc3339
 from asyncbg.core.event import Event, EventFilter, EventType
-from asyncbg.core.job import ANONYMOUS, Attempt, JobRecord, JobState, told_of
+from asyncbg.core.job import ANONYMOUS, Attempt, JobRecord, JobState, redact_for
 from asyncbg.engine import CallOptions
 from asyncbg.engine.unknown_task import known_jobs
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
@@ -256,7 +256,7 @@ def _cancel_one(job_id: str, reason: str, profile: str | None, *, as_json: bool)
 
     async def stop() -> JobRecord:
         async with _opened(profile) as store:
-            told = told_of(await _get(store, job_id), reason)
+            told = redact_for(await _get(store, job_id), reason)
             async with audited(await open_audit(store.database), "job.cancel", job_id, who=COMMAND_LINE):
                 await store.cancel(job_id, told)
             return await _get(store, job_id)
@@ -295,7 +295,7 @@ async def _cancel_matching(
 
         async def cancel(job_id: str) -> None:
             if not dry_run:
-                await store.cancel(job_id, told_of(await _get(store, job_id), reason or "cancelled in bulk"))
+                await store.cancel(job_id, redact_for(await _get(store, job_id), reason or "cancelled in bulk"))
 
         matched, _ = await cancel_matching(store.list, cancel, query, most=sys.maxsize)
         if not dry_run:

@@ -9,7 +9,7 @@ from typing import Any
 from asyncbg.client.error import StreamError
 from asyncbg.client.sse_parser import Frame
 from asyncbg.core.event import FINAL_EVENTS
-from asyncbg.core.job import JobError, JobState, ProgressValue
+from asyncbg.core.job import JobFailure, JobState, ProgressValue
 
 RESET = "stream.reset"
 OF_THE_STREAM = frozenset({"stream.bye", "stream.position"})
@@ -52,7 +52,7 @@ class RemoteJob:
     finished_at: datetime | None
     progress: ProgressValue | None
     result: Any
-    error: JobError | None
+    error: JobFailure | None
     args: Mapping[str, Any]
     links: Mapping[str, str]
 
@@ -78,7 +78,7 @@ class RemoteJob:
             finished_at=_time(body["finished_at"]),
             progress=_progress(progress) if progress else None,
             result=body["result"],
-            error=JobError(type=error["type"], message=error["message"]) if error else None,
+            error=JobFailure(type=error["type"], message=error["message"]) if error else None,
             args=body.get("args", {}),
             links=body.get("links", {}),
         )
@@ -98,7 +98,7 @@ class RemoteAttempt:
     started_at: datetime
     ended_at: datetime | None
     outcome: str | None
-    error: JobError | None
+    error: JobFailure | None
     traceback: str | None
 
     @classmethod
@@ -111,7 +111,7 @@ class RemoteAttempt:
             started_at=datetime.fromisoformat(body["started_at"]),
             ended_at=_time(body["ended_at"]),
             outcome=body["outcome"],
-            error=JobError(type=error["type"], message=error["message"]) if error else None,
+            error=JobFailure(type=error["type"], message=error["message"]) if error else None,
             traceback=body["traceback"],
         )
 

@@ -30,7 +30,7 @@ def ends_task(error: BaseException) -> bool:
     return task is None or (isinstance(error, asyncio.CancelledError) and task.cancelling() > 0)
 
 
-def caught(function: Callable[..., T], *args: Any) -> tuple[T | None, BaseException | None]:
+def capture(function: Callable[..., T], *args: Any) -> tuple[T | None, BaseException | None]:
     """Call a function in a thread: what it returns, or what it raises, as a value.
 
     A future cannot carry StopIteration, and GeneratorExit out of a future closes every coroutine that awaits it.

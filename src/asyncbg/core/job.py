@@ -7,9 +7,9 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 from asyncbg.core.json_text import load_json
-from asyncbg.core.plain_text import storable
+from asyncbg.core.plain_text import make_storable
 from asyncbg.core.stored_arguments import shown_arguments
-from asyncbg.privacy.marks import Mark, StandIns
+from asyncbg.privacy.marks import ArgumentRedactor, Mark
 
 LONGEST_MESSAGE = 2_000
 """Characters of an error's, a progress report's or a cancel's words that are kept."""
@@ -122,8 +122,8 @@ class ProgressValue:
         return {
             "current": _finite(self.current, 0),
             "total": _finite(self.total, None),
-            "message": storable(str(self.message), most=LONGEST_MESSAGE),
-            "unit": storable(str(self.unit), most=_LONGEST_UNIT),
+            "message": make_storable(str(self.message), most=LONGEST_MESSAGE),
+            "unit": make_storable(str(self.unit), most=_LONGEST_UNIT),
         }
 
     @classmethod
@@ -144,7 +144,7 @@ def _finite(value: object, otherwise: float | None) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobError:
+class JobFailure:
     """Why a job failed: the error's class and its message (redacted before it is stored)."""
 
     type: str
@@ -184,7 +184,7 @@ class JobRecord:
     personal: Mapping[str, Mark] = field(default_factory=dict)
     progress: ProgressValue | None = None
     result: str | None = field(default=None, repr=False)
-    error: JobError | None = None
+    error: JobFailure | None = None
     cancel_reason: str | None = None
     omitted: Mapping[str, int] = field(default_factory=dict)
     """What a list has left out, and its size in bytes: ``args`` is ``{}`` then, and ``result`` None."""
@@ -201,14 +201,16 @@ class Attempt:
     ended_at_ms: int | None = None
     outcome: str | None = None
     """``succeeded``, ``failed``, ``cancelled``, ``released`` (given back at a shutdown) or ``lost`` (process ended)."""
-    error: JobError | None = None
+    error: JobFailure | None = None
     traceback: str | None = field(default=None, repr=False)
 
 
-def told_of(record: JobRecord, text: str) -> str:
+def redact_for(record: JobRecord, text: str) -> str:
     """A text about a job as others may see it: without the job's personal arguments, and what looks personal."""
-    cleaned = StandIns(shown_arguments(record.args), record.personal).clean(storable(text, most=LONGEST_MESSAGE))
-    return storable(cleaned, most=LONGEST_MESSAGE)
+    cleaned = ArgumentRedactor(shown_arguments(record.args), record.personal).clean(
+        make_storable(text, most=LONGEST_MESSAGE)
+    )
+    return make_storable(cleaned, most=LONGEST_MESSAGE)
 
 
 # Outcomes: what one attempt ended in. Small values; the executor makes them, the store writes them.
@@ -225,7 +227,7 @@ class Done:
 class Retry:
     """The attempt failed and another is due at ``run_at_ms``."""
 
-    error: JobError
+    error: JobFailure
     run_at_ms: int
 
 
@@ -233,7 +235,7 @@ class Retry:
 class Failed:
     """The job failed for good."""
 
-    error: JobError
+    error: JobFailure
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,11 @@
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from asyncbg.errors import AsyncBGError
+from asyncbg.errors import BadCursorError
 
 T = TypeVar("T")
 
 _NEWEST = (1 << 63) - 1
-
-
-class BadCursorError(AsyncBGError):
-    """A page cursor was not made by us."""
-
-    def __init__(self) -> None:
-        """Say what a cursor is; the one that was sent is not repeated."""
-        super().__init__('the cursor is not one of ours; send "next" of the page before, or none for the first page')
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +18,7 @@ class Page(Generic[T]):
     next: str | None
 
 
-def before(cursor: str | None) -> int:
+def parse_cursor(cursor: str | None) -> int:
     """The position that the page after ``cursor`` begins before. Raises BadCursorError."""
     if cursor is None:
         return _NEWEST
@@ -35,7 +27,7 @@ def before(cursor: str | None) -> int:
     raise BadCursorError
 
 
-def page_of(items: list[tuple[int, T]], limit: int) -> Page[T]:
+def build_page(items: list[tuple[int, T]], limit: int) -> Page[T]:
     """Make a page of at most ``limit`` out of ``limit + 1`` items with their positions, newest first."""
     shown = items[:limit]
     return Page([item for _, item in shown], str(shown[-1][0]) if len(items) > limit else None)

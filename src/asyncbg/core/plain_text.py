@@ -27,7 +27,7 @@ def require_line(option: str, text: object, *, most: int = 255) -> None:
         raise OptionsError(option, f"should be one line of 1 to {most} characters, without control characters")
 
 
-def storable(text: str, *, most: int) -> str:
+def make_storable(text: str, *, most: int) -> str:
     """``text`` with a question mark for each lone surrogate and a blank for each control character, cut to ``most``."""
     cut = text if len(text) <= most else f"{text[: most - 1]}…"
     return _CONTROL.sub(" ", cut).encode("utf-8", "replace").decode()

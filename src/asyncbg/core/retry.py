@@ -30,16 +30,16 @@ class RetryPolicy:
 
 def is_retryable(error: BaseException) -> bool:
     """Whether another attempt could end differently: not with a FinalError, nor with one in a group of errors."""
-    return not any(isinstance(part, FinalError) for part in parts(error))
+    return not any(isinstance(part, FinalError) for part in iter_errors(error))
 
 
 def requested_delay_s(error: BaseException) -> float | None:
     """The longest delay that the error itself, or one in a group of errors, asks for (``retry_after_s``), if any."""
-    delays = [delay for part in parts(error) if (delay := _requested(part)) is not None]
+    delays = [delay for part in iter_errors(error) if (delay := _requested(part)) is not None]
     return max(delays, default=None)
 
 
-def parts(error: BaseException) -> Iterator[BaseException]:
+def iter_errors(error: BaseException) -> Iterator[BaseException]:
     """The error itself, and of a group the errors in it at any depth, in their order: up to a thousand."""
     pending, seen = [error], 0
     while pending and seen < _MOST_SEEN:

@@ -17,7 +17,7 @@ from asyncbg.core.event import dump
 from asyncbg.core.event_model import RESERVED_PREFIXES, EventModel
 from asyncbg.core.job import Lease, ProgressValue
 from asyncbg.errors import LeaseLostError, NotRunningError
-from asyncbg.privacy.marks import StandIns
+from asyncbg.privacy.marks import ArgumentRedactor
 from asyncbg.store.sqlite.database import Guard
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class CurrentJob:
         self._reporter = reporter
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._stand_ins = StandIns({}, {})
+        self._stand_ins = ArgumentRedactor({}, {})
         self._told: tuple[float, float | None, str, str] | None = None
         self.changed = False
         self.reported_s = 0.0
@@ -241,7 +241,7 @@ class CurrentJob:
         if not await self._reporter.holds(self):
             raise LeaseLostError(self.id)
 
-    def conceal(self, stand_ins: StandIns) -> None:
+    def conceal(self, stand_ins: ArgumentRedactor) -> None:
         """Take note of the job's personal values: what it says of itself is told without them. Called by the runner."""
         self._stand_ins = stand_ins
 

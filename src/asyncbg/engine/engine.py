@@ -34,7 +34,7 @@ from asyncbg.engine.task_handle import Task
 from asyncbg.engine.unknown_task import unknown_tasks
 from asyncbg.engine.worker import Worker
 from asyncbg.errors import NotRunningError
-from asyncbg.privacy.encryption import Seal
+from asyncbg.privacy.encryption import Encryption
 from asyncbg.settings import Settings, load_settings
 from asyncbg.store.base import Backend, Enqueued
 from asyncbg.store.sqlite import SQLiteBackend
@@ -60,7 +60,9 @@ class Engine:
         """The errors that cost one item only, counted by part."""
         self.bus = EventBus(buffer=self.settings.stream.buffer, errors=self.errors)
         self.database = Database(sqlite_path(self.settings.database_url), errors=self.errors)
-        self.backend: Backend = SQLiteBackend(self.database, clock=self.clock, seal=Seal(self.settings.privacy.keys()))
+        self.backend: Backend = SQLiteBackend(
+            self.database, clock=self.clock, encryption=Encryption(self.settings.privacy.keys())
+        )
         limits = self.settings.runner
         backlog = Backlog(most=limits.max_queued, most_per_owner=limits.max_queued_per_owner)
         in_memory = self._in_memory = InMemoryJobs()
@@ -252,7 +254,7 @@ class Engine:
         try:
             await self._runner.stop()
         finally:
-            await self._maintenance.keep_counts()
+            await self._maintenance.save_counters()
             await self.backend.close()
 
     # Accepting

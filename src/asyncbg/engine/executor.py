@@ -12,7 +12,7 @@ from typing import Any
 
 from asyncbg.core.clock import Clock
 from asyncbg.core.error_log import ends_task
-from asyncbg.core.job import Done, Failed, JobError, Lease, Outcome, Retry
+from asyncbg.core.job import Done, Failed, JobFailure, Lease, Outcome, Retry
 from asyncbg.core.retry import is_retryable, requested_delay_s
 from asyncbg.engine.context import CurrentJob, enter
 from asyncbg.engine.dependencies import Overrides
@@ -24,7 +24,7 @@ from asyncbg.engine.unawaited import collect_unawaited, notice_unawaited, stop_c
 from asyncbg.errors import ArgumentsError, ResultError, UnawaitedError, UnreadableError
 from asyncbg.privacy import redact
 from asyncbg.privacy.encryption import require_readable
-from asyncbg.privacy.marks import StandIns
+from asyncbg.privacy.marks import ArgumentRedactor
 
 logger = logging.getLogger("asyncbg")
 
@@ -81,7 +81,7 @@ class Executor:
             return await self._failed(job, definition, error)
         try:
             if definition.arguments.marks:
-                job.conceal(StandIns(bound, definition.arguments.marks))
+                job.conceal(ArgumentRedactor(bound, definition.arguments.marks))
             value = await self._call(definition, bound, self._threads.run)
             return Done(dump_result(definition.name, value, most_bytes=self._most_result_bytes))
         except ResultError as error:  # the work is done: another attempt would do it twice
@@ -152,7 +152,7 @@ class Executor:
 
     def _unfit(self, lease: Lease, error: ArgumentsError) -> Outcome:
         """The job was stored by another version of the task: in a rolling deploy a process that takes it may come."""
-        told = JobError(
+        told = JobFailure(
             type=type(error).__name__,
             message=f"{error}; the job was stored by a version of the task that took other arguments: "
             "deploy one that takes these, then retry the job",

@@ -6,8 +6,8 @@ import reprlib
 from collections.abc import Callable
 from itertools import islice
 
-from asyncbg.core.job import JobError
-from asyncbg.core.retry import parts
+from asyncbg.core.job import JobFailure
+from asyncbg.core.retry import iter_errors
 from asyncbg.privacy import redact
 
 _LONGEST_MESSAGE = 2_000
@@ -19,9 +19,9 @@ _CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
 _LONGEST_NAME = 200
 
 
-def describe(error: BaseException, clean: Callable[[str], str] = redact) -> JobError:
+def describe(error: BaseException, clean: Callable[[str], str] = redact) -> JobFailure:
     """An error as it is stored on the job: its class and its cleaned message, cut to a bearable length."""
-    return JobError(type=class_of(error), message=message_of(error, clean), cause=error)
+    return JobFailure(type=class_of(error), message=message_of(error, clean), cause=error)
 
 
 def message_of(error: BaseException, clean: Callable[[str], str]) -> str:
@@ -48,7 +48,7 @@ def _message(error: BaseException) -> str:
 
 def _of_group(group: BaseExceptionGroup[BaseException]) -> str:
     """The group's own message, then what went wrong in it."""
-    leaves = (part for part in parts(group) if not isinstance(part, BaseExceptionGroup))
+    leaves = (part for part in iter_errors(group) if not isinstance(part, BaseExceptionGroup))
     found = list(islice(leaves, _MOST_LEAVES + 1))
     told = [f"{class_of(leaf)}: {_text(leaf)[:_LONGEST_MESSAGE]}" for leaf in found[:_MOST_LEAVES]]
     return f"{_text(group)[:200]}: {'; '.join(told)}{'; …' if len(found) > _MOST_LEAVES else ''}"

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from asyncbg.bus import EventBus, Subscription
 from asyncbg.core.event import Event, EventFilter
-from asyncbg.core.job import LONGEST_MESSAGE, Attempt, JobRecord, JobState, told_of
-from asyncbg.core.plain_text import storable
+from asyncbg.core.job import LONGEST_MESSAGE, Attempt, JobRecord, JobState, redact_for
+from asyncbg.core.plain_text import make_storable
 from asyncbg.engine.context import CurrentJob
 from asyncbg.engine.in_memory import InMemoryJobs
 from asyncbg.engine.runner import Runner
@@ -121,7 +121,7 @@ class JobControl:
     async def _without_people(self, job_id: str, reason: str) -> str:
         """A reason is told to all who see the job: without its personal arguments, and what looks personal besides."""
         record = await self._backend.get(job_id) if reason else None
-        return redact(storable(reason, most=LONGEST_MESSAGE)) if record is None else told_of(record, reason)
+        return redact(make_storable(reason, most=LONGEST_MESSAGE)) if record is None else redact_for(record, reason)
 
     async def retry(self, job_id: str) -> JobState:
         """Queue a final job again; its history stays. Raises JobNotFoundError, JobStateError."""

@@ -86,13 +86,13 @@ class Maintenance:
     async def begin_counts(self) -> None:
         """Go on counting where the process that held this place before has ended."""
         try:
-            kept, _ = await self._backend.kept_counts()
+            kept, _ = await self._backend.load_counters()
         except (OSError, ValueError) as error:
             logger.warning("the counters of this place cannot be read and begin anew: %s", type(error).__name__)
             kept = None
         self._telemetry.begin(kept)
 
-    async def keep_counts(self) -> None:
+    async def save_counters(self) -> None:
         """Keep the last counts; a stop does not fail for them."""
         try:
             await self._share_counts()
@@ -101,7 +101,7 @@ class Maintenance:
 
     async def _share_counts(self) -> None:
         if self._telemetry.has_news:
-            await self._backend.keep_counts(self._telemetry.kept())
+            await self._backend.save_counters(self._telemetry.kept())
 
     async def recount(self) -> None:
         """Count in the store how many jobs wait that may run here."""

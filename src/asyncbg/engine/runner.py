@@ -101,7 +101,7 @@ class Runner:
         if runner.watchdog_s:
             self._watchdog = Watchdog(
                 limit_s=runner.watchdog_s, lease_of=self.worker.lease_of, tell=self._blockages.tell,
-                note=self._backend.note, errors=self._errors,
+                note=self._backend.write_note, errors=self._errors,
             )  # fmt: skip
             self._watchdog.start()
         for name, loop in loops(self.worker).items():

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from asyncbg.core.error_log import ErrorLog, ends_task
-from asyncbg.core.job import Failed, JobError, Released
+from asyncbg.core.job import Failed, JobFailure, Released
 from asyncbg.engine.failure import describe
 from asyncbg.engine.in_memory import InMemoryJobs
 from asyncbg.errors import DatabaseError, OutageError
@@ -16,7 +16,7 @@ logger = logging.getLogger("asyncbg")
 
 _PAUSE_S = 0.5
 _MOST_TRIES = 3
-_UNWRITABLE = Failed(JobError(type="UnwritableError", message="what it ended in cannot be stored; see the log"))
+_UNWRITABLE = Failed(JobFailure(type="UnwritableError", message="what it ended in cannot be stored; see the log"))
 
 
 class Settler:

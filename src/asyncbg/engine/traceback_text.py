@@ -7,7 +7,7 @@ from itertools import islice
 from types import FrameType, TracebackType
 from typing import Any
 
-from asyncbg.core.retry import parts
+from asyncbg.core.retry import iter_errors
 from asyncbg.engine.failure import class_of, message_of
 
 _LONGEST = 16_384
@@ -65,7 +65,7 @@ def _told(error: BaseException, clean: Callable[[str], str] | None) -> Iterator[
     """The error, those in its group, then its causes, each with what joins it to the one that follows it."""
     yield _one(error, clean)
     if isinstance(error, BaseExceptionGroup):
-        for leaf in parts(error):
+        for leaf in iter_errors(error):
             if not isinstance(leaf, BaseExceptionGroup):
                 yield _INNER + _one(leaf, clean)
     seen = {id(error)}

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 from asyncbg.core.clock import Clock
 from asyncbg.core.error_log import ErrorLog, ends_task
 from asyncbg.core.event import EventType, dump
-from asyncbg.core.job import Cancelled, Done, Failed, JobError, Lease, Outcome, Released, Retry
+from asyncbg.core.job import Cancelled, Done, Failed, JobFailure, Lease, Outcome, Released, Retry
 from asyncbg.engine.context import CurrentJob
 from asyncbg.engine.executor import Executor
 from asyncbg.engine.failure import describe
@@ -31,7 +31,7 @@ _CLAIM_PAUSE_S = 0.5
 _QUARANTINE_MS = 60_000
 _LONGEST_CLAIM_S = 10.0
 _LONGEST_SETTLE_S = 10.0
-_FUNCTION_GONE = JobError(
+_FUNCTION_GONE = JobFailure(
     type="NotDurableError", message="its function is not kept here any more; hand over a module-level function"
 )
 

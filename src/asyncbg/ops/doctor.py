@@ -18,13 +18,13 @@ from asyncbg.core.event import dump
 from asyncbg.engine.unknown_task import NO_SUCH_TASK
 from asyncbg.errors import SettingsError
 from asyncbg.ops.open_store import database_file
-from asyncbg.privacy.encryption import Seal
+from asyncbg.privacy.encryption import Encryption
 from asyncbg.service.integrations import activity, imports
 from asyncbg.settings import Settings, SmtpSettings, load_settings
 from asyncbg.store.sql import load_statements
 from asyncbg.store.sqlite import MIGRATIONS
 from asyncbg.store.sqlite.database import OLDEST_SQLITE
-from asyncbg.store.sqlite.process_slot import Place
+from asyncbg.store.sqlite.process_slot import ProcessSlot
 from asyncbg.store.sqlite.wal_limit import MOST_BYTES, WANTED_BYTES
 
 SQL = load_statements("doctor.sql")
@@ -37,7 +37,7 @@ _KNOWN = {
 _MOST_TASKS = 5
 _WAL_BUG = ((3, 7, 0), (3, 51, 2))
 _WAL_BUG_FIXED = frozenset({(3, 44, 6), (3, 50, 7)})
-"""https://www.sqlite.org/wal.html#walresetbug; ``log_limit.py`` says how it is avoided."""
+"""https://www.sqlite.org/wal.html#walresetbug; ``wal_limit.py`` says how it is avoided."""
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "fuse"}
 )
@@ -97,7 +97,7 @@ async def diagnose(overrides: Mapping[str, Any] | None = None, *, clock: Clock |
     except SettingsError as error:
         remedy = "correct it as it says; `asyncbg settings show --sources` tells where each comes from"
         return [fail("settings", str(error), remedy), check_sqlite(sqlite3.sqlite_version_info), check_clock(clock)]
-    place = Place(path)
+    slot = ProcessSlot(path)
     return [
         well("settings", f"profile {settings.profile} loads"),
         check_sqlite(sqlite3.sqlite_version_info),
@@ -106,8 +106,8 @@ async def diagnose(overrides: Mapping[str, Any] | None = None, *, clock: Clock |
         check_data_dir_access(settings.data_dir),
         check_disk(path),
         check_log(path),
-        *check_content(path, place, clock, settings.privacy.keys()),
-        check_processes(place),
+        *check_content(path, slot, clock, settings.privacy.keys()),
+        check_processes(slot),
         await check_smtp(settings.smtp),
     ]
 
@@ -236,10 +236,10 @@ def processes_with(path: Path) -> list[int]:
     return sorted(found)
 
 
-def check_processes(place: Place) -> Finding:
+def check_processes(slot: ProcessSlot) -> Finding:
     """Whether something has held the event loop of a process that runs now."""
     try:
-        return check_loops(place.notes())
+        return check_loops(slot.read_notes())
     except OSError as error:
         remedy = "run the doctor as the user that runs asyncbg, with file descriptors to spare"
         return fail("event loop", f"the processes cannot be looked at: {_reason(error)}", remedy)
@@ -263,7 +263,7 @@ def check_loops(notes: Mapping[str, str]) -> Finding:
 # What is stored
 
 
-def check_content(path: Path, place: Place, clock: Clock, keys: Sequence[bytes] = ()) -> list[Finding]:
+def check_content(path: Path, slot: ProcessSlot, clock: Clock, keys: Sequence[bytes] = ()) -> list[Finding]:
     """Schema, jobs, encryption and clock, as the database tells."""
     if not path.is_file() or not path.stat().st_size:
         return [well("schema", "no tables yet"), well("jobs", "none yet"), check_clock(clock)]
@@ -273,7 +273,7 @@ def check_content(path: Path, place: Place, clock: Clock, keys: Sequence[bytes] 
             if schema.status is not Status.OK:
                 return [schema, check_clock(clock)]
             newest = connection.execute(SQL["newest"]).fetchone()
-            jobs, sealed = check_jobs(connection, place, clock), check_encryption(connection, keys)
+            jobs, sealed = check_jobs(connection, slot, clock), check_encryption(connection, keys)
             return [schema, jobs, sealed, check_clock(clock, newest[0] if newest else 0)]
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
@@ -300,10 +300,10 @@ def check_schema(connection: sqlite3.Connection) -> Finding:
     return well("schema", f"version {found['engine']}")
 
 
-def check_jobs(connection: sqlite3.Connection, place: Place, clock: Clock) -> Finding:
+def check_jobs(connection: sqlite3.Connection, slot: ProcessSlot, clock: Clock) -> Finding:
     """Jobs that are lost, that took processes down, or that nobody runs."""
     running = dict(connection.execute(SQL["running"]).fetchall())
-    lost = sum(running[name] for name in place.gone(running))
+    lost = sum(running[name] for name in slot.gone(running))
     crashed, crashes = connection.execute(SQL["crashed"]).fetchone()
     poison = connection.execute(SQL["poison"]).fetchone()[0]
     before_ms = clock.now_ms() - _OVERDUE_MS
@@ -332,7 +332,7 @@ def _unknown_tasks(unknown: Mapping[str, int]) -> str:
 def check_encryption(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Finding:
     """Whether every encrypted value can be read with one of the keys."""
     try:
-        known = Seal(keys).key_ids
+        known = Encryption(keys).key_ids
     except SettingsError as error:
         return fail("encryption", str(error), "install it as it says")
     used = dict(connection.execute(SQL["sealed"]).fetchall())

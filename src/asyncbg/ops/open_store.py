@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-from asyncbg.core.presence import is_file
+from asyncbg.core.files import is_file
 from asyncbg.errors import DatabaseError, SettingsError
 from asyncbg.privacy import use_pseudonym_key
-from asyncbg.privacy.encryption import Seal
+from asyncbg.privacy.encryption import Encryption
 from asyncbg.settings import Settings
 from asyncbg.store.sqlite import SQLiteBackend
 from asyncbg.store.sqlite.database import MEMORY, Database, sqlite_path, translate
-from asyncbg.store.sqlite.process_slot import Place
-from asyncbg.store.sqlite.wal_limit import LogLimit
+from asyncbg.store.sqlite.process_slot import ProcessSlot
+from asyncbg.store.sqlite.wal_limit import WalLimit
 
 _LOG_S, _LOOK_S, _BUSY_MS = 30.0, 0.05, 1_000
 
@@ -53,8 +53,8 @@ async def open_store(settings: Settings, *, create: bool = False) -> AsyncIterat
         use_pseudonym_key(settings.privacy.pseudonym_key.get_secret_value().encode())
     path = database_file(settings)
     shown = str(path) if create or has_database(path) else MEMORY
-    seal = Seal(settings.privacy.keys())
-    backend = SQLiteBackend(Database(shown, readers=1), seal=seal)
+    encryption = Encryption(settings.privacy.keys())
+    backend = SQLiteBackend(Database(shown, readers=1), encryption=encryption)
     await backend.attach()
     try:
         yield backend
@@ -67,7 +67,7 @@ def empty_log(path: Path, *, wait_s: float = _LOG_S) -> bool:
 
     False: a reader was in the way all the time. Raises DatabaseError.
     """
-    limit = LogLimit(str(path), busy_timeout_ms=_BUSY_MS)
+    limit = WalLimit(str(path), busy_timeout_ms=_BUSY_MS)
     try:
         limit.open()
         with closing(sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None)) as connection:
@@ -80,7 +80,7 @@ def empty_log(path: Path, *, wait_s: float = _LOG_S) -> bool:
         limit.close()
 
 
-def _empty(limit: LogLimit, connection: sqlite3.Connection, wait_s: float) -> bool:
+def _empty(limit: WalLimit, connection: sqlite3.Connection, wait_s: float) -> bool:
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     deadline_s = time.monotonic() + wait_s
     while not limit.empty(connection):
@@ -93,6 +93,6 @@ def _empty(limit: LogLimit, connection: sqlite3.Connection, wait_s: float) -> bo
 def processes_at(path: Path) -> int:
     """How many processes run the jobs of this database now. Raises DatabaseError where that cannot be told."""
     try:
-        return len(Place(path).held())
+        return len(ProcessSlot(path).held())
     except OSError as error:
         raise DatabaseError(f"cannot look at the processes of {path}: {error.strerror}") from error

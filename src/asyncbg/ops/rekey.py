@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from asyncbg.errors import SettingsError, UnreadableError
-from asyncbg.store.encrypted import replace_lookup
+from asyncbg.store.encrypted import replace_digest_key
 from asyncbg.store.sqlite import SQLiteBackend
 
 _SLICE = 200
@@ -36,10 +36,10 @@ async def rekey(store: SQLiteBackend) -> Rekeyed:
 
     A job that changes meanwhile is written by its service, under the first key too. Raises SettingsError without keys.
     """
-    seal = store.seal
-    if not seal.is_on:
+    encryption = store.encryption
+    if not encryption.is_on:
         raise SettingsError("ASYNCBG_PRIVACY__ENCRYPTION_KEYS is empty; set it to the key to encrypt with")
-    await replace_lookup(store.database, seal)
+    await replace_digest_key(store.database, encryption)
     done, after = Rekeyed(), -1
     while rows := await store.database.read(partial(_read, after)):
         after = rows[-1][0]
@@ -64,7 +64,7 @@ async def _rekey_tracebacks(store: SQLiteBackend, done: Rekeyed) -> None:
         changed = []
         for n, attempt, job_id, stored in rows:
             try:
-                anew = store.seal.reseal(stored, job_id, "traceback")
+                anew = store.encryption.reencrypt(stored, job_id, "traceback")
             except UnreadableError:
                 done.unreadable += 1
                 continue
@@ -75,13 +75,13 @@ async def _rekey_tracebacks(store: SQLiteBackend, done: Rekeyed) -> None:
 
 def _anew(store: SQLiteBackend, row: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """The values of ``_WRITE``; None where nothing is to be changed."""
-    seal, (n, job_id, args, result, idempotency_key, fingerprint, unique_key) = store.seal, row
+    encryption, (n, job_id, args, result, idempotency_key, fingerprint, unique_key) = store.encryption, row
     new = (
-        seal.reseal(args, job_id, "args"),
-        None if result is None else seal.reseal(result, job_id, "result"),
-        seal.digest(idempotency_key, "idempotency_key"),
-        seal.digest(fingerprint, "fingerprint"),
-        seal.digest(unique_key, "unique_key"),
+        encryption.reencrypt(args, job_id, "args"),
+        None if result is None else encryption.reencrypt(result, job_id, "result"),
+        encryption.digest(idempotency_key, "idempotency_key"),
+        encryption.digest(fingerprint, "fingerprint"),
+        encryption.digest(unique_key, "unique_key"),
     )
     return None if new == row[2:] else (*new, n, args, result)
 

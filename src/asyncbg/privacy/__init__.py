@@ -4,10 +4,10 @@ The marker is the rule, the patterns are the net below it: ``redact`` knows only
 personal or secret.
 """
 
-from asyncbg.privacy.log_filter import RedactingFilter
-from asyncbg.privacy.marker import Personal
-from asyncbg.privacy.patterns.net import redact, redact_json
-from asyncbg.privacy.pseudonym import CARD, SECRET, mask, pseudonym, use_pseudonym_key
+from asyncbg.privacy.log_redaction import RedactingFilter
+from asyncbg.privacy.marks import Personal
+from asyncbg.privacy.patterns.redaction import redact, redact_json
+from asyncbg.privacy.pseudonyms import CARD, SECRET, mask, pseudonym, use_pseudonym_key
 
 __all__ = [
     "CARD",

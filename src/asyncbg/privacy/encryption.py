@@ -37,12 +37,12 @@ def read_key(text: str) -> bytes:
     return key
 
 
-def is_sealed(text: str) -> bool:
+def is_encrypted(text: str) -> bool:
     """Whether a stored value is ciphertext."""
     return text.startswith(_PREFIX)
 
 
-def key_of(text: str) -> str:
+def key_id_of(text: str) -> str:
     """The id of the key that a stored value is encrypted with."""
     return text[len(_PREFIX) :].partition(":")[0]
 
@@ -53,7 +53,7 @@ def require_readable(text: str) -> None:
         raise UnreadableError(str(json.loads(text)["[encrypted]"]))
 
 
-class Seal:
+class Encryption:
     """A key ring. Without keys it encrypts nothing, and reads what is not encrypted."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
@@ -72,7 +72,7 @@ class Seal:
         """The ids of the keys, the one that encrypts first."""
         return tuple(self._ciphers)
 
-    def seal(self, text: str, job_id: str, field: str) -> str:
+    def encrypt(self, text: str, job_id: str, field: str) -> str:
         """``text`` as it is stored in ``field`` of the job."""
         if not self._ciphers:
             return text
@@ -80,15 +80,15 @@ class Seal:
         box = self._ciphers[self._first].encrypt(nonce, text.encode("utf-8", "surrogatepass"), _bound_to(job_id, field))
         return f"{_PREFIX}{self._first}:{binascii.b2a_base64(nonce + box, newline=False).decode()}"
 
-    def open(self, stored: str, job_id: str, field: str) -> str:
+    def decrypt(self, stored: str, job_id: str, field: str) -> str:
         """What is stored in ``field`` of the job, decrypted where it is encrypted. Raises UnreadableError."""
         if not stored.startswith(_PREFIX):
             return stored
-        cipher = self._ciphers.get(key_of(stored))
+        cipher = self._ciphers.get(key_id_of(stored))
         if cipher is None:
             raise UnreadableError(
                 f"the {_WORDS.get(field, field)} of this job can be read only with the encryption key "
-                f"of id {key_of(stored)}, which is not in ASYNCBG_PRIVACY__ENCRYPTION_KEYS; add it there"
+                f"of id {key_id_of(stored)}, which is not in ASYNCBG_PRIVACY__ENCRYPTION_KEYS; add it there"
             )
         try:
             box = binascii.a2b_base64(stored[len(_PREFIX) + _ID_CHARS + 1 :], strict_mode=True)
@@ -100,28 +100,28 @@ class Seal:
             ) from None
         return opened.decode("utf-8", "surrogatepass")
 
-    def show(self, stored: str, job_id: str, field: str) -> str:
+    def decrypt_or_explain(self, stored: str, job_id: str, field: str) -> str:
         """The same; what cannot be decrypted is JSON that says why, and :func:`require_readable` knows it."""
         if not stored.startswith(_PREFIX):
             return stored
         try:
-            return self.open(stored, job_id, field)
+            return self.decrypt(stored, job_id, field)
         except UnreadableError as error:
             return json.dumps({"[encrypted]": str(error)})
 
-    def reseal(self, stored: str, job_id: str, field: str) -> str:
+    def reencrypt(self, stored: str, job_id: str, field: str) -> str:
         """The stored value under the first key; itself where it is so already. Raises UnreadableError."""
-        if is_sealed(stored) and key_of(stored) == self._first:
+        if is_encrypted(stored) and key_id_of(stored) == self._first:
             return stored
-        return self.seal(self.open(stored, job_id, field), job_id, field)
+        return self.encrypt(self.decrypt(stored, job_id, field), job_id, field)
 
-    def new_lookup(self) -> str:
+    def new_digest_key(self) -> str:
         """A fresh key for :meth:`digest`, to be stored: encrypted under the first key."""
-        return self.seal(os.urandom(KEY_BYTES).hex(), "", "lookup")
+        return self.encrypt(os.urandom(KEY_BYTES).hex(), "", "lookup")
 
-    def use_lookup(self, stored: str) -> None:
+    def use_digest_key(self, stored: str) -> None:
         """Take the database's own key for :meth:`digest`. Raises UnreadableError."""
-        self._lookup = bytes.fromhex(self.open(stored, "", "lookup"))
+        self._lookup = bytes.fromhex(self.decrypt(stored, "", "lookup"))
 
     def digest(self, text: str | None, field: str) -> str | None:
         """What is stored of a text that is only ever compared: a keyed digest (HMAC-SHA256), always the same."""

@@ -16,7 +16,8 @@ from typing import Any, Union, get_args, get_origin
 import typing_extensions
 from pydantic import BaseModel, RootModel
 
-from asyncbg.privacy import Personal, mask, redact, redact_json
+from asyncbg.privacy.patterns.redaction import redact, redact_json
+from asyncbg.privacy.pseudonyms import mask
 
 Mark = str | Mapping[str, "Mark"]
 EVERY = "*"
@@ -27,6 +28,20 @@ _UNNAMED = "personal"
 _SHORTEST = {str: 3, int: 6}
 """What is shorter may be a common word, or a count, and is looked for nowhere else."""
 _MOST_VALUES = 1_000
+
+
+class Personal:
+    """Marks a parameter or a field as personal: ``Annotated[str, Personal("email")]``, or just ``Personal``."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str = "personal") -> None:
+        """``kind`` names what it is in the pseudonym: ``[email:ab12cd34]``; a ``secret`` gets no pseudonym at all."""
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        """As written in an annotation."""
+        return f"Personal({self.kind!r})"
 
 
 def mark_of(annotation: Any) -> Mark | None:
@@ -108,7 +123,7 @@ def masked_result(result: Any, marks: Mapping[str, Mark]) -> Any:
     return result if mark is None else masked(result, mark)
 
 
-class StandIns:
+class ArgumentRedactor:
     """Knows the personal values of one job, and puts a pseudonym wherever one of them turns up in a text."""
 
     def __init__(self, args: Mapping[str, Any], marks: Mapping[str, Mark]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from asyncbg.core.presence import is_file, names_in
+from asyncbg.core.files import is_file, names_in
 from asyncbg.errors import SettingsError
 from asyncbg.settings.layer import SECRETS_DIR, Layer, of_tree, of_variables
 from asyncbg.settings.schema import PREFIX, Schema

@@ -156,15 +156,15 @@ class Backend(Protocol):
         """
         ...
 
-    def note(self, text: str) -> None:
+    def write_note(self, text: str) -> None:
         """Leave word, up to 4 kB, for whoever looks from outside (``asyncbg doctor``). From any thread."""
         ...
 
-    async def keep_counts(self, text: str) -> None:
+    async def save_counters(self, text: str) -> None:
         """Keep this process's counters where the others find them, in place of what was kept before. Raises OSError."""
         ...
 
-    async def kept_counts(self) -> tuple[str | None, Sequence[str]]:
+    async def load_counters(self) -> tuple[str | None, Sequence[str]]:
         """The counters kept for this place, at the start by its last holder, and for the others. Raises OSError."""
         ...
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from asyncbg.core.job import Done, JobRecord, Lease, NewJob
 from asyncbg.errors import UnreadableError
-from asyncbg.privacy.encryption import Seal, is_sealed, key_of
+from asyncbg.privacy.encryption import Encryption, is_encrypted, key_id_of
 from asyncbg.store.base import Settlement
 from asyncbg.store.sqlite.database import Database
 
@@ -18,52 +18,56 @@ _READ = "SELECT sealed FROM lookup_key"
 _WRITE = "INSERT OR REPLACE INTO lookup_key VALUES (1, ?)"
 
 
-def sealed_job(job: NewJob, seal: Seal) -> NewJob:
+def encrypt_job(job: NewJob, encryption: Encryption) -> NewJob:
     """The job as it is stored."""
-    return job._replace(args=seal.seal(job.args, job.id, "args"))
+    return job._replace(args=encryption.encrypt(job.args, job.id, "args"))
 
 
-def digested_job(job: NewJob, seal: Seal) -> NewJob:
+def digest_keys(job: NewJob, encryption: Encryption) -> NewJob:
     """The job with everything that is only compared as a digest: a key may be made of arguments."""
     if job.idempotency_key is None and job.unique_key is None:
         return job
     return job._replace(
-        idempotency_key=seal.digest(job.idempotency_key, "idempotency_key"),
-        fingerprint=seal.digest(job.fingerprint, "fingerprint"),
-        unique_key=seal.digest(job.unique_key, "unique_key"),
+        idempotency_key=encryption.digest(job.idempotency_key, "idempotency_key"),
+        fingerprint=encryption.digest(job.fingerprint, "fingerprint"),
+        unique_key=encryption.digest(job.unique_key, "unique_key"),
     )
 
 
-def sealed_settlement(item: Settlement, seal: Seal) -> Settlement:
+def encrypt_settlement(item: Settlement, encryption: Encryption) -> Settlement:
     """The end of an attempt as it is stored."""
     if not isinstance(item.outcome, Done):
         return item
-    return replace(item, outcome=Done(seal.seal(item.outcome.result, item.lease.id, "result")))
+    return replace(item, outcome=Done(encryption.encrypt(item.outcome.result, item.lease.id, "result")))
 
 
-def opened_lease(lease: Lease, seal: Seal) -> Lease:
+def decrypt_lease(lease: Lease, encryption: Encryption) -> Lease:
     """A claimed job as its task needs it; arguments that cannot be decrypted say why, and fail the job."""
-    return lease._replace(args=seal.show(lease.args, lease.id, "args")) if is_sealed(lease.args) else lease
+    return (
+        lease._replace(args=encryption.decrypt_or_explain(lease.args, lease.id, "args"))
+        if is_encrypted(lease.args)
+        else lease
+    )
 
 
-def opened(record: JobRecord, seal: Seal) -> JobRecord:
+def decrypt_record(record: JobRecord, encryption: Encryption) -> JobRecord:
     """A job as it is looked at; what cannot be decrypted says why."""
-    if not (is_sealed(record.args) or (record.result is not None and is_sealed(record.result))):
+    if not (is_encrypted(record.args) or (record.result is not None and is_encrypted(record.result))):
         return record
-    result = None if record.result is None else seal.show(record.result, record.id, "result")
-    return replace(record, args=seal.show(record.args, record.id, "args"), result=result)
+    result = None if record.result is None else encryption.decrypt_or_explain(record.result, record.id, "result")
+    return replace(record, args=encryption.decrypt_or_explain(record.args, record.id, "args"), result=result)
 
 
-async def use_lookup(database: Database, seal: Seal) -> None:
-    """Give ``seal`` the key under which this database digests what is compared; the first time, make one."""
-    if not seal.is_on:
+async def load_digest_key(database: Database, encryption: Encryption) -> None:
+    """Give ``encryption`` the key under which this database digests what is compared; the first time, make one."""
+    if not encryption.is_on:
         return
     try:
         stored = await database.read(_find)
-        if stored is None or key_of(stored) != seal.key_ids[0]:
+        if stored is None or key_id_of(stored) != encryption.key_ids[0]:
             await database.migrate("seal", [_SCHEMA])
-            stored = await database.write(lambda connection: _keep(connection, seal))
-        seal.use_lookup(stored)
+            stored = await database.write(lambda connection: _keep(connection, encryption))
+        encryption.use_digest_key(stored)
     except UnreadableError:
         logger.warning(
             "not all encryption keys of this database are in ASYNCBG_PRIVACY__ENCRYPTION_KEYS: jobs and idempotency "
@@ -71,11 +75,11 @@ async def use_lookup(database: Database, seal: Seal) -> None:
         )
 
 
-async def replace_lookup(database: Database, seal: Seal) -> None:
+async def replace_digest_key(database: Database, encryption: Encryption) -> None:
     """Begin anew with a key of our own where the stored one can never be read again."""
     await database.migrate("seal", [_SCHEMA])
-    stored = await database.write(lambda connection: _keep(connection, seal, anew=True))
-    seal.use_lookup(stored)
+    stored = await database.write(lambda connection: _keep(connection, encryption, anew=True))
+    encryption.use_digest_key(stored)
 
 
 def _find(connection: sqlite3.Connection) -> str | None:
@@ -84,14 +88,14 @@ def _find(connection: sqlite3.Connection) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _keep(connection: sqlite3.Connection, seal: Seal, *, anew: bool = False) -> str:
+def _keep(connection: sqlite3.Connection, encryption: Encryption, *, anew: bool = False) -> str:
     """The stored key under the first key of the ring. Raises UnreadableError."""
     row = connection.execute(_READ).fetchone()
     try:
-        sealed = seal.new_lookup() if row is None else seal.reseal(row[0], "", "lookup")
+        sealed = encryption.new_digest_key() if row is None else encryption.reencrypt(row[0], "", "lookup")
     except UnreadableError:
         if not anew:
             raise
-        sealed = seal.new_lookup()
+        sealed = encryption.new_digest_key()
     connection.execute(_WRITE, (sealed,))
     return sealed

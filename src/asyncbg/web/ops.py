@@ -108,7 +108,7 @@ async def _database_works(engine: Engine) -> bool:
 async def _other_processes(engine: Engine) -> tuple[Sequence[str] | None, int]:
     """What the other processes have counted, and how many run; None where that cannot be told, which is not zero."""
     try:
-        return (await engine.backend.kept_counts())[1], await engine.backend.processes()
+        return (await engine.backend.load_counters())[1], await engine.backend.processes()
     except (OSError, NotRunningError) as error:
         if isinstance(error, OSError):
             logger.warning("the counters of the other processes cannot be read: %s", error.strerror)

@@ -24,12 +24,12 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from asyncbg.core.json_text import HeavyJsonError, require_light
-from asyncbg.core.keyset_page import BadCursorError
 from asyncbg.core.validation_errors import clean_error
 from asyncbg.errors import (
     ArgumentsError,
     AsyncBGError,
     AuthError,
+    BadCursorError,
     CrossSiteError,
     DatabaseError,
     ErrorItem,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asyncbg.core.presence import files_below
+from asyncbg.core.files import files_below
 from asyncbg.ops.erasure.address import Address
 
 _LOG = "notifications.log"

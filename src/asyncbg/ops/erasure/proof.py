@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asyncbg.core.presence import files_below, is_file, names_in
+from asyncbg.core.files import files_below, is_file, names_in
 from asyncbg.ops.erasure.address import Address
 
 _CHUNK = 8 << 20

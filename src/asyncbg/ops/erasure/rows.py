@@ -129,7 +129,7 @@ class Rows:
 
     def _readable(self, stored: str, job_id: str) -> str | None:
         try:
-            return self._store.seal.open(stored, job_id, "traceback")
+            return self._store.encryption.decrypt(stored, job_id, "traceback")
         except UnreadableError:
             self.remarks.unreadable.add(job_id)
             return None
@@ -173,7 +173,7 @@ class Rows:
     def _opened(self, job_id: str, texts: dict[str, str | None]) -> dict[str, str | None]:
         for name in ("args", "result"):
             try:
-                texts[name] = self._store.seal.open(texts[name] or "", job_id, name) or None
+                texts[name] = self._store.encryption.decrypt(texts[name] or "", job_id, name) or None
             except UnreadableError:
                 self.remarks.unreadable.add(job_id)
                 texts[name] = "{}" if name == "args" else "null"
@@ -181,15 +181,15 @@ class Rows:
 
     def _forgotten(self, job: FoundJob) -> tuple[Any, ...]:
         """What stays of a job: who it was for, or whose it was, can be told from nothing of it."""
-        hide, seal = self._address.hidden, self._store.seal
+        hide, encryption = self._address.hidden, self._store.encryption
         texts = _emptied(job.texts) if self._address.is_in(job.texts["owner"] or "") else job.texts
         args = self._address.hidden_json(masked_arguments(json.loads(texts["args"] or "{}"), job.marks))
         result = texts["result"]
         if result is not None:
             shown = self._address.hidden_json(masked_result(json.loads(result), job.marks))
-            result = seal.seal(json.dumps(shown, ensure_ascii=False), job.id, "result")
+            result = encryption.encrypt(json.dumps(shown, ensure_ascii=False), job.id, "result")
         rest = [None if (text := texts[name]) is None else hide(text) for name in _JOB_TEXTS[2:7]]
-        return (seal.seal(json.dumps(args, ensure_ascii=False), job.id, "args"), result, *rest, job.n)
+        return (encryption.encrypt(json.dumps(args, ensure_ascii=False), job.id, "args"), result, *rest, job.n)
 
     def _hidden(self, table: str, text: str | None) -> str | None:
         """A free text that names the person goes whole; JSON keeps its form."""

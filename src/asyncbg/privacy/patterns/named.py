@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from asyncbg.privacy.patterns.secret_heuristics import Kind, is_secret, kind_of
 from asyncbg.privacy.patterns.words import PASSWORD, alternatives
-from asyncbg.privacy.pseudonym import SECRET
+from asyncbg.privacy.pseudonyms import SECRET
 
 HINTS = (
     *("pass", "pwd", "pw", "contrase", "mot de", "mot_de", "secret", "token", "credential", "cookie", "key", "auth"),

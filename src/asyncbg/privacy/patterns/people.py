@@ -2,7 +2,7 @@
 
 import re
 
-from asyncbg.privacy.pseudonym import CARD, SOME_IBAN, pseudonym
+from asyncbg.privacy.pseudonyms import CARD, SOME_IBAN, pseudonym
 
 # A letter of any script with the marks that ``\w`` leaves out (combining, Indic, Thai, joiners).
 _W = r"\w\u0300-\u036f\u0900-\u0dff\u0e00-\u0eff\u200c\u200d"

@@ -3,7 +3,7 @@
 import re
 
 from asyncbg.privacy.patterns.words import PHONE, alternatives
-from asyncbg.privacy.pseudonym import SOME_PHONE, digits_of, pseudonym
+from asyncbg.privacy.pseudonyms import SOME_PHONE, digits_of, pseudonym
 
 # ITU-T E.164: calling codes with the digits that may follow each; others of the list get 6 to 12.
 _CODES = """

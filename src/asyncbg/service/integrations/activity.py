@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncbg.core.clock import Clock
 from asyncbg.core.job import ANONYMOUS
-from asyncbg.core.keyset_page import Page, before, page_of
+from asyncbg.core.keyset_page import Page, build_page, parse_cursor
 from asyncbg.store.sqlite.database import Database, Guard, unguarded
 
 MAX_ACTIONS = 100
@@ -211,9 +211,9 @@ class Activity:
     ) -> Page[ActivityItem]:
         """A page of the user's log, newest first. Raises BadCursorError."""
         statement, whose = _of(owner, _LOG)
-        wanted = (user_id, *whose, before(cursor), limit + 1)
+        wanted = (user_id, *whose, parse_cursor(cursor), limit + 1)
         rows = await self._database.read(lambda connection: connection.execute(statement, wanted).fetchone()[0])
-        return page_of([(row[0], ActivityItem(*row)) for row in json.loads(rows)], limit)
+        return build_page([(row[0], ActivityItem(*row)) for row in json.loads(rows)], limit)
 
     async def statistics(self, user_id: int, *, owner: str | None = None) -> Statistics:
         """What the log adds up to now, every committed row counted."""

@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 
 from asyncbg.core.clock import Clock
 from asyncbg.core.job import ANONYMOUS
-from asyncbg.core.keyset_page import Page, before, page_of
+from asyncbg.core.keyset_page import Page, build_page, parse_cursor
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.service.integrations.csv_dialect import Quoting
 from asyncbg.service.integrations.csv_encoding import Source, shown_encoding
@@ -345,9 +345,9 @@ class Imports:
     ) -> Page[ImportRecord]:
         """A page of the user's imports, of one owner or of all, newest first. Raises BadCursorError."""
         statement = _LIST if owner is None else _LIST.replace("user_id = ?", "user_id = ? AND owner = ?")
-        wanted = (MAX_REJECTIONS, user_id, *([owner] if owner is not None else []), before(cursor), limit + 1)
+        wanted = (MAX_REJECTIONS, user_id, *([owner] if owner is not None else []), parse_cursor(cursor), limit + 1)
         rows = await self._database.read(lambda connection: connection.execute(statement, wanted).fetchone()[0])
-        return page_of([(row[0], _record(row[1:])) for row in json.loads(rows)], limit)
+        return build_page([(row[0], _record(row[1:])) for row in json.loads(rows)], limit)
 
     async def rejected(self, import_id: str, *, user_id: int, owner: str | None = None) -> RejectedRows | None:
         """The rejected rows of an import with their cells, as many as are kept; None if the user has no such import."""

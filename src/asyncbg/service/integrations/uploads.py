@@ -15,7 +15,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from asyncbg.core.clock import Clock
-from asyncbg.core.presence import names_in
+from asyncbg.core.files import names_in
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.service.integrations.own_directory import make_own_directory
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from anyio.to_thread import run_sync
 
 from asyncbg.core.clock import Clock
-from asyncbg.core.presence import is_directory
+from asyncbg.core.files import is_directory
 from asyncbg.service.integrations.own_directory import make_own_directory
 
 logger = logging.getLogger("asyncbg")

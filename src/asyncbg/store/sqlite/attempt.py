@@ -8,14 +8,14 @@ from typing import Any, assert_never
 from asyncbg.core.clock import Clock
 from asyncbg.core.event import Event, EventType, dump
 from asyncbg.core.ids import random_token
-from asyncbg.core.job import Cancelled, Done, Failed, JobError, JobState, Lease, Released, Retry
-from asyncbg.privacy.encryption import Seal
+from asyncbg.core.job import Cancelled, Done, Failed, JobFailure, JobState, Lease, Released, Retry
+from asyncbg.privacy.encryption import Encryption
 from asyncbg.store.base import Claimed, Settlement
-from asyncbg.store.encrypted import opened_lease, sealed_settlement
+from asyncbg.store.encrypted import decrypt_lease, encrypt_settlement
 from asyncbg.store.sqlite.batch import queue, release_next
 from asyncbg.store.sqlite.database import Transaction
 from asyncbg.store.sqlite.event_log import Log, tell
-from asyncbg.store.sqlite.process_slot import Place
+from asyncbg.store.sqlite.process_slot import ProcessSlot
 from asyncbg.store.sqlite.statement import SQL, insert_rows, read_json
 
 # Plain strings: an enum's ``value`` costs a call each time, and a job needs a dozen.
@@ -36,11 +36,11 @@ _RAISED = (Failed, Retry)
 class AttemptLanes:
     """What the jobs that run at one place need written."""
 
-    def __init__(self, clock: Clock, seal: Seal, place: Place) -> None:
+    def __init__(self, clock: Clock, encryption: Encryption, slot: ProcessSlot) -> None:
         """Made by the backend."""
         self._clock = clock
-        self._seal = seal
-        self._place = place
+        self._encryption = encryption
+        self._slot = slot
 
     def claim(self, tx: Transaction, requests: list[tuple[int, float, Collection[str]]]) -> list[Claimed]:
         """Take up to so many queued jobs, for so long, leaving some tasks to others."""
@@ -54,7 +54,7 @@ class AttemptLanes:
             queue(tx, due, now_ms)
         found, next_due_ms = self._find_ready(tx, limit, skip)
         token = random_token()
-        leases = [opened_lease(Lease._make([*row, token]), self._seal) for row in json.loads(found)]
+        leases = [decrypt_lease(Lease._make([*row, token]), self._encryption) for row in json.loads(found)]
         if leases:
             tx.connection.execute(
                 SQL["claim_jobs"],
@@ -62,7 +62,7 @@ class AttemptLanes:
                     "ns": json.dumps([lease.n for lease in leases]),
                     "token": token,
                     "lease_until": self._clock.monotonic_ms() + int(lease_s * 1000),
-                    "place": self._place.name,
+                    "place": self._slot.name,
                     "now_ms": now_ms,
                 },
             )
@@ -72,14 +72,14 @@ class AttemptLanes:
     def _find_ready(self, tx: Transaction, limit: int, skip: Collection[str]) -> tuple[str, int | None]:
         """The next jobs to run, as JSON, and when the next scheduled one is due."""
         if not skip:
-            statement, values = _READ_READY, {"place": self._place.name, "limit": limit}
+            statement, values = _READ_READY, {"place": self._slot.name, "limit": limit}
         else:
             statement, values = _READ_CHOSEN, {"ns": json.dumps(self._find_known(tx, limit, skip))}
         return tx.connection.execute(statement, values).fetchone()  # type: ignore[no-any-return]
 
     def _find_known(self, tx: Transaction, limit: int, skip: Collection[str]) -> list[int]:
         """The next jobs of every task but some: the first of each task, merged."""
-        values = {"place": self._place.name, "limit": limit}
+        values = {"place": self._slot.name, "limit": limit}
         found = read_json(tx.connection, "find_ready_here", values)
         for task in read_json(tx.connection, "find_ready_tasks", {"skip": json.dumps(sorted(skip))}):
             found += read_json(tx.connection, "find_ready_of_task", {"task": task, "limit": limit})
@@ -106,8 +106,8 @@ class AttemptLanes:
             results.append(held in live)
             if held not in live:
                 continue
-            if self._seal.is_on:
-                item = sealed_settlement(item, self._seal)  # noqa: PLW2901 - from here on as it is stored
+            if self._encryption.is_on:
+                item = encrypt_settlement(item, self._encryption)  # noqa: PLW2901 - from here on as it is stored
             cancel_reason, progress = live.pop(held)
             row, event_type, data = _verdict(item, cancel_reason, now_ms)
             is_news = item.progress is not None and item.progress != progress
@@ -121,23 +121,23 @@ class AttemptLanes:
         if values:
             insert_rows(tx, "settle_jobs", 11, values)
             tell(tx, told)
-            for place, error in raised.items():
-                tx.notes[place - len(told)] = tx.notes[place - len(told)]._replace(error=error)
+            for index, error in raised.items():
+                tx.notes[index - len(told)] = tx.notes[index - len(told)]._replace(error=error)
             release_next(tx, ended, now_ms)
         return results
 
-    def _keep_failed(self, tx: Transaction, lease: Lease, error: JobError) -> None:
-        traceback = error.traceback and self._seal.seal(error.traceback, lease.id, "traceback")
+    def _keep_failed(self, tx: Transaction, lease: Lease, error: JobFailure) -> None:
+        traceback = error.traceback and self._encryption.encrypt(error.traceback, lease.id, "traceback")
         key = {"n": lease.n, "attempt": lease.attempt}
-        tx.connection.execute(SQL["keep_failed"], {**key, "place": self._place.name, "traceback": traceback})
+        tx.connection.execute(SQL["keep_failed"], {**key, "place": self._slot.name, "traceback": traceback})
         if lease.attempt > _MOST_FAILED:
             tx.connection.execute(SQL["forget_earlier_failed"], {**key, "most": _MOST_FAILED})
 
     def renew(self, tx: Transaction, items: list[float]) -> list[Mapping[str, str | None]]:
         """Prolong the leases of this place; its running jobs, with the reason where a cancel is requested."""
         lease_until = self._clock.monotonic_ms() + int(max(items) * 1000)
-        tx.connection.execute(SQL["renew_leases"], {"lease_until": lease_until, "place": self._place.name})
-        running = {row[0]: row[2] for row in read_json(tx.connection, "running_here", {"place": self._place.name})}
+        tx.connection.execute(SQL["renew_leases"], {"lease_until": lease_until, "place": self._slot.name})
+        running = {row[0]: row[2] for row in read_json(tx.connection, "running_here", {"place": self._slot.name})}
         return [running] * len(items)
 
     def report(self, tx: Transaction, items: list[tuple[Lease, str]]) -> list[bool]:

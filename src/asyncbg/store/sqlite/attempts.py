@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from asyncbg.core.event import EventType
-from asyncbg.core.job import Attempt, JobError
-from asyncbg.privacy.encryption import Seal
+from asyncbg.core.job import Attempt, JobFailure
+from asyncbg.privacy.encryption import Encryption
 from asyncbg.store.sqlite.rescue import WORKER_LOST
 from asyncbg.store.sqlite.statement import SQL, read_json
 
@@ -20,7 +20,7 @@ _OUTCOMES = {
 }
 
 
-def find_attempts(connection: sqlite3.Connection, job_id: str, seal: Seal) -> Sequence[Attempt]:
+def find_attempts(connection: sqlite3.Connection, job_id: str, encryption: Encryption) -> Sequence[Attempt]:
     """The latest attempts, oldest first; none where there is no such job."""
     row = connection.execute(SQL["find_job_of_attempts"], {"id": job_id}).fetchone()
     if row is None:
@@ -33,7 +33,7 @@ def find_attempts(connection: sqlite3.Connection, job_id: str, seal: Seal) -> Se
     for begun, ended in pairs:
         known = (place if begun is pairs[-1][0] else None, None)
         ran_at, traceback = failed.get(begun[2], known)
-        shown = None if traceback is None else seal.show(traceback, job_id, "traceback")
+        shown = None if traceback is None else encryption.decrypt_or_explain(traceback, job_id, "traceback")
         attempts.append(_attempt(begun, ended, ran_at, shown))
     return attempts
 
@@ -59,5 +59,5 @@ def _attempt(begun: Any, ended: Any, place: str | None, traceback: str | None) -
     return Attempt(
         number=number, worker=place, started_at_ms=started_at_ms, ended_at_ms=ended_at_ms,
         outcome=_OUTCOMES.get(kind) or ("lost" if data.get("reason") == WORKER_LOST else "released"),
-        error=JobError(type=error["type"], message=error["message"]) if error else None, traceback=traceback,
+        error=JobFailure(type=error["type"], message=error["message"]) if error else None, traceback=traceback,
     )  # fmt: skip

@@ -15,9 +15,9 @@ from asyncbg.core.clock import Clock, SystemClock
 from asyncbg.core.event import Event, EventFilter
 from asyncbg.core.job import Attempt, JobRecord, JobState, Lease, NewJob, Released
 from asyncbg.errors import IdempotencyError, LeaseLostError, OutageError, OverloadedError
-from asyncbg.privacy.encryption import Seal
+from asyncbg.privacy.encryption import Encryption
 from asyncbg.store.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement, Tail, TaskCount
-from asyncbg.store.encrypted import digested_job, opened, use_lookup
+from asyncbg.store.encrypted import decrypt_record, digest_keys, load_digest_key
 from asyncbg.store.sql import load_script
 from asyncbg.store.sqlite.attempt import AttemptLanes
 from asyncbg.store.sqlite.attempts import find_attempts
@@ -25,7 +25,7 @@ from asyncbg.store.sqlite.caller_transaction import join
 from asyncbg.store.sqlite.database import MEMORY, Database, Guard, Transaction
 from asyncbg.store.sqlite.enqueue import EnqueueLanes
 from asyncbg.store.sqlite.probe import ProbeLane
-from asyncbg.store.sqlite.process_slot import Place
+from asyncbg.store.sqlite.process_slot import CounterFiles, ProcessSlot
 from asyncbg.store.sqlite.purge import purge
 from asyncbg.store.sqlite.quarantine import QuarantineLane
 from asyncbg.store.sqlite.read import (
@@ -41,7 +41,6 @@ from asyncbg.store.sqlite.read import (
 )
 from asyncbg.store.sqlite.rescue import SLICE, RescueLane
 from asyncbg.store.sqlite.schedule import ScheduleLane, remember_slots
-from asyncbg.store.sqlite.shared_counts import SharedCounts
 from asyncbg.store.sqlite.statement import SQL, read_json
 from asyncbg.store.sqlite.steering import SteeringLanes
 from asyncbg.store.sqlite.wall_clock import WallClockLane
@@ -55,22 +54,22 @@ _STALL_S = 0.5
 class SQLiteBackend:
     """Jobs and events in one SQLite database, shared by any number of processes of one machine."""
 
-    def __init__(self, database: Database, *, clock: Clock | None = None, seal: Seal | None = None) -> None:
-        """Use ``database``, which is opened and closed with the backend; ``seal`` encrypts what is stored in it."""
+    def __init__(self, database: Database, *, clock: Clock | None = None, encryption: Encryption | None = None) -> None:
+        """Use ``database``, which is opened and closed with the backend; ``encryption`` encrypts what it stores."""
         self.database = database
         self.clock = clock or SystemClock()
-        self.seal = seal or Seal()
+        self.encryption = encryption or Encryption()
         self.epoch = ""
         self.on_commit: Callable[[Sequence[Event]], None] = lambda events: None
         self.on_progress: Callable[[Sequence[Event]], None] = lambda events: None
-        self._place = Place(None if database.path == MEMORY else Path(database.path))
-        self._counts = SharedCounts(None if database.path == MEMORY else Path(database.path), self._place)
+        self._slot = ProcessSlot(None if database.path == MEMORY else Path(database.path))
+        self._counters = CounterFiles(None if database.path == MEMORY else Path(database.path), self._slot)
         database.after_commit = self._after_commit
-        self._enqueues = EnqueueLanes(self.seal)
+        self._enqueues = EnqueueLanes(self.encryption)
         self._schedules = ScheduleLane(self._enqueues)
-        self._attempts = AttemptLanes(self.clock, self.seal, self._place)
+        self._attempts = AttemptLanes(self.clock, self.encryption, self._slot)
         self._steering = SteeringLanes(self.clock)
-        self._rescues = RescueLane(self.clock, self._place)
+        self._rescues = RescueLane(self.clock, self._slot)
         self._quarantine = QuarantineLane(self.clock)
         self._wall_clock = WallClockLane(self.clock)
         self._probes = ProbeLane(self.clock, self._enqueues, self._attempts)
@@ -78,7 +77,7 @@ class SQLiteBackend:
     @property
     def place(self) -> str:
         """The name of this process's place at the database."""
-        return self._place.name
+        return self._slot.name
 
     async def open(self) -> None:
         """Open the database, bring its tables up to date, take a place and take up what it left behind."""
@@ -87,8 +86,8 @@ class SQLiteBackend:
             await self.database.migrate("engine", MIGRATIONS)
             self._wall_clock.look()
             self.epoch = await self.database.write(self._start_log)
-            await use_lookup(self.database, self.seal)
-            self._place.take()
+            await load_digest_key(self.database, self.encryption)
+            self._slot.acquire()
             await self._rescue([self.place])
         except BaseException:
             await self.close()
@@ -107,7 +106,7 @@ class SQLiteBackend:
                 self._wall_clock.look()
                 epoch = await self.database.write(self._start_log)
             self.epoch = epoch
-            await use_lookup(self.database, self.seal)
+            await load_digest_key(self.database, self.encryption)
         except BaseException:
             await self.close()
             raise
@@ -115,7 +114,7 @@ class SQLiteBackend:
     async def close(self) -> None:
         """Commit what is pending, close the connections, leave the place."""
         await self.database.close()
-        self._place.leave()
+        self._slot.release()
 
     def _start_log(self, connection: sqlite3.Connection) -> str:
         connection.execute(SQL["start_log"], {"epoch": secrets.token_hex(4), "wall_offset": self._wall_clock.offset_ms})
@@ -134,7 +133,7 @@ class SQLiteBackend:
         """Store one batch; returns when it is on disk. Refuses while too much waits for a commit that hangs."""
         if self.database.waiting >= _MOST_WAITING and self.database.stalled_s > _STALL_S:
             raise OverloadedError("too much waits for the database; come back later", retry_after_s=1.0)
-        digested = [digested_job(job, self.seal) for job in jobs] if self.seal.is_on else jobs
+        digested = [digest_keys(job, self.encryption) for job in jobs] if self.encryption.is_on else jobs
         try:
             return await self.database.submit(self._enqueues.enqueue, digested)  # type: ignore[no-any-return]  # a lane's result
         except IdempotencyError as error:
@@ -145,12 +144,12 @@ class SQLiteBackend:
         """Store a job in the open transaction of the caller's own connection; the log's tail tells of its commit."""
 
         def enqueue(tx: Transaction) -> JobRecord | None:
-            (result,) = self._enqueues.enqueue(tx, [[digested_job(job, self.seal)]])
+            (result,) = self._enqueues.enqueue(tx, [[digest_keys(job, self.encryption)]])
             if isinstance(result, Exception):
                 raise result
             return find_record(tx.connection, "id = ?", result.ids[0])
 
-        return opened(cast(JobRecord, await join(connection, self.database.path, enqueue)), self.seal)
+        return decrypt_record(cast(JobRecord, await join(connection, self.database.path, enqueue)), self.encryption)
 
     # Scheduling
 
@@ -162,7 +161,7 @@ class SQLiteBackend:
 
     async def fire(self, schedule: str, slot_ms: int, job: NewJob) -> bool:
         """Store the job of a slot and move the schedule on, unless the slot was fired before."""
-        item = (schedule, slot_ms, digested_job(job, self.seal))
+        item = (schedule, slot_ms, digest_keys(job, self.encryption))
         return await self.database.submit(self._schedules.fire, item)  # type: ignore[no-any-return]
 
     # Running
@@ -237,27 +236,27 @@ class SQLiteBackend:
 
     def beat(self, *, lease_s: float, at_ms: int | None = None) -> None:
         """Tell the other processes that this one lives; needs neither the event loop nor the database."""
-        self._place.beat(self.clock.monotonic_ms() if at_ms is None else at_ms, lease_ms=int(lease_s * 1000))
+        self._slot.beat(self.clock.monotonic_ms() if at_ms is None else at_ms, lease_ms=int(lease_s * 1000))
 
-    def note(self, text: str) -> None:
+    def write_note(self, text: str) -> None:
         """Leave word in this process's place, for whoever looks from outside."""
-        self._place.note(text)
+        self._slot.write_note(text)
 
     async def quarantine(self) -> Sequence[str]:
         """Fail the open jobs whose rows hold what cannot be read; returns their ids."""
         return await self.database.submit(self._quarantine.quarantine, None)  # type: ignore[no-any-return]
 
-    async def keep_counts(self, text: str) -> None:
+    async def save_counters(self, text: str) -> None:
         """Keep this process's counters where the others find them, in place of what was kept before."""
-        await self.database.read(lambda _: self._counts.write(text))  # in a thread that is there already
+        await self.database.read(lambda _: self._counters.save(text))  # in a thread that is there already
 
-    async def kept_counts(self) -> tuple[str | None, Sequence[str]]:
+    async def load_counters(self) -> tuple[str | None, Sequence[str]]:
         """The counters kept for this place, and for the others."""
-        return await self.database.read(lambda _: (self._counts.ours(), self._counts.others()))
+        return await self.database.read(lambda _: (self._counters.load_own(), self._counters.load_others()))
 
     async def processes(self) -> int:
         """How many processes run jobs here now."""
-        return 1 if self.database.path == MEMORY else await self.database.read(lambda _: len(self._place.held()))
+        return 1 if self.database.path == MEMORY else await self.database.read(lambda _: len(self._slot.held()))
 
     async def rescue(self) -> int:
         """Take up the jobs of dead places and lapsed leases; returns how many."""
@@ -289,12 +288,12 @@ class SQLiteBackend:
 
     async def find_by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
         """The job that was submitted under this idempotency key, or None."""
-        stored = self.seal.digest(idempotency_key, "idempotency_key")
+        stored = self.encryption.digest(idempotency_key, "idempotency_key")
         return await self._find("owner = ? AND idempotency_key = ?", owner, stored)
 
     async def _find(self, where: str, *values: Any) -> JobRecord | None:
         record = await self.database.read(lambda connection: find_record(connection, where, *values))
-        return None if record is None else opened(record, self.seal)
+        return None if record is None else decrypt_record(record, self.encryption)
 
     async def list(self, query: JobQuery) -> Sequence[JobRecord]:
         """Jobs, newest first."""
@@ -304,7 +303,7 @@ class SQLiteBackend:
                 connection, where, values, query.limit, most_value_bytes=query.most_value_bytes
             )
         )
-        return [opened(record, self.seal) for record in found]
+        return [decrypt_record(record, self.encryption) for record in found]
 
     async def events(
         self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None
@@ -314,7 +313,7 @@ class SQLiteBackend:
 
     async def attempts(self, job_id: str) -> Sequence[Attempt]:
         """The latest attempts of a job, oldest first."""
-        return await self.database.read(lambda connection: find_attempts(connection, job_id, self.seal))
+        return await self.database.read(lambda connection: find_attempts(connection, job_id, self.encryption))
 
     async def position(self) -> LogPosition:
         """Which part of the log there is."""

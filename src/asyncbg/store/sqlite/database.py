@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from asyncbg.core.error_log import ErrorLog, caught
+from asyncbg.core.error_log import ErrorLog, capture
 from asyncbg.errors import DatabaseError, NotRunningError, OutageError, SettingsError
-from asyncbg.store.sqlite.wal_limit import CHECKPOINT_PAGES, LogLimit
+from asyncbg.store.sqlite.wal_limit import CHECKPOINT_PAGES, WalLimit
 
 T = TypeVar("T")
 logger = logging.getLogger("asyncbg")
@@ -41,7 +41,7 @@ _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA secure_delete = ON",
-    "PRAGMA wal_autocheckpoint = 0",  # log_limit.py says when a commit is followed by a checkpoint
+    "PRAGMA wal_autocheckpoint = 0",  # wal_limit.py says when a commit is followed by a checkpoint
     "PRAGMA journal_size_limit = 67108864",
     "PRAGMA cache_size = -16000",
     "PRAGMA temp_store = MEMORY",
@@ -163,7 +163,7 @@ class _Connection:
         if not self._aio._running or self._aio._connection is None:
             raise NotRunningError("the database is not open")
         reply = _Reply()
-        self._aio._tx.put_nowait((cast(Any, reply), partial(caught, fn, self._aio._connection)))
+        self._aio._tx.put_nowait((cast(Any, reply), partial(capture, fn, self._aio._connection)))
         self.pending += 1
         try:
             value, error = await reply.future
@@ -212,7 +212,7 @@ class Database:
         self._errors = errors or ErrorLog()
         self._reader_count = readers
         self._writer_pragmas: Sequence[str] = _WRITER_PRAGMAS
-        self._log_limit = LogLimit(
+        self._wal_limit = WalLimit(
             None if path == MEMORY else path, busy_timeout_ms=_BUSY_TIMEOUT_MS, pages=checkpoint_pages
         )
         self._writer: _Connection | None = None
@@ -222,7 +222,7 @@ class Database:
         self._committing: asyncio.Task[None] | None = None
         self._commit_items = 0
         self._commit_began = 0.0
-        self._place = path
+        self._absolute_path = path
         self._file: tuple[int, int] | None = None
         self._outage_since: float | None = None
         self._damage: OutageError | None = None
@@ -242,7 +242,7 @@ class Database:
         if self._file is None:
             return True
         try:
-            disk = os.statvfs(os.path.dirname(self._place))  # noqa: PTH120 - a path is a string here
+            disk = os.statvfs(os.path.dirname(self._absolute_path))  # noqa: PTH120 - a path is a string here
         except OSError:
             return True  # that it cannot be asked does not make the disk full: the next write says what is the matter
         return disk.f_bavail * disk.f_frsize >= _LEAST_BYTES
@@ -261,7 +261,7 @@ class Database:
             self._remember_file()
             self._writer = await self._connect(self._writer_pragmas)
             await self._writer.run(lambda connection: connection.execute(_VERSIONS))
-            self._open_log_limit()
+            self._open_wal_limit()
             if self.path == MEMORY:
                 self._readers = [self._writer]
             else:
@@ -289,7 +289,7 @@ class Database:
         for connection in dict.fromkeys([*readers, *([writer] if writer else [])]):
             with contextlib.suppress(sqlite3.Error):
                 await connection.close()
-        self._log_limit.close()
+        self._wal_limit.close()
 
     async def migrate(self, component: str, scripts: Sequence[str]) -> None:
         """Bring the tables of ``component`` up to date: one script a version, each applied once, in one transaction.
@@ -405,7 +405,7 @@ class Database:
         """Everything in one transaction; runs in the database's thread."""
         if connection.in_transaction:  # one that could not be rolled back
             connection.execute("ROLLBACK")
-        self._log_limit.begin(connection)
+        self._wal_limit.begin(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
             tx = Transaction(connection)
@@ -420,7 +420,7 @@ class Database:
                     connection.execute("ROLLBACK")
             raise
         finally:
-            self._log_limit.end()
+            self._wal_limit.end()
         return results, tx.notes
 
     async def _commit_failed(self, batch: _Batch, error: Exception) -> None:
@@ -456,7 +456,7 @@ class Database:
     async def _reopen(self) -> None:
         """Give up a connection whose view of the file is in doubt; where no other can be had, it stays for now."""
         try:
-            if self._file is None or _identity(self._place) != self._file:
+            if self._file is None or _identity(self._absolute_path) != self._file:
                 return
         except OutageError:
             return  # whoever waited has the first error, which tells more
@@ -469,19 +469,19 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 await stale.close()
 
-    def _open_log_limit(self) -> None:
+    def _open_wal_limit(self) -> None:
         try:
-            self._log_limit.open()
+            self._wal_limit.open()
         except OSError as error:
             raise DatabaseError(f"cannot open {error.filename}: {error.strerror}; check its permissions") from error
 
     def _remember_file(self) -> None:
-        self._place = os.path.abspath(self.path)  # noqa: PTH100 - symbolic links stay what they are
-        self._file = None if self.path == MEMORY else _identity(self._place)
+        self._absolute_path = os.path.abspath(self.path)  # noqa: PTH100 - symbolic links stay what they are
+        self._file = None if self.path == MEMORY else _identity(self._absolute_path)
 
     def _check_file(self) -> None:
         """What is written into a file that was moved or deleted would be lost with this process."""
-        if self._file is not None and _identity(self._place) != self._file:
+        if self._file is not None and _identity(self._absolute_path) != self._file:
             raise OutageError("the database file was moved or deleted while in use; put it back, or restart")
 
     def _is_quick_to_check(self) -> bool:

@@ -7,20 +7,20 @@ from typing import Any
 from asyncbg.core.event import Event
 from asyncbg.core.job import JobState, NewJob
 from asyncbg.errors import IdempotencyError
-from asyncbg.privacy.encryption import Seal
+from asyncbg.privacy.encryption import Encryption
 from asyncbg.store.base import Enqueued
-from asyncbg.store.encrypted import sealed_job
+from asyncbg.store.encrypted import encrypt_job
 from asyncbg.store.sqlite.database import Transaction
 from asyncbg.store.sqlite.event_log import Log
 from asyncbg.store.sqlite.statement import SQL, insert_rows, read_json
 
 
 class EnqueueLanes:
-    """``seal`` encrypts what is stored; keys come as the digests they are compared by."""
+    """``encryption`` encrypts what is stored; keys come as the digests they are compared by."""
 
-    def __init__(self, seal: Seal) -> None:
+    def __init__(self, encryption: Encryption) -> None:
         """Made by the backend."""
-        self._seal = seal
+        self._encryption = encryption
 
     def enqueue(self, tx: Transaction, groups: list[Sequence[NewJob]]) -> list[Enqueued | Exception]:
         """Store batches; a batch with a key of another request is refused by itself."""
@@ -48,7 +48,7 @@ class EnqueueLanes:
         for job in jobs:
             n += 1
             values.append(n)
-            values += sealed_job(job, self._seal) if self._seal.is_on else job
+            values += encrypt_job(job, self._encryption) if self._encryption.is_on else job
             values.append(job.retries + 1)
         insert_rows(tx, "insert_jobs", 23, values)
         tx.connection.execute(SQL["insert_queued_events"], {"shift": shift, "after_n": first_n})

@@ -62,7 +62,7 @@ class FileLock:
             os.close(fd)
 
 
-def acquire(path: str | Path, *, create: bool) -> FileLock | None:
+def lock_file(path: str | Path, *, create: bool) -> FileLock | None:
     """Open and lock a file; None where another holds the lock. Raises OSError, FileNotFoundError for a missing file."""
     lock = FileLock(path)
     lock.open(create=create)

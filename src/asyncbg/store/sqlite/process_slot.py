@@ -1,41 +1,41 @@
-"""A process's place at a SQLite file: a lock the kernel lets go of when the process is gone, however it went."""
+"""A process's slot at a SQLite file: the lock that proves the process alive, its heartbeat, note and counters."""
 
 import itertools
 import logging
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from asyncbg.errors import DatabaseError
-from asyncbg.store.sqlite.file_lock import FileLock, acquire
+from asyncbg.store.sqlite.file_lock import FileLock, lock_file
 
 logger = logging.getLogger("asyncbg")
 
-_MOST_PLACES = 1024
+_MAX_SLOTS = 1024
 _LONGEST_LEASE_MS = 86_400_000
 _HEARTBEAT = struct.Struct("<q")
 _NOTE_BYTES = 4_088
 
 
-class Place:
-    """One of the numbered places at a database, held through ``flock`` on ``<database>-place<number>``.
+class ProcessSlot:
+    """One of the numbered slots at a database, held through ``flock`` on ``<database>-place<number>``.
 
-    A place that nobody holds belongs to a process that is gone, so its running jobs can be taken up at once, and a
-    restarted process finds its own earlier jobs by taking the same place again. A place counts as gone only by proof:
-    its lock was free for us to take, or its file does not exist. Whatever else goes wrong while looking (no free file
-    descriptor, no permission) proves nothing, and its jobs are left alone.
+    The kernel releases the lock when the process ends, so an unlocked slot means a dead process: its running jobs can
+    be rescued at once, and a restarted process finds its earlier jobs by acquiring the same slot again. A slot counts
+    as dead only by proof: its lock could be acquired, or its file does not exist. Any other error while checking (no
+    free file descriptor, no permission) proves nothing, and the jobs of that slot are left alone.
 
-    The file holds the holder's heartbeat: until when (monotonic milliseconds, the same for all processes of a machine)
-    it counts as alive. It tells a process that is merely busy from one that hangs, without writing to the database. A
-    note may stand behind it, for whoever looks at the process from outside.
+    The file holds the heartbeat: until when (monotonic milliseconds, the same for all processes of a machine) the
+    process counts as alive. It tells a busy process from a hung one without a write to the database. A note for
+    diagnostics may follow it.
 
-    Silence is judged only by who was awake himself: where the whole machine stood still, all are silent at once, and
-    whoever looks first would take the jobs of the others.
+    A process judges the heartbeats of others only while its own is on time: where the whole machine was suspended, all
+    heartbeats have lapsed at once, and the first process to look would rescue the jobs of the others.
     """
 
     def __init__(self, database: Path | None) -> None:
-        """Name the database file; None (in memory) has only the one place."""
+        """``database`` is the database file; None (in memory) has a single slot."""
         self._database = database
         self._lock: FileLock | None = None
         self._beat_ms: int | None = None
@@ -44,41 +44,41 @@ class Place:
         self._unclear: set[str] = set()
         self.name = "0"
 
-    def take(self) -> None:
-        """Take the first free place. Raises DatabaseError."""
+    def acquire(self) -> None:
+        """Acquire the first free slot. Raises DatabaseError."""
         if self._database is None:
             return
         try:
-            for number in range(_MOST_PLACES):
-                lock = acquire(self._path(str(number)), create=True)
+            for number in range(_MAX_SLOTS):
+                lock = lock_file(self._path(str(number)), create=True)
                 if lock is not None:
-                    os.ftruncate(_open_file(lock), 0)  # the heartbeat of whoever was here before
+                    os.ftruncate(_descriptor(lock), 0)  # the heartbeat of the previous process
                     self._lock, self.name = lock, str(number)
                     self._beat_ms, self._alive_until_ms, self._doubts_until_ms = None, 0, 0
                     return
         except OSError as error:
-            raise DatabaseError(f"cannot lock a place at {self._database}: {error.strerror}") from error
-        raise DatabaseError(f"all {_MOST_PLACES} places at {self._database} are taken; end some of its processes")
+            raise DatabaseError(f"cannot lock a process slot of {self._database}: {error.strerror}") from error
+        raise DatabaseError(f"all {_MAX_SLOTS} process slots of {self._database} are in use; stop some processes")
 
-    def leave(self) -> None:
-        """Give the place back, even if a forked child lives on."""
+    def release(self) -> None:
+        """Release the slot, even if a forked child still runs."""
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.close()
 
     def beat(self, now_ms: int, *, lease_ms: int) -> None:
-        """Count as alive for so long. From any thread."""
+        """Count as alive for ``lease_ms`` from now. Thread-safe."""
         if self._is_late(now_ms):
             self._doubts_until_ms = now_ms + lease_ms
         self._beat_ms, self._alive_until_ms = now_ms, now_ms + lease_ms
         self._write(_HEARTBEAT.pack(self._alive_until_ms), 0)
 
     def _is_late(self, now_ms: int) -> bool:
-        """Whether half a lease went by without a beat, which comes every quarter: this process stood still."""
+        """Whether half a lease passed without a beat (one is due every quarter): this process was suspended."""
         return self._beat_ms is not None and now_ms - self._beat_ms > (self._alive_until_ms - self._beat_ms) // 2
 
-    def note(self, text: str) -> None:
-        """Leave a note for whoever looks at this process from outside. From any thread."""
+    def write_note(self, text: str) -> None:
+        """Write a note that other processes can read. Thread-safe."""
         self._write(text.encode().ljust(_NOTE_BYTES)[:_NOTE_BYTES], _HEARTBEAT.size)
 
     def _write(self, data: bytes, at: int) -> None:
@@ -86,15 +86,15 @@ class Place:
         if lock is not None and lock.fd is not None:
             os.pwrite(lock.fd, data, at)
 
-    def notes(self) -> Mapping[str, str]:
-        """What the processes that hold a place now have noted there. Raises OSError."""
+    def read_notes(self) -> Mapping[str, str]:
+        """Return the note of each live process, by slot name. Raises OSError."""
         return {
             name: Path(self._path(name)).read_bytes()[_HEARTBEAT.size :].decode("utf-8", "replace").strip()
             for name in self.held()
         }
 
     def gone(self, names: Iterable[str]) -> list[str]:
-        """Those of the named places that certainly no process holds; our own is not among them."""
+        """Return those of the named slots whose process is certainly dead; the own slot is never among them."""
         return [name for name in names if self._is_gone(name)]
 
     def _is_gone(self, name: str) -> bool:
@@ -103,11 +103,11 @@ class Place:
         try:
             return self._is_free(name)
         except OSError as error:
-            self._tell_unclear(name, error)
+            self._log_unclear(name, error)
             return False
 
     def silent(self, names: Iterable[str], now_ms: int) -> list[str]:
-        """Those whose heartbeat has certainly lapsed; none for a lease after this process itself stood still."""
+        """Return those of the named slots whose heartbeat has lapsed; none for a lease after a suspension."""
         if self._is_late(now_ms) or now_ms < self._doubts_until_ms:
             return []
         return [name for name in names if self._is_silent(name, now_ms)]
@@ -116,13 +116,13 @@ class Place:
         try:
             until_ms = self._alive_until_ms if name == self.name else self._deadline(name)
         except OSError as error:
-            self._tell_unclear(name, error)
+            self._log_unclear(name, error)
             return False
         # A deadline far ahead was written before the machine restarted its clock.
         return not now_ms <= until_ms <= now_ms + _LONGEST_LEASE_MS
 
     def _deadline(self, name: str) -> int:
-        """What a place's heartbeat says; 0 where it never beat. Raises OSError."""
+        """Return until when a slot counts as alive; 0 without a heartbeat. Raises OSError."""
         try:
             with Path(self._path(name)).open("rb", buffering=0) as file:
                 text = file.read(_HEARTBEAT.size)
@@ -131,15 +131,15 @@ class Place:
         return int(_HEARTBEAT.unpack(text)[0]) if len(text) == _HEARTBEAT.size else 0
 
     def held(self) -> list[str]:
-        """The places that some process holds now: as many processes run jobs here. Raises OSError."""
+        """Return the slots that a process holds now, one for each running process. Raises OSError."""
         return [name for name in self.names() if not self._is_free(name)]
 
     def _is_free(self, name: str) -> bool:
-        """Whether nobody holds the place: we could lock it, or it has no file. Raises OSError."""
+        """Whether no process holds the slot: its lock can be acquired, or it has no file. Raises OSError."""
         if not name.isdecimal():
-            return True  # no process ever takes a place of such a name
+            return True  # no process ever acquires a slot of such a name
         try:
-            lock = acquire(self._path(name), create=False)
+            lock = lock_file(self._path(name), create=False)
         except FileNotFoundError:
             return True
         if lock is None:
@@ -148,12 +148,12 @@ class Place:
         return True
 
     def names(self) -> Iterator[str]:
-        """The places that have a file, taken from 0 upwards: nothing lies behind the first gap. Raises OSError."""
+        """The slots that have a file, counted from 0; none lies behind the first gap. Raises OSError."""
         if self._database is None:
             return
         for number in itertools.count():
             try:
-                os.stat(self._path(str(number)))  # noqa: PTH116 - its errors tell absence from trouble
+                os.stat(self._path(str(number)))  # noqa: PTH116 - its errors tell absence from other failures
             except FileNotFoundError:
                 return
             yield str(number)
@@ -161,18 +161,55 @@ class Place:
     def _path(self, name: str) -> str:
         return f"{self._database}-place{name}"
 
-    def _tell_unclear(self, name: str, error: OSError) -> None:
-        """Say once of each place that it cannot be looked at."""
+    def _log_unclear(self, name: str, error: OSError) -> None:
+        """Log once for each slot that it cannot be checked."""
         if name not in self._unclear:
             self._unclear.add(name)
             logger.warning(
-                "cannot tell whether the process at place %s is alive (%s); its jobs are left to it",
+                "cannot check whether the process in slot %s is alive (%s); its jobs are not rescued",
                 name,
                 error.strerror,
             )
 
 
-def _open_file(lock: FileLock) -> int:
+def _descriptor(lock: FileLock) -> int:
     if lock.fd is None:
         raise OSError("the lock was dropped")
     return lock.fd
+
+
+class CounterFiles:
+    """The counters of each process, in ``<database>-counts<slot>``; they outlive the process, as counters must."""
+
+    def __init__(self, database: Path | None, slot: ProcessSlot) -> None:
+        """``database`` None (in memory) is used by one process only: nothing is saved."""
+        self._database = database
+        self._slot = slot
+
+    def save(self, text: str) -> None:
+        """Replace the counters of the own slot atomically. Blocking. Raises OSError."""
+        if self._database is None:
+            return
+        path = self._path(self._slot.name)
+        file = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(f"{path}.new").replace(path)
+
+    def load_own(self) -> str | None:
+        """Return the counters of the own slot, saved by its current or previous process. Blocking. Raises OSError."""
+        return None if self._database is None else self._read(self._slot.name)
+
+    def load_others(self) -> Sequence[str]:
+        """Return the counters of every other slot, held or not. Blocking. Raises OSError."""
+        found = [self._read(name) for name in self._slot.names() if name != self._slot.name]
+        return [text for text in found if text is not None]
+
+    def _read(self, name: str) -> str | None:
+        try:
+            return self._path(name).read_text("utf-8")
+        except FileNotFoundError:
+            return None
+
+    def _path(self, name: str) -> Path:
+        return Path(f"{self._database}-counts{name}")

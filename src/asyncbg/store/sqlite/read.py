@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from asyncbg.core.event import Event, EventFilter, EventType
-from asyncbg.core.job import FINAL_STATES, JobError, JobRecord, JobState, Lease, ProgressValue
+from asyncbg.core.job import FINAL_STATES, JobFailure, JobRecord, JobState, Lease, ProgressValue
 from asyncbg.core.json_text import load_json
 from asyncbg.errors import JobNotFoundError, JobStateError
 from asyncbg.store.base import JobQuery, Tail, TaskCount
@@ -70,7 +70,7 @@ def _record(row: tuple[Any, ...]) -> JobRecord:
         crashes=crashes, created_at_ms=created_at_ms, run_at_ms=run_at_ms, started_at_ms=started_at_ms,
         finished_at_ms=finished_at_ms, args="{}" if args is None else args, personal=_marks(load_json(personal, {})),
         progress=ProgressValue.read(progress) if progress else None, result=result,
-        error=JobError(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
+        error=JobFailure(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
         omitted={name: size for name, value, size in sizes if value is None and size is not None},
     )  # fmt: skip
 

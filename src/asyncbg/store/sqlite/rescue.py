@@ -7,7 +7,7 @@ from asyncbg.core.event import EventType
 from asyncbg.store.sqlite.batch import release_next
 from asyncbg.store.sqlite.database import Transaction
 from asyncbg.store.sqlite.event_log import tell_refs
-from asyncbg.store.sqlite.process_slot import Place
+from asyncbg.store.sqlite.process_slot import ProcessSlot
 from asyncbg.store.sqlite.statement import SQL, read_json
 
 SLICE = 1_000
@@ -19,17 +19,17 @@ POISON_AFTER = 3
 WORKER_LOST = "its worker was lost"
 """Why a job is queued again whose process is gone."""
 _LOST = ("NotDurableError", "its function lived only in a process that is gone; hand over a module-level function")
-_INTERRUPTED = ("InterruptedError", "its process ended while it ran, and it may run at most once")
+_INTERRUPTED = ("JobInterruptedError", "its process ended while it ran, and it may run at most once")
 _POISON = ("PoisonError", f"it took its process down {POISON_AFTER} times; mend it, then retry it")
 
 
 class RescueLane:
     """Finds lost jobs by the places that are dead and the leases that have lapsed."""
 
-    def __init__(self, clock: Clock, place: Place) -> None:
+    def __init__(self, clock: Clock, slot: ProcessSlot) -> None:
         """Made by the backend."""
         self._clock = clock
-        self._place = place
+        self._slot = slot
 
     def rescue(self, tx: Transaction, items: list[list[str]]) -> list[int]:
         """Queue them again, or end them; returns how many there were. An item names places known to be gone.
@@ -40,8 +40,8 @@ class RescueLane:
         """
         now_ms, monotonic_ms = self._clock.now_ms(), self._clock.monotonic_ms()
         busy = read_json(tx.connection, "busy_places", {})
-        gone = json.dumps(sorted({*(place for item in items for place in item), *self._place.gone(busy)}))
-        silent = json.dumps(self._place.silent(busy, monotonic_ms))
+        gone = json.dumps(sorted({*(place for item in items for place in item), *self._slot.gone(busy)}))
+        silent = json.dumps(self._slot.silent(busy, monotonic_ms))
         lost = read_json(tx.connection, "find_lost", {"gone": gone, "monotonic_ms": monotonic_ms, "silent": silent})
         bound = read_json(tx.connection, "find_bound", {"gone": gone, "limit": SLICE})
         fates: dict[tuple[str, str], list[int]] = {}

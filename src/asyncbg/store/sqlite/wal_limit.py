@@ -30,7 +30,7 @@ _LONGEST_PAUSE_S = 4.0
 _PATIENCE_MS = 50
 
 
-class LogLimit:
+class WalLimit:
     """Watches the log of one database file; belongs to the thread of its writer.
 
     A reader that stays in one transaction (a forgotten shell, a backup over hours) keeps every page written since, and

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncbg.core.presence import files_below, is_directory, is_file, is_there, names_in
+from asyncbg.core.files import files_below, is_directory, is_file, is_there, names_in
 from asyncbg.errors import DatabaseError, OutageError, SettingsError
 from asyncbg.ops.erasure.address import Address
 from asyncbg.ops.erasure.files import erase_files
@@ -22,7 +22,7 @@ from pathlib import Path
 from asyncbg.ops.erasure.address import Address
 from asyncbg.ops.erasure.files import erase_files
 from asyncbg.ops.erasure.proof import search
-from asyncbg.core.presence import files_below
+from asyncbg.core.files import files_below
 
 directory, address = Path(sys.argv[1]), Address("ada@example.com")
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -7,7 +7,7 @@ from typing import Any
 from asyncbg.privacy.patterns.credentials import hide_credentials
 from asyncbg.privacy.patterns.people import AT_HINTS, Span, find_accounts, find_cards, hide_addresses
 from asyncbg.privacy.patterns.phone import find_named_phones, find_phones
-from asyncbg.privacy.pseudonym import SECRET
+from asyncbg.privacy.pseudonyms import SECRET
 
 # Digits of other scripts, dashes and spaces of other widths become plain ones, each one character, so places stay.
 _ZEROS = (
