@@ -65,6 +65,8 @@ def statements() -> Iterator[tuple[str, str]]:
     )
     yield from ((f"doctor.{name}", text) for name, text in load_statements("doctor.sql").items())
     for module in pkgutil.walk_packages(asyncbg.__path__, "asyncbg."):
+        if module.name.endswith(".__main__"):
+            continue  # importing it runs the command line
         for name, value in vars(importlib.import_module(module.name)).items():
             is_statement = isinstance(value, str) and re.match(r"\s*(SELECT|WITH|UPDATE|DELETE|INSERT)\s", value)
             if is_statement and not re.search(r"\b(old|new)\.", value):  # those are parts of triggers

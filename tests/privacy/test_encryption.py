@@ -129,7 +129,7 @@ def test_without_cryptography_the_extra_is_named() -> None:
     """In one line, at the start, and only where keys are set."""
     program = (
         "import sys; sys.modules['cryptography.hazmat.primitives.ciphers.aead'] = None\n"
-        "from asyncbg.privacy.encryption import Encryption\nSeal()\nSeal([b'k' * 32])"
+        "from asyncbg.privacy.encryption import Encryption\nEncryption()\nEncryption([b'k' * 32])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
 
