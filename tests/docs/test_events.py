@@ -17,6 +17,7 @@ import asyncbg.errors
 from asyncbg.core.event_model import EventModel, Publisher, Storage, Vocabulary, meaning_of
 from asyncbg.service.server import service_engine
 from asyncbg.settings import Settings
+from asyncbg.web.assets import STATIC
 from asyncbg.web.event_schema import OTHER, EventSchemas, data_schema
 
 SOURCE = Path(asyncbg.errors.__file__).parent
@@ -129,6 +130,16 @@ def test_all_that_the_workflows_publish_is_told() -> None:
     }
 
     assert published == {model.__name__ for model in _service() if model.event_publisher is Publisher.TASK}
+
+
+def test_the_javascript_client_asks_for_every_type() -> None:
+    """An EventSource hands over only the types it is asked for: asyncbg.js has all that the service publishes."""
+    types = (STATIC / "asyncbg.js").read_text("utf-8").partition("const TYPES = [")[2].partition("];")[0]
+    listed = set()
+    for names, mapped in re.findall(r"\.\.\.\[([^\]]*)\](\.map)?", types):
+        listed |= {f"job.{name}" if mapped else name for name in re.findall(r'"([^"]+)"', names)}
+
+    assert listed == {model.event_type for model in _service()}
 
 
 def main() -> None:

@@ -14,7 +14,8 @@
 const TYPES = [
   ...["waiting", "scheduled", "queued", "started", "progress", "retrying"].map((name) => `job.${name}`),
   ...["succeeded", "failed", "cancelled", "cancel_ignored"].map((name) => `job.${name}`),
-  ...["email.sent", "csv.imported", "csv.failed", "webhook.delivered", "loop.blocked", "stream.reset", "stream.position", "stream.bye"],
+  ...["email.sent", "csv.imported", "csv.failed", "webhook.attempted", "webhook.delivered"],
+  ...["loop.blocked", "stream.reset", "stream.position", "stream.bye"],
 ];
 const FINAL = new Set(["job.succeeded", "job.failed", "job.cancelled"]);
 /** Statuses that coming back later does not change. */
