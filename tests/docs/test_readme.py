@@ -54,7 +54,11 @@ def test_every_snippet_is_a_module(number: int, place: Path, monkeypatch: pytest
 
 
 def test_the_one_line_swap_works(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first snippet's application accepts a signup; its job is there, on disk, and succeeds."""
+    """The first snippet's application accepts a signup; its job is there, on disk, and succeeds.
+
+    The database is named, as a test has to: without that, a process that runs tests gets a temporary one.
+    """
+    monkeypatch.setenv("ASYNCBG_DATABASE_URL", "sqlite:///asyncbg.db")
     module = load(snippet_with('@app.post("/signup")'), "readme_swap", place, monkeypatch)
 
     with TestClient(module.app) as client:
