@@ -4,8 +4,9 @@ from asyncbg.core.event import Event, EventType
 from asyncbg.core.event_model import EventModel
 from asyncbg.core.job import JobState
 from asyncbg.engine import Job, Task
-from asyncbg.engine.context import Progress, current_job
+from asyncbg.engine.context import current_job
 from asyncbg.engine.dependencies import Depends
+from asyncbg.engine.progress import Progress
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.fastapi import AsyncBG, BackgroundTasks, JobBackgroundTasks, RequestBackgroundTasks
 from asyncbg.privacy import Personal

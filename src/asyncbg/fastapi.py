@@ -26,8 +26,8 @@ from asyncbg.core.event_model import EventModel, Vocabulary
 from asyncbg.core.job import NewJob
 from asyncbg.core.plain_text import require_line
 from asyncbg.engine import Engine, Enqueuer, Job, Prepared
+from asyncbg.engine.registry import unwrap_partial
 from asyncbg.engine.target import enqueuer_of, prepare_target
-from asyncbg.engine.task import unwrap_partial
 from asyncbg.errors import (
     AsyncBGError,
     DatabaseError,

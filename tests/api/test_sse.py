@@ -14,7 +14,8 @@ import pytest
 from fastapi import FastAPI
 
 from asyncbg.core.event import Event, EventFilter
-from asyncbg.engine.context import Progress, current_job
+from asyncbg.engine.context import current_job
+from asyncbg.engine.progress import Progress
 from asyncbg.fastapi import AsyncBG
 from asyncbg.settings import RunnerSettings, Settings, StreamSettings
 from asyncbg.streams.stream_query import StreamQuery

@@ -13,7 +13,8 @@ from fastapi import FastAPI
 
 from asyncbg.client import Client
 from asyncbg.core.clock import ManualClock
-from asyncbg.engine.context import Progress, current_job
+from asyncbg.engine.context import current_job
+from asyncbg.engine.progress import Progress
 from asyncbg.errors import FinalError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.settings import RunnerSettings, Settings, StreamSettings

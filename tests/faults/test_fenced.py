@@ -16,8 +16,8 @@ import pytest
 from asyncbg.core.clock import ManualClock, SystemClock
 from asyncbg.core.ids import IdGenerator
 from asyncbg.core.job import Done, Lease, NewJob
-from asyncbg.engine.call_options import CallOptions
 from asyncbg.engine.context import CurrentJob
+from asyncbg.engine.options import CallOptions
 from asyncbg.engine.progress import ProgressPump
 from asyncbg.errors import JobStateError, LeaseLostError
 from asyncbg.ops.open_store import open_store

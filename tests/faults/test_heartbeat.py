@@ -8,7 +8,7 @@ from asyncbg import AsyncBG, JobState
 from asyncbg.core.clock import ManualClock
 from asyncbg.core.ids import IdGenerator
 from asyncbg.core.job import Done, NewJob
-from asyncbg.engine.heartbeat import Heartbeat
+from asyncbg.engine.runner import Heartbeat
 from asyncbg.store.base import Settlement
 from asyncbg.store.sqlite import SQLiteBackend
 from asyncbg.store.sqlite.database import Database

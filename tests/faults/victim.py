@@ -14,7 +14,8 @@ from typing import Any
 
 from asyncbg.core.event import Event
 from asyncbg.engine import Engine, Job, Task
-from asyncbg.engine.context import Progress, current_job
+from asyncbg.engine.context import current_job
+from asyncbg.engine.progress import Progress
 from asyncbg.errors import AsyncBGError
 from asyncbg.settings import load_settings
 

@@ -19,8 +19,7 @@ from asyncbg.core.event import Event
 from asyncbg.core.job import Attempt
 from asyncbg.engine import Engine
 from asyncbg.engine.context import current_job
-from asyncbg.engine.failure import describe
-from asyncbg.engine.traceback_text import traceback_text
+from asyncbg.engine.failure import describe, traceback_text
 from asyncbg.errors import FinalError, JobFailedError, JobNotFoundError, TracebackError
 from asyncbg.ops.erasure.address import Address
 from asyncbg.ops.erasure.rows import Rows

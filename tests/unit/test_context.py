@@ -21,8 +21,9 @@ from fastapi.concurrency import run_in_threadpool
 
 from asyncbg.core.event_model import EventModel
 from asyncbg.engine import Engine, Job
-from asyncbg.engine.context import CurrentJob, Progress, _warn_of_unknown_thread, current_job
+from asyncbg.engine.context import CurrentJob, current_job
 from asyncbg.engine.dependencies import Dependencies, Depends, signature_of
+from asyncbg.engine.progress import Progress, _warn_of_unknown_thread
 from asyncbg.engine.threads import Threads
 from asyncbg.errors import ArgumentsError, JobCancelledError, JobFailedError, NotRunningError
 from asyncbg.settings import RunnerSettings, Settings

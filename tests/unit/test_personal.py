@@ -12,7 +12,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from asyncbg import EventModel
 from asyncbg.core.job import Done, JobRecord, JobState, Lease
-from asyncbg.engine.task import arguments_of
+from asyncbg.engine.arguments import arguments_of
 from asyncbg.errors import ArgumentsError
 from asyncbg.privacy import Personal
 from asyncbg.privacy.marks import ArgumentRedactor, mark_of, masked

@@ -41,7 +41,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from asyncbg.core.same_value import is_same
 from asyncbg.core.stored_arguments import shown_arguments
-from asyncbg.engine.task import Arguments
+from asyncbg.engine.arguments import Arguments
 from asyncbg.errors import ArgumentsError, OversizeArgumentsError
 
 T = TypeVar("T")

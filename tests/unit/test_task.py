@@ -22,19 +22,12 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr, computed_field
 
 from asyncbg.core.retry import RetryPolicy
 from asyncbg.core.same_value import is_same
-from asyncbg.engine.context import Progress
+from asyncbg.engine.arguments import Arguments, arguments_of
 from asyncbg.engine.dependencies import Depends
-from asyncbg.engine.task import (
-    Arguments,
-    Registry,
-    TaskDefinition,
-    TaskOptions,
-    arguments_of,
-    dump_result,
-    is_async_callable,
-    lasting_name,
-    unwrap_partial,
-)
+from asyncbg.engine.options import TaskOptions
+from asyncbg.engine.progress import Progress
+from asyncbg.engine.registry import Registry, lasting_name, unwrap_partial
+from asyncbg.engine.task import TaskDefinition, dump_result, is_async_callable
 from asyncbg.errors import (
     ArgumentsError,
     DuplicateTaskError,

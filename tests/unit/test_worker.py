@@ -22,12 +22,13 @@ from asyncbg.core.event import Event, encode
 from asyncbg.core.job import JobRecord, JobState
 from asyncbg.core.retry import RetryPolicy
 from asyncbg.engine import Engine
-from asyncbg.engine.context import Progress, current_job
+from asyncbg.engine.context import current_job
 from asyncbg.engine.executor import Executor
-from asyncbg.engine.in_memory import InMemoryJobs
-from asyncbg.engine.periodic import every
-from asyncbg.engine.progress import ProgressPump
-from asyncbg.engine.task import Registry, TaskDefinition, TaskOptions
+from asyncbg.engine.maintenance import every
+from asyncbg.engine.options import TaskOptions
+from asyncbg.engine.progress import Progress, ProgressPump
+from asyncbg.engine.registry import InMemoryJobs, Registry
+from asyncbg.engine.task import TaskDefinition
 from asyncbg.engine.worker import Worker
 from asyncbg.errors import (
     ArgumentsError,

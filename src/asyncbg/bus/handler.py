@@ -8,7 +8,7 @@ from functools import partial
 
 import anyio
 
-from asyncbg.bus.wake import Wake
+from asyncbg.bus.waiter import Wake
 from asyncbg.core.error_log import ErrorLog, capture, ends_task
 from asyncbg.core.event import Event
 from asyncbg.core.function_name import display_name

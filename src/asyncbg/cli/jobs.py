@@ -28,7 +28,7 @@ from asyncbg.core.clock import SystemClock, rfc3339
 from asyncbg.core.event import Event, EventFilter, EventType
 from asyncbg.core.job import ANONYMOUS, Attempt, JobRecord, JobState, redact_for
 from asyncbg.engine import CallOptions
-from asyncbg.engine.unknown_task import known_jobs
+from asyncbg.engine.registry import known_jobs
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
 from asyncbg.ops.open_store import database_file, has_database, open_store, processes_at
 from asyncbg.privacy import redact_json

@@ -3,15 +3,13 @@
 import asyncio
 import concurrent.futures
 import contextlib
-import copy
 import json
 import logging
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import cache
-from typing import Any, Protocol, SupportsFloat, TypeVar
+from typing import Any, Protocol, SupportsFloat
 
 from asyncbg.core.event import dump
 from asyncbg.core.event_model import RESERVED_PREFIXES, EventModel
@@ -20,7 +18,6 @@ from asyncbg.errors import LeaseLostError, NotRunningError
 from asyncbg.privacy.marks import ArgumentRedactor
 from asyncbg.store.sqlite.database import Guard
 
-T = TypeVar("T")
 logger = logging.getLogger("asyncbg")
 _NOTHING = (0, None, "", "")
 _NUMBERS = (int, float)
@@ -336,18 +333,23 @@ def current_job() -> CurrentJob:
     return job
 
 
+def find_current_job() -> CurrentJob | None:
+    """Return the job that runs here, None outside a job."""
+    return _current.get()
+
+
 def _remedy() -> str:
-    return "" if _is_task_side() else f"; {_UNKNOWN_THREAD}"
+    return "" if is_task_side() else f"; {UNKNOWN_THREAD}"
 
 
-_UNKNOWN_THREAD = (
+UNKNOWN_THREAD = (
     "a thread that was started by threading.Thread, loop.run_in_executor or an executor does not know the job: "
     "call current_job() in the task and hand over what it returns (or the task's own progress), "
     "start the thread by asyncio.to_thread, or run its function by contextvars.copy_context().run"
 )
 
 
-def _is_task_side() -> bool:
+def is_task_side() -> bool:
     """Whether this may be where a task or a unit test runs: the main thread, or one with an event loop."""
     return threading.current_thread() is threading.main_thread() or _has_loop()
 
@@ -396,57 +398,3 @@ def _wait_for(done: concurrent.futures.Future[None], loop: asyncio.AbstractEvent
 
 async def _awaited(done: concurrent.futures.Future[None]) -> None:
     await asyncio.wrap_future(done)
-
-
-class Progress:
-    """How a task tells how far it is. Declare it as a parameter: ``progress: Progress = Progress()``.
-
-    Reports are coalesced: call it as often as you like. The parameter knows its job, whatever thread it is handed to.
-    Where no job runs (the task is awaited inline, or called in a unit test) it keeps quiet.
-    """
-
-    _job: CurrentJob | None = None
-    _is_bound = False
-
-    def _reported_on(self) -> CurrentJob | None:
-        """The job of the run that this was made for; else the one that runs here."""
-        if self._is_bound:
-            return self._job
-        job = _current.get()
-        if job is None and not _is_task_side():
-            _warn_of_unknown_thread()
-        return job
-
-    def set(
-        self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
-    ) -> None:
-        """Set how far the job is. What is left out keeps its value."""
-        job = self._reported_on()
-        if job is not None:
-            job.report(current, total, message, unit)
-
-    def advance(self, n: float = 1) -> None:
-        """Add ``n`` to what is done."""
-        job = self._reported_on()
-        if job is not None:
-            job.advance(n)
-
-    async def track(self, items: AsyncIterable[T], total: float | None = None) -> AsyncIterator[T]:
-        """Go through ``items`` and count each when the loop's body is done with it."""
-        self.set(0, total=total)
-        async for item in items:
-            yield item
-            self.advance()
-
-
-def bound_progress(progress: Progress) -> Progress:
-    """The same for the job that runs here, or for none: what is passed to a task or a provider."""
-    bound = copy.copy(progress)
-    bound._job, bound._is_bound = _current.get(), True
-    return bound
-
-
-@cache
-def _warn_of_unknown_thread() -> None:
-    """Say once that what is reported is lost."""
-    logger.warning("progress is reported where no job is known, and dropped: %s", _UNKNOWN_THREAD)

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, overload
 
 from asyncbg.engine.enqueuer import Enqueuer
+from asyncbg.engine.options import TaskOptions
 from asyncbg.engine.schedule import Cron, Schedules
-from asyncbg.engine.task import METHOD_REMEDY, TaskDefinition, TaskOptions, is_unbound_method
+from asyncbg.engine.task import METHOD_REMEDY, TaskDefinition, is_unbound_method
 from asyncbg.engine.task_handle import Task
 from asyncbg.errors import ArgumentsError, ErrorItem, InvalidTaskError
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast, get_type_hints
 import fastapi.params
 import uncalled_for
 
-from asyncbg.engine.context import Progress, bound_progress
+from asyncbg.engine.progress import Progress, bound_progress
 from asyncbg.engine.threads import Threads
 
 Provider = Callable[..., Any]

@@ -16,22 +16,20 @@ from asyncbg.core.job import ANONYMOUS, Attempt, JobRecord, JobState
 from asyncbg.core.retry import RetryPolicy
 from asyncbg.core.supervisor import Loop
 from asyncbg.engine.backlog import Backlog
-from asyncbg.engine.call_options import CallOptions
 from asyncbg.engine.decorator import ScheduleDecorator, TaskDecorator
 from asyncbg.engine.enqueuer import Enqueuer, Prepared
 from asyncbg.engine.event_relay import EventRelay
 from asyncbg.engine.executor import Executor
-from asyncbg.engine.in_memory import InMemoryJobs
 from asyncbg.engine.job_control import JobControl
 from asyncbg.engine.job_handle import Job
 from asyncbg.engine.maintenance import Maintenance
 from asyncbg.engine.metrics import Telemetry
+from asyncbg.engine.options import CallOptions, TaskOptions
+from asyncbg.engine.registry import InMemoryJobs, Registry, unknown_tasks
 from asyncbg.engine.runner import Runner
 from asyncbg.engine.schedule import Cron, Schedules
 from asyncbg.engine.target import Target, enqueue_target, prepare_target
-from asyncbg.engine.task import Registry, TaskOptions
 from asyncbg.engine.task_handle import Task
-from asyncbg.engine.unknown_task import unknown_tasks
 from asyncbg.engine.worker import Worker
 from asyncbg.errors import NotRunningError
 from asyncbg.privacy.encryption import Encryption

@@ -11,14 +11,14 @@ from asyncbg.core.clock import Clock
 from asyncbg.core.ids import IdGenerator
 from asyncbg.core.job import JobState, NewJob
 from asyncbg.engine.backlog import Backlog
-from asyncbg.engine.call_options import NO_OPTIONS, CallOptions
 from asyncbg.engine.executor import Executor
-from asyncbg.engine.in_memory import InMemoryJobs
 from asyncbg.engine.job_control import JobControl
 from asyncbg.engine.job_handle import Job
+from asyncbg.engine.options import NO_OPTIONS, CallOptions
+from asyncbg.engine.registry import InMemoryJobs, Registry
 from asyncbg.engine.runner import Runner
 from asyncbg.engine.schedule import SCHEDULE
-from asyncbg.engine.task import Registry, TaskDefinition
+from asyncbg.engine.task import TaskDefinition
 from asyncbg.errors import NotRunningError, OverloadedError, TransactionError
 from asyncbg.store.base import Backend, Enqueued
 

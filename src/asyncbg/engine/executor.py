@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import logging
 import random
+import warnings
 from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar, Token
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,11 +19,9 @@ from asyncbg.core.job import Done, Failed, JobFailure, Lease, Outcome, Retry
 from asyncbg.core.retry import is_retryable, requested_delay_s
 from asyncbg.engine.context import CurrentJob, enter
 from asyncbg.engine.dependencies import Overrides
-from asyncbg.engine.failure import describe
+from asyncbg.engine.failure import describe, stack_text, traceback_text
 from asyncbg.engine.task import TaskDefinition, dump_result
 from asyncbg.engine.threads import Threads
-from asyncbg.engine.traceback_text import stack_text, traceback_text
-from asyncbg.engine.unawaited import collect_unawaited, notice_unawaited, stop_collecting
 from asyncbg.errors import ArgumentsError, ResultError, UnawaitedError, UnreadableError
 from asyncbg.privacy import redact
 from asyncbg.privacy.encryption import require_readable
@@ -213,3 +214,51 @@ def _log(level: int, traceback: str | None, message: str, *args: object) -> None
     record.exc_text = traceback and traceback.rstrip("\n")
     with contextlib.suppress(Exception):  # an application's log handler failed; the job has the error
         logger.handle(record)
+
+
+_WARN = "_warn_unawaited_coroutine"
+_found: ContextVar[list[str] | None] = ContextVar("asyncbg_unawaited", default=None)
+
+
+def collect_unawaited() -> tuple[list[str], Token[list[str] | None]]:
+    """Collect from now on the names of coroutines that are dropped, also in threads that the caller waits for."""
+    names: list[str] = []
+    return names, _found.set(names)
+
+
+def stop_collecting(token: Token[list[str] | None]) -> None:
+    """Collect no more."""
+    _found.reset(token)
+
+
+def notice_unawaited() -> None:
+    """Let Python's own notice of a dropped coroutine be taken down where a run collects them.
+
+    CPython calls a function of the warnings module, by name, when it frees such a coroutine. A filter of warnings
+    would not do: each line is warned of once. Where no such function is, Python's warning is all there is.
+    """
+    warn = getattr(warnings, _WARN, None)
+    if warn is None or getattr(warn, "is_asyncbg", False):
+        return
+
+    collecting = _Collecting()
+    gc.callbacks.append(collecting)
+
+    def take_down(coroutine: Any) -> None:
+        names = _found.get()
+        if names is None or collecting.is_on:  # what is freed then may be anybody's
+            warn(coroutine)
+        else:
+            names.append(coroutine.__qualname__)
+
+    take_down.is_asyncbg = True  # type: ignore[attr-defined]
+    setattr(warnings, _WARN, take_down)
+
+
+class _Collecting:
+    """Whether the garbage collector frees something now."""
+
+    is_on = False
+
+    def __call__(self, phase: str, info: dict[str, int]) -> None:
+        self.is_on = phase == "start"

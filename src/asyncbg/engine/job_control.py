@@ -9,7 +9,7 @@ from asyncbg.core.event import Event, EventFilter
 from asyncbg.core.job import LONGEST_MESSAGE, Attempt, JobRecord, JobState, redact_for
 from asyncbg.core.plain_text import make_storable
 from asyncbg.engine.context import CurrentJob
-from asyncbg.engine.in_memory import InMemoryJobs
+from asyncbg.engine.registry import InMemoryJobs
 from asyncbg.engine.runner import Runner
 from asyncbg.errors import JobNotFoundError, TracebackError
 from asyncbg.privacy import redact

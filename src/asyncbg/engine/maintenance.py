@@ -1,21 +1,20 @@
 """What is done every now and then beside the jobs: leases renewed, lost jobs rescued, slots fired, old jobs purged."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from asyncbg.core.clock import Clock
-from asyncbg.core.error_log import ErrorLog
+from asyncbg.core.error_log import ErrorLog, ends_task
 from asyncbg.core.supervisor import Loop
 from asyncbg.engine.backlog import Backlog
 from asyncbg.engine.event_relay import EventRelay
 from asyncbg.engine.metrics import Telemetry
-from asyncbg.engine.periodic import every
+from asyncbg.engine.registry import Registry, known_jobs
 from asyncbg.engine.runner import Runner
 from asyncbg.engine.schedule import Schedules
-from asyncbg.engine.task import Registry
-from asyncbg.engine.unknown_task import known_jobs
-from asyncbg.errors import AsyncBGError
+from asyncbg.errors import AsyncBGError, OutageError
 from asyncbg.settings import RunnerSettings
 from asyncbg.store.base import Backend
 
@@ -151,3 +150,29 @@ class Maintenance:
         purged = _PURGE_SLICE
         while purged == _PURGE_SLICE:
             purged = await self._backend.purge(before_ms=before_ms, limit=_PURGE_SLICE)
+
+
+async def every(
+    period_s: float, chore: Callable[[], Awaitable[None]], *, name: str, errors: ErrorLog | None = None
+) -> None:
+    """Do ``chore`` every ``period_s`` seconds until cancelled; an error is logged once and the chore goes on.
+
+    Of an outage the database itself tells. What is no AsyncBGError is logged with its traceback, and counted in
+    ``errors`` each time.
+    """
+    errors = errors or ErrorLog()
+    failing = False
+    while True:
+        await asyncio.sleep(period_s)
+        try:
+            await chore()
+            failing = False
+            errors.recovered(name)
+        except AsyncBGError as error:
+            if not failing and not isinstance(error, OutageError):
+                logger.error("%s fails, and is tried again: %s", name, error)
+            failing = True
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            errors.add_once(name, error, "%s fails, and is tried again", name, is_ours=True)

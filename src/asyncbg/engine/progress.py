@@ -1,17 +1,21 @@
 """The progress pump: takes a running job's reports, coalesces them and has the latest kept, which publishes it."""
 
 import asyncio
+import copy
 import json
 import logging
-from typing import SupportsFloat
+from collections.abc import AsyncIterable, AsyncIterator
+from functools import cache
+from typing import SupportsFloat, TypeVar
 
 from asyncbg.core.error_log import ends_task
 from asyncbg.core.job import ProgressValue
-from asyncbg.engine.context import CurrentJob
+from asyncbg.engine.context import UNKNOWN_THREAD, CurrentJob, find_current_job, is_task_side
 from asyncbg.errors import LeaseLostError
 from asyncbg.store.base import Backend
 from asyncbg.store.sqlite.database import Guard
 
+T = TypeVar("T")
 logger = logging.getLogger("asyncbg")
 
 
@@ -89,3 +93,57 @@ def _as_json(progress: ProgressValue) -> str:
 def _plain(value: object) -> float | str:
     """A number of another kind (Decimal, numpy's) as a float, anything else as text."""
     return float(value) if isinstance(value, SupportsFloat) else str(value)
+
+
+class Progress:
+    """How a task tells how far it is. Declare it as a parameter: ``progress: Progress = Progress()``.
+
+    Reports are coalesced: call it as often as you like. The parameter knows its job, whatever thread it is handed to.
+    Where no job runs (the task is awaited inline, or called in a unit test) it keeps quiet.
+    """
+
+    _job: CurrentJob | None = None
+    _is_bound = False
+
+    def _reported_on(self) -> CurrentJob | None:
+        """The job of the run that this was made for; else the one that runs here."""
+        if self._is_bound:
+            return self._job
+        job = find_current_job()
+        if job is None and not is_task_side():
+            _warn_of_unknown_thread()
+        return job
+
+    def set(
+        self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
+    ) -> None:
+        """Set how far the job is. What is left out keeps its value."""
+        job = self._reported_on()
+        if job is not None:
+            job.report(current, total, message, unit)
+
+    def advance(self, n: float = 1) -> None:
+        """Add ``n`` to what is done."""
+        job = self._reported_on()
+        if job is not None:
+            job.advance(n)
+
+    async def track(self, items: AsyncIterable[T], total: float | None = None) -> AsyncIterator[T]:
+        """Go through ``items`` and count each when the loop's body is done with it."""
+        self.set(0, total=total)
+        async for item in items:
+            yield item
+            self.advance()
+
+
+def bound_progress(progress: Progress) -> Progress:
+    """The same for the job that runs here, or for none: what is passed to a task or a provider."""
+    bound = copy.copy(progress)
+    bound._job, bound._is_bound = find_current_job(), True
+    return bound
+
+
+@cache
+def _warn_of_unknown_thread() -> None:
+    """Say once that what is reported is lost."""
+    logger.warning("progress is reported where no job is known, and dropped: %s", UNKNOWN_THREAD)

@@ -1,6 +1,7 @@
 """The runner: the worker, and what goes on beside it from start to stop."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from asyncbg.bus import EventBus
@@ -9,10 +10,8 @@ from asyncbg.core.error_log import ErrorLog
 from asyncbg.core.event import Event
 from asyncbg.core.supervisor import Loop, Supervisor
 from asyncbg.engine.executor import Executor
-from asyncbg.engine.heartbeat import Heartbeat
-from asyncbg.engine.in_memory import InMemoryJobs
 from asyncbg.engine.progress import ProgressPump
-from asyncbg.engine.task import Registry
+from asyncbg.engine.registry import InMemoryJobs, Registry
 from asyncbg.engine.watchdog import BlockageReport, Watchdog
 from asyncbg.engine.worker import Worker
 from asyncbg.settings import Settings
@@ -175,3 +174,36 @@ class Runner:
 
     def _publish(self, event: Event) -> None:
         self._bus.publish([event])
+
+
+class Heartbeat:
+    """Calls ``beat`` every ``period_s`` seconds from a thread of its own, from :meth:`start` to :meth:`stop`."""
+
+    def __init__(self, beat: Callable[[], None], *, period_s: float, errors: ErrorLog | None = None) -> None:
+        """Nothing beats before :meth:`start`."""
+        self._beat = beat
+        self._errors = errors or ErrorLog()
+        self._period_s = period_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncbg-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Beat once, here and now, then go on in the thread. Raises OSError where even the first beat fails."""
+        self._beat()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; it sleeps interruptibly, so this takes no time."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._period_s):
+            try:
+                self._beat()
+                self._errors.recovered("heartbeat")
+            except BaseException as error:  # noqa: BLE001 - a thread that ends is missed by nobody until leases lapse
+                self._errors.add_once(
+                    "heartbeat", error, "the heartbeat cannot be written, leases may lapse", is_ours=True
+                )

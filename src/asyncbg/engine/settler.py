@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from asyncbg.core.error_log import ErrorLog, ends_task
 from asyncbg.core.job import Failed, JobFailure, Released
 from asyncbg.engine.failure import describe
-from asyncbg.engine.in_memory import InMemoryJobs
+from asyncbg.engine.registry import InMemoryJobs
 from asyncbg.errors import DatabaseError, OutageError
 from asyncbg.store.base import Backend, Settlement
 

@@ -9,10 +9,11 @@ import aiosqlite
 
 from asyncbg.core.function_name import display_name
 from asyncbg.core.job import ANONYMOUS
-from asyncbg.engine.call_options import NO_OPTIONS
 from asyncbg.engine.enqueuer import Enqueuer, Prepared
 from asyncbg.engine.job_handle import Job
-from asyncbg.engine.task import Registry, TaskDefinition, TaskOptions, is_unbound_method, unwrap_partial
+from asyncbg.engine.options import NO_OPTIONS, TaskOptions
+from asyncbg.engine.registry import Registry, unwrap_partial
+from asyncbg.engine.task import TaskDefinition, is_unbound_method
 from asyncbg.engine.task_handle import Task, TaskCall
 from asyncbg.errors import ArgumentsError, ErrorItem, TransactionError
 

@@ -8,9 +8,9 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import aiosqlite
 
 from asyncbg.core.job import ANONYMOUS
-from asyncbg.engine.call_options import NO_OPTIONS, CallOptions
 from asyncbg.engine.enqueuer import Enqueuer
 from asyncbg.engine.job_handle import Job
+from asyncbg.engine.options import NO_OPTIONS, CallOptions
 from asyncbg.engine.schedule import Schedules
 from asyncbg.engine.task import TaskDefinition
 

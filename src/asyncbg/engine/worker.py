@@ -14,11 +14,10 @@ from asyncbg.core.job import Cancelled, Done, Failed, JobFailure, Lease, Outcome
 from asyncbg.engine.context import CurrentJob
 from asyncbg.engine.executor import Executor
 from asyncbg.engine.failure import describe
-from asyncbg.engine.in_memory import InMemoryJobs
 from asyncbg.engine.progress import ProgressPump
+from asyncbg.engine.registry import NO_SUCH_TASK, InMemoryJobs, Registry
 from asyncbg.engine.settler import Settler
-from asyncbg.engine.task import Registry, TaskDefinition
-from asyncbg.engine.unknown_task import NO_SUCH_TASK
+from asyncbg.engine.task import TaskDefinition
 from asyncbg.errors import DatabaseError, OutageError
 from asyncbg.settings import RunnerSettings
 from asyncbg.store.base import Backend, Settlement

@@ -15,7 +15,7 @@ from typing import Any
 from asyncbg.auth import audit, keys, sessions, tickets
 from asyncbg.core.clock import Clock, SystemClock, rfc3339
 from asyncbg.core.event import dump
-from asyncbg.engine.unknown_task import NO_SUCH_TASK
+from asyncbg.engine.registry import NO_SUCH_TASK
 from asyncbg.errors import SettingsError
 from asyncbg.ops.open_store import database_file
 from asyncbg.privacy.encryption import Encryption

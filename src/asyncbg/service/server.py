@@ -19,7 +19,7 @@ from asyncbg.auth.keys import Keys
 from asyncbg.auth.origin import is_loopback
 from asyncbg.auth.sessions import Sessions
 from asyncbg.core.supervisor import Supervisor
-from asyncbg.engine.periodic import every
+from asyncbg.engine.maintenance import every
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.privacy.log_redaction import guard_handlers

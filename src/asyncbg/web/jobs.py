@@ -15,7 +15,7 @@ from asyncbg.core.ids import is_job_id
 from asyncbg.core.job import JobState
 from asyncbg.core.plain_text import is_one_line, is_storable
 from asyncbg.engine import Engine
-from asyncbg.engine.unknown_task import unknown_task_hint
+from asyncbg.engine.registry import unknown_task_hint
 from asyncbg.errors import JobNotFoundError
 from asyncbg.store.base import JobQuery
 from asyncbg.web.bulk import add_bulk_route

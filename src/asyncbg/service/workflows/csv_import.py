@@ -15,7 +15,8 @@ from asyncbg.core.clock import rfc3339
 from asyncbg.core.event import Event, EventType
 from asyncbg.core.event_model import EventModel
 from asyncbg.core.retry import is_retryable
-from asyncbg.engine.context import Progress, current_job
+from asyncbg.engine.context import current_job
+from asyncbg.engine.progress import Progress
 from asyncbg.errors import JobStateError
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.privacy import Personal

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from asyncbg.core.event_model import EventModel
-from asyncbg.engine.context import Progress, current_job
+from asyncbg.engine.context import current_job
+from asyncbg.engine.progress import Progress
 from asyncbg.fastapi import AsyncBG, BackgroundTasks
 from asyncbg.privacy import Personal
 from asyncbg.service.inputs import UrlText, UserId, UserNumber, query_or_body

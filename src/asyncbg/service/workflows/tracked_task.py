@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from asyncbg.auth.caller import Owner
 from asyncbg.core.job import JobRecord, JobState, ProgressValue
 from asyncbg.engine import Job
-from asyncbg.engine.context import Progress
+from asyncbg.engine.progress import Progress
 from asyncbg.errors import IdempotencyError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.service.inputs import TaskId, TaskName

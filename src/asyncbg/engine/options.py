@@ -1,15 +1,58 @@
-"""How one job is enqueued: when it is due, how urgent it is, whose it is, under which idempotency key."""
+"""Options: how the jobs of a task are run, and how one job is enqueued."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import aiosqlite
 
 from asyncbg.core.job import ANONYMOUS
 from asyncbg.core.plain_text import require_line
-from asyncbg.engine.task import check_priority
-from asyncbg.errors import OptionsError
+from asyncbg.core.retry import RetryPolicy
+from asyncbg.engine.unique_key import KeyOption
+from asyncbg.errors import (
+    OptionsError,
+)
+
+_MOST_RETRIES = 10_000
+_LONGEST_TIMEOUT_S = 366 * 86_400
+_HIGHEST_PRIORITY = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """How a task's jobs are run. ``timeout`` is seconds for one attempt; higher ``priority`` runs first."""
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float | None = None
+    queue: str = "default"
+    priority: int = 0
+    key: KeyOption | None = None
+    at_most_once: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise OptionsError for what no task can have."""
+        check_priority(self.priority)
+        require_line("queue=", self.queue)
+        if not _is_whole(self.retry.retries) or not 0 <= self.retry.retries <= _MOST_RETRIES:
+            raise OptionsError("retries=", f"should be a whole number from 0 to {_MOST_RETRIES:,}")
+        if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout <= _LONGEST_TIMEOUT_S):
+            raise OptionsError("timeout=", "should be more than 0 seconds, at most a year; None is without end")
+
+
+def check_priority(priority: object) -> None:
+    """Raise OptionsError for what is no priority."""
+    if not _is_whole(priority) or not -_HIGHEST_PRIORITY <= priority <= _HIGHEST_PRIORITY:  # type: ignore[operator]
+        raise OptionsError("priority=", f"should be a whole number, at most {_HIGHEST_PRIORITY:,} either way")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
 
 _LONGEST_DELAY = timedelta(days=365_250)
 _LAST = datetime(9999, 1, 1, tzinfo=UTC)

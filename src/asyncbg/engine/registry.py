@@ -1,0 +1,222 @@
+"""The registry: which function a stored job runs, found by the name of its task."""
+
+import inspect
+import logging
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, cast
+
+from asyncbg.core.function_name import module_and_qualname
+from asyncbg.core.job import JobRecord, JobState
+from asyncbg.engine.options import TaskOptions
+from asyncbg.engine.task import TaskDefinition
+from asyncbg.errors import (
+    DuplicateTaskError,
+    TaskChangedError,
+    UnknownTaskError,
+)
+from asyncbg.store.base import TaskCount
+
+_MAIN = "__main__"
+
+
+class Registry:
+    """All tasks of one engine, by name. Only what is in it, or found by :meth:`find`, ever runs."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._tasks: dict[str, TaskDefinition] = {}
+        self._handed: OrderedDict[str, TaskDefinition] = OrderedDict()
+
+    def __iter__(self) -> Iterator[TaskDefinition]:
+        """All registered tasks."""
+        return iter(self._tasks.values())
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all registered tasks, sorted."""
+        return sorted(self._tasks)
+
+    def add(self, definition: TaskDefinition) -> None:
+        """Register a task. Raises DuplicateTaskError where the name is another function's."""
+        earlier = self._tasks.get(definition.name)
+        if earlier is not None and earlier.function is not definition.function:
+            raise DuplicateTaskError(definition.name)
+        self._tasks[definition.name] = definition
+
+    def get(self, name: str) -> TaskDefinition:
+        """A registered task. Raises UnknownTaskError."""
+        try:
+            return self._tasks[name]
+        except KeyError:
+            raise UnknownTaskError(name, self.names) from None
+
+    def hand_over(self, function: Callable[..., Any]) -> TaskDefinition | None:
+        """The task of a function that was handed over without registration; None where it has no lasting name."""
+        name = lasting_name(function)
+        if name is None:
+            return None
+        known = self._tasks.get(name) or self._handed.get(name)
+        if known is None or known.function != function:
+            known = self._handed[name] = TaskDefinition.of(name, function, TaskOptions())
+        return known
+
+    def find(self, name: str) -> TaskDefinition | None:
+        """The task a stored job names: registered, handed over before, or a function of a module that is loaded.
+
+        A module is never imported here: a job of a module that this process has not loaded is left to others. Raises
+        TaskChangedError where the name leads to something else now.
+        """
+        known = self._tasks.get(name) or self._handed.get(name)
+        if known is None:
+            function = _loaded_function(name)
+            if function is not None:
+                known = self._handed[name] = TaskDefinition.of(name, function, TaskOptions())
+        return known
+
+    def has(self, name: str) -> bool:
+        """Whether jobs that name this task are claimed here; a task that cannot be looked up fails its jobs then."""
+        try:
+            return self.find(name) is not None
+        except BaseException:  # noqa: BLE001 - of any class: a stored name may lead to any object
+            return True
+
+
+def unwrap_partial(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
+    """Take ``functools.partial`` apart: the function below it, with all arguments."""
+    while isinstance(function, partial):
+        args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
+        function = function.func
+    return function, args, kwargs
+
+
+def lasting_name(function: Callable[..., Any]) -> str | None:
+    """The name ``module:qualname`` under which ``function`` is found again after a restart, or None.
+
+    A module that is run as a program has the name it is imported by: ``pkg.mod`` for ``python -m pkg.mod``, ``app`` for
+    ``python app.py``. What has no file, as in a shell, has none: ``__main__`` is another module in every program.
+    """
+    module, qualname = module_and_qualname(function)
+    if not module or not qualname or "<" in qualname or inspect.isclass(function):
+        return None
+    if _attribute(sys.modules.get(module), qualname) != function:
+        return None
+    name = _main_name() if module == _MAIN else module
+    return f"{name}:{qualname}" if name else None
+
+
+def _loaded_function(name: str) -> Callable[..., Any] | None:
+    """The function of this name in a module that is loaded; None where there is none.
+
+    Raises TaskChangedError where the name leads to something else than what it says.
+    """
+    module_name, _, qualname = name.partition(":")
+    if not qualname:
+        return None
+    if module_name == _MAIN:
+        raise TaskChangedError(name, "is in another module in every program; give the task a name with @bg.task")
+    module = sys.modules.get(module_name) or (sys.modules.get(_MAIN) if module_name == _main_name() else None)
+    found = _attribute(module, qualname)
+    if found is None or not callable(found):
+        return None
+    its_module, its_qualname = module_and_qualname(found)
+    is_named_so = its_qualname == qualname and its_module in (module_name, getattr(module, "__name__", None))
+    if inspect.isclass(found) or not is_named_so:
+        raise TaskChangedError(name, f"leads to {'a class' if inspect.isclass(found) else 'another function'} now")
+    return cast("Callable[..., Any]", found)
+
+
+def _attribute(module: object, qualname: str) -> Any:
+    found: Any = module
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _main_name() -> str | None:
+    """The name by which others import the program's own module: what ``python -m`` was told, or that of its file."""
+    main = sys.modules.get(_MAIN)
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return str(spec.name)
+    return _module_name(file, sys.path[0]) if file else None
+
+
+@lru_cache(maxsize=16)
+def _module_name(file: str, folder: str) -> str | None:
+    """The name by which ``file`` is imported where ``folder`` is on the path, None where it cannot be."""
+    path = Path(file).resolve()
+    return path.stem if path.stem.isidentifier() and path.parent == Path(folder).resolve() else None
+
+
+NO_SUCH_TASK = "the task is not known here"
+"""Why a claimed job is given back by a process that does not have its task."""
+
+
+def known_jobs(counts: Iterable[TaskCount], registry: Registry) -> int:
+    """How many of the jobs that have not begun are of tasks this process has."""
+    return sum(counted.many for counted in counts if _is_known(counted, registry))
+
+
+def unknown_tasks(counts: Iterable[TaskCount], registry: Registry) -> Mapping[str, int]:
+    """The tasks this process does not have, and how many of their jobs have not begun."""
+    unknown: Counter[str] = Counter()
+    for counted in counts:
+        if not _is_known(counted, registry):
+            unknown[counted.task] += counted.many
+    return unknown
+
+
+def unknown_task_hint(record: JobRecord, registry: Registry) -> str | None:
+    """Why a job does not run where this process does not have its task; None for any other."""
+    has_begun = record.state.is_final or record.state is JobState.RUNNING
+    if has_begun or not record.durable or registry.has(record.task):
+        return None
+    return f"this process has no task {record.task}: the job waits for one that has; cancel it where there is none"
+
+
+def _is_known(counted: TaskCount, registry: Registry) -> bool:
+    """A job that is not durable has its function in the memory of a process, under whatever name."""
+    return not counted.is_durable or registry.has(counted.task)
+
+
+logger = logging.getLogger("asyncbg")
+
+_MOST_WARNED = 1000
+
+
+class InMemoryJobs:
+    """The function and the arguments of each such job that is not final."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._jobs: dict[str, tuple[TaskDefinition, dict[str, Any]]] = {}
+        self._warned: set[str] = set()
+
+    def keep(self, job_id: str, definition: TaskDefinition, bound: dict[str, Any]) -> None:
+        """Keep what a job needs to run; a warning names its task once."""
+        self._jobs[job_id] = (definition, bound)
+        name = definition.name
+        if name not in self._warned and len(self._warned) < _MOST_WARNED:
+            self._warned.add(name)
+            logger.warning(
+                "jobs of %s are not durable: a lambda, a closure, a bound method or an argument without a JSON form "
+                "cannot survive a restart; hand over a module-level function and plain arguments", name,
+            )  # fmt: skip
+
+    def take(self, job_id: str) -> tuple[TaskDefinition, dict[str, Any]] | None:
+        """The function and the arguments of such a job, or None."""
+        return self._jobs.get(job_id)
+
+    def clear(self) -> None:
+        """Forget all: the life of the engine that they belong to is over."""
+        self._jobs.clear()
+
+    def drop(self, job_id: str) -> None:
+        """Forget a job that is final, or was not accepted."""
+        self._jobs.pop(job_id, None)
