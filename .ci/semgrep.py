@@ -117,4 +117,4 @@ from starlette.middleware.base import BaseHTTPMiddleware
 @app.middleware("http")
 async def wrap(request, call_next): ...
 # ok: no-stream-wrapping-middleware
-app.add_middleware(Guard)
+app.add_middleware(AuthMiddleware)

@@ -10,9 +10,9 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from asyncbg.service.connection_limits import (
-    MOST_HEAD_BYTES,
-    MOST_HEADERS,
-    MOST_URL_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_URL_BYTES,
     BoundedProtocol,
     connection_limits,
 )
@@ -84,11 +84,11 @@ async def test_a_chunked_body_is_no_head(live: LiveServer) -> None:
 @pytest.mark.parametrize(
     ("request_head", "status"),
     [
-        (head(*[f"X-{number}: y" for number in range(MOST_HEADERS + 1)]), 431),
-        (head(f"X: {'y' * MOST_HEAD_BYTES}"), 431),
+        (head(*[f"X-{number}: y" for number in range(MAX_HEADERS + 1)]), 431),
+        (head(f"X: {'y' * MAX_HEAD_BYTES}"), 431),
         (head(*[f"X-{number}: {'y' * 1000}" for number in range(90)]), 431),
-        (head(start=f"GET /{'y' * MOST_URL_BYTES} HTTP/1.1"), 414),
-        (head()[:-2] + b"X: " + b"y" * (MOST_HEAD_BYTES + 1), 431),
+        (head(start=f"GET /{'y' * MAX_URL_BYTES} HTTP/1.1"), 414),
+        (head()[:-2] + b"X: " + b"y" * (MAX_HEAD_BYTES + 1), 431),
     ],
     ids=["many headers", "a large header", "large headers", "a long address", "an endless header"],
 )
@@ -107,7 +107,7 @@ async def test_a_head_too_large_is_refused(live: LiveServer, request_head: bytes
 async def test_trailers_are_bounded_too(live: LiveServer) -> None:
     """What follows a chunked body counts as headers do."""
     start = head("Transfer-Encoding: chunked", start="POST / HTTP/1.1")
-    trailers = b"".join(b"X-%d: y\r\n" % number for number in range(MOST_HEADERS + 1))
+    trailers = b"".join(b"X-%d: y\r\n" % number for number in range(MAX_HEADERS + 1))
 
     answer = await talk(live, start + b"1\r\nz\r\n0\r\n" + trailers)
 

@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExpo
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
-from asyncbg.service.logging_config import log_config
+from asyncbg.service.logging_config import logging_config
 from asyncbg.settings import load_settings
 
 
@@ -37,7 +37,7 @@ def serve(out: Mapping[str, TextIO]) -> None:
         ConsoleMetricExporter(out=out["otel-metrics.json"]), export_interval_millis=500
     )
     metrics.set_meter_provider(MeterProvider([reader]))
-    config = log_config(load_settings())
+    config = logging_config(load_settings())
     config["handlers"]["file"] = {
         **config["handlers"]["default"],
         "class": "logging.FileHandler",

@@ -21,7 +21,7 @@ from asyncbg.engine import Engine
 from asyncbg.engine.context import current_job
 from asyncbg.engine.failure import describe, traceback_text
 from asyncbg.errors import FinalError, JobFailedError, JobNotFoundError, TracebackError
-from asyncbg.ops.erasure.address import Address
+from asyncbg.ops.erasure.email_matcher import EmailMatcher
 from asyncbg.ops.erasure.rows import Rows
 from asyncbg.ops.open_store import open_store
 from asyncbg.ops.rekey import rekey
@@ -190,7 +190,7 @@ async def test_an_erasure_takes_tracebacks_along(engine: Engine, tmp_path: Path)
         slipped = (await engine.get(others[0].id)).n
         connection.execute("UPDATE failed_attempt SET traceback = ? WHERE job = ?", (f"mail to {ADA}", slipped))
     async with open_store(settings_in(tmp_path)) as store:
-        rows = Rows(store, Address(ADA))
+        rows = Rows(store, EmailMatcher(ADA))
         assert await rows.erase_tracebacks(await rows.jobs()) == 2
 
     kept = [(await engine.attempts(job.id))[0].traceback for job in (theirs, *others)]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.service.integrations.csv_format import NotCsvError, Told
-from asyncbg.service.integrations.csv_reader import Opened, Rejection, open_csv, read_batches
+from asyncbg.service.integrations.csv_encoding import NotCsvError
+from asyncbg.service.integrations.csv_format import DeclaredFormat
+from asyncbg.service.integrations.csv_reader import OpenedCsv, Rejection, open_csv, read_batches
 from asyncbg.service.integrations.csv_row import escaped, is_whole_row, raw_cells, unescaped
 
 TABLE = [["Ada", "London"], ["Bob", "Paris"]]
@@ -20,7 +21,7 @@ TABLE = [["Ada", "London"], ["Bob", "Paris"]]
 class Read:
     """A whole file that was read."""
 
-    opened: Opened
+    opened: OpenedCsv
     rows: list[list[str]]
     rejections: list[Rejection]
     blank: int
@@ -41,7 +42,7 @@ def read(
 ) -> Read:
     """Read a file; a text is UTF-8."""
     file = io.BytesIO(data.encode() if isinstance(data, str) else data)
-    opened = open_csv(file, Told(charset, encoding, delimiter))
+    opened = open_csv(file, DeclaredFormat(charset, encoding, delimiter))
     batches = list(read_batches(file, opened.cursor, chunk_bytes=50))
     rows = [row for batch in batches for row in batch.rows if row is not None]
     rejections = [rejection for batch in batches for rejection in batch.rejections]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbg.service.integrations.csv_format import CsvError, NotCsvError
+from asyncbg.service.integrations.csv_encoding import CsvError, NotCsvError
 from asyncbg.service.integrations.csv_reader import (
     MAX_FIELD_CHARS,
     MAX_ROW_BYTES,

@@ -9,9 +9,9 @@ import pytest
 
 from asyncbg.core.files import files_below, is_directory, is_file, is_there, names_in
 from asyncbg.errors import DatabaseError, OutageError, SettingsError
-from asyncbg.ops.erasure.address import Address
+from asyncbg.ops.erasure.email_matcher import EmailMatcher
 from asyncbg.ops.erasure.files import erase_files
-from asyncbg.ops.erasure.proof import search
+from asyncbg.ops.erasure.verification import verify_erased
 from asyncbg.ops.open_store import existing_file, open_store
 from asyncbg.settings import load_settings
 from asyncbg.store.sqlite.database import Database
@@ -19,12 +19,12 @@ from asyncbg.store.sqlite.database import Database
 EXHAUSTED = """
 import os, resource, sys
 from pathlib import Path
-from asyncbg.ops.erasure.address import Address
+from asyncbg.ops.erasure.email_matcher import EmailMatcher
 from asyncbg.ops.erasure.files import erase_files
-from asyncbg.ops.erasure.proof import search
+from asyncbg.ops.erasure.verification import verify_erased
 from asyncbg.core.files import files_below
 
-directory, address = Path(sys.argv[1]), Address("ada@example.com")
+directory, address = Path(sys.argv[1]), EmailMatcher("ada@example.com")
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 taken = []
 try:
@@ -35,7 +35,7 @@ except OSError:
 said = []
 for look in (
     lambda: list(files_below(directory)),
-    lambda: search(directory / "jobs.db", directory, address),
+    lambda: verify_erased(directory / "jobs.db", directory, address),
     lambda: erase_files(directory, address),
 ):
     try:
@@ -144,12 +144,12 @@ async def test_a_database_that_cannot_be_looked_at_any_more_was_not_moved(tmp_pa
 
 def test_an_erasure_looks_into_every_file(tmp_path: Path) -> None:
     """One below the data directory too."""
-    address = Address("ada@example.com")
+    address = EmailMatcher("ada@example.com")
     (tmp_path / "data" / "work" / "batch").mkdir(parents=True)
     (tmp_path / "data" / "work" / "batch" / "step.txt").write_text("for ada@example.com\n")
     database = tmp_path / "jobs.db"
     database.write_bytes(b"")
 
-    assert len(search(database, tmp_path / "data", address).found) == 1
+    assert len(verify_erased(database, tmp_path / "data", address).found) == 1
     assert erase_files(tmp_path / "data", address).removed == 1
-    assert search(database, tmp_path / "data", address).found == {}
+    assert verify_erased(database, tmp_path / "data", address).found == {}

@@ -12,7 +12,7 @@ import pytest
 
 from asyncbg.core.clock import ManualClock
 from asyncbg.errors import BadCursorError
-from asyncbg.service.integrations.csv_format import NotCsvError
+from asyncbg.service.integrations.csv_encoding import NotCsvError
 from asyncbg.service.integrations.csv_reader import Rejection, RowTooLongError
 from asyncbg.service.integrations.imports import (
     ImportOvertakenError,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asyncbg.core.clock import ManualClock
-from asyncbg.service.integrations.own_directory import LinkedDirectoryError, warn_of_readers
+from asyncbg.service.integrations.private_directory import LinkedDirectoryError, warn_if_readable
 from asyncbg.service.integrations.workspace import MARKER, Workspace
 
 
@@ -128,7 +128,7 @@ def test_a_data_directory_open_to_others_is_warned_about(tmp_path: Path, caplog:
     """It may be shared on purpose: the warning says how to close it, and nothing is changed."""
     tmp_path.chmod(0o755)
     with caplog.at_level(logging.WARNING, logger="asyncbg"):
-        warn_of_readers(tmp_path)
+        warn_if_readable(tmp_path)
 
     assert f"chmod 700 {tmp_path}" in caplog.text
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755

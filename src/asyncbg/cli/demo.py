@@ -35,7 +35,7 @@ _OPERATOR = "operator@example.com"
 _ITEMS_COUNT = 40
 
 Json = dict[str, Any]
-Effect = Callable[["_World", Sequence[Json]], Awaitable[str]]
+Effect = Callable[["_Environment", Sequence[Json]], Awaitable[str]]
 
 
 class DemoError(AsyncBGError):
@@ -49,12 +49,12 @@ async def run_demo(*, once: bool, port: int = 0) -> int:
     """
     console = Console()
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with _world(port) as world, anyio.create_task_group() as group:
+        async with _open_environment(port) as env, anyio.create_task_group() as group:
             group.start_soon(_stop_at_signal, signals, group.cancel_scope)
-            console.print(f"asyncbg serves {world.url}/", highlight=False)
-            is_good = await _demonstrate(world, console)
+            console.print(f"asyncbg serves {env.url}/", highlight=False)
+            is_good = await _run_workflows(env, console)
             if not once:
-                console.print(f"Still serving {world.url}/ - stop it with Ctrl-C", highlight=False)
+                console.print(f"Still serving {env.url}/ - stop it with Ctrl-C", highlight=False)
                 await anyio.sleep_forever()
             group.cancel_scope.cancel()
             return 0 if is_good else 1
@@ -67,7 +67,7 @@ async def _stop_at_signal(signals: AsyncIterator[signal.Signals], scope: anyio.C
 
 
 @dataclass
-class _World:
+class _Environment:
     """The service and its peers, all running."""
 
     url: str
@@ -86,15 +86,15 @@ class _World:
         """How many lines of the notification log hold ``text``."""
         path = self.settings.data_dir / "notifications.log"
         lines = [line for line in path.read_text("utf-8").splitlines() if text in line] if path.exists() else []
-        return _seen(len(lines), "notification")
+        return _counted(len(lines), "notification")
 
     def mailed(self, address: str) -> str:
         """How many messages ``address`` got."""
-        return _seen(self.mail.received.get(address, 0), "mail") + " received"
+        return _counted(self.mail.received.get(address, 0), "mail") + " received"
 
 
 @dataclass(frozen=True, slots=True)
-class _Scene:
+class _Workflow:
     """One workflow: what is sent, and how its effect is seen."""
 
     path: str
@@ -102,20 +102,20 @@ class _Scene:
     request: Json = field(default_factory=dict)
 
 
-def _scenes(world: _World) -> list[_Scene]:
+def _workflows(env: _Environment) -> list[_Workflow]:
     """One of every workflow."""
-    urls = {"data_url": f"{world.peer.url}/items.json", "webhook_url": f"{world.peer.url}/hook"}
+    urls = {"data_url": f"{env.peer.url}/items.json", "webhook_url": f"{env.peer.url}/hook"}
     mail = {"to_email": "ada@example.com", "subject": "Welcome", "body": "Good to see you, Ada.\n"}
     return [
-        _Scene("/send-notification/ada@example.com", _notification, {"json": {"message": "welcome"}}),
-        _Scene("/process/report", _process),
-        _Scene("/send-email/", _email, {"json": mail}),
-        _Scene("/upload-csv/7", _csv, {"data": _upload()}),
-        _Scene("/user/7/action", _activity, {"json": {"action": "login"}}),
-        _Scene("/trigger-external-fetch/7", _fetch, {"json": urls}),
-        _Scene("/safe-task/7", _safe, {"json": {"message": "your report is ready"}}),
-        _Scene("/start-task/demo", _tracked, {"params": {"items_count": _ITEMS_COUNT}}),
-        _Scene("/action/8", _injected, {"json": {"action": "signup"}}),
+        _Workflow("/send-notification/ada@example.com", _notification, {"json": {"message": "welcome"}}),
+        _Workflow("/process/report", _process),
+        _Workflow("/send-email/", _email, {"json": mail}),
+        _Workflow("/upload-csv/7", _csv, {"data": _upload()}),
+        _Workflow("/user/7/action", _activity, {"json": {"action": "login"}}),
+        _Workflow("/trigger-external-fetch/7", _fetch, {"json": urls}),
+        _Workflow("/safe-task/7", _safe, {"json": {"message": "your report is ready"}}),
+        _Workflow("/start-task/demo", _tracked, {"params": {"items_count": _ITEMS_COUNT}}),
+        _Workflow("/action/8", _injected, {"json": {"action": "signup"}}),
     ]
 
 
@@ -125,67 +125,67 @@ def _upload() -> aiohttp.FormData:
     return form
 
 
-async def _notification(world: _World, _: Sequence[Json]) -> str:
-    return world.notified("for ada@example.com: welcome")
+async def _notification(env: _Environment, _: Sequence[Json]) -> str:
+    return env.notified("for ada@example.com: welcome")
 
 
-async def _process(_: _World, jobs: Sequence[Json]) -> str:
+async def _process(_: _Environment, jobs: Sequence[Json]) -> str:
     steps = jobs[0]["result"]["steps"] + jobs[1]["result"]["steps"]
-    return f"{_seen(steps, 'step')}, {_seen(jobs[2]['result']['files_removed'], 'file')} cleaned up"
+    return f"{_counted(steps, 'step')}, {_counted(jobs[2]['result']['files_removed'], 'file')} cleaned up"
 
 
-async def _email(world: _World, _: Sequence[Json]) -> str:
-    return world.mailed("ada@example.com")
+async def _email(env: _Environment, _: Sequence[Json]) -> str:
+    return env.mailed("ada@example.com")
 
 
-async def _csv(world: _World, _: Sequence[Json]) -> str:
-    [shown] = (await world.get("/user/7/imports"))["items"]
-    return f"{_seen(shown['rows_stored'], 'row')} imported, {shown['rows_rejected']} rejected"
+async def _csv(env: _Environment, _: Sequence[Json]) -> str:
+    [shown] = (await env.get("/user/7/imports"))["items"]
+    return f"{_counted(shown['rows_stored'], 'row')} imported, {shown['rows_rejected']} rejected"
 
 
-async def _activity(world: _World, _: Sequence[Json]) -> str:
-    return _seen((await world.get("/user/7/statistics"))["total"], "action") + " counted"
+async def _activity(env: _Environment, _: Sequence[Json]) -> str:
+    return _counted((await env.get("/user/7/statistics"))["total"], "action") + " counted"
 
 
-async def _fetch(world: _World, jobs: Sequence[Json]) -> str:
-    if not world.peer.verified or jobs[0]["result"]["items"] != len(ITEMS):
+async def _fetch(env: _Environment, jobs: Sequence[Json]) -> str:
+    if not env.peer.verified or jobs[0]["result"]["items"] != len(ITEMS):
         raise DemoError("the peer saw no good webhook")
     return f"{len(ITEMS)} items fetched, webhook verified"
 
 
-async def _safe(world: _World, _: Sequence[Json]) -> str:
-    return world.notified("for user 7: your report is ready")
+async def _safe(env: _Environment, _: Sequence[Json]) -> str:
+    return env.notified("for user 7: your report is ready")
 
 
-async def _tracked(world: _World, _: Sequence[Json]) -> str:
-    shown = await world.get("/task-progress/demo")
-    return f"{shown['progress']} of {_seen(shown['total'], 'item')} done"
+async def _tracked(env: _Environment, _: Sequence[Json]) -> str:
+    shown = await env.get("/task-progress/demo")
+    return f"{shown['progress']} of {_counted(shown['total'], 'item')} done"
 
 
-async def _injected(world: _World, _: Sequence[Json]) -> str:
-    logged = (await world.get("/user/8/statistics"))["total"]
-    return f"{_seen(logged, 'action')} logged, {world.mailed(_OPERATOR)}"
+async def _injected(env: _Environment, _: Sequence[Json]) -> str:
+    logged = (await env.get("/user/8/statistics"))["total"]
+    return f"{_counted(logged, 'action')} logged, {env.mailed(_OPERATOR)}"
 
 
-def _seen(count: int, what: str) -> str:
+def _counted(count: int, what: str) -> str:
     """``3 rows``; raises DemoError for none."""
     if count < 1:
         raise DemoError(f"no {what} was seen")
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-async def _demonstrate(world: _World, console: Console) -> bool:
+async def _run_workflows(env: _Environment, console: Console) -> bool:
     """Send everything, show the progress, then what came of it; True if everything is as it should be."""
-    scenes = _scenes(world)
+    workflows = _workflows(env)
     try:
-        with anyio.fail_after(_DEADLINE_S), _Board(console) as board:
-            async with world.http.get("/events") as stream:
+        with anyio.fail_after(_DEADLINE_S), _ProgressView(console) as view:
+            async with env.http.get("/events") as stream:
                 await stream.content.readline()  # the stream is open: from here on nothing is missed
-                batches = [await _send(world, scene) for scene in scenes]
-                board.expect([job for batch in batches for job in batch])
-                await board.follow(stream.content)
-            finished = [[await world.get(job["url"]) for job in batch] for batch in batches]
-        return await _report(world, scenes, finished, console)
+                batches = [await _submit(env, workflow) for workflow in workflows]
+                view.expect([job for batch in batches for job in batch])
+                await view.follow(stream.content)
+            finished = [[await env.get(job["url"]) for job in batch] for batch in batches]
+        return await _report(env, workflows, finished, console)
     except TimeoutError:
         console.print(f"the jobs were not done in {_DEADLINE_S} s", style="red")
     except (DemoError, aiohttp.ClientError) as error:
@@ -193,16 +193,16 @@ async def _demonstrate(world: _World, console: Console) -> bool:
     return False
 
 
-async def _send(world: _World, scene: _Scene) -> list[Json]:
-    """Submit a scene; gives its accepted jobs."""
-    async with world.http.post(scene.path, **scene.request) as answer:
+async def _submit(env: _Environment, workflow: _Workflow) -> list[Json]:
+    """Submit a workflow; gives its accepted jobs."""
+    async with env.http.post(workflow.path, **workflow.request) as answer:
         if answer.status != 202:
-            raise DemoError(f"POST {scene.path} was answered with {answer.status}")
+            raise DemoError(f"POST {workflow.path} was answered with {answer.status}")
         accepted: list[Json] = (await answer.json())["jobs"]
         return accepted
 
 
-class _Board:
+class _ProgressView:
     """The jobs as the event stream tells of them: bars in a terminal, lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
@@ -219,7 +219,7 @@ class _Board:
         self._bar: dict[str, TaskID] = {}
         self._open: set[str] = set()
 
-    def __enter__(self) -> "_Board":
+    def __enter__(self) -> "_ProgressView":
         self._bars.start()
         return self
 
@@ -260,26 +260,26 @@ class _Board:
             self._console.print(f"{event['task']}: {kind}", highlight=False)
 
 
-async def _report(world: _World, scenes: Sequence[_Scene], finished: list[list[Json]], console: Console) -> bool:
+async def _report(
+    env: _Environment, workflows: Sequence[_Workflow], finished: list[list[Json]], console: Console
+) -> bool:
     """The closing table; True if every job succeeded and every effect was seen."""
-    table = Table(
-        Column("workflow", overflow="fold"), "jobs", "state", "seconds", "effect seen", title="What came of it"
-    )
+    table = Table(Column("workflow", overflow="fold"), "jobs", "state", "seconds", "effect seen", title="Results")
     all_good = True
-    for scene, jobs in zip(scenes, finished, strict=True):
-        state = _overall(jobs)
+    for workflow, jobs in zip(workflows, finished, strict=True):
+        state = _batch_state(jobs)
         is_good = state == JobState.SUCCEEDED
         try:
-            effect = await scene.effect(world, jobs) if is_good else _errors(jobs)
+            effect = await workflow.effect(env, jobs) if is_good else _errors(jobs)
         except DemoError as error:
             is_good, effect = False, str(error)
         all_good = all_good and is_good
-        table.add_row(scene.path, str(len(jobs)), state, _seconds(jobs), effect, style="" if is_good else "red")
+        table.add_row(workflow.path, str(len(jobs)), state, _seconds(jobs), effect, style="" if is_good else "red")
     console.print(table)
     return all_good
 
 
-def _overall(jobs: Sequence[Json]) -> str:
+def _batch_state(jobs: Sequence[Json]) -> str:
     """The state of the first job that did not succeed."""
     return next((str(job["state"]) for job in jobs if job["state"] != JobState.SUCCEEDED), JobState.SUCCEEDED)
 
@@ -297,22 +297,22 @@ def _seconds(jobs: Sequence[Json]) -> str:
 
 
 @asynccontextmanager
-async def _world(port: int) -> AsyncIterator[_World]:
+async def _open_environment(port: int) -> AsyncIterator[_Environment]:
     """Everything that is needed, on this machine and below a temporary directory; gone when the block ends."""
     clock = SystemClock()
     secret = f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(_listen(port))
+        listener = stack.enter_context(_bind(port))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncbg-demo-")))
         mail = await stack.enter_async_context(MailSink().running())
         peer = await stack.enter_async_context(HttpPeer(secret, clock).running())
         settings = _settings(directory, mail.port, secret)
         url = await stack.enter_async_context(_serving(settings, listener))
         http = await stack.enter_async_context(aiohttp.ClientSession(url, trust_env=False))
-        yield _World(url, http, settings, mail, peer)
+        yield _Environment(url, http, settings, mail, peer)
 
 
-def _listen(port: int) -> socket.socket:
+def _bind(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:

@@ -18,11 +18,11 @@ from asyncbg.cli.terminal import (
     Profile,
     UsageError,
     overrides,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
     printable,
-    remark,
-    say,
-    say_json,
-    say_table,
 )
 from asyncbg.core.clock import SystemClock, rfc3339
 from asyncbg.core.event import Event, EventFilter, EventType
@@ -38,10 +38,10 @@ from asyncbg.store.search import SearchError, cancel_matching, unfinished
 from asyncbg.store.sqlite import SQLiteBackend
 from asyncbg.web.schemas import MOST_LISTED_BYTES, AttemptOut, Cursor, JobOut, cursor_after
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 _PAGE = 500
-_TAIL = 10
-_MOST = 1_000
+_DEFAULT_LAST = 10
+_MAX_LIMIT = 1_000
 _CURSOR: TypeAdapter[int | None] = TypeAdapter(Cursor)
 
 JobId = Annotated[str, Parameter(help="The job's id.")]
@@ -70,8 +70,8 @@ def list_jobs(
     profile: Profile = None,
 ) -> None:
     """List jobs, newest first."""
-    if not 1 <= limit <= _MOST:
-        raise UsageError(f"--limit should be 1 to {_MOST}")
+    if not 1 <= limit <= _MAX_LIMIT:
+        raise UsageError(f"--limit should be 1 to {_MAX_LIMIT}")
     query = JobQuery(
         states=_states(state),
         task=task,
@@ -84,32 +84,32 @@ def list_jobs(
     found = asyncio.run(_list(query, profile))
     page, more = found[:limit], len(found) > limit
     if as_json:
-        say_json({"items": [_shown(record) for record in page], "next": cursor_after(page[-1]) if more else None})
+        print_json({"items": [_job_json(record) for record in page], "next": cursor_after(page[-1]) if more else None})
         return
-    say_table(("id", "task", "state", "attempt", "created", "progress", "arguments"), map(_row, page))
+    print_table(("id", "task", "state", "attempt", "created", "progress", "arguments"), map(_row, page))
     if more:
-        remark(f"there are more: --cursor {cursor_after(page[-1])}")
+        print_note(f"there are more: --cursor {cursor_after(page[-1])}")
 
 
 async def _list(query: JobQuery, profile: str | None) -> Sequence[JobRecord]:
-    async with _opened(profile) as store:
+    async with _open_store(profile) as store:
         return await store.list(query)
 
 
 @jobs_app.command
 def show(job_id: JobId, /, *, as_json: AsJson = False, profile: Profile = None) -> None:
     """Show one job; its personal arguments as pseudonyms."""
-    record, attempts = asyncio.run(_look(job_id, profile))
+    record, attempts = asyncio.run(_read_job(job_id, profile))
     shown = [AttemptOut.from_attempt(attempt).model_dump(mode="json") for attempt in attempts]
     if as_json:
-        say_json(_shown(record) | {"attempts": shown})
+        print_json(_job_json(record) | {"attempts": shown})
         return
-    _say_job(record, as_json=False)
-    _say_attempts(shown)
+    _print_job(record, as_json=False)
+    _print_attempts(shown)
 
 
-async def _look(job_id: str, profile: str | None) -> tuple[JobRecord, Sequence[Attempt]]:
-    async with _opened(profile) as store:
+async def _read_job(job_id: str, profile: str | None) -> tuple[JobRecord, Sequence[Attempt]]:
+    async with _open_store(profile) as store:
         return await _get(store, job_id), await store.attempts(job_id)
 
 
@@ -120,34 +120,34 @@ def watch(job_id: JobId, /, *, timeout: Timeout = None, as_json: AsJson = False,
 
 
 async def _watch(job_id: str, timeout_s: float | None, profile: str | None, *, as_json: bool) -> int:
-    async with _opened(profile) as store:
+    async with _open_store(profile) as store:
         try:
             async with asyncio.timeout(timeout_s), aclosing(_history(store, job_id)) as history:
                 async for event in history:
-                    _say_event(event, store.epoch, as_json=as_json)
+                    _print_event(event, store.epoch, as_json=as_json)
         except TimeoutError:
             raise JobTimeoutError(job_id, timeout_s or 0) from None
-        return _verdict(await _get(store, job_id))
+        return _exit_code(await _get(store, job_id))
 
 
 async def _history(store: Backend, job_id: str) -> AsyncGenerator[Event, None]:
     """A job's events from the first one to its final one, and its latest progress as it changes."""
     wanted = EventFilter(jobs=frozenset({job_id}))
-    reached, told = 0, None
+    reached, seen = 0, None
     while True:
         record = await _get(store, job_id)  # before its events: if it is final, the log tells why
         events, reached = await store.events(after_seq=reached, wanted=wanted, limit=_PAGE)
         last = [events[-1]] if events and events[-1].is_final else []
         for event in events[: len(events) - len(last)]:
             yield event
-        if record.progress is not None and record.progress != told:
-            told = record.progress
+        if record.progress is not None and record.progress != seen:
+            seen = record.progress
             yield _progress_event(record)
         for event in last:
             yield event
         if record.state.is_final and len(events) < _PAGE:
             return
-        await asyncio.sleep(0 if len(events) == _PAGE else _LOOK_S)
+        await asyncio.sleep(0 if len(events) == _PAGE else _POLL_S)
 
 
 def _progress_event(record: JobRecord) -> Event:
@@ -180,27 +180,27 @@ def tail(
         jobs=frozenset([job] if job else ()), tasks=frozenset([task] if task else ()),
         types=frozenset(word for word in (event_type or "").split(",") if word),
     )  # fmt: skip
-    most = _TAIL if last is None and follow else last
+    most = _DEFAULT_LAST if last is None and follow else last
     asyncio.run(_tail(wanted, most, profile, follow=follow, as_json=as_json))
 
 
 async def _tail(wanted: EventFilter, most: int | None, profile: str | None, *, follow: bool, as_json: bool) -> None:
-    async with _opened(profile, create=follow) as store:
+    async with _open_store(profile, create=follow) as store:
         end = (await store.position()).last_seq
         kept: deque[Event] = deque(maxlen=most)
         async for event in _stored(store, wanted, end):
             if most is None:
-                _say_event(event, store.epoch, as_json=as_json)
+                _print_event(event, store.epoch, as_json=as_json)
             else:
                 kept.append(event)
         for event in kept:
-            _say_event(event, store.epoch, as_json=as_json)
+            _print_event(event, store.epoch, as_json=as_json)
         while follow:
             events, end = await store.events(after_seq=end, wanted=wanted, limit=_PAGE)
             for event in events:
-                _say_event(event, store.epoch, as_json=as_json)
+                _print_event(event, store.epoch, as_json=as_json)
             if len(events) < _PAGE:
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_S)
 
 
 async def _stored(store: Backend, wanted: EventFilter, end: int) -> AsyncIterator[Event]:
@@ -220,13 +220,13 @@ def retry(job_id: JobId, /, *, as_json: AsJson = False, profile: Profile = None)
     """Run a final job again; its history stays."""
 
     async def again() -> JobRecord:
-        async with _opened(profile) as store:
+        async with _open_store(profile) as store:
             await _get(store, job_id)
             async with audited(await open_audit(store.database), "job.retry", job_id, who=COMMAND_LINE):
                 await store.retry(job_id)
             return await _get(store, job_id)
 
-    _say_changed(asyncio.run(again()), as_json=as_json)
+    _print_state(asyncio.run(again()), as_json=as_json)
 
 
 @jobs_app.command
@@ -255,14 +255,14 @@ def cancel(
 def _cancel_one(job_id: str, reason: str, profile: str | None, *, as_json: bool) -> None:
 
     async def stop() -> JobRecord:
-        async with _opened(profile) as store:
-            told = redact_for(await _get(store, job_id), reason)
+        async with _open_store(profile) as store:
+            note = redact_for(await _get(store, job_id), reason)
             async with audited(await open_audit(store.database), "job.cancel", job_id, who=COMMAND_LINE):
-                await store.cancel(job_id, told)
+                await store.cancel(job_id, note)
             return await _get(store, job_id)
 
     record = asyncio.run(stop())
-    _say_changed(record, as_json=as_json, remarks=" (to be cancelled by the process that runs it)")
+    _print_state(record, as_json=as_json, remarks=" (to be cancelled by the process that runs it)")
 
 
 def _cancel_all(match: str, reason: str, profile: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -275,9 +275,9 @@ def _cancel_all(match: str, reason: str, profile: str | None, *, dry_run: bool, 
         _confirm(f"cancel {many} jobs")
     matched = asyncio.run(_cancel_matching(query, match, reason, profile, dry_run=dry_run))
     if as_json:
-        say_json({"matched": matched, "dry_run": dry_run})
+        print_json({"matched": matched, "dry_run": dry_run})
     else:
-        say(f"{matched} jobs {'would be' if dry_run else 'were'} cancelled")
+        print_line(f"{matched} jobs {'would be' if dry_run else 'were'} cancelled")
 
 
 def _confirm(what: str) -> None:
@@ -291,7 +291,7 @@ def _confirm(what: str) -> None:
 async def _cancel_matching(
     query: JobQuery, match: str, reason: str, profile: str | None, *, dry_run: bool
 ) -> int:  # fmt: skip
-    async with _opened(profile) as store:
+    async with _open_store(profile) as store:
 
         async def cancel(job_id: str) -> None:
             if not dry_run:
@@ -328,7 +328,7 @@ def enqueue(
     """Accept a job for one of the service's tasks; it is on disk when this returns, and runs when the service does."""
     options = CallOptions(delay=delay, priority=priority, tags=tag, owner=owner)
     return asyncio.run(
-        _enqueue(task, _object(arguments), options, profile, wait=wait, timeout_s=timeout, as_json=as_json)
+        _enqueue(task, _parse_object(arguments), options, profile, wait=wait, timeout_s=timeout, as_json=as_json)
     )
 
 
@@ -356,15 +356,15 @@ async def _enqueue(
         record = await _get(store, enqueued.ids[0])
         if wait:
             if not as_json:
-                _say_changed(record)
+                _print_state(record)
             if not processes_at(database_file(settings)):
-                remark("nothing runs the jobs of this database now; start `asyncbg serve` or `asyncbg worker`")
+                print_note("nothing runs the jobs of this database now; start `asyncbg serve` or `asyncbg worker`")
             record = await _wait(store, record.id, timeout_s)
         if as_json or record.state.is_final or not wait:
-            _say_changed(record, as_json=as_json)
+            _print_state(record, as_json=as_json)
         if wait and not record.state.is_final:
             raise JobTimeoutError(record.id, timeout_s or 0)
-        return _verdict(record)
+        return _exit_code(record)
 
 
 async def _wait(store: Backend, job_id: str, timeout_s: float | None) -> JobRecord:
@@ -375,10 +375,10 @@ async def _wait(store: Backend, job_id: str, timeout_s: float | None) -> JobReco
         record = await _get(store, job_id)
         if record.state.is_final or (deadline_ms is not None and clock.monotonic_ms() >= deadline_ms):
             return record
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
 
 
-def _object(text: str) -> dict[str, Any]:
+def _parse_object(text: str) -> dict[str, Any]:
     """The JSON object of the command line, or of the standard input for ``-``. Raises UsageError."""
     text = sys.stdin.read() if text == "-" else text
     try:
@@ -395,11 +395,11 @@ def _object(text: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _opened(profile: str | None, *, create: bool = False) -> AsyncIterator[SQLiteBackend]:
-    """The store; a remark tells where there is no database yet."""
+async def _open_store(profile: str | None, *, create: bool = False) -> AsyncIterator[SQLiteBackend]:
+    """The store; a note is printed where there is no database yet."""
     settings = load_settings(**overrides(profile))
     if not create and not has_database(path := database_file(settings)):
-        remark(f"there is no database {path} yet; set ASYNCBG_DATABASE_URL if you mean another")
+        print_note(f"there is no database {path} yet; set ASYNCBG_DATABASE_URL if you mean another")
     async with open_store(settings, create=create) as store:
         yield store
 
@@ -411,7 +411,7 @@ async def _get(store: Backend, job_id: str) -> JobRecord:
     return record
 
 
-def _verdict(record: JobRecord) -> int:
+def _exit_code(record: JobRecord) -> int:
     """Done, unless the job is final and did not succeed. Raises JobFailedError, JobCancelledError."""
     if record.state is JobState.FAILED and record.error is not None:
         raise JobFailedError(record.id, record.error.type, record.error.message)
@@ -437,17 +437,17 @@ def _position(cursor: str | None) -> int | None:
 # Showing
 
 
-def _shown(record: JobRecord) -> dict[str, Any]:
+def _job_json(record: JobRecord) -> dict[str, Any]:
     """The job as the API shows it, and what looks personal in its result and progress redacted too."""
     shown = JobOut.from_record(record).model_dump(mode="json")
     return shown | {"result": redact_json(shown["result"]), "progress": redact_json(shown["progress"])}
 
 
 def _row(record: JobRecord) -> Sequence[str]:
-    shown = _shown(record)
+    shown = _job_json(record)
     return (
         record.id, record.task, record.state.value, f"{record.attempt}/{record.max_attempts}", shown["created_at"],
-        _how_far(shown["progress"]) if shown["progress"] else "", _arguments(shown),
+        _progress_text(shown["progress"]) if shown["progress"] else "", _arguments(shown),
     )  # fmt: skip
 
 
@@ -456,7 +456,7 @@ def _arguments(shown: dict[str, Any]) -> str:
     return _compact(shown["args"]) if size is None else f"{size:,} bytes: asyncbg jobs show has them"
 
 
-def _how_far(progress: dict[str, Any]) -> str:
+def _progress_text(progress: dict[str, Any]) -> str:
     """``3/10 rows: half of it``, as much of it as there is."""
     total = "" if progress["total"] is None else f"/{progress['total']:g}"
     unit = f" {progress['unit']}" if progress["unit"] else ""
@@ -468,45 +468,47 @@ def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _say_job(record: JobRecord, *, as_json: bool) -> None:
-    shown = _shown(record)
+def _print_job(record: JobRecord, *, as_json: bool) -> None:
+    shown = _job_json(record)
     if as_json:
-        say_json(shown)
+        print_json(shown)
         return
     del shown["links"]
-    say_table(("", ""), [(name, value if isinstance(value, str) else _compact(value)) for name, value in shown.items()])
+    print_table(
+        ("", ""), [(name, value if isinstance(value, str) else _compact(value)) for name, value in shown.items()]
+    )
 
 
-def _say_attempts(attempts: Sequence[dict[str, Any]]) -> None:
+def _print_attempts(attempts: Sequence[dict[str, Any]]) -> None:
     """When each attempt began and how it ended; the traceback of each that failed."""
     if not attempts:
         return
-    say("")
+    print_line("")
     columns = ("number", "worker", "started_at", "ended_at", "outcome", "error")
     rows = [{**one, "error": one["error"] and f"{one['error']['type']}: {one['error']['message']}"} for one in attempts]
-    say_table(("attempt", *columns[1:]), [[str(row[name] or "") for name in columns] for row in rows])
+    print_table(("attempt", *columns[1:]), [[str(row[name] or "") for name in columns] for row in rows])
     for one in attempts:
         if one["traceback"]:
-            say(f"\nattempt {one['number']}:")
+            print_line(f"\nattempt {one['number']}:")
             for line in one["traceback"].splitlines():
-                say(printable(line))
+                print_line(printable(line))
 
 
-def _say_changed(record: JobRecord, *, as_json: bool = False, remarks: str = "") -> None:
+def _print_state(record: JobRecord, *, as_json: bool = False, remarks: str = "") -> None:
     """The job's id and state, and the result where there is one."""
     if as_json:
-        _say_job(record, as_json=True)
+        _print_job(record, as_json=True)
         return
-    result = f" {_compact(_shown(record)['result'])}" if record.state is JobState.SUCCEEDED else ""
-    say(printable(f"{record.id} {record.state}{remarks if record.state is JobState.RUNNING else ''}{result}"))
+    result = f" {_compact(_job_json(record)['result'])}" if record.state is JobState.SUCCEEDED else ""
+    print_line(printable(f"{record.id} {record.state}{remarks if record.state is JobState.RUNNING else ''}{result}"))
 
 
-def _say_event(event: Event, epoch: str, *, as_json: bool) -> None:
+def _print_event(event: Event, epoch: str, *, as_json: bool) -> None:
     """One event on one line."""
     envelope = event.envelope(epoch)
     data = envelope["data"] = redact_json(envelope["data"])
     if as_json:
-        say_json(envelope, indent=None)
+        print_json(envelope, indent=None)
         return
-    detail = _how_far(data) if event.type == EventType.PROGRESS else _compact(data) if data else ""
-    say(printable(f"{rfc3339(event.at_ms)} {event.job_id} {event.task} {event.type} {detail}".rstrip()))
+    detail = _progress_text(data) if event.type == EventType.PROGRESS else _compact(data) if data else ""
+    print_line(printable(f"{rfc3339(event.at_ms)} {event.job_id} {event.task} {event.type} {detail}".rstrip()))

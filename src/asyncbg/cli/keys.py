@@ -12,14 +12,24 @@ from cyclopts import App, Parameter
 from asyncbg.auth.api_key import Scope, hash_key, new_key
 from asyncbg.auth.audit import COMMAND_LINE, Audit, AuditEntry, Outcome
 from asyncbg.auth.keys import KeyNotFoundError, KeyRecord, Keys, KeyTakenError, check_name
-from asyncbg.cli.terminal import AsJson, Profile, UsageError, age_s, overrides, remark, say, say_json, say_table
+from asyncbg.cli.terminal import (
+    AsJson,
+    Profile,
+    UsageError,
+    age_s,
+    overrides,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+)
 from asyncbg.core.clock import SystemClock, rfc3339
 from asyncbg.core.keyset_page import Page
 from asyncbg.ops.open_store import existing_file, open_store
 from asyncbg.settings import Settings, load_settings
 from asyncbg.store.sqlite.database import open_all
 
-_MOST = 1_000
+_MAX_LIMIT = 1_000
 
 keys_app = App(name="keys", help="Make, list and revoke API keys.")
 
@@ -59,21 +69,21 @@ def create(
     if not store:
         if lasting_s is not None:
             raise UsageError("--expires needs a key that is stored; one of the settings ends when it is removed there")
-        _say_unstored(name, wanted, settings, as_json=as_json)
+        _print_unstored(name, wanted, settings, as_json=as_json)
         return
     key, record = asyncio.run(_create(settings, name, wanted, lasting_s))
     if as_json:
-        say_json({"key": key, **_shown(record)})
+        print_json({"key": key, **_key_json(record)})
         return
-    say(key)
-    remark(f"this is the only time the key of {name} is shown; send it as Authorization: Bearer KEY")
+    print_line(key)
+    print_note(f"this is the only time the key of {name} is shown; send it as Authorization: Bearer KEY")
 
 
 async def _create(
     settings: Settings, name: str, scopes: frozenset[Scope], lasting_s: float | None
 ) -> tuple[str, KeyRecord]:
     expires_ms = None if lasting_s is None else SystemClock().now_ms() + int(lasting_s * 1000)
-    async with _opened(settings, create=True) as stores:
+    async with _open_stores(settings, create=True) as stores:
         try:
             key, record = await stores.keys.create(name, scopes=scopes, expires_ms=expires_ms)
         except KeyTakenError:
@@ -90,9 +100,9 @@ def list_keys(*, as_json: AsJson = False, profile: Profile = None) -> None:
     existing_file(settings)
     records, now_ms = asyncio.run(_list(settings)), SystemClock().now_ms()
     if as_json:
-        say_json({"items": [_shown(record, now_ms) for record in records]})
+        print_json({"items": [_key_json(record, now_ms) for record in records]})
         return
-    say_table(
+    print_table(
         ("name", "begins with", "scopes", "state", "created", "expires"),
         [
             (
@@ -105,7 +115,7 @@ def list_keys(*, as_json: AsJson = False, profile: Profile = None) -> None:
 
 
 async def _list(settings: Settings) -> Sequence[KeyRecord]:
-    async with _opened(settings) as stores:
+    async with _open_stores(settings) as stores:
         return await stores.keys.list()
 
 
@@ -116,13 +126,13 @@ def revoke(name: Name, /, *, as_json: AsJson = False, profile: Profile = None) -
     existing_file(settings)
     record = asyncio.run(_revoke(settings, name))
     if as_json:
-        say_json(_shown(record))
+        print_json(_key_json(record))
     else:
-        say(f"{record.name} revoked")
+        print_line(f"{record.name} revoked")
 
 
 async def _revoke(settings: Settings, name: str) -> KeyRecord:
-    async with _opened(settings) as stores:
+    async with _open_stores(settings) as stores:
         try:
             record = await stores.keys.revoke(name)
         except KeyNotFoundError:
@@ -142,15 +152,15 @@ def audit(
     profile: Profile = None,
 ) -> None:
     """Show the audit log, newest first: sign-ins, keys, cancels, retries, erasures and refusals."""
-    if not 1 <= limit <= _MOST:
-        raise UsageError(f"--limit should be 1 to {_MOST}")
+    if not 1 <= limit <= _MAX_LIMIT:
+        raise UsageError(f"--limit should be 1 to {_MAX_LIMIT}")
     settings = load_settings(**overrides(profile))
     existing_file(settings)
     page = asyncio.run(_read(settings, what=what, who=who, limit=limit, cursor=cursor))
     if as_json:
-        say_json({"items": [entry.as_dict() for entry in page.items], "next": page.next})
+        print_json({"items": [entry.as_dict() for entry in page.items], "next": page.next})
         return
-    say_table(
+    print_table(
         ("time", "who", "what", "which", "outcome", "reason"),
         [
             (rfc3339(entry.at_ms), entry.who, entry.what, entry.which, entry.outcome.value, entry.reason)
@@ -158,18 +168,18 @@ def audit(
         ],
     )
     if page.next is not None:
-        remark(f"there are more: --cursor {page.next}")
+        print_note(f"there are more: --cursor {page.next}")
 
 
 async def _read(
     settings: Settings, *, what: str | None, who: str | None, limit: int, cursor: str | None
 ) -> Page[AuditEntry]:
-    async with _opened(settings) as stores:
+    async with _open_stores(settings) as stores:
         return await stores.audit.read(what=what, who=who, limit=limit, cursor=cursor)
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[_Stores]:
+async def _open_stores(settings: Settings, *, create: bool = False) -> AsyncIterator[_Stores]:
     async with open_store(settings, create=create) as backend:
         clock = SystemClock()
         stores = _Stores(Keys(backend.database, settings.auth, clock=clock), Audit(backend.database, clock=clock))
@@ -177,16 +187,16 @@ async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[
         yield stores
 
 
-def _say_unstored(name: str, scopes: frozenset[Scope], settings: Settings, *, as_json: bool) -> None:
+def _print_unstored(name: str, scopes: frozenset[Scope], settings: Settings, *, as_json: bool) -> None:
     pepper = settings.auth.pepper.get_secret_value().encode() if settings.auth.pepper else b""
     key = new_key()
     setting = {"name": name, "hash": hash_key(key, pepper=pepper), "scopes": sorted(scopes)}
     if as_json:
-        say_json({"key": key, "setting": setting})
+        print_json({"key": key, "setting": setting})
         return
-    say(key)
-    say(json.dumps(setting))
-    remark("the first line is the key, shown this once; the second goes into the list ASYNCBG_AUTH__API_KEYS")
+    print_line(key)
+    print_line(json.dumps(setting))
+    print_note("the first line is the key, shown this once; the second goes into the list ASYNCBG_AUTH__API_KEYS")
 
 
 def _scopes(given: tuple[str, ...]) -> frozenset[Scope]:
@@ -197,7 +207,7 @@ def _scopes(given: tuple[str, ...]) -> frozenset[Scope]:
     return frozenset(map(Scope, words or ("submit", "read")))
 
 
-def _shown(record: KeyRecord, now_ms: int | None = None) -> dict[str, Any]:
+def _key_json(record: KeyRecord, now_ms: int | None = None) -> dict[str, Any]:
     return {
         "name": record.name,
         "hint": record.hint,

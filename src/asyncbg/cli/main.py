@@ -21,7 +21,7 @@ from asyncbg.auth.keys import KeyNameError, KeyNotFoundError, Keys
 from asyncbg.cli.jobs import enqueue, events_app, jobs_app
 from asyncbg.cli.keys import audit, keys_app
 from asyncbg.cli.store import backup, doctor, forget, purge, rekey
-from asyncbg.cli.terminal import AsJson, ExitCode, Profile, UsageError, remark, say_json, say_table
+from asyncbg.cli.terminal import AsJson, ExitCode, Profile, UsageError, print_json, print_note, print_table
 from asyncbg.core.clock import SystemClock
 from asyncbg.errors import (
     ArgumentsError,
@@ -35,7 +35,7 @@ from asyncbg.errors import (
 )
 from asyncbg.ops.open_store import open_store
 from asyncbg.privacy import redact
-from asyncbg.service.logging_config import log_config
+from asyncbg.service.logging_config import logging_config
 from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
 from asyncbg.signals import end_children_at_second_signal
 
@@ -85,9 +85,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _complain(error, ExitCode.USAGE, hint=" (see asyncbg --help)")
+        return _print_error(error, ExitCode.USAGE, hint=" (see asyncbg --help)")
     except AsyncBGError as error:
-        return _complain(error, _CODES.get(type(error), ExitCode.FAILED))
+        return _print_error(error, _CODES.get(type(error), ExitCode.FAILED))
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -111,9 +111,9 @@ def serve(
     if workers < 1 or (reload and workers > 1):
         raise SettingsError("--workers should be at least 1, and exactly 1 with --reload; correct it")
     settings = load_settings(**_overrides(profile, host=host, port=port))
-    asyncio.run(_refuse_if_open(settings))
+    asyncio.run(_require_authentication(settings))
     _require_free_port(settings.server.host, settings.server.port)
-    _hand_down(host=host, port=port, profile=profile)
+    _export_options(host=host, port=port, profile=profile)
     return _serve(settings, workers, reload)
 
 
@@ -123,9 +123,9 @@ def worker(*, profile: Profile = None) -> int:
     from asyncbg.service.server import run_worker
 
     settings = load_settings(**_overrides(profile))
-    logging.config.dictConfig(log_config(settings))
+    logging.config.dictConfig(logging_config(settings))
     asyncio.run(run_worker(settings))
-    return _leave(ExitCode.DONE)
+    return _exit_process(ExitCode.DONE)
 
 
 @app.command
@@ -150,7 +150,7 @@ def show(
     """Show every setting; secrets are hidden."""
     shown = setting_sources(**_overrides(profile))
     if as_json:
-        say_json(_as_tree(shown, sources=sources))
+        print_json(_as_tree(shown, sources=sources))
     else:
         _print_table(shown, sources=sources)
 
@@ -181,17 +181,17 @@ class ListenError(AsyncBGError):
     """The address to listen on is taken or not ours."""
 
 
-async def _refuse_if_open(settings: Settings) -> None:
+async def _require_authentication(settings: Settings) -> None:
     """Say in one line that strangers would get in, before anything is started."""
     from asyncbg.auth.origin import is_loopback
-    from asyncbg.service.server import refuse_if_open
+    from asyncbg.service.server import require_authentication
 
     if not is_loopback(settings.server.host) and not settings.auth.allow_anonymous:
         async with open_store(settings) as store:
-            await refuse_if_open(settings, Keys(store.database, settings.auth, clock=SystemClock()))
+            await require_authentication(settings, Keys(store.database, settings.auth, clock=SystemClock()))
 
 
-def _hand_down(*, host: str | None, port: int | None, profile: str | None) -> None:
+def _export_options(*, host: str | None, port: int | None, profile: str | None) -> None:
     """Give uvicorn's factory, which reads the settings anew, maybe in another process, what the command line gave."""
     given = {"ASYNCBG_SERVER__HOST": host, "ASYNCBG_SERVER__PORT": port, "ASYNCBG_PROFILE": profile}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
@@ -216,16 +216,16 @@ def _serve(settings: Settings, workers: int, reload: bool) -> int:
             workers=workers,
             reload=reload,
             access_log=True,
-            log_config=log_config(settings),
+            log_config=logging_config(settings),
             **connection_limits(settings.stream),
             timeout_graceful_shutdown=max(1, math.ceil(settings.runner.shutdown_grace_s)),
         )
     except SystemExit as stop:  # uvicorn's code for a failed start is 3, which here means a failed job
         return ExitCode.FAILED if stop.code else ExitCode.DONE
-    return _leave(ExitCode.DONE)
+    return _exit_process(ExitCode.DONE)
 
 
-def _leave(code: ExitCode) -> ExitCode:
+def _exit_process(code: ExitCode) -> ExitCode:
     """Do not wait for a thread whose job ignored that it was told to stop: its job was given back."""
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         logging.shutdown()
@@ -249,7 +249,7 @@ def _as_tree(shown: Sequence[SettingSource], *, sources: bool) -> dict[str, Any]
 
 def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
     """One line a setting; a value is JSON, so that text and numbers tell apart."""
-    say_table(
+    print_table(
         ("setting", "value", *(["source"] if sources else [])),
         (
             (setting.variable, json.dumps(setting.value, ensure_ascii=False), *([setting.origin] if sources else []))
@@ -258,11 +258,11 @@ def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
     )
 
 
-def _complain(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:
+def _print_error(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:
     """One line on stderr."""
     line = " ".join(str(error).split()) or type(error).__name__
     line = redact(line) if isinstance(error, _QUOTING) else line
-    remark(f"{line}{hint}")
+    print_note(f"{line}{hint}")
     return code
 
 

@@ -14,19 +14,18 @@ from asyncbg.cli.terminal import (
     UsageError,
     age_s,
     overrides,
-    remark,
-    say,
-    say_json,
-    say_table,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
 )
 from asyncbg.core.clock import SystemClock
 from asyncbg.ops.backup import back_up
 from asyncbg.ops.doctor import Status, diagnose
-from asyncbg.ops.erasure import Address, AddressError, Erasure
-from asyncbg.ops.erasure import forget as erase_person
+from asyncbg.ops.erasure import EmailMatcher, Erasure, InvalidAddressError, erase_person
 from asyncbg.ops.open_store import empty_log, existing_file, open_store
 from asyncbg.ops.rekey import Rekeyed
-from asyncbg.ops.rekey import rekey as encrypt_anew
+from asyncbg.ops.rekey import rekey as reencrypt
 from asyncbg.privacy import use_pseudonym_key
 from asyncbg.settings import Settings, load_settings
 
@@ -38,9 +37,9 @@ def doctor(*, as_json: AsJson = False, profile: Profile = None) -> int:
     findings = asyncio.run(diagnose(overrides(profile)))
     is_well = all(finding.status is not Status.FAILED for finding in findings)
     if as_json:
-        say_json({"ok": is_well, "checks": [finding.as_dict() for finding in findings]})
+        print_json({"ok": is_well, "checks": [finding.as_dict() for finding in findings]})
     else:
-        say_table(
+        print_table(
             ("check", "status", "finding", "remedy"),
             [(finding.check, finding.status.value, finding.finding, finding.remedy) for finding in findings],
         )
@@ -60,9 +59,9 @@ def purge(
     settings = load_settings(**overrides(profile))
     purged = asyncio.run(_purge(settings, settings.runner.retention_s if age is None else age))
     if as_json:
-        say_json({"purged": purged})
+        print_json({"purged": purged})
     else:
-        say(f"{purged} {'job' if purged == 1 else 'jobs'} purged")
+        print_line(f"{purged} {'job' if purged == 1 else 'jobs'} purged")
 
 
 async def _purge(settings: Settings, age: float) -> int:
@@ -94,25 +93,25 @@ def forget(
     if settings.privacy.pseudonym_key:
         use_pseudonym_key(settings.privacy.pseudonym_key.get_secret_value().encode())
     try:
-        address = Address(sys.stdin.readline() if email == "-" else email)
-    except AddressError as error:
+        address = EmailMatcher(sys.stdin.readline() if email == "-" else email)
+    except InvalidAddressError as error:
         raise UsageError(str(error)) from None
     done = asyncio.run(_forget(settings, address, wait))
     if as_json:
-        say_json(done.as_dict())
+        print_json(done.as_dict())
     else:
-        _say_erasure(done)
+        _print_erasure(done)
     return ExitCode.DONE if done.is_complete else ExitCode.FAILED
 
 
-async def _forget(settings: Settings, address: Address, wait_s: float) -> Erasure:
+async def _forget(settings: Settings, address: EmailMatcher, wait_s: float) -> Erasure:
     path = existing_file(settings)
     async with open_store(settings) as store:
         return await erase_person(store, path, settings.data_dir, address, wait_s=wait_s)
 
 
-def _say_erasure(done: Erasure) -> None:
-    say_table(
+def _print_erasure(done: Erasure) -> None:
+    print_table(
         ("erased", ""),
         [
             ("jobs", f"{done.jobs}, of them {done.cancelled} cancelled"), ("events", str(done.events)),
@@ -123,18 +122,20 @@ def _say_erasure(done: Erasure) -> None:
         ],
     )  # fmt: skip
     for job_id in done.running:
-        remark(f"job {job_id} is of this person and goes on; run this again when it has ended")
+        print_note(f"job {job_id} belongs to this person and is still running; run this again when it has ended")
     for job_id in done.unreadable:
-        remark(f"job {job_id} cannot be decrypted, so nobody knows whose it is; add its key, then run this again")
+        print_note(f"job {job_id} cannot be decrypted, so its person is unknown; add its key, then run this again")
     for place, many in done.elsewhere.items():
-        remark(f"{place} is not ours and names the person in {many} places; erase it there yourself")
+        print_note(f"{place} does not belong to asyncbg and names the person in {many} places; erase it there yourself")
     if not done.is_log_empty:
-        remark("the write-ahead log was not emptied: a reader is in the way (asyncbg doctor names it), or the service "
-               "is older than this command; then run this again")  # fmt: skip
+        print_note(
+            "the write-ahead log was not emptied: a reader holds it (asyncbg doctor names the process), or the service "
+            "is older than this command; then run this again"
+        )
     for file, many in done.checked.found.items():
-        remark(f"{file} still holds the address in {many} places")
+        print_note(f"{file} still holds the address in {many} places")
     if done.is_complete:
-        say(f"{done.person} is forgotten; backups made before still know the person")
+        print_line(f"{done.person} is forgotten; backups made before still know the person")
 
 
 def rekey(*, as_json: AsJson = False, profile: Profile = None) -> int:
@@ -145,20 +146,22 @@ def rekey(*, as_json: AsJson = False, profile: Profile = None) -> int:
     settings = load_settings(**overrides(profile))
     done, is_log_empty = asyncio.run(_rekey(settings))
     if as_json:
-        say_json({"rekeyed": done.jobs, "unreadable": done.unreadable, "is_log_empty": is_log_empty})
+        print_json({"rekeyed": done.jobs, "unreadable": done.unreadable, "is_log_empty": is_log_empty})
     else:
-        say(f"{done.jobs} {'job' if done.jobs == 1 else 'jobs'} encrypted anew")
+        print_line(f"{done.jobs} {'job' if done.jobs == 1 else 'jobs'} re-encrypted")
     if done.unreadable:
-        remark(f"{done.unreadable} jobs cannot be read with any of the keys; add the missing key, then run this again")
+        print_note(
+            f"{done.unreadable} jobs cannot be read with any of the keys; add the missing key, then run this again"
+        )
     if not is_log_empty:
-        remark("the write-ahead log was not emptied: it may hold earlier values; run this again")
+        print_note("the write-ahead log was not emptied: it may hold earlier values; run this again")
     return ExitCode.FAILED if done.unreadable or not is_log_empty else ExitCode.DONE
 
 
 async def _rekey(settings: Settings) -> tuple[Rekeyed, bool]:
     path = existing_file(settings)
     async with open_store(settings) as store:
-        return await encrypt_anew(store), await asyncio.to_thread(empty_log, path)
+        return await reencrypt(store), await asyncio.to_thread(empty_log, path)
 
 
 def backup(
@@ -172,6 +175,6 @@ def backup(
     source = existing_file(load_settings(**overrides(profile)))
     size = back_up(source, file)
     if as_json:
-        say_json({"file": str(file), "bytes": size})
+        print_json({"file": str(file), "bytes": size})
     else:
-        say(f"{file}: {size} bytes")
+        print_line(f"{file}: {size} bytes")

@@ -50,22 +50,22 @@ def age_s(text: str, *, option: str) -> float:
     return float(found[1]) * _UNIT_S[found[2]]
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """One line of the result, at once."""
     print(line, flush=True)  # noqa: T201 - the command's result
 
 
-def say_json(value: object, *, indent: int | None = 2) -> None:
+def print_json(value: object, *, indent: int | None = 2) -> None:
     """The result as JSON; without ``indent`` on one line."""
-    say(json.dumps(value, indent=indent))
+    print_line(json.dumps(value, indent=indent))
 
 
-def remark(line: str) -> None:
+def print_note(line: str) -> None:
     """One line beside the result, on stderr."""
-    print(f"asyncbg: {line}", file=sys.stderr, flush=True)  # noqa: T201 - the command's remark
+    print(f"asyncbg: {line}", file=sys.stderr, flush=True)  # noqa: T201 - the command's note
 
 
-def say_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A line a row; folded to a terminal's width, whole where it goes to a file or a pipe."""
     table = Table(box=None, pad_edge=False)
     for number, head in enumerate(heads):

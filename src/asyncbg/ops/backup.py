@@ -27,7 +27,7 @@ def back_up(database: Path, target: Path) -> int:
     try:
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         _copy(database, partial)
-        _settle(partial, target)
+        _publish(partial, target)
     except OSError as error:
         reason = (error.strerror or "the file system refuses").lower()
         raise BackupError(f"cannot write {target}: {reason}") from None
@@ -50,7 +50,7 @@ def _copy(database: Path, partial: Path) -> None:
         connection.close()
 
 
-def _settle(partial: Path, target: Path) -> None:
+def _publish(partial: Path, target: Path) -> None:
     """Give the copy its name once it is on disk; somebody else's file of that name is left alone."""
     _sync(partial)
     try:

@@ -61,7 +61,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a check found, and what to do about it (nothing where all is well)."""
+    """What a check found, and what to do about it (nothing where all is ok)."""
 
     check: str
     status: Status
@@ -73,17 +73,17 @@ class Finding:
         return asdict(self)
 
 
-def well(check: str, finding: str) -> Finding:
-    """All is well."""
+def ok(check: str, finding: str) -> Finding:
+    """All is ok."""
     return Finding(check=check, status=Status.OK, finding=finding)
 
 
-def warn(check: str, finding: str, remedy: str) -> Finding:
+def warning(check: str, finding: str, remedy: str) -> Finding:
     """It works, but may not go on to."""
     return Finding(check=check, status=Status.WARNING, finding=finding, remedy=remedy)
 
 
-def fail(check: str, finding: str, remedy: str) -> Finding:
+def failed(check: str, finding: str, remedy: str) -> Finding:
     """It does not work."""
     return Finding(check=check, status=Status.FAILED, finding=finding, remedy=remedy)
 
@@ -96,10 +96,10 @@ async def diagnose(overrides: Mapping[str, Any] | None = None, *, clock: Clock |
         path = database_file(settings)
     except SettingsError as error:
         remedy = "correct it as it says; `asyncbg settings show --sources` tells where each comes from"
-        return [fail("settings", str(error), remedy), check_sqlite(sqlite3.sqlite_version_info), check_clock(clock)]
+        return [failed("settings", str(error), remedy), check_sqlite(sqlite3.sqlite_version_info), check_clock(clock)]
     slot = ProcessSlot(path)
     return [
-        well("settings", f"profile {settings.profile} loads"),
+        ok("settings", f"profile {settings.profile} loads"),
         check_sqlite(sqlite3.sqlite_version_info),
         *check_filesystems(settings, path),
         check_database_access(path),
@@ -119,11 +119,11 @@ def check_sqlite(version: tuple[int, ...]) -> Finding:
     """Whether this SQLite can do it; what several processes on one file rely on is true of every version taken."""
     name = "SQLite " + ".".join(map(str, version[:3]))
     if version < OLDEST_SQLITE:
-        return fail("sqlite", f"{name} is too old", "use a Python with SQLite 3.38 or newer, 3.51.3 at best")
+        return failed("sqlite", f"{name} is too old", "use a Python with SQLite 3.38 or newer, 3.51.3 at best")
     first, last = _WAL_BUG
     if first <= version[:3] <= last and version[:3] not in _WAL_BUG_FIXED:
-        return well("sqlite", f"{name}; its WAL-reset bug is avoided: only one process at a time checkpoints")
-    return well("sqlite", name)
+        return ok("sqlite", f"{name}; its WAL-reset bug is avoided: only one process at a time checkpoints")
+    return ok("sqlite", name)
 
 
 def check_clock(clock: Clock, newest_ms: int = 0) -> Finding:
@@ -131,10 +131,10 @@ def check_clock(clock: Clock, newest_ms: int = 0) -> Finding:
     now_ms = clock.now_ms()
     remedy = "set the clock, and keep it right with NTP"
     if now_ms < _BUILT_MS:
-        return fail("clock", f"the wall clock says {rfc3339(now_ms)}", remedy)
+        return failed("clock", f"the wall clock says {rfc3339(now_ms)}", remedy)
     if now_ms < newest_ms - _CLOCK_SLACK_MS:
-        return warn("clock", f"the wall clock says {rfc3339(now_ms)}, the newest event {rfc3339(newest_ms)}", remedy)
-    return well("clock", rfc3339(now_ms))
+        return warning("clock", f"the wall clock says {rfc3339(now_ms)}, the newest event {rfc3339(newest_ms)}", remedy)
+    return ok("clock", rfc3339(now_ms))
 
 
 def check_filesystems(settings: Settings, path: Path) -> Iterator[Finding]:
@@ -147,11 +147,11 @@ def check_filesystems(settings: Settings, path: Path) -> Iterator[Finding]:
 def check_filesystem(check: str, kind: str) -> Finding:
     """Whether a file system of this kind will do."""
     if kind in _NETWORK or kind.startswith("fuse."):
-        return warn(check, f"{kind}: locks and syncs of a network or user-space file system cannot be relied on",
+        return warning(check, f"{kind}: locks and syncs of a network or user-space file system cannot be relied on",
                     "move it to a disk of this machine")  # fmt: skip
     if kind in _VOLATILE:
-        return warn(check, f"{kind}: nothing on it survives a restart of the machine", "move it to a disk")
-    return well(check, kind or "of unknown kind")
+        return warning(check, f"{kind}: nothing on it survives a restart of the machine", "move it to a disk")
+    return ok(check, kind or "of unknown kind")
 
 
 def filesystem_of(path: Path, mounts: str) -> str:
@@ -173,8 +173,8 @@ def check_disk(path: Path) -> Finding:
     free = shutil.disk_usage(_existing(path)).free
     finding, remedy = f"{free // _MIB:,} MiB free", "free some space, or move the database to a larger disk"
     if free < _FREE_NEEDED:
-        return fail("disk", finding, remedy)
-    return warn("disk", finding, remedy) if free < _FREE_WANTED else well("disk", finding)
+        return failed("disk", finding, remedy)
+    return warning("disk", finding, remedy) if free < _FREE_WANTED else ok("disk", finding)
 
 
 # The files
@@ -184,16 +184,16 @@ def check_database_access(path: Path) -> Finding:
     """Whether we may write the database, and nobody else may read it."""
     check = "database permissions"
     if not path.parent.is_dir():
-        return fail(check, f"the directory {path.parent} does not exist", "create it, or set ASYNCBG_DATABASE_URL")
+        return failed(check, f"the directory {path.parent} does not exist", "create it, or set ASYNCBG_DATABASE_URL")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        return fail(check, f"the directory {path.parent} is not writable", "give it to the user that runs asyncbg")
+        return failed(check, f"the directory {path.parent} is not writable", "give it to the user that runs asyncbg")
     if not path.exists():
-        return well(check, f"{path} is not there yet; the first start creates it")
+        return ok(check, f"{path} is not there yet; the first start creates it")
     if not os.access(path, os.R_OK | os.W_OK):
-        return fail(check, f"{path} is not writable", "give it to the user that runs asyncbg")
+        return failed(check, f"{path} is not writable", "give it to the user that runs asyncbg")
     if path.stat().st_mode & 0o077:
-        return warn(check, f"{path} is open to other users", f"chmod 600 {path}")
-    return well(check, f"{path} is its owner's alone")
+        return warning(check, f"{path} is open to other users", f"chmod 600 {path}")
+    return ok(check, f"{path} is its owner's alone")
 
 
 def check_data_dir_access(data_dir: Path) -> Finding:
@@ -202,15 +202,15 @@ def check_data_dir_access(data_dir: Path) -> Finding:
     if not data_dir.exists():
         parent = _existing(data_dir)
         if not os.access(parent, os.W_OK | os.X_OK):
-            return fail(check, f"{data_dir} cannot be created: {parent} is not writable", "set ASYNCBG_DATA_DIR")
-        return well(check, f"{data_dir} is not there yet; it is created when needed")
+            return failed(check, f"{data_dir} cannot be created: {parent} is not writable", "set ASYNCBG_DATA_DIR")
+        return ok(check, f"{data_dir} is not there yet; it is created when needed")
     if not data_dir.is_dir():
-        return fail(check, f"{data_dir} is no directory", "move the file away, or set ASYNCBG_DATA_DIR")
+        return failed(check, f"{data_dir} is no directory", "move the file away, or set ASYNCBG_DATA_DIR")
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
-        return fail(check, f"{data_dir} is not writable", "give it to the user that runs asyncbg")
+        return failed(check, f"{data_dir} is not writable", "give it to the user that runs asyncbg")
     if data_dir.stat().st_mode & 0o022:
-        return warn(check, f"other users may write to {data_dir}", f"chmod 700 {data_dir}")
-    return well(check, f"{data_dir} is writable by its owner alone")
+        return warning(check, f"other users may write to {data_dir}", f"chmod 700 {data_dir}")
+    return ok(check, f"{data_dir} is writable by its owner alone")
 
 
 def check_log(path: Path) -> Finding:
@@ -219,10 +219,10 @@ def check_log(path: Path) -> Finding:
     size = log.stat().st_size if log.exists() else 0
     finding = f"{size // _MIB} MiB of {MOST_BYTES // _MIB}"
     if size <= WANTED_BYTES:
-        return well("log", finding)
+        return ok("log", finding)
     who = ", ".join(map(str, processes_with(path))) or "unknown"
     finding = f"{finding}: a reader stays in one transaction; the database is open in the processes {who}"
-    return fail("log", finding, "end the one of them that reads on: a forgotten shell, a long backup or report")
+    return failed("log", finding, "end the one of them that reads on: a forgotten shell, a long backup or report")
 
 
 def processes_with(path: Path) -> list[int]:
@@ -242,7 +242,7 @@ def check_processes(slot: ProcessSlot) -> Finding:
         return check_loops(slot.read_notes())
     except OSError as error:
         remedy = "run the doctor as the user that runs asyncbg, with file descriptors to spare"
-        return fail("event loop", f"the processes cannot be looked at: {_reason(error)}", remedy)
+        return failed("event loop", f"the processes cannot be looked at: {_reason(error)}", remedy)
 
 
 def check_loops(notes: Mapping[str, str]) -> Finding:
@@ -256,8 +256,8 @@ def check_loops(notes: Mapping[str, str]) -> Finding:
             ]
     if held:
         remedy = "await there, or make it a plain def, which runs in a thread"
-        return warn("event loop", f"held by {'; '.join(held)}", remedy)
-    return well("event loop", "nothing has held it" if notes else "no process runs jobs here")
+        return warning("event loop", f"held by {'; '.join(held)}", remedy)
+    return ok("event loop", "nothing has held it" if notes else "no process runs jobs here")
 
 
 # What is stored
@@ -266,7 +266,7 @@ def check_loops(notes: Mapping[str, str]) -> Finding:
 def check_content(path: Path, slot: ProcessSlot, clock: Clock, keys: Sequence[bytes] = ()) -> list[Finding]:
     """Schema, jobs, encryption and clock, as the database tells."""
     if not path.is_file() or not path.stat().st_size:
-        return [well("schema", "no tables yet"), well("jobs", "none yet"), check_clock(clock)]
+        return [ok("schema", "no tables yet"), ok("jobs", "none yet"), check_clock(clock)]
     try:
         with contextlib.closing(_connect(path)) as connection:
             schema = check_schema(connection)
@@ -278,7 +278,7 @@ def check_content(path: Path, slot: ProcessSlot, clock: Clock, keys: Sequence[by
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         remedy = "see whether it is asyncbg's database; restore it from a backup where it is damaged"
-        return [fail("schema", f"{path} cannot be read ({name})", remedy), check_clock(clock)]
+        return [failed("schema", f"{path} cannot be read ({name})", remedy), check_clock(clock)]
 
 
 def check_schema(connection: sqlite3.Connection) -> Finding:
@@ -293,11 +293,11 @@ def check_schema(connection: sqlite3.Connection) -> Finding:
     older = [(name, version) for name, version in ({"engine": 0} | found).items() if version < _KNOWN.get(name, 0)]
     if newer:
         finding = ", ".join(f"{name} {version} (this asyncbg knows {_KNOWN.get(name, 0)})" for name, version in newer)
-        return fail("schema", f"written by a newer asyncbg: {finding}", "upgrade asyncbg, or use another database")
+        return failed("schema", f"written by a newer asyncbg: {finding}", "upgrade asyncbg, or use another database")
     if older:
         finding = ", ".join(f"{name} {version} of {_KNOWN[name]}" for name, version in older)
-        return warn("schema", f"version {finding}", "the next start brings it up to date; back it up before")
-    return well("schema", f"version {found['engine']}")
+        return warning("schema", f"version {finding}", "the next start brings it up to date; back it up before")
+    return ok("schema", f"version {found['engine']}")
 
 
 def check_jobs(connection: sqlite3.Connection, slot: ProcessSlot, clock: Clock) -> Finding:
@@ -319,8 +319,8 @@ def check_jobs(connection: sqlite3.Connection, slot: ProcessSlot, clock: Clock) 
     ]  # fmt: skip
     bad = [(finding, remedy) for many, finding, remedy in found if many]
     if bad:
-        return warn("jobs", "; ".join(finding for finding, _ in bad), "; ".join(remedy for _, remedy in bad))
-    return well("jobs", "none lost, none poisonous")
+        return warning("jobs", "; ".join(finding for finding, _ in bad), "; ".join(remedy for _, remedy in bad))
+    return ok("jobs", "none lost, none poisonous")
 
 
 def _unknown_tasks(unknown: Mapping[str, int]) -> str:
@@ -334,16 +334,16 @@ def check_encryption(connection: sqlite3.Connection, keys: Sequence[bytes]) -> F
     try:
         known = Encryption(keys).key_ids
     except SettingsError as error:
-        return fail("encryption", str(error), "install it as it says")
+        return failed("encryption", str(error), "install it as it says")
     used = dict(connection.execute(SQL["sealed"]).fetchall())
     missing = sorted(used.keys() - set(known))
     if missing:
         many = sum(used[key] for key in missing)
         finding = f"{many} values are encrypted with keys that are not set: {', '.join(missing)} (their ids)"
-        return fail("encryption", finding, "add the keys to ASYNCBG_PRIVACY__ENCRYPTION_KEYS")
+        return failed("encryption", finding, "add the keys to ASYNCBG_PRIVACY__ENCRYPTION_KEYS")
     if used.keys() - set(known[:1]):
-        return warn("encryption", "some values are encrypted with a key that is not the first", "run `asyncbg rekey`")
-    return well("encryption", f"on, with the key of id {known[0]}" if known else "off")
+        return warning("encryption", "some values are encrypted with an older key", "run `asyncbg rekey`")
+    return ok("encryption", f"on, with the key of id {known[0]}" if known else "off")
 
 
 _UNKNOWN = (
@@ -378,9 +378,9 @@ async def check_smtp(smtp: SmtpSettings, *, timeout_s: float = _SMTP_TIMEOUT_S) 
         reason = _reason(error)
         remedy = "set ASYNCBG_SMTP__HOST and ASYNCBG_SMTP__PORT, or see why it does not answer"
         if smtp == SmtpSettings():
-            return warn("smtp", f"no mail server is set, and {server} does not answer: {reason}", remedy)
-        return fail("smtp", f"{server} does not answer: {reason}", remedy)
-    return well("smtp", f"{server} answers")
+            return warning("smtp", f"no mail server is set, and {server} does not answer: {reason}", remedy)
+        return failed("smtp", f"{server} does not answer: {reason}", remedy)
+    return ok("smtp", f"{server} answers")
 
 
 def _reason(error: OSError | TimeoutError) -> str:

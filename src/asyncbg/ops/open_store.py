@@ -16,7 +16,7 @@ from asyncbg.store.sqlite.database import MEMORY, Database, sqlite_path, transla
 from asyncbg.store.sqlite.process_slot import ProcessSlot
 from asyncbg.store.sqlite.wal_limit import WalLimit
 
-_LOG_S, _LOOK_S, _BUSY_MS = 30.0, 0.05, 1_000
+_LOG_S, _POLL_S, _BUSY_MS = 30.0, 0.05, 1_000
 
 
 def database_file(settings: Settings) -> Path:
@@ -86,7 +86,7 @@ def _empty(limit: WalLimit, connection: sqlite3.Connection, wait_s: float) -> bo
     while not limit.empty(connection):
         if time.monotonic() >= deadline_s:
             return False
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     return True
 
 

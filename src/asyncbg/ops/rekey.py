@@ -25,7 +25,7 @@ _WRITE_TRACEBACK = "UPDATE failed_attempt SET traceback = ? WHERE job = ? AND at
 
 @dataclass(slots=True)
 class Rekeyed:
-    """How many jobs were encrypted anew, and how many cannot be read with any key of the ring."""
+    """How many jobs were re-encrypted, and how many cannot be read with any key of the ring."""
 
     jobs: int = 0
     unreadable: int = 0
@@ -46,7 +46,7 @@ async def rekey(store: SQLiteBackend) -> Rekeyed:
         changed = []
         for row in rows:
             try:
-                values = _anew(store, row)
+                values = _reencrypted(store, row)
             except UnreadableError:
                 done.unreadable += 1
                 continue
@@ -64,16 +64,16 @@ async def _rekey_tracebacks(store: SQLiteBackend, done: Rekeyed) -> None:
         changed = []
         for n, attempt, job_id, stored in rows:
             try:
-                anew = store.encryption.reencrypt(stored, job_id, "traceback")
+                renewed = store.encryption.reencrypt(stored, job_id, "traceback")
             except UnreadableError:
                 done.unreadable += 1
                 continue
-            if anew != stored:
-                changed.append((anew, n, attempt, stored))
+            if renewed != stored:
+                changed.append((renewed, n, attempt, stored))
         await store.database.write(partial(_write_tracebacks, changed))
 
 
-def _anew(store: SQLiteBackend, row: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _reencrypted(store: SQLiteBackend, row: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """The values of ``_WRITE``; None where nothing is to be changed."""
     encryption, (n, job_id, args, result, idempotency_key, fingerprint, unique_key) = store.encryption, row
     new = (

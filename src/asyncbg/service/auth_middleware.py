@@ -20,13 +20,13 @@ from asyncbg.web.problems import describe, headless, problem_docs, problem_respo
 
 
 @dataclass(frozen=True, slots=True)
-class _Refused:
+class _UnroutedRequest:
     """Stands where the route would, of a request that came to none."""
 
     path: str
 
 
-class Guard:
+class AuthMiddleware:
     """ASGI middleware that finds out who calls, and lets in who may."""
 
     def __init__(self, app: ASGIApp, *, gate: Gate, audit: Audit) -> None:
@@ -41,25 +41,25 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        served = self._served(scope)
+        served = self._match_route(scope)
         try:
-            await self._admit(HTTPConnection(scope), served.access)
+            await self._authorize(HTTPConnection(scope), served.access)
         except AsyncBGError as error:
             await self._refuse(error, served, scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _served(self, scope: Scope) -> Served:
+    def _match_route(self, scope: Scope) -> Served:
         """The route that the router will choose."""
         if self._routes is None:
             self._routes = RouteTable(scope["app"].routes)
         return self._routes.find(scope)
 
-    async def _admit(self, connection: HTTPConnection, access: Access) -> None:
+    async def _authorize(self, connection: HTTPConnection, access: Access) -> None:
         """Find out who calls, and whether it may do what it asks for. Raises AuthError, DatabaseError."""
         if access.is_open:
             refuse_cross_site(connection.scope["method"], connection.headers, must_tell=False)
-            bind(connection, await self._recognise(connection) if access is Access.WELCOME else NOBODY)
+            bind(connection, await self._caller_or_nobody(connection) if access is Access.WELCOME else NOBODY)
             return
         caller = await self._gate.caller(connection, takes_ticket=access is Access.STREAM)
         bind(connection, caller)
@@ -67,7 +67,7 @@ class Guard:
         if access.scope is not None:
             caller.require(access.scope)
 
-    async def _recognise(self, connection: HTTPConnection) -> Caller:
+    async def _caller_or_nobody(self, connection: HTTPConnection) -> Caller:
         """Who is at an open door, for those who say so; nobody otherwise, whatever is wrong with the credentials."""
         try:
             return await self._gate.caller(connection)
@@ -78,14 +78,14 @@ class Guard:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        problem, shown = describe(error), _shown(served)
-        scope["route"] = _Refused(shown)  # for the access log: the router was not asked
+        problem, shown = describe(error), _loggable_path(served)
+        scope["route"] = _UnroutedRequest(shown)  # for the access log: the router was not asked
         if isinstance(error, AuthError):
-            self._note(problem.kind, f"{scope['method']} {shown}", bound(HTTPConnection(scope)))
+            self._audit_refusal(problem.kind, f"{scope['method']} {shown}", bound(HTTPConnection(scope)))
         answer = headless(send) if scope["method"] == "HEAD" else send
         await problem_response(Request(scope), problem)(scope, receive, answer)
 
-    def _note(self, kind: str, which: str, caller: Caller | None) -> None:
+    def _audit_refusal(self, kind: str, which: str, caller: Caller | None) -> None:
         """Into the audit log, with the caller if it is known."""
         try:
             self._audit.refuse("request", which, who=caller.owner if caller else "?", reason=kind)
@@ -93,12 +93,12 @@ class Guard:
             return
 
 
-def _shown(served: Served) -> str:
+def _loggable_path(served: Served) -> str:
     """The first word of the route's path; nothing of a path that led to none, since it may be somebody's name."""
     return f"/{served.template.split('/')[1]}" if served.template else "/?"
 
 
-def describe_guard(app: FastAPI) -> None:
+def document_authentication(app: FastAPI) -> None:
     """Let the OpenAPI document of ``app`` say how to get in, and that every other operation may answer 401 and 403."""
     build = app.openapi
 

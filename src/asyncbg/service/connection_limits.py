@@ -21,17 +21,17 @@ from uvicorn.server import ServerState
 from asyncbg.settings import StreamSettings
 from asyncbg.web.headers import RAW_HEADERS
 
-MOST_HEADERS: Final = 100
-MOST_HEAD_BYTES: Final = 64 * 1024
-MOST_URL_BYTES: Final = 16 * 1024
+MAX_HEADERS: Final = 100
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_URL_BYTES: Final = 16 * 1024
 _OTHER_CONNECTIONS: Final = 1_000
 _KEEP_ALIVE_S: Final = 5
 _RESERVED_FILES: Final = 256
 """Descriptors for all but connections: the database, uploads, what tasks and webhooks open, refusals on their way."""
-_REFUSED_AT_ONCE: Final = 32
+_MAX_REFUSALS: Final = 32
 _RETRY_AFTER_S: Final = 5
 _OUT_OF_FILES: Final = "socket.accept() out of system resource"
-_COMPLAINTS_EVERY_S: Final = 60.0
+_LOG_INTERVAL_S: Final = 60.0
 
 logger = logging.getLogger("asyncbg")
 
@@ -85,7 +85,7 @@ class _OncePerMinute(logging.Filter):
             return True
         is_due = record.created >= self._silent_until
         if is_due:
-            self._silent_until = record.created + _COMPLAINTS_EVERY_S
+            self._silent_until = record.created + _LOG_INTERVAL_S
             record.msg, record.args = f"{_OUT_OF_FILES}: no descriptor is left for a connection; raise ulimit -n", None
             record.exc_info = record.exc_text = None
         return is_due
@@ -94,7 +94,7 @@ class _OncePerMinute(logging.Filter):
 _once_per_minute: Final = _OncePerMinute()
 
 
-class TooMuchError(httptools.HttpParserError):
+class RequestTooLargeError(httptools.HttpParserError):
     """The head of a request is larger than is taken."""
 
 
@@ -109,9 +109,9 @@ class BoundedProtocol(HttpToolsProtocol):
     _refusal = http.HTTPStatus.BAD_REQUEST
     _in_head = True
     _head_bytes = 0
-    _unanswered = 0
+    _unparsed_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
-    _most: int | None = None
+    _max_connections: int | None = None
     _is_refused = False
     _waiting_of: ClassVar[WeakKeyDictionary[ServerState, "dict[BoundedProtocol, None]"]] = WeakKeyDictionary()
     """The connections of a server that have not sent a whole head yet, the oldest first."""
@@ -119,92 +119,95 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         """Expect a request soon; where no more connections are taken, one that has sent none makes room."""
         super().connection_made(transport)
-        self._most, self.limit_concurrency = self.limit_concurrency, None  # uvicorn would answer in plain text
-        self._expect(self.head_s)
+        self._max_connections, self.limit_concurrency = (
+            self.limit_concurrency,
+            None,
+        )  # uvicorn would answer in plain text
+        self._set_deadline(self.head_s)
         self._waiting[self] = None
-        if self._most is not None and len(self.connections) > self._most:
-            self._make_room(self._most)
+        if self._max_connections is not None and len(self.connections) > self._max_connections:
+            self._evict_or_refuse(self._max_connections)
 
     @property
     def _waiting(self) -> "dict[BoundedProtocol, None]":
         return self._waiting_of.setdefault(self.server_state, {})
 
-    def _make_room(self, most: int) -> None:
+    def _evict_or_refuse(self, most: int) -> None:
         oldest = next(iter(self._waiting))
         if oldest is not self:
             oldest.transport.abort()
             self._waiting.pop(oldest, None)
-        elif len(self.connections) <= most + _REFUSED_AT_ONCE:
+        elif len(self.connections) <= most + _MAX_REFUSALS:
             self._is_refused = True  # once its head is there: an answer before would be lost with what it sends
         else:
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect no more."""
-        self._expect_nothing()
+        self._clear_deadline()
         self._waiting.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Count what comes while nothing is finished by it: one endless header is no header yet."""
-        self._unanswered += len(data)
+        self._unparsed_bytes += len(data)
         super().data_received(data)
-        if self._unanswered > MOST_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        if self._unparsed_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._respond_and_close(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """Begin to count."""
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
         if self._deadline is None:
-            self._expect(self.head_s)
+            self._set_deadline(self.head_s)
 
     def on_url(self, url: bytes) -> None:
         """Take an address of up to 16 KiB."""
         super().on_url(url)
-        if len(self.url) > MOST_URL_BYTES:
-            self._give_up(http.HTTPStatus.REQUEST_URI_TOO_LONG)
+        if len(self.url) > MAX_URL_BYTES:
+            self._reject(http.HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a hundred headers of 64 KiB together; trailers of a chunked body are counted with them."""
         super().on_header(name, value)
         self._head_bytes += len(name) + len(value)
-        if len(self.headers) > MOST_HEADERS or self._head_bytes > MOST_HEAD_BYTES:
-            self._give_up(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        if len(self.headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
+            self._reject(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """The head came in time; a body may follow. It names one host (RFC 9112, 3.2)."""
         self._waiting.pop(self, None)
         if self._is_refused:
-            self._give_up(http.HTTPStatus.SERVICE_UNAVAILABLE)
+            self._reject(http.HTTPStatus.SERVICE_UNAVAILABLE)
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            self._give_up(http.HTTPStatus.BAD_REQUEST)
+            self._reject(http.HTTPStatus.BAD_REQUEST)
         self._in_head = False
-        self._expect(self.body_idle_s)
+        self._set_deadline(self.body_idle_s)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body are the application's to count."""
-        self._unanswered = 0
-        self._expect(self.body_idle_s)
+        self._unparsed_bytes = 0
+        self._set_deadline(self.body_idle_s)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is there; the next one is counted for itself."""
-        self._unanswered = 0
-        self._expect_nothing()
+        self._unparsed_bytes = 0
+        self._clear_deadline()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request, or too large a one, with a problem document, and hang up."""
-        self._refuse(self._refusal)
+        self._respond_and_close(self._refusal)
 
-    def _give_up(self, status: http.HTTPStatus) -> None:
+    def _reject(self, status: http.HTTPStatus) -> None:
         self._refusal = status
-        raise TooMuchError
+        raise RequestTooLargeError
 
-    def _refuse(self, status: http.HTTPStatus) -> None:
+    def _respond_and_close(self, status: http.HTTPStatus) -> None:
         if self._is_answering():
             begun, self.cycle.disconnected = self.cycle.response_started, True
             self.cycle.message_event.set()
@@ -227,19 +230,19 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return getattr(self.cycle, "response_complete", True) is False
 
-    def _expect(self, seconds: float) -> None:
-        self._expect_nothing()
-        self._deadline = self.loop.call_later(seconds, self._hang_up)
+    def _set_deadline(self, seconds: float) -> None:
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(seconds, self._close_late)
 
-    def _hang_up(self) -> None:
+    def _close_late(self) -> None:
         """Nothing came, though it would have been read: not where a body is taken slowly or an answer comes first."""
         if self.flow.read_paused or (self._in_head and self._is_answering()):
-            self._expect(self.head_s if self._in_head else self.body_idle_s)
+            self._set_deadline(self.head_s if self._in_head else self.body_idle_s)
         else:
-            self._expect_nothing()
+            self._clear_deadline()
             self.transport.close()
 
-    def _expect_nothing(self) -> None:
+    def _clear_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

@@ -107,8 +107,8 @@ def _answers(responses: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The statuses, in order."""
     for status in sorted(responses):
         kinds = ", ".join(responses[status].get("content", {}))
-        told = responses[status].get("description", "")
-        yield status, f"{told} ({kinds})" if kinds else told
+        description = responses[status].get("description", "")
+        yield status, f"{description} ({kinds})" if kinds else description
 
 
 def _bodies(content: Mapping[str, Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ _ACCESS: Final = ("client", "method", "path", "http_version", "status")
 """The arguments of a record of ``uvicorn.access``."""
 
 
-def log_config(settings: Settings) -> dict[str, Any]:
+def logging_config(settings: Settings) -> dict[str, Any]:
     """uvicorn's way of logging (errors to stderr, accesses to stdout), for all loggers, every handler filtered."""
     from uvicorn.config import LOGGING_CONFIG
 

@@ -23,7 +23,7 @@ from asyncbg.engine.maintenance import every
 from asyncbg.errors import SettingsError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.privacy.log_redaction import guard_handlers
-from asyncbg.service.auth_middleware import Guard, describe_guard
+from asyncbg.service.auth_middleware import AuthMiddleware, document_authentication
 from asyncbg.service.docs_page import install_docs
 from asyncbg.service.integrations.activity import Activity
 from asyncbg.service.integrations.attachments import Attachments
@@ -31,7 +31,7 @@ from asyncbg.service.integrations.imports import Imports
 from asyncbg.service.integrations.mailer import Mailer
 from asyncbg.service.integrations.notices import Notices
 from asyncbg.service.integrations.outbound import Outbound
-from asyncbg.service.integrations.own_directory import warn_of_readers
+from asyncbg.service.integrations.private_directory import warn_if_readable
 from asyncbg.service.integrations.workspace import Workspace
 from asyncbg.service.security_txt import security_txt_router
 from asyncbg.service.sign_in import sign_in_router
@@ -60,8 +60,8 @@ _DESCRIPTION = """\
 Background jobs over HTTP: every accepted request is on disk before its answer leaves, can be watched live
 (`GET /events`, server-sent events), cancelled and retried.
 """
-_FORESEEN = re.compile(r"\ATraceback .*^asyncbg\.[\w.]+Error: ([^\n]*)\s*\Z", re.DOTALL | re.MULTILINE)
-_WATCH_S = 0.2
+_EXPECTED_ERROR = re.compile(r"\ATraceback .*^asyncbg\.[\w.]+Error: ([^\n]*)\s*\Z", re.DOTALL | re.MULTILINE)
+_REVOCATION_CHECK_S = 0.2
 _TAGS = [
     {"name": "workflows", "description": "What this service does: each request is answered with the jobs it became."},
     {"name": "jobs", "description": "Submit, list, watch, cancel and retry jobs."},
@@ -84,12 +84,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        logging.getLogger("uvicorn.error").addFilter(_in_one_line)
+        logging.getLogger("uvicorn.error").addFilter(_shorten_startup_error)
         _redact_logs(settings)
         async with service.outbound, service.bg.lifespan(app):
             await service.open()
-            await refuse_if_open(settings, service.keys)
-            async with _watching(service.bg, gate):
+            await require_authentication(settings, service.keys)
+            async with _closing_revoked_streams(service.bg, gate):
                 yield
 
     app = ServiceApp(
@@ -105,7 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(CleanSpans, paths=Paths((service.bg.router.unguarded, *service.routers)))
     install_problems(app)
-    app.add_middleware(Guard, gate=gate, audit=service.bg.audit)
+    app.add_middleware(AuthMiddleware, gate=gate, audit=service.bg.audit)
     app.include_router(sign_in_router(gate, service.bg.audit, clock=service.bg.clock))
     install_docs(app)
     app.include_router(security_txt_router(settings.server.security_contact, clock=service.bg.clock))
@@ -113,11 +113,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in service.routers:
         app.include_router(router)
     share_event_schemas(app, service.bg.event_schemas)
-    describe_guard(app)
+    document_authentication(app)
     return app
 
 
-async def refuse_if_open(settings: Settings, keys: Keys) -> None:
+async def require_authentication(settings: Settings, keys: Keys) -> None:
     """Rather not start than let strangers in where nobody said so. Raises SettingsError."""
     auth, host = settings.auth, settings.server.host
     if auth.allow_anonymous:
@@ -134,15 +134,18 @@ async def refuse_if_open(settings: Settings, keys: Keys) -> None:
 
 
 @asynccontextmanager
-async def _watching(bg: AsyncBG, gate: Gate) -> AsyncIterator[None]:
+async def _closing_revoked_streams(bg: AsyncBG, gate: Gate) -> AsyncIterator[None]:
     """End the streams of keys that were revoked, of sessions that are over, and of callers who need a key now."""
 
-    async def look() -> None:
+    async def close_revoked() -> None:
         if bg.streams.are_open and bg.streams.close_unauthorized(await gate.judge()):
             gate.forget()  # so that whoever was sent away is not let in again by what was found a moment ago
 
     supervisor = Supervisor()
-    supervisor.start("watch", partial(every, _WATCH_S, look, name="the watch over revoked keys", errors=bg.errors))
+    supervisor.start(
+        "revocation-check",
+        partial(every, _REVOCATION_CHECK_S, close_revoked, name="revocation check", errors=bg.errors),
+    )
     try:
         yield
     finally:
@@ -217,7 +220,7 @@ class _Service:
         All migrations are handed to the one writer before it can answer the worker's first claim, so no job taken up
         from an earlier life meets old tables.
         """
-        await anyio.to_thread.run_sync(warn_of_readers, self.bg.settings.data_dir)
+        await anyio.to_thread.run_sync(warn_if_readable, self.bg.settings.data_dir)
         stores = (self.activity, self.imports, self.attachments, self.keys, self.sessions)
         await open_all(*(store.open() for store in stores))
 
@@ -245,11 +248,11 @@ def _redact_logs(settings: Settings) -> None:
     guard_handlers(mask=settings.privacy.mask)
 
 
-def _in_one_line(record: logging.LogRecord) -> bool:
+def _shorten_startup_error(record: logging.LogRecord) -> bool:
     """Of a start that fails for a reason we foresee, uvicorn logs the reason instead of the traceback."""
-    foreseen = _FORESEEN.search(record.getMessage()) if record.levelno == logging.ERROR else None
-    if foreseen is not None:
-        record.msg, record.args = f"cannot start: {foreseen[1]}", None
+    expected = _EXPECTED_ERROR.search(record.getMessage()) if record.levelno == logging.ERROR else None
+    if expected is not None:
+        record.msg, record.args = f"cannot start: {expected[1]}", None
     return True
 
 

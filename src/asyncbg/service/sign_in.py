@@ -23,7 +23,7 @@ from asyncbg.web.page import LINKS, first_page, navigation
 from asyncbg.web.problems import get_and_head, limited_to, problem_docs, refuse_media_type
 from asyncbg.web.schemas import not_stored
 
-_MOST_BYTES: Final = 4_096
+_MAX_BODY_BYTES: Final = 4_096
 _FORM: Final = "application/x-www-form-urlencoded"
 _SIGN_IN: Final = """{alert}<form method="post" action="session">
 <p><label for="key">API key</label><br>
@@ -66,7 +66,7 @@ class SessionOut(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class _Credentials:
     """A key as it was sent, whether by a form, and whether by a browser, which shows a page."""
 
     key: str
@@ -76,7 +76,7 @@ class _Shown:
 
 def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
     """The page ``/``, ``POST`` and ``DELETE /session``, and ``POST /sign-out`` for a form."""
-    router = APIRouter(route_class=limited_to(_MOST_BYTES), tags=["operations"], dependencies=[Depends(not_stored)])
+    router = APIRouter(route_class=limited_to(_MAX_BODY_BYTES), tags=["operations"], dependencies=[Depends(not_stored)])
 
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
     @asks(Access.WELCOME)
@@ -92,34 +92,34 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
         openapi_extra=_BODY_DOCS,
     )
     @asks(Access.OPEN)
-    async def sign_in(shown: Annotated[_Shown, Depends(_shown)], response: Response) -> Any:
+    async def sign_in(credentials: Annotated[_Credentials, Depends(_read_credentials)], response: Response) -> Any:
         """Sign a browser in: the answer sets a cookie that stands for the key, as long as that is good."""
         try:
-            token, session, record = await gate.sign_in(shown.key)
+            token, session, record = await gate.sign_in(credentials.key)
         except UnauthenticatedError:
             audit.refuse("session.begin", who="?", reason="unknown key")
-            if shown.by_form and shown.wants_page:
+            if credentials.by_form and credentials.wants_page:
                 return _page(NOBODY, status_code=401, alert=_ALERT, headers={"WWW-Authenticate": "Bearer"})
             raise
         await audit.record("session.begin", who=record.name, outcome=Outcome.DONE)
-        answer: Any = RedirectResponse("./", 303, {"Cache-Control": "no-store"}) if shown.by_form else response
+        answer: Any = RedirectResponse("./", 303, {"Cache-Control": "no-store"}) if credentials.by_form else response
         age_s = max(1, (session.expires_ms - clock.now_ms()) // 1000)
         answer.set_cookie(COOKIE, token, max_age=age_s, path="/", secure=True, httponly=True, samesite="strict")
-        return answer if shown.by_form else _out(record, session)
+        return answer if credentials.by_form else _out(record, session)
 
     @router.delete("/session", status_code=204, responses=problem_docs(413, 415, 503))
     @asks(Access.CALLER)
     async def sign_out(request: Request) -> Response:
         """Sign the browser out: its session ends here and now, also where the cookie is still kept."""
-        return await _leave(request, Response(status_code=204))
+        return await _end_session(request, Response(status_code=204))
 
     @router.post("/sign-out", include_in_schema=False)
     @asks(Access.CALLER)
     async def sign_out_by_form(request: Request) -> Response:
         """The same for a form, which knows no DELETE."""
-        return await _leave(request, RedirectResponse("./", 303))
+        return await _end_session(request, RedirectResponse("./", 303))
 
-    async def _leave(request: Request, answer: Response) -> Response:
+    async def _end_session(request: Request, answer: Response) -> Response:
         caller = bound(request)
         if caller is not None and caller.session_id is not None:
             await gate.sign_out(caller)
@@ -131,7 +131,7 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
     return router
 
 
-async def _shown(request: Request) -> _Shown:
+async def _read_credentials(request: Request) -> _Credentials:
     """The key in a small body, as JSON or as a form. Never repeated in an error."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != _FORM:
@@ -143,7 +143,7 @@ async def _shown(request: Request) -> _Shown:
     key = fields.get("key")
     if not isinstance(key, str) or not key:
         raise refuse_input(("body", "key"), "should be an API key", "key")
-    return _Shown(key, media == _FORM, "text/html" in request.headers.get("accept", ""))
+    return _Credentials(key, media == _FORM, "text/html" in request.headers.get("accept", ""))
 
 
 def _fields(body: bytes, *, by_form: bool) -> dict[str, object]:

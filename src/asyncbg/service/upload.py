@@ -85,36 +85,36 @@ class FilePart:
             if self._left < 0:
                 raise too_large(self._max_bytes)
             for piece in self._parser.write(chunk, is_last=not chunk):
-                self._take(piece)
+                self._handle_part(piece)
         except ClientDisconnect:
             raise HTTPException(400, "the client left before the upload was complete") from None
         except MultipartError as error:
             raise HTTPException(400, f"the body is not well-formed multipart/form-data: {error}") from None
         return bool(chunk)
 
-    def _take(self, piece: Headers | bytes | End) -> None:
+    def _handle_part(self, piece: Headers | bytes | End) -> None:
         if isinstance(piece, bytes):
-            self._take_content(piece)
+            self._handle_content(piece)
             return
         if self._is_file:
-            self._add(b"", is_last=True)
+            self._append(b"", is_last=True)
         self._is_file = self._is_charset = False
         if isinstance(piece, Headers):
-            self._begin(piece)
+            self._begin_part(piece)
 
-    def _take_content(self, data: bytes) -> None:
+    def _handle_content(self, data: bytes) -> None:
         if self._is_file:
-            self._add(data)
+            self._append(data)
         elif self._is_charset:
             self._form_charset = (self._form_charset + data)[:_MAX_CHARSET_BYTES]
 
-    def _add(self, data: bytes, *, is_last: bool = False) -> None:
+    def _append(self, data: bytes, *, is_last: bool = False) -> None:
         if self._decoder:
             data = self._decoder.decode(data, is_last=is_last)
         if data:
             self._data.append(data)
 
-    def _begin(self, headers: Headers) -> None:
+    def _begin_part(self, headers: Headers) -> None:
         disposition = parameters(headers.fields.get("content-disposition", ""))
         self._is_charset = disposition.get("name") == "_charset_"
         if disposition.get("name") != "file":

@@ -9,26 +9,26 @@ from asyncbg.testing.sample import Sample
 WHATWG: Final = "WHATWG HTML"
 
 
-def need_nothing(sample: Sample) -> None:
+def require_nothing(sample: Sample) -> None:
     """The check can always be made."""
 
 
-def need_stream(sample: Sample) -> None:
+def require_stream(sample: Sample) -> None:
     """Skip where no stream was opened at all."""
     if sample.status != 200:
         skip("the endpoint opened no stream")
 
 
-def need_events(sample: Sample) -> None:
+def require_events(sample: Sample) -> None:
     """Skip where the sample has no event in it."""
-    need_stream(sample)
+    require_stream(sample)
     if not sample.events:
         skip(sample.problem or "no way to make an event was given: make_event=")
 
 
-def need_ids(sample: Sample) -> None:
+def require_ids(sample: Sample) -> None:
     """Skip where no event could be made. Fails where those that were made carry no id."""
-    need_stream(sample)
+    require_stream(sample)
     if sample.problem:
         skip(sample.problem)
     if sample.made and not sample.ids:
@@ -42,7 +42,7 @@ class Check(NamedTuple):
     title: str
     reference: str
     run: Callable[[Endpoint, Sample], Awaitable[None]]
-    need: Callable[[Sample], None] = need_stream
+    need: Callable[[Sample], None] = require_stream
 
     async def make(self, endpoint: Endpoint, sample: Sample) -> None:
         """Look whether it can be made, and make it."""

@@ -55,10 +55,10 @@ async def sse_conformance(
             heartbeat_s=heartbeat_s, headers=headers or {},
         )  # fmt: skip
         sample = await take_sample(endpoint)
-        return ConformanceReport(name, [await _judge(check, endpoint, sample) for check in CHECKS])
+        return ConformanceReport(name, [await _run_check(check, endpoint, sample) for check in CHECKS])
 
 
-async def _judge(check: Check, endpoint: Endpoint, sample: Sample) -> CheckResult:
+async def _run_check(check: Check, endpoint: Endpoint, sample: Sample) -> CheckResult:
     outcome, detail = Outcome.PASSED, ""
     try:
         await check.make(endpoint, sample)

@@ -72,15 +72,15 @@ class Endpoint:
             if inspect.isawaitable(made):
                 await made
 
-    async def gather(self, reader: EventReader, count: int, *, what: str = "events with an id") -> list[Frame]:
+    async def collect(self, reader: EventReader, count: int, *, what: str = "events with an id") -> list[Frame]:
         """The next ``count`` events with an id. Fails the check where fewer come in time."""
         found: list[Frame] = []
-        await self.within(self._gather(reader, count, found), lambda: f"{len(found)} of {count} {what} arrived")
+        await self.with_timeout(self._collect(reader, count, found), lambda: f"{len(found)} of {count} {what} arrived")
         if len(found) < count:
             fail(f"the stream ended after {len(found)} of {count} {what}")
         return found
 
-    async def within(self, work: Awaitable[Any], so_far: Callable[[], str]) -> Any:
+    async def with_timeout(self, work: Awaitable[Any], so_far: Callable[[], str]) -> Any:
         """Await ``work``. Fails the check when the time is over."""
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -89,7 +89,7 @@ class Endpoint:
             fail(f"{so_far()} within {self.timeout_s:g} s")
 
     @staticmethod
-    async def _gather(reader: EventReader, count: int, found: list[Frame]) -> None:
+    async def _collect(reader: EventReader, count: int, found: list[Frame]) -> None:
         while len(found) < count and (frame := await reader.frame()) is not None:
             if frame.is_event and frame.id is not None:
                 found.append(frame)

@@ -29,7 +29,7 @@ class ManualBG(AsyncBG):
         """As AsyncBG, with a ManualClock unless ``clock`` is given."""
         super().__init__(settings, clock=clock or ManualClock(), **overrides)
         self._entered = 0
-        self._hung: list[SQLiteBackend] = []
+        self._hung_backends: list[SQLiteBackend] = []
 
     async def __aenter__(self) -> Self:
         """Start, unless it runs already."""
@@ -62,7 +62,7 @@ class ManualBG(AsyncBG):
 
     async def stop(self) -> None:
         """Stop, and let the workers that hang be gone too."""
-        hung, self._hung = self._hung, []
+        hung, self._hung_backends = self._hung_backends, []
         for backend in hung:
             await backend.close()
         await super().stop()
@@ -87,7 +87,7 @@ class ManualBG(AsyncBG):
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise TimeoutError(await self._going_on(worker, timeout_s)) from None
+            raise TimeoutError(await self._timeout_message(worker, timeout_s)) from None
 
     async def begin(self) -> None:
         """Claim what is ready and let it run beside the test, which waits for a sign of the task's own; then drain."""
@@ -118,7 +118,7 @@ class ManualBG(AsyncBG):
             raise NotRunningError("nobody else can come to a database in memory; give bg a file")
         other = SQLiteBackend(Database(self.database.path), clock=self.clock)
         await other.open()
-        self._hung.append(other)
+        self._hung_backends.append(other)
         lease_s = self.settings.runner.lease_s
         other.beat(lease_s=lease_s)
         leases = (await other.claim(1, lease_s=lease_s)).leases
@@ -144,7 +144,7 @@ class ManualBG(AsyncBG):
         for ago_ms in range(5 * quarter_ms, -1, -quarter_ms):
             self.backend.beat(lease_s=lease_s, at_ms=now_ms - ago_ms)
 
-    async def _going_on(self, worker: Worker, timeout_s: float) -> str:
+    async def _timeout_message(self, worker: Worker, timeout_s: float) -> str:
         names = []
         for job_id in sorted(worker.job_ids)[:5]:
             try:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from asyncbg.testing.check import WHATWG, Check, need_ids, need_nothing
+from asyncbg.testing.check import WHATWG, Check, require_ids, require_nothing
 from asyncbg.testing.endpoint import Endpoint, fail, skip
 from asyncbg.testing.frames import Frame
 from asyncbg.testing.sample import Sample
@@ -16,7 +16,7 @@ _UNKNOWN = ("no-such-event", "9" * 40, "%00", "x" * 1_000)
 async def fan_out(endpoint: Endpoint, sample: Sample) -> None:
     """Two clients see the same."""
     async with endpoint.open() as one, endpoint.open() as other:
-        await _greeted(endpoint, one, other)
+        await _wait_for_greeting(endpoint, one, other)
         await endpoint.make(2)
         named = bool(sample.ids)
         first, second = await asyncio.gather(
@@ -28,40 +28,40 @@ async def fan_out(endpoint: Endpoint, sample: Sample) -> None:
 async def resume(endpoint: Endpoint, sample: Sample) -> None:
     """Whatever event a client saw last, it goes on with the next."""
     async with endpoint.open() as reference:
-        await _greeted(endpoint, reference)
+        await _wait_for_greeting(endpoint, reference)
         await endpoint.make(_MADE)
-        seen = await endpoint.gather(reference, _MADE)
+        seen = await endpoint.collect(reference, _MADE)
     for at in (0, len(seen) // 2, len(seen) - 2):
-        await _expect(endpoint, seen[at], seen[at + 1 :])
+        await _expect_resume(endpoint, seen[at], seen[at + 1 :])
 
 
 async def resume_after_absence(endpoint: Endpoint, sample: Sample) -> None:
     """What happened while nobody listened is not lost."""
     async with endpoint.open() as before:
-        await _greeted(endpoint, before)
+        await _wait_for_greeting(endpoint, before)
         await endpoint.make()
-        [last] = await endpoint.gather(before, 1)
+        [last] = await endpoint.collect(before, 1)
     await endpoint.make(_MADE)
     async with endpoint.open(last_event_id=last.id) as reader:
-        _must_open(reader, last)
-        first = await endpoint.gather(reader, _MADE, what="events made while nobody listened")
+        _require_open(reader, last)
+        first = await endpoint.collect(reader, _MADE, what="events made while nobody listened")
     if any(frame.id == last.id for frame in first):
         fail(f"after Last-Event-ID {last.id!r} the stream tells that event again")
-    await _expect(endpoint, last, first)
+    await _expect_resume(endpoint, last, first)
 
 
 async def resume_splice(endpoint: Endpoint, sample: Sample) -> None:
     """Where replay meets what happens now, nothing is lost or told twice."""
     async with endpoint.open() as reference:
-        await _greeted(endpoint, reference)
+        await _wait_for_greeting(endpoint, reference)
         await endpoint.make(_MADE)
-        seen = await endpoint.gather(reference, _MADE)
+        seen = await endpoint.collect(reference, _MADE)
         async with endpoint.open(last_event_id=seen[0].id) as reader:
-            _must_open(reader, seen[0])
+            _require_open(reader, seen[0])
             _, replayed = await asyncio.gather(
-                endpoint.make(_MADE), endpoint.gather(reader, 2 * _MADE - 1, what="events replayed and made meanwhile")
+                endpoint.make(_MADE), endpoint.collect(reader, 2 * _MADE - 1, what="events replayed and made meanwhile")
             )
-            seen += await endpoint.gather(reference, _MADE)
+            seen += await endpoint.collect(reference, _MADE)
         _compare(seen[1 : 1 + len(replayed)], replayed, f"after Last-Event-ID {seen[0].id!r} the stream")
 
 
@@ -81,7 +81,7 @@ async def heartbeat(endpoint: Endpoint, sample: Sample) -> None:
     if endpoint.heartbeat_s is None:
         skip("its interval was not given: heartbeat_s=")
     async with endpoint.open() as reader:
-        await _greeted(endpoint, reader)
+        await _wait_for_greeting(endpoint, reader)
         limit_s = 2 * endpoint.heartbeat_s + 1
         try:
             async with asyncio.timeout(limit_s):
@@ -94,14 +94,14 @@ async def heartbeat(endpoint: Endpoint, sample: Sample) -> None:
 
 async def whole_frames(endpoint: Endpoint, sample: Sample) -> None:
     """The last event of a stream that ends is whole."""
-    reader = await _ended(endpoint)
+    reader = await _read_to_end(endpoint)
     if reader.has_rest:
         fail("the stream ends without a blank line: its last event is never dispatched")
 
 
 async def end_204(endpoint: Endpoint, sample: Sample) -> None:
     """Who has seen the end is told to stay away."""
-    reader = await _ended(endpoint)
+    reader = await _read_to_end(endpoint)
     if not reader.last_event_id:
         fail("the stream that has ended has no id, so no client can say that it has seen the end")
     async with endpoint.open(path=endpoint.ended, last_event_id=reader.last_event_id) as again:
@@ -117,7 +117,7 @@ async def head(endpoint: Endpoint, sample: Sample) -> None:
         found, wanted = reader.headers.get("content-type"), sample.headers.get("content-type")
         if found != wanted:
             fail(f"HEAD has the Content-Type {found!r}, GET {wanted!r}")
-        body = await endpoint.within(reader.chunk(), lambda: "the response to HEAD did not end")
+        body = await endpoint.with_timeout(reader.chunk(), lambda: "the response to HEAD did not end")
         if body:
             fail("the response to HEAD has a body")
 
@@ -138,10 +138,10 @@ async def gzip(endpoint: Endpoint, sample: Sample) -> None:
             fail("compressed, no byte could be read")
         for _ in range(2):
             await endpoint.make()
-            await endpoint.gather(reader, 1, what="compressed events (flush after each)")
+            await endpoint.collect(reader, 1, what="compressed events (flush after each)")
 
 
-async def _greeted(endpoint: Endpoint, *readers: EventReader) -> None:
+async def _wait_for_greeting(endpoint: Endpoint, *readers: EventReader) -> None:
     """Wait for the first bytes, so that the stream is known to listen; where none come, go on as it is."""
     for reader in readers:
         await reader.greeting(endpoint.timeout_s)
@@ -156,19 +156,19 @@ async def _events(endpoint: Endpoint, reader: EventReader, count: int, *, named:
             if frame.is_event and (frame.id is not None or not named):
                 found.append(frame)
 
-    await endpoint.within(read(), lambda: f"{len(found)} of {count} events arrived")
+    await endpoint.with_timeout(read(), lambda: f"{len(found)} of {count} events arrived")
     return found
 
 
-async def _expect(endpoint: Endpoint, last: Frame, expected: Sequence[Frame]) -> None:
+async def _expect_resume(endpoint: Endpoint, last: Frame, expected: Sequence[Frame]) -> None:
     async with endpoint.open(last_event_id=last.id) as reader:
-        _must_open(reader, last)
+        _require_open(reader, last)
         what = f"events after Last-Event-ID {last.id!r}"
-        found = await endpoint.gather(reader, len(expected), what=what)
+        found = await endpoint.collect(reader, len(expected), what=what)
     _compare(expected, found, f"after Last-Event-ID {last.id!r} the stream")
 
 
-async def _ended(endpoint: Endpoint) -> EventReader:
+async def _read_to_end(endpoint: Endpoint) -> EventReader:
     if endpoint.ended is None:
         skip("no stream that has ended was given: ended=")
     async with endpoint.open(path=endpoint.ended) as reader:
@@ -179,11 +179,11 @@ async def _ended(endpoint: Endpoint) -> EventReader:
             while await reader.frame() is not None:
                 pass
 
-        await endpoint.within(read(), lambda: f"{endpoint.ended} did not end")
+        await endpoint.with_timeout(read(), lambda: f"{endpoint.ended} did not end")
     return reader
 
 
-def _must_open(reader: EventReader, last: Frame) -> None:
+def _require_open(reader: EventReader, last: Frame) -> None:
     if reader.status != 200:
         fail(f"Last-Event-ID {last.id!r} of its own is answered {reader.status}")
 
@@ -209,13 +209,13 @@ def _difference(wanted: Sequence[str | None], got: Sequence[str | None]) -> str:
 
 REQUEST_CHECKS = (
     Check("fan-out", "tells two clients the same", f"{WHATWG} 9.2.1", fan_out),
-    Check("resume", "goes on exactly after Last-Event-ID", f"{WHATWG} 9.2.4", resume, need_ids),
-    Check("resume-absence", "replays what a client missed", f"{WHATWG} 9.2.4", resume_after_absence, need_ids),
-    Check("resume-splice", "loses nothing between replay and now", f"{WHATWG} 9.2.4", resume_splice, need_ids),
+    Check("resume", "goes on exactly after Last-Event-ID", f"{WHATWG} 9.2.4", resume, require_ids),
+    Check("resume-absence", "replays what a client missed", f"{WHATWG} 9.2.4", resume_after_absence, require_ids),
+    Check("resume-splice", "loses nothing between replay and now", f"{WHATWG} 9.2.4", resume_splice, require_ids),
     Check("unknown-cursor", "takes a cursor it does not know", f"{WHATWG} 9.2.3", unknown_cursor),
     Check("heartbeat", "sends a comment when idle", f"{WHATWG} 9.2.7", heartbeat),
-    Check("whole-frames", "ends after a whole event", f"{WHATWG} 9.2.6", whole_frames, need_nothing),
-    Check("end-204", "answers 204 after the end", f"{WHATWG} 9.2.3", end_204, need_nothing),
+    Check("whole-frames", "ends after a whole event", f"{WHATWG} 9.2.6", whole_frames, require_nothing),
+    Check("end-204", "answers 204 after the end", f"{WHATWG} 9.2.3", end_204, require_nothing),
     Check("head", "answers HEAD as GET", "RFC 9110 9.3.2", head),
     Check("gzip", "flushes every event it compresses", "RFC 9110 12.5.3, 12.5.5; RFC 1952", gzip),
 )

@@ -2,7 +2,7 @@
 
 import re
 
-from asyncbg.testing.check import WHATWG, Check, need_events, need_nothing, need_stream
+from asyncbg.testing.check import WHATWG, Check, require_events, require_nothing, require_stream
 from asyncbg.testing.endpoint import EVENT_STREAM, Endpoint, fail, skip
 from asyncbg.testing.sample import Sample
 
@@ -56,7 +56,7 @@ async def first_bytes(endpoint: Endpoint, sample: Sample) -> None:
     """Something comes before there is anything to tell."""
     if sample.status == 0:
         fail(sample.problem)
-    need_stream(sample)
+    require_stream(sample)
     if not sample.has_first_bytes:
         fail(f"no byte came within {endpoint.timeout_s:g} s of the response; send a comment or retry: first")
 
@@ -150,21 +150,21 @@ def _directives(sample: Sample) -> set[str]:
 
 
 SAMPLE_CHECKS = (
-    Check("status", "answers 200", f"{WHATWG} 9.2.3", status, need_nothing),
+    Check("status", "answers 200", f"{WHATWG} 9.2.3", status, require_nothing),
     Check("content-type", "is text/event-stream in UTF-8", f"{WHATWG} 9.2.3, 9.2.5", content_type),
     Check("cache-control", "forbids to keep it", "RFC 9111 5.2.2.4", cache_control),
     Check("no-transform", "forbids to recompress it", "RFC 9111 5.2.2.6", no_transform),
     Check("no-buffering", "tells proxies not to wait", "nginx, ngx_http_proxy_module: proxy_buffering", no_buffering),
     Check("no-length", "has no Content-Length", "RFC 9112 6", no_length),
-    Check("first-bytes", "sends something at once", f"{WHATWG} 9.2.7", first_bytes, need_nothing),
+    Check("first-bytes", "sends something at once", f"{WHATWG} 9.2.7", first_bytes, require_nothing),
     Check("retry", "says when to reconnect", f"{WHATWG} 9.2.6", retry),
     Check("delivery", "sends events when they are made", f"{WHATWG} 9.2.7", delivery),
-    Check("utf-8", "is valid UTF-8", f"{WHATWG} 9.2.5", utf8, need_events),
-    Check("fields", "has only lines that mean something", f"{WHATWG} 9.2.5, 9.2.6", fields, need_events),
-    Check("data", "gives every event data", f"{WHATWG} 9.2.6", data, need_events),
-    Check("ids", "gives events ids", f"{WHATWG} 9.2.6", ids, need_events),
-    Check("id-characters", "uses ids of [A-Za-z0-9._-]{1,64}", f"{WHATWG} 9.2.4", id_characters, need_events),
-    Check("id-nul", "has no NUL in an id", f"{WHATWG} 9.2.6", id_nul, need_events),
-    Check("id-unique", "names every event once", f"{WHATWG} 9.2.4", id_unique, need_events),
+    Check("utf-8", "is valid UTF-8", f"{WHATWG} 9.2.5", utf8, require_events),
+    Check("fields", "has only lines that mean something", f"{WHATWG} 9.2.5, 9.2.6", fields, require_events),
+    Check("data", "gives every event data", f"{WHATWG} 9.2.6", data, require_events),
+    Check("ids", "gives events ids", f"{WHATWG} 9.2.6", ids, require_events),
+    Check("id-characters", "uses ids of [A-Za-z0-9._-]{1,64}", f"{WHATWG} 9.2.4", id_characters, require_events),
+    Check("id-nul", "has no NUL in an id", f"{WHATWG} 9.2.6", id_nul, require_events),
+    Check("id-unique", "names every event once", f"{WHATWG} 9.2.4", id_unique, require_events),
     Check("disconnect", "ends when its client leaves", "ASGI HTTP specification, disconnect event", disconnect),
 )

@@ -95,45 +95,45 @@ async def started(app: ASGIApp) -> AsyncIterator[ASGIApp]:
 
     Raises AppFailedError, with the application's own words, where it does not start or stop.
     """
-    life = _Life(app)
+    lifespan = _Lifespan(app)
     try:
-        await life.ask("startup")
+        await lifespan.send("startup")
         try:
             yield app
         finally:
-            await life.ask("shutdown")
+            await lifespan.send("shutdown")
     finally:
-        await life.end()
+        await lifespan.end()
 
 
-class _Life:
+class _Lifespan:
     """One run of an application's lifespan."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._asked: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(2)
-        self._told: deque[Mapping[str, Any]] = deque()
-        self._has_told = asyncio.Event()
+        self._to_app: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(2)
+        self._from_app: deque[Mapping[str, Any]] = deque()
+        self._has_message = asyncio.Event()
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-        self._task = asyncio.ensure_future(app(scope, self._asked.get, self._tell))
+        self._task = asyncio.ensure_future(app(scope, self._to_app.get, self._receive))
 
-    async def ask(self, what: str) -> None:
+    async def send(self, what: str) -> None:
         """Start or stop; an application that raises at once has no lifespan."""
         if self._task.done():
             return
-        self._asked.put_nowait({"type": f"lifespan.{what}"})
-        answered = asyncio.create_task(self._has_told.wait())
-        await asyncio.wait([answered, self._task], return_when=asyncio.FIRST_COMPLETED)
-        answered.cancel()
-        self._has_told.clear()
-        if not self._told:
+        self._to_app.put_nowait({"type": f"lifespan.{what}"})
+        waiting = asyncio.create_task(self._has_message.wait())
+        await asyncio.wait([waiting, self._task], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        self._has_message.clear()
+        if not self._from_app:
             return
-        answer = self._told.popleft()
+        answer = self._from_app.popleft()
         if answer["type"] == f"lifespan.{what}.failed":
             raise AppFailedError(f"the {what} of the application failed:\n{answer.get('message', '')}")
 
-    async def _tell(self, message: Mapping[str, Any]) -> None:
-        self._told.append(message)
-        self._has_told.set()
+    async def _receive(self, message: Mapping[str, Any]) -> None:
+        self._from_app.append(message)
+        self._has_message.set()
 
     async def end(self) -> None:
         """Wait for the application's last lines; what it raises was told already."""

@@ -69,7 +69,7 @@ class EventReader:
             if not await self._read_on():
                 return None
         frame = self._frames.popleft()
-        self._remember([frame])
+        self._track_id([frame])
         return frame
 
     async def greeting(self, timeout_s: float = _TIMEOUT_S) -> list[Frame]:
@@ -81,7 +81,7 @@ class EventReader:
             return []
         found = list(self._frames)
         self._frames.clear()
-        self._remember(found)
+        self._track_id(found)
         return found
 
     async def comment(self) -> bool:
@@ -97,7 +97,7 @@ class EventReader:
         self._frames.extend(self._parser.feed(data))
         return bool(data)
 
-    def _remember(self, frames: Iterable[Frame]) -> None:
+    def _track_id(self, frames: Iterable[Frame]) -> None:
         for frame in frames:
             if frame.id is not None:
                 self._last_event_id = frame.id
@@ -152,12 +152,12 @@ async def stream(
         async with asyncio.timeout(timeout_s):
             reader = await exchange.start()
     except BaseException:
-        await exchange.leave()
+        await exchange.disconnect()
         raise
     try:
         yield reader
     finally:
-        reader.is_released = await exchange.leave()
+        reader.is_released = await exchange.disconnect()
     exchange.check()
 
 
@@ -176,8 +176,8 @@ class _Exchange:
         self._release_s = release_s
         self._answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._chunks: asyncio.Queue[bytes] = asyncio.Queue(_MOST_CHUNKS)
-        self._gone = asyncio.Event()
-        self._is_asked = False
+        self._disconnected = asyncio.Event()
+        self._is_request_sent = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> EventReader:
@@ -185,11 +185,11 @@ class _Exchange:
         answer = await self._answer
         return EventReader(answer.status, answer.headers, self._next)
 
-    async def leave(self) -> bool:
+    async def disconnect(self) -> bool:
         """Disconnect; whether the application ended by itself. It is cancelled otherwise."""
         if self._task is None:
             return True
-        self._gone.set()
+        self._disconnected.set()
         while not self._chunks.empty():
             self._chunks.get_nowait()
         _, pending = await asyncio.wait([self._task], timeout=self._release_s)
@@ -226,10 +226,10 @@ class _Exchange:
         return chunk
 
     async def _receive(self) -> dict[str, Any]:
-        if not self._is_asked:
-            self._is_asked = True
+        if not self._is_request_sent:
+            self._is_request_sent = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        await self._gone.wait()
+        await self._disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Mapping[str, Any]) -> None:
@@ -244,7 +244,7 @@ class _Exchange:
 
     async def _put(self, chunk: bytes) -> None:
         """As uvicorn: what is sent to a client that has left goes nowhere, without an error. But it takes its turn."""
-        if self._gone.is_set():
+        if self._disconnected.is_set():
             await asyncio.sleep(0)
         else:
             await self._chunks.put(chunk)

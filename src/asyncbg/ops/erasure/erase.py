@@ -9,16 +9,16 @@ from typing import Any
 
 from asyncbg.auth.audit import COMMAND_LINE, Audit, Outcome, open_audit
 from asyncbg.errors import DatabaseError, JobNotFoundError, JobStateError
-from asyncbg.ops.erasure.address import Address
+from asyncbg.ops.erasure.email_matcher import EmailMatcher
 from asyncbg.ops.erasure.files import erase_files, uploads_with
-from asyncbg.ops.erasure.proof import Proof, search
 from asyncbg.ops.erasure.rows import TABLES, FoundJob, Rows
+from asyncbg.ops.erasure.verification import Verification, verify_erased
 from asyncbg.ops.open_store import empty_log
 from asyncbg.store.sqlite import SQLiteBackend
 from asyncbg.store.sqlite.database import translate
 
 _REASON = "the person it was for is forgotten"
-_LOOK_S = 0.1
+_POLL_S = 0.1
 _LOG_S = 3.0
 """A service empties its log within a second or so, unless a reader is in the way."""
 _MOST_PASSES = 5
@@ -43,7 +43,7 @@ class Erasure:
     unreadable: list[str] = field(default_factory=list)
     elsewhere: dict[str, int] = field(default_factory=dict)
     is_log_empty: bool = False
-    checked: Proof = field(default_factory=Proof)
+    checked: Verification = field(default_factory=Verification)
 
     @property
     def is_complete(self) -> bool:
@@ -55,7 +55,9 @@ class Erasure:
         return {"ok": self.is_complete, **asdict(self)}
 
 
-async def forget(store: SQLiteBackend, database: Path, data_dir: Path, address: Address, *, wait_s: float) -> Erasure:
+async def erase_person(
+    store: SQLiteBackend, database: Path, data_dir: Path, address: EmailMatcher, *, wait_s: float
+) -> Erasure:
     """Erase the person: jobs that wait are cancelled, running ones get ``wait_s`` seconds to end.
 
     A service may go on accepting and running jobs meanwhile: what it adds of the person is erased too. What was done
@@ -63,7 +65,7 @@ async def forget(store: SQLiteBackend, database: Path, data_dir: Path, address: 
     """
     audit = await open_audit(store.database)
     try:
-        done = await _forget(store, audit, database, data_dir, address, wait_s)
+        done = await _erase_and_verify(store, audit, database, data_dir, address, wait_s)
     except OSError as error:
         raise DatabaseError(
             f"{error.filename} cannot be looked at ({error.strerror}), so the erasure is not complete; run it again"
@@ -74,31 +76,31 @@ async def forget(store: SQLiteBackend, database: Path, data_dir: Path, address: 
     return done
 
 
-async def _forget(
-    store: SQLiteBackend, audit: Audit, database: Path, data_dir: Path, address: Address, wait_s: float
+async def _erase_and_verify(
+    store: SQLiteBackend, audit: Audit, database: Path, data_dir: Path, address: EmailMatcher, wait_s: float
 ) -> Erasure:
-    done = Erasure(person=address.stand_in)
+    done = Erasure(person=address.replacement)
     rows = Rows(store, address)
     for _ in range(_MOST_PASSES):
-        if not await _erase(rows, store, data_dir, address, done, wait_s):
+        if not await _erase_pass(rows, store, data_dir, address, done, wait_s):
             break
-    done.audit = await audit.forget(address.hidden)
-    done.unreadable = sorted(rows.remarks.unreadable)
+    done.audit = await audit.forget(address.redacted)
+    done.unreadable = sorted(rows.findings.unreadable)
     done.elsewhere |= await rows.elsewhere()
 
-    def prove() -> None:
+    def verify() -> None:
         done.is_log_empty = empty_log(database, wait_s=max(_LOG_S, wait_s))
-        done.checked = search(database, data_dir, address, longer=rows.remarks.longer)
+        done.checked = verify_erased(database, data_dir, address, longer=rows.findings.longer)
 
-    await asyncio.to_thread(prove)
+    await asyncio.to_thread(verify)
     if done.is_log_empty and str(database) in done.checked.found and not (done.running or done.elsewhere):
         await asyncio.to_thread(_rebuild, database)
-        await asyncio.to_thread(prove)
+        await asyncio.to_thread(verify)
     return done
 
 
-async def _erase(
-    rows: Rows, store: SQLiteBackend, data_dir: Path, address: Address, done: Erasure, wait_s: float
+async def _erase_pass(
+    rows: Rows, store: SQLiteBackend, data_dir: Path, address: EmailMatcher, done: Erasure, wait_s: float
 ) -> int:
     """One pass over everything; returns how much it found, but for what runs."""
     tokens = await asyncio.to_thread(uploads_with, data_dir, address)
@@ -114,7 +116,7 @@ async def _erase(
     erased = {table: await rows.erase(table) for table in TABLES}
     kept = frozenset(token for token in tokens for job in running if token in (job.texts["args"] or ""))
     files = await asyncio.to_thread(erase_files, data_dir, address, kept=kept)
-    rows.remarks.longer |= files.longer
+    rows.findings.longer |= files.longer
     done.jobs += rewritten
     done.tracebacks += tracebacks
     done.events += erased["event"]
@@ -143,7 +145,7 @@ async def _cancel(store: SQLiteBackend, jobs: list[FoundJob], wait_s: float) -> 
         left = [record.id for record in records if record is not None and not record.state.is_final]
         if loop.time() >= deadline_s:
             break
-        await asyncio.sleep(_LOOK_S if left else 0)
+        await asyncio.sleep(_POLL_S if left else 0)
     return len(jobs) - len(left)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyncbg.core.files import files_below
-from asyncbg.ops.erasure.address import Address
+from asyncbg.ops.erasure.email_matcher import EmailMatcher
 
 _LOG = "notifications.log"
 _START = b"notification for "
@@ -23,22 +23,22 @@ class FilesErased:
     """Addresses of other people in these files that contain the person's."""
 
 
-def uploads_with(data_dir: Path, address: Address) -> frozenset[str]:
+def uploads_with(data_dir: Path, address: EmailMatcher) -> frozenset[str]:
     """The tokens of the uploaded files that name the address."""
-    return frozenset(path.stem for path in _files(data_dir / "uploads") if _holds(path, address))
+    return frozenset(path.stem for path in _files(data_dir / "uploads") if _names_address(path, address))
 
 
-def erase_files(data_dir: Path, address: Address, *, kept: frozenset[str] = frozenset()) -> FilesErased:
+def erase_files(data_dir: Path, address: EmailMatcher, *, kept: frozenset[str] = frozenset()) -> FilesErased:
     """Erase what names the address; the uploads in ``kept`` belong to jobs that still run."""
     done = FilesErased()
     for path in _files(data_dir):
-        if not _holds(path, address):
-            done.longer |= _longer_in(path, address)
+        if not _names_address(path, address):
+            done.longer |= _longer_addresses(path, address)
             continue
         folder = path.relative_to(data_dir).parts[0]
         if path == data_dir / _LOG:
             done.lines += _erase_lines(path, address)
-            done.longer |= _longer_in(path, address)
+            done.longer |= _longer_addresses(path, address)
         elif folder in ("work", "attachments") or (folder == "uploads" and path.stem not in kept):
             path.unlink(missing_ok=True)
             done.removed += 1
@@ -47,7 +47,7 @@ def erase_files(data_dir: Path, address: Address, *, kept: frozenset[str] = froz
     return done
 
 
-def _erase_lines(path: Path, address: Address) -> int:
+def _erase_lines(path: Path, address: EmailMatcher) -> int:
     """Overwrite each line that names the address, byte for byte: whoever appends meanwhile loses nothing."""
     erased, offset = 0, 0
     with path.open("rb+", buffering=0) as file:
@@ -55,22 +55,22 @@ def _erase_lines(path: Path, address: Address) -> int:
         for line in lines:
             if address.is_in(line.decode("utf-8", "replace")):
                 body = line.rstrip(b"\n")
-                told = (_START + address.stand_in.encode())[: len(body)]
-                os.pwrite(file.fileno(), told.ljust(len(body)), offset)
+                replacement = (_START + address.replacement.encode())[: len(body)]
+                os.pwrite(file.fileno(), replacement.ljust(len(body)), offset)
                 erased += 1
             offset += len(line)
         os.fsync(file.fileno())
     return erased
 
 
-def _holds(path: Path, address: Address) -> bool:
+def _names_address(path: Path, address: EmailMatcher) -> bool:
     content = _content(path)
     return any(address.is_in(_around(content, *match.span())) for match in address.raw.finditer(content))
 
 
-def _longer_in(path: Path, address: Address) -> set[str]:
+def _longer_addresses(path: Path, address: EmailMatcher) -> set[str]:
     content = _content(path)
-    return address.longer_in(content.decode("utf-8", "replace")) if address.raw.search(content) else set()
+    return address.longer_addresses(content.decode("utf-8", "replace")) if address.raw.search(content) else set()
 
 
 def _around(content: bytes, start: int, end: int) -> str:

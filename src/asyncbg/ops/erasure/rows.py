@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from asyncbg.core.job import FINAL_STATES, JobState
 from asyncbg.errors import UnreadableError
-from asyncbg.ops.erasure.address import Address
+from asyncbg.ops.erasure.email_matcher import EmailMatcher
 from asyncbg.privacy.marks import masked_arguments, masked_result
 from asyncbg.store.sqlite import SQLiteBackend
 
@@ -81,7 +81,7 @@ class FoundJob(NamedTuple):
 
 
 @dataclass(slots=True)
-class Remarks:
+class Findings:
     """What a search met besides: other people's longer addresses, jobs that cannot be decrypted."""
 
     longer: set[str] = field(default_factory=set)
@@ -91,9 +91,9 @@ class Remarks:
 class Rows:
     """The database of a service, searched for one address."""
 
-    def __init__(self, store: SQLiteBackend, address: Address) -> None:
+    def __init__(self, store: SQLiteBackend, address: EmailMatcher) -> None:
         """Search ``store``."""
-        self.remarks = Remarks()
+        self.findings = Findings()
         self._store = store
         self._address = address
 
@@ -102,17 +102,19 @@ class Rows:
         found: list[FoundJob] = []
         async for rows in self._pages(_JOBS, (-(2**63),)):
             for n, job_id, state, personal, *values in rows:
-                texts = self._opened(job_id, dict(zip(_JOB_TEXTS, values, strict=True)))
-                told = [text for text in texts.values() if text]
-                if any(map(self._address.is_in, told)) or any(token in (texts["args"] or "") for token in tokens):
+                texts = self._decrypted(job_id, dict(zip(_JOB_TEXTS, values, strict=True)))
+                texts_found = [text for text in texts.values() if text]
+                if any(map(self._address.is_in, texts_found)) or any(
+                    token in (texts["args"] or "") for token in tokens
+                ):
                     found.append(FoundJob(n, job_id, JobState(state), json.loads(personal), texts))
                 else:
-                    self._note_longer(told)
+                    self._note_longer(texts_found)
         return found
 
     async def rewrite_jobs(self, jobs: Sequence[FoundJob]) -> int:
         """Put pseudonyms in the place of everything personal of final jobs; returns how many."""
-        return await self._write(_REWRITE_JOB, [self._forgotten(job) for job in jobs])
+        return await self._write(_REWRITE_JOB, [self._erased_values(job) for job in jobs])
 
     async def erase_tracebacks(self, jobs: Sequence[FoundJob]) -> int:
         """Delete the tracebacks of these jobs, and every other one that names the address; returns how many."""
@@ -131,7 +133,7 @@ class Rows:
         try:
             return self._store.encryption.decrypt(stored, job_id, "traceback")
         except UnreadableError:
-            self.remarks.unreadable.add(job_id)
+            self.findings.unreadable.add(job_id)
             return None
 
     async def erase(self, name: str) -> int:
@@ -152,7 +154,7 @@ class Rows:
             if table.is_deleted:
                 erased += await self._write(f'DELETE FROM "{name}" WHERE {where}', [key for key, _ in found])  # noqa: S608  # nosec B608
             else:
-                values = [(*(self._hidden(name, text) for text in texts), *key) for key, texts in found]
+                values = [(*(self._erased_text(name, text) for text in texts), *key) for key, texts in found]
                 erased += await self._write(f'UPDATE "{name}" SET {changed} WHERE {where}', values)  # noqa: S608  # nosec B608
         return erased
 
@@ -170,36 +172,36 @@ class Rows:
         rows = connection.execute(f'SELECT * FROM "{quoted}"')  # noqa: S608  # nosec B608  # nosemgrep
         return sum(any(isinstance(text, str) and self._address.is_in(text) for text in row) for row in rows)
 
-    def _opened(self, job_id: str, texts: dict[str, str | None]) -> dict[str, str | None]:
+    def _decrypted(self, job_id: str, texts: dict[str, str | None]) -> dict[str, str | None]:
         for name in ("args", "result"):
             try:
                 texts[name] = self._store.encryption.decrypt(texts[name] or "", job_id, name) or None
             except UnreadableError:
-                self.remarks.unreadable.add(job_id)
+                self.findings.unreadable.add(job_id)
                 texts[name] = "{}" if name == "args" else "null"
         return texts
 
-    def _forgotten(self, job: FoundJob) -> tuple[Any, ...]:
+    def _erased_values(self, job: FoundJob) -> tuple[Any, ...]:
         """What stays of a job: who it was for, or whose it was, can be told from nothing of it."""
-        hide, encryption = self._address.hidden, self._store.encryption
+        hide, encryption = self._address.redacted, self._store.encryption
         texts = _emptied(job.texts) if self._address.is_in(job.texts["owner"] or "") else job.texts
-        args = self._address.hidden_json(masked_arguments(json.loads(texts["args"] or "{}"), job.marks))
+        args = self._address.redacted_json(masked_arguments(json.loads(texts["args"] or "{}"), job.marks))
         result = texts["result"]
         if result is not None:
-            shown = self._address.hidden_json(masked_result(json.loads(result), job.marks))
+            shown = self._address.redacted_json(masked_result(json.loads(result), job.marks))
             result = encryption.encrypt(json.dumps(shown, ensure_ascii=False), job.id, "result")
         rest = [None if (text := texts[name]) is None else hide(text) for name in _JOB_TEXTS[2:7]]
         return (encryption.encrypt(json.dumps(args, ensure_ascii=False), job.id, "args"), result, *rest, job.n)
 
-    def _hidden(self, table: str, text: str | None) -> str | None:
+    def _erased_text(self, table: str, text: str | None) -> str | None:
         """A free text that names the person goes whole; JSON keeps its form."""
         if text is None or not self._address.is_in(text):
             return text
-        return self._address.stand_in if table == "activity" else self._address.hidden(text)
+        return self._address.replacement if table == "activity" else self._address.redacted(text)
 
     def _note_longer(self, texts: Sequence[str]) -> None:
         for text in texts:
-            self.remarks.longer |= self._address.longer_in(text)
+            self.findings.longer |= self._address.longer_addresses(text)
 
     async def _has(self, table: str) -> bool:
         return bool(await self._read(partial(_rows, "SELECT 1 FROM sqlite_master WHERE name = ?", (table,))))

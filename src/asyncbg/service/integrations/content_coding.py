@@ -21,7 +21,7 @@ class CodingError(ValueError):
         self.is_final = is_final
 
 
-class CutOffError(CodingError):
+class TruncatedBodyError(CodingError):
     """The body ends before its coding does."""
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class Decoder:
         return pieces
 
     def finish(self) -> None:
-        """Raise CutOffError if more should have come."""
+        """Raise TruncatedBodyError if more should have come."""
         if not all(stage.is_whole for stage in self._stages):
-            raise CutOffError
+            raise TruncatedBodyError
 
 
 class _Inflater:

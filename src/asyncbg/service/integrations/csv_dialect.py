@@ -87,7 +87,7 @@ def find_dialect(text: str, *, whole: bool, delimiter: str | None) -> Dialect | 
         lines_above=best.ends[best.at - 1] if best.at else 0,
         rows_above=best.at,
         is_table=best.width > 1 and best.fit >= _CLEAR_FIT and best.at == first and len(best.rows) > best.at + 1,
-        warnings=tuple(_warnings(best, first, readings, is_told=delimiter is not None)),
+        warnings=tuple(_warnings(best, first, readings, is_declared=delimiter is not None)),
     )
 
 
@@ -189,21 +189,21 @@ def _quoting(text: str, reading: _Reading) -> Quoting:
     return "all" if quoted >= sum(map(len, reading.rows)) else "minimal"
 
 
-def _warnings(best: _Reading, first: int, readings: Sequence[_Reading], *, is_told: bool) -> list[str]:
-    told = []
+def _warnings(best: _Reading, first: int, readings: Sequence[_Reading], *, is_declared: bool) -> list[str]:
+    warnings = []
     if best.at > first:
         rows = f"row {first + 1} is" if best.at == first + 1 else f"rows {first + 1} to {best.at} are"
-        told.append(f"{rows} above the header and no part of the table; row {best.at + 1} was read as the header")
+        warnings.append(f"{rows} above the header and no part of the table; row {best.at + 1} was read as the header")
     elif best.header[0].lstrip().startswith("#"):
-        told.append(f"the header, row {best.at + 1}, begins with #; is it a comment?")
+        warnings.append(f"the header, row {best.at + 1}, begins with #; is it a comment?")
     rivals = [other for other in readings if other.width > 1]
-    if not is_told and len(rivals) > 1 and best.fit < _WEAK_FIT:
-        told.append("the delimiter is a weak guess: under no delimiter do most of the rows have the header's columns")
+    if not is_declared and len(rivals) > 1 and best.fit < _WEAK_FIT:
+        warnings.append("the delimiter is a weak guess: no delimiter gives most of the rows the columns of the header")
     if len(best.header) == 1 and any(_cuts(other) for other in readings):
-        told.append("the file was read as one column, though its rows hold what separates columns elsewhere")
+        warnings.append("the file was read as one column, though its rows hold what separates columns elsewhere")
     if not any(not is_blank(row) for row in best.rows[best.at + 1 :]):
-        told.append("there are no rows below the header")
-    return told
+        warnings.append("there are no rows below the header")
+    return warnings
 
 
 def _cuts(reading: _Reading) -> bool:

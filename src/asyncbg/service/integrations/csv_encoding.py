@@ -158,8 +158,8 @@ def _marked(head: bytes, mark: bytes, codec: str, declared: str | None) -> Encod
     if wanted in {None, codec} or (wanted == "utf-16" and codec in UTF_16):
         return Encoding(codec, start, "declared")
     other = shown_encoding(wanted or "")
-    told = f"the byte order mark says {shown_encoding(codec)}, the declared charset {other}; the mark was followed"
-    return Encoding(codec, start, "declared", (told,))
+    warning = f"the byte order mark says {shown_encoding(codec)}, the declared charset {other}; the mark was followed"
+    return Encoding(codec, start, "declared", (warning,))
 
 
 def _first_part(file: BinaryIO, head: bytes) -> bytes:
@@ -194,8 +194,8 @@ def _guess(head: bytes, part: bytes) -> Encoding:
     codec, is_sure = _detect(part)
     if is_sure:
         return Encoding(codec, 0, "guessed")
-    told = f"the encoding {shown_encoding(codec)} is a weak guess; look at what was stored, or declare the charset"
-    return Encoding(codec, 0, "guessed", (told,))
+    warning = f"the encoding {shown_encoding(codec)} is a weak guess; look at what was stored, or declare the charset"
+    return Encoding(codec, 0, "guessed", (warning,))
 
 
 def _fits(part: bytes, codec: str) -> bool:

@@ -11,15 +11,12 @@ from asyncbg.service.integrations.csv_dialect import SAMPLE_CHARS, Dialect, find
 from asyncbg.service.integrations.csv_encoding import (
     CHUNK_BYTES,
     UTF_16,
-    CsvError,
     Encoding,
     NotCsvError,
     content_end,
     decode_leniently,
     find_encoding,
 )
-
-__all__ = ["CHUNK_BYTES", "CsvError", "NOTHING_TOLD", "Format", "Lines", "NotCsvError", "Told", "lines_of", "sniff"]
 
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\x1a"))
 _FEW_CONTROLS = 8
@@ -37,7 +34,7 @@ _OTHER_LINE_ENDS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DeclaredFormat:
     """What is said about a file: the charset its sender declares, and what the settings say where it says nothing."""
 
     charset: str | None = None
@@ -45,7 +42,7 @@ class Told:
     delimiter: str | None = None
 
 
-NOTHING_TOLD = Told()
+UNDECLARED = DeclaredFormat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,7 @@ class Lines:
     is_valid: bool
 
 
-def sniff(file: BinaryIO, told: Told) -> Format:
+def sniff(file: BinaryIO, declared: DeclaredFormat) -> Format:
     """Look at the start of ``file``, and on to its first text that is not ASCII. Raises NotCsvError."""
     file.seek(0)
     head = file.read(CHUNK_BYTES)
@@ -79,7 +76,7 @@ def sniff(file: BinaryIO, told: Told) -> Format:
         raise NotCsvError("the file is empty; send a CSV file with a header row")
     if not head.strip(b"\0"):
         raise NotCsvError("the file holds nothing but zero bytes; send it again")
-    encoding = find_encoding(file, head, declared=told.charset or told.encoding)
+    encoding = find_encoding(file, head, declared=declared.charset or declared.encoding)
     end, zeros, has_stop = content_end(file, encoding.codec)
     sample = head[encoding.start : max(end, encoding.start)]
     _refuse_binary(sample, encoding.codec)
@@ -90,7 +87,7 @@ def sniff(file: BinaryIO, told: Told) -> Format:
     if named:
         start += len(text[: named[1]].encode(encoding.codec))
         text = text[named[1] :]
-    dialect = find_dialect(text, whole=whole, delimiter=named[0] if named else told.delimiter)
+    dialect = find_dialect(text, whole=whole, delimiter=named[0] if named else declared.delimiter)
     if not dialect or not dialect.is_table or _is_json_object(text):
         _refuse_other_formats(head, text)
     if not dialect:
@@ -142,12 +139,12 @@ def _bytes_of_lines(file: BinaryIO, start: int, codec: str, count: int) -> int:
 
 
 def _of_end(zeros: int, has_stop: bool) -> list[str]:
-    told = []
+    warnings = []
     if zeros:
-        told.append(f"the file ends with {zeros:,} zero byte{'s' * (zeros != 1)}, which were left out")
+        warnings.append(f"the file ends with {zeros:,} zero byte{'s' * (zeros != 1)}, which were left out")
     if has_stop:
-        told.append("the file ends with ^Z (0x1A), an end-of-file mark, which was left out")
-    return told
+        warnings.append("the file ends with ^Z (0x1A), an end-of-file mark, which was left out")
+    return warnings
 
 
 def _refuse_binary(sample: bytes, codec: str) -> None:

@@ -9,7 +9,7 @@ What is accepted
     and line breaks in them. Header names lose the spaces around them; values are kept as they are.
     Columns that are empty in the header and the rows are left out; one with values and no name is called ``column_3``.
     Lines above the header that are no part of the table, as titles and comments are, are skipped; so are rows of
-    nothing but blanks. ``Opened.warnings`` tells all of this, but for blank rows, which batches count.
+    nothing but blanks. ``OpenedCsv.warnings`` tells all of this, but for blank rows, which batches count.
 Encodings
     What the byte order mark says, else what the sender declares, else a guess; see ``csv_encoding``.
 What is refused as a whole (``CsvError``)
@@ -40,7 +40,7 @@ from asyncbg.service.integrations.csv_encoding import (
     content_end,
     encoding_in_words,
 )
-from asyncbg.service.integrations.csv_format import NOTHING_TOLD, Told, lines_of, sniff
+from asyncbg.service.integrations.csv_format import UNDECLARED, DeclaredFormat, lines_of, sniff
 from asyncbg.service.integrations.csv_row import first_flaw, is_whole_row, raw_cells, readable, unescaped
 
 MAX_COLUMNS = 1_000
@@ -96,7 +96,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedCsv:
     """A file that is ready to be read, and how it is written: found by itself, or as somebody says."""
 
     cursor: Cursor
@@ -138,13 +138,13 @@ class Batch:
         return len(self.rows) - self.accepted - len(self.rejections)
 
 
-def open_csv(file: BinaryIO, told: Told = NOTHING_TOLD) -> Opened:
+def open_csv(file: BinaryIO, declared: DeclaredFormat = UNDECLARED) -> OpenedCsv:
     """Find out how ``file`` is written and read its header. Raises CsvError when that cannot be done."""
-    form = sniff(file, told)
+    form = sniff(file, declared)
     dialect, codec = form.dialect, form.encoding.codec
     cursor = Cursor(form.start, dialect.rows_above, (), dialect.delimiter, codec)
     cursor, warnings = _Reader(file, cursor, batch_rows=1, chunk_bytes=CHUNK_BYTES).header()
-    return Opened(cursor, form.encoding.source, dialect.source, dialect.quoting, (*form.warnings, *warnings))
+    return OpenedCsv(cursor, form.encoding.source, dialect.source, dialect.quoting, (*form.warnings, *warnings))
 
 
 def read_batches(
@@ -211,7 +211,7 @@ class _Reader:
         valued = self._valued(unnamed) if unnamed else set()
         kept = [place for place, name in enumerate(names) if place >= first and (name or place in valued)]
         header = _header(names, kept)
-        warnings = _told(sorted(valued), sorted(unnamed - valued), header, kept, is_mended=bool(first))
+        warnings = _header_warnings(sorted(valued), sorted(unnamed - valued), header, kept, is_mended=bool(first))
         is_plain = kept == list(range(len(kept)))
         return replace(
             cursor, header=tuple(header), kept=() if is_plain else tuple(kept), width=len(names), is_mended=bool(first)
@@ -320,14 +320,14 @@ class _Reader:
         if deep or self._flaws or not self._shape.is_plain(self._rows):
             rows = []
             for index, row in enumerate(self._rows):
-                taken = self._judge(index, row, deep=deep)
+                taken = self._validate(index, row, deep=deep)
                 if isinstance(taken, Rejection):
                     rejections.append(taken)
                 rows.append(taken if isinstance(taken, list) else None)
         accepted = len(rows) - (rows.count(None) if rows is not self._rows else 0)
         return Batch(first_row, rows, accepted, tuple(rejections), self._advance())
 
-    def _judge(self, index: int, row: list[str], *, deep: bool) -> list[str] | Rejection | None:
+    def _validate(self, index: int, row: list[str], *, deep: bool) -> list[str] | Rejection | None:
         """The row's values, why it is rejected, or None for a blank one."""
         flaw = self._flaws.get(index)
         if not flaw:
@@ -488,17 +488,17 @@ def _header(names: Sequence[str], kept: Sequence[int]) -> list[str]:
     return header
 
 
-def _told(
+def _header_warnings(
     valued: Sequence[int], empty: Sequence[int], header: Sequence[str], kept: Sequence[int], *, is_mended: bool
 ) -> list[str]:
     """What to tell about columns that got a name or were left out."""
-    told = []
+    warnings = []
     if is_mended:
-        told.append(f"the first {len(REJECTED_COLUMNS)} columns, of a download of rejected rows, were left out")
-    told += [f"column {place + 1} has no name; it is called {header[kept.index(place)]}" for place in valued]
+        warnings.append(f"the first {len(REJECTED_COLUMNS)} columns, of a download of rejected rows, were left out")
+    warnings += [f"column {place + 1} has no name; it is called {header[kept.index(place)]}" for place in valued]
     if empty:
-        told.append(f"empty columns were left out: {_ranges(empty)}")
-    return told
+        warnings.append(f"empty columns were left out: {_ranges(empty)}")
+    return warnings
 
 
 def _ranges(places: Sequence[int]) -> str:

@@ -16,8 +16,8 @@ from asyncbg.core.keyset_page import Page, build_page, parse_cursor
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.service.integrations.csv_dialect import Quoting
 from asyncbg.service.integrations.csv_encoding import Source, shown_encoding
-from asyncbg.service.integrations.csv_format import Told
-from asyncbg.service.integrations.csv_reader import Batch, Cursor, Opened, Rejection, open_csv, read_batches
+from asyncbg.service.integrations.csv_format import DeclaredFormat
+from asyncbg.service.integrations.csv_reader import Batch, Cursor, OpenedCsv, Rejection, open_csv, read_batches
 from asyncbg.service.integrations.uploads import Upload, Uploads
 from asyncbg.settings import UploadSettings
 from asyncbg.store.sqlite.database import Database, Guard, unguarded
@@ -312,11 +312,11 @@ class Imports:
         """
         begin = (import_id, owner, user_id, upload.token, upload.file_name, upload.size, self._clock.now_ms())
 
-        def take_up(connection: sqlite3.Connection) -> tuple[Any, ...]:
+        def begin_attempt(connection: sqlite3.Connection) -> tuple[Any, ...]:
             guard(connection)
             return tuple(connection.execute(_BEGIN, begin).fetchone())
 
-        run = _Run(self._database, import_id, await self._database.write(take_up), guard)
+        run = _Run(self._database, import_id, await self._database.write(begin_attempt), guard)
         if run.is_complete:
             return run.result
         try:
@@ -387,9 +387,9 @@ class Imports:
         if run.offset < upload.size:  # what fills the file up is no row
             self._report(run, upload.size, upload.size, on_progress)
 
-    async def _open(self, file: BinaryIO, upload: Upload) -> Opened:
-        told = Told(upload.charset, self._settings.encoding, self._settings.delimiter)
-        return await run_sync(open_csv, file, told, limiter=self._limiter)
+    async def _open(self, file: BinaryIO, upload: Upload) -> OpenedCsv:
+        declared = DeclaredFormat(upload.charset, self._settings.encoding, self._settings.delimiter)
+        return await run_sync(open_csv, file, declared, limiter=self._limiter)
 
     def _report(self, run: "_Run", read: int, size: int, on_progress: OnProgress) -> None:
         message = f"{run.result.rows_stored:,} rows stored, {run.result.rows_rejected:,} rejected"
@@ -454,7 +454,7 @@ class _Run:
     def rows_read(self) -> int:
         return self.result.rows_stored + self.result.rows_rejected
 
-    async def set_format(self, opened: Opened) -> Cursor:
+    async def set_format(self, opened: OpenedCsv) -> Cursor:
         """Keep how the file is written, and that its header is read."""
         cursor = opened.cursor
         values = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from asyncbg.errors import AsyncBGError
-from asyncbg.service.integrations.own_directory import make_data_dir
+from asyncbg.service.integrations.private_directory import make_data_dir
 
 _FILE_NAME = "notifications.log"
 _LINE_BREAKER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -35,7 +35,7 @@ from asyncbg.service.integrations.outbound_error import (
     WebhookError,
     WebhookGoneError,
     WebhookRejectedError,
-    raise_ours,
+    raise_outbound_error,
 )
 from asyncbg.service.integrations.signing import (
     ID_HEADER,
@@ -184,7 +184,7 @@ class Outbound:
         except AsyncBGError:  # ours already, though one of them is an OSError too
             raise
         except (aiohttp.ClientError, OSError, ValueError) as cause:
-            raise_ours(cause, url, error)
+            raise_outbound_error(cause, url, error)
 
     def _next_hop(self, answer: aiohttp.ClientResponse) -> URL:
         """Where a redirect leads, checked like the first URL; never from https to http."""

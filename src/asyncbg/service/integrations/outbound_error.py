@@ -51,7 +51,7 @@ class WebhookGoneError(WebhookRejectedError):
     """The receiver answered 410: it wants no more of these."""
 
 
-def raise_ours(cause: Exception, url: URL, error: type[OutboundError]) -> NoReturn:
+def raise_outbound_error(cause: Exception, url: URL, error: type[OutboundError]) -> NoReturn:
     """Turn the client's error into ours, naming the peer by its origin."""
     origin = url.origin()
     match cause:

@@ -17,7 +17,7 @@ from anyio.to_thread import run_sync
 from asyncbg.core.clock import Clock
 from asyncbg.core.files import names_in
 from asyncbg.errors import AsyncBGError, FinalError
-from asyncbg.service.integrations.own_directory import make_own_directory
+from asyncbg.service.integrations.private_directory import make_private_directory
 
 PART_AGE_MS = 24 * 3_600_000
 """A partial file this old belongs to a process that died."""
@@ -136,7 +136,7 @@ class Uploads:
         return await run_sync(lambda: self._older_than(UPLOAD_AGE_MS, ".csv"), limiter=self._limiter)
 
     def _open(self) -> None:
-        make_own_directory(self._directory)
+        make_private_directory(self._directory)
         for token in self._older_than(PART_AGE_MS, ".part"):
             self._part(token).unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ from anyio.to_thread import run_sync
 
 from asyncbg.core.clock import Clock
 from asyncbg.core.files import is_directory
-from asyncbg.service.integrations.own_directory import make_own_directory
+from asyncbg.service.integrations.private_directory import make_private_directory
 
 logger = logging.getLogger("asyncbg")
 
@@ -58,8 +58,8 @@ class Workspace:
         return self._directory / batch
 
     def _write(self, path: Path, name: str, text: str) -> None:
-        make_own_directory(self._directory)
-        make_own_directory(path)
+        make_private_directory(self._directory)
+        make_private_directory(path)
         for file_name, content in ((MARKER, ""), (f"{name}.txt", text)):
             file = os.open(path / file_name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             with os.fdopen(file, "w", encoding="utf-8") as stream:

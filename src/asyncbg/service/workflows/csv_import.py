@@ -192,9 +192,9 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
         job = background_tasks.add_task(
             process_csv, user_id, upload.token, upload.file_name, upload.size, upload.charset
         )
-        told = await accept("CSV file will be processed in the background", [job], background_tasks, response)
+        body = await accept("CSV file will be processed in the background", [job], background_tasks, response)
         got.is_repeat = not job.created
-        return told
+        return body
 
     _add_reading(router, imports)
     router.include_router(uploads)

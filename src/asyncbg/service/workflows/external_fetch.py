@@ -80,7 +80,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
         job, began_ms = current_job(), bg.clock.monotonic_ms()
         payload = {"user_id": user_id, "action": "external_fetch_triggered"}
 
-        async def tell(status: int | None, error: str | None = None) -> None:
+        async def record_attempt(status: int | None, error: str | None = None) -> None:
             took_s = (bg.clock.monotonic_ms() - began_ms) / 1000
             await job.publish(WebhookAttempted(status=status, duration_s=took_s, error=error))
 
@@ -88,13 +88,13 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
         try:
             delivered = await outbound.deliver_webhook(webhook_url, payload, message_id=job.id)
         except WebhookError as error:
-            await tell(error.status, type(error).__name__)
+            await record_attempt(error.status, type(error).__name__)
             error.retry_after_s = schedule.delay_s(job.attempt, rng, asked_s=error.retry_after_s)
             raise
         except EgressRefusedError as error:
-            await tell(None, type(error).__name__)
+            await record_attempt(None, type(error).__name__)
             raise
-        await tell(delivered.status)
+        await record_attempt(delivered.status)
         await job.publish(WebhookDelivered(status=delivered.status, duration_s=delivered.duration_s))
         return {"status": delivered.status}
 

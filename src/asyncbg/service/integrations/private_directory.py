@@ -25,13 +25,13 @@ def make_data_dir(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def warn_of_readers(path: Path) -> None:
+def warn_if_readable(path: Path) -> None:
     """Log a warning where the data directory is open to other users: it may be shared on purpose, so it stays so."""
     if path.is_dir() and path.stat().st_mode & _OTHERS:
         logger.warning("other users can look into %s; set its mode: chmod 700 %s", path, path)
 
 
-def make_own_directory(path: Path) -> None:
+def make_private_directory(path: Path) -> None:
     """Make a directory below the data directory with mode 0700; one that is there is brought to that mode.
 
     Raises LinkedDirectoryError for a symbolic link.

@@ -20,22 +20,22 @@ _LEFT, _RIGHT = re.compile(r"[\w.+-]{0,64}\Z"), re.compile(r"[\w.+-]{0,255}")
 """What may be more of a longer address; neither its local part nor its domain is longer (RFC 5321, 4.5.3.1)."""
 
 
-class AddressError(AsyncBGError):
+class InvalidAddressError(AsyncBGError):
     """What was given is no e-mail address."""
 
 
-class Address:
+class EmailMatcher:
     """One person's address, in any case, and as JSON, URLs and HTML may escape it.
 
     An address that only contains this one (``ada@example.com.au``, ``not.ada@example.com``) is somebody else's.
     """
 
     def __init__(self, text: str) -> None:
-        """Take the address. Raises AddressError, which does not repeat it."""
+        """Take the address. Raises InvalidAddressError, which does not repeat it."""
         try:
             found = validate_email(text.strip(), check_deliverability=False, test_environment=True)
         except EmailNotValidError:
-            raise AddressError("that is no e-mail address; give one, such as ada@example.com") from None
+            raise InvalidAddressError("that is no e-mail address; give one, such as ada@example.com") from None
         forms = {found.normalized, text.strip(), f"{found.local_part}@{found.ascii_domain}"}
         self._plain = sorted({form for one in forms for form in _cases(one)})
         core = "|".join("".join(_character(char) for char in form) for form in self._plain)
@@ -44,28 +44,28 @@ class Address:
         self._strict = re.compile(f"{_BEFORE}(?:{core}){_AFTER}", re.IGNORECASE)
         self.raw = re.compile(b"(?:" + core.encode() + b"|" + wide + b")", re.IGNORECASE)
         """Finds it in the bytes of any file, UTF-16 too, whatever stands around it."""
-        self.stand_in = mask(found.normalized, "email")
+        self.replacement = mask(found.normalized, "email")
         """What takes its place."""
 
     def is_in(self, text: str) -> bool:
         """Whether the text names this address."""
         return self._may_be_in(text) and self._strict.search(text) is not None
 
-    def hidden(self, text: str) -> str:
+    def redacted(self, text: str) -> str:
         """The text with the address replaced."""
-        return self._strict.sub(lambda _: self.stand_in, text) if self._may_be_in(text) else text
+        return self._strict.sub(lambda _: self.replacement, text) if self._may_be_in(text) else text
 
-    def hidden_json(self, value: Any) -> Any:
+    def redacted_json(self, value: Any) -> Any:
         """A JSON value with the address replaced in every text, keys too."""
         if isinstance(value, str):
-            return self.hidden(value)
+            return self.redacted(value)
         if isinstance(value, list):
-            return [self.hidden_json(item) for item in value]
+            return [self.redacted_json(item) for item in value]
         if isinstance(value, dict):
-            return {self.hidden(name): self.hidden_json(item) for name, item in value.items()}
+            return {self.redacted(name): self.redacted_json(item) for name, item in value.items()}
         return value
 
-    def longer_in(self, text: str) -> set[str]:
+    def longer_addresses(self, text: str) -> set[str]:
         """Other people's addresses in the text that contain this one."""
         if not self._may_be_in(text):
             return set()

@@ -5,7 +5,7 @@ import logging
 import sys
 
 from asyncbg.privacy import RedactingFilter
-from asyncbg.service.logging_config import JsonFormatter, log_config
+from asyncbg.service.logging_config import JsonFormatter, logging_config
 from asyncbg.settings import Settings
 
 
@@ -62,7 +62,7 @@ def test_without_masking_nothing_is_redacted_and_all_is_escaped() -> None:
 
 def test_loggers_of_others_pass_the_filter_too() -> None:
     """What asyncio or aiohttp log goes to the root logger, which has a handler of ours."""
-    config = log_config(Settings())
+    config = logging_config(Settings())
 
     assert config["root"]["handlers"] == ["default"]
     assert all(handler["filters"] == ["redact"] for handler in config["handlers"].values())
