@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from asyncbg.service.inputs import MAX_TEXT_BODY_BYTES, MAX_TEXT_BYTES
-from asyncbg.service.integrations.csv_reader import MAX_COLUMNS, MAX_FIELD_CHARS, MAX_ROW_BYTES
+from asyncbg.service.integrations.csv_columns import MAX_COLUMNS, MAX_FIELD_CHARS
+from asyncbg.service.integrations.csv_reader import MAX_ROW_BYTES
 from asyncbg.service.integrations.imports import MAX_KEPT_REJECTIONS, MAX_REJECTIONS
 from asyncbg.service.integrations.mail_message import MAX_BODY_BYTES as MAX_MAIL_BYTES
 from asyncbg.service.integrations.mail_message import MAX_RECIPIENTS, MAX_SUBJECT_LENGTH

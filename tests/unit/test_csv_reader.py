@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncbg.service.integrations.csv_columns import MAX_FIELD_CHARS, HeaderError
 from asyncbg.service.integrations.csv_encoding import CsvError, NotCsvError
 from asyncbg.service.integrations.csv_reader import (
-    MAX_FIELD_CHARS,
     MAX_ROW_BYTES,
     Batch,
     Cursor,
-    HeaderError,
     Rejection,
     RowTooLongError,
     open_csv,

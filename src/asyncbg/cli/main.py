@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -35,6 +34,7 @@ from asyncbg.errors import (
 )
 from asyncbg.ops.open_store import open_store
 from asyncbg.privacy import redact
+from asyncbg.service import version
 from asyncbg.service.logging_config import logging_config
 from asyncbg.settings import Settings, SettingSource, load_settings, setting_sources
 from asyncbg.signals import end_children_at_second_signal
@@ -59,15 +59,7 @@ _QUOTING = (CycloptsError, JobNotFoundError, UnknownTaskError)
 """Errors that repeat what was given; the others hold words of ours only, examples of addresses among them."""
 
 
-def _version() -> str:
-    """The installed distribution's version."""
-    try:
-        return version("fastapi-asyncbg")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-app = App(name="asyncbg", version=_version, help="FastAPI's background tasks, kept, visible and streamed.")
+app = App(name="asyncbg", version=version, help="FastAPI's background tasks, kept, visible and streamed.")
 settings_app = App(name="settings", help="What is set, and where it comes from.")
 for _part in (
     jobs_app, enqueue, events_app, settings_app, keys_app, audit, doctor, purge, forget, rekey, backup,
@@ -264,7 +256,3 @@ def _print_error(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCod
     line = redact(line) if isinstance(error, _QUOTING) else line
     print_note(f"{line}{hint}")
     return code
-
-
-if __name__ == "__main__":
-    main()

@@ -9,9 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
+from asyncbg import Personal
 from asyncbg.core.plain_text import is_one_line, is_storable
 from asyncbg.errors import ErrorItem
-from asyncbg.privacy import Personal
 from asyncbg.service.integrations.egress import MAX_URL_LENGTH
 from asyncbg.service.integrations.mail_address import AddressError, MailAddress
 from asyncbg.web.inputs import refuse_input

@@ -8,21 +8,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parseaddr
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import anyio.to_thread
 from email_validator import EmailNotValidError, validate_email
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi.responses import PlainTextResponse
 
+from asyncbg import AsyncBG, Settings
+from asyncbg.auth.access import Access, asks
 from asyncbg.auth.authenticator import Gate
 from asyncbg.auth.keys import Keys
 from asyncbg.auth.origin import is_loopback
 from asyncbg.auth.sessions import Sessions
+from asyncbg.core.clock import Clock, rfc3339
 from asyncbg.core.supervisor import Supervisor
 from asyncbg.engine.maintenance import every
 from asyncbg.errors import SettingsError
-from asyncbg.fastapi import AsyncBG
 from asyncbg.privacy.log_redaction import guard_handlers
+from asyncbg.service import version
 from asyncbg.service.auth_middleware import AuthMiddleware, document_authentication
 from asyncbg.service.docs_page import install_docs
 from asyncbg.service.integrations.activity import Activity
@@ -33,7 +36,6 @@ from asyncbg.service.integrations.notices import Notices
 from asyncbg.service.integrations.outbound import Outbound
 from asyncbg.service.integrations.private_directory import warn_if_readable
 from asyncbg.service.integrations.workspace import Workspace
-from asyncbg.service.security_txt import security_txt_router
 from asyncbg.service.sign_in import sign_in_router
 from asyncbg.service.workflows.activity import activity_workflow
 from asyncbg.service.workflows.csv_import import CsvFailed, CsvImported, csv_import_workflow
@@ -45,12 +47,12 @@ from asyncbg.service.workflows.process import process_workflow
 from asyncbg.service.workflows.safe_task import safe_task_workflow
 from asyncbg.service.workflows.tracked_task import tracked_task_workflow
 from asyncbg.service.workflows.unfinished import needed_uploads, unfinished_batches
-from asyncbg.settings import Settings, SmtpSettings, load_engine_settings
+from asyncbg.settings import SmtpSettings, load_engine_settings
 from asyncbg.store.sqlite.database import open_all
 from asyncbg.web.access_log import show_client, show_route
 from asyncbg.web.event_schema import share_event_schemas
 from asyncbg.web.headers import ServiceApp
-from asyncbg.web.problems import install_problems
+from asyncbg.web.problems import ProblemRoute, get_and_head, install_problems
 from asyncbg.web.shown_path import Paths
 from asyncbg.web.spans import CleanSpans
 
@@ -62,6 +64,8 @@ Background jobs over HTTP: every accepted request is on disk before its answer l
 """
 _EXPECTED_ERROR = re.compile(r"\ATraceback .*^asyncbg\.[\w.]+Error: ([^\n]*)\s*\Z", re.DOTALL | re.MULTILINE)
 _REVOCATION_CHECK_S = 0.2
+_DAY_MS = 86_400_000
+_SECURITY_TXT_DAYS = 30
 _TAGS = [
     {"name": "workflows", "description": "What this service does: each request is answered with the jobs it became."},
     {"name": "jobs", "description": "Submit, list, watch, cancel and retry jobs."},
@@ -96,7 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         title="asyncbg",
-        version=_version(),
+        version=version(),
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
         lifespan=lifespan,
@@ -108,7 +112,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(AuthMiddleware, gate=gate, audit=service.bg.audit)
     app.include_router(sign_in_router(gate, service.bg.audit, clock=service.bg.clock))
     install_docs(app)
-    app.include_router(security_txt_router(settings.server.security_contact, clock=service.bg.clock))
+    app.include_router(_security_txt_router(settings.server.security_contact, clock=service.bg.clock))
     app.include_router(service.bg.router.unguarded)
     for router in service.routers:
         app.include_router(router)
@@ -256,8 +260,25 @@ def _shorten_startup_error(record: logging.LogRecord) -> bool:
     return True
 
 
-def _version() -> str:
-    try:
-        return version("fastapi-asyncbg")
-    except PackageNotFoundError:
-        return "0"
+def _security_txt_router(contact: str | None, *, clock: Clock) -> APIRouter:
+    """Return the route of ``/.well-known/security.txt`` (RFC 9116), which answers 404 without a contact.
+
+    ``Expires`` is thirty days after the day of the request, so it never passes while the service runs (section 2.5.5
+    recommends less than a year).
+    """
+    router = APIRouter(route_class=ProblemRoute)
+
+    @get_and_head(router, "/.well-known/security.txt", include_in_schema=False)
+    @asks(Access.OPEN)
+    async def show_security_txt() -> PlainTextResponse:
+        """Return the contact and the expiry date, the two required fields."""
+        if contact is None:
+            raise HTTPException(
+                404, "no security contact is configured; the operator sets ASYNCBG_SERVER__SECURITY_CONTACT"
+            )
+        now_ms = clock.now_ms()
+        expires = rfc3339(now_ms - now_ms % _DAY_MS + _SECURITY_TXT_DAYS * _DAY_MS)
+        text = f"Contact: {contact}\nExpires: {expires}\nPreferred-Languages: en\n"
+        return PlainTextResponse(text, headers={"Cache-Control": "max-age=86400"})
+
+    return router

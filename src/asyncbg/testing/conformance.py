@@ -4,11 +4,10 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 
-from asyncbg.testing.check import Check
 from asyncbg.testing.endpoint import CheckFailedError, CheckSkippedError, Endpoint, MakeEvent, in_process, over_http
 from asyncbg.testing.report import CheckResult, ConformanceReport, Outcome
 from asyncbg.testing.request_checks import REQUEST_CHECKS
-from asyncbg.testing.sample import Sample, take_sample
+from asyncbg.testing.sample import Check, Sample, take_sample
 from asyncbg.testing.sample_checks import SAMPLE_CHECKS
 from asyncbg.testing.server import started
 from asyncbg.testing.stream import ASGIApp

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-from asyncbg.testing.check import WHATWG, Check, require_ids, require_nothing
 from asyncbg.testing.endpoint import Endpoint, fail, skip
 from asyncbg.testing.frames import Frame
-from asyncbg.testing.sample import Sample
+from asyncbg.testing.sample import WHATWG, Check, Sample, require_ids, require_nothing
 from asyncbg.testing.stream import EventReader
 
 _MADE = 4

@@ -1,14 +1,16 @@
-"""One look at a stream with a few events on it, which most checks judge."""
+"""A recorded sample of a stream, and the checks of the conformance kit that examine it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
-from asyncbg.testing.endpoint import CheckFailedError, Endpoint, fail
+from asyncbg.testing.endpoint import CheckFailedError, Endpoint, fail, skip
 from asyncbg.testing.frames import Frame
 from asyncbg.testing.stream import EventReader
 
 MADE = 3
+WHATWG: Final = "WHATWG HTML"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,3 +90,44 @@ async def _next(reader: EventReader, timeout_s: float) -> Frame | None:
             return await reader.frame()
     except TimeoutError:
         return None
+
+
+def require_nothing(sample: Sample) -> None:
+    """The check can always be made."""
+
+
+def require_stream(sample: Sample) -> None:
+    """Skip where no stream was opened at all."""
+    if sample.status != 200:
+        skip("the endpoint opened no stream")
+
+
+def require_events(sample: Sample) -> None:
+    """Skip where the sample has no event in it."""
+    require_stream(sample)
+    if not sample.events:
+        skip(sample.problem or "no way to make an event was given: make_event=")
+
+
+def require_ids(sample: Sample) -> None:
+    """Skip where no event could be made. Fails where those that were made carry no id."""
+    require_stream(sample)
+    if sample.problem:
+        skip(sample.problem)
+    if sample.made and not sample.ids:
+        fail("no event carries an id, so no client can go on where it was cut off")
+
+
+class Check(NamedTuple):
+    """One check: ``run`` returns where it is passed, and ends by ``fail`` or ``skip`` otherwise, as ``need`` does."""
+
+    name: str
+    title: str
+    reference: str
+    run: Callable[[Endpoint, Sample], Awaitable[None]]
+    need: Callable[[Sample], None] = require_stream
+
+    async def make(self, endpoint: Endpoint, sample: Sample) -> None:
+        """Look whether it can be made, and make it."""
+        self.need(sample)
+        await self.run(endpoint, sample)

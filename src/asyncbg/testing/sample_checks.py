@@ -2,9 +2,8 @@
 
 import re
 
-from asyncbg.testing.check import WHATWG, Check, require_events, require_nothing, require_stream
 from asyncbg.testing.endpoint import EVENT_STREAM, Endpoint, fail, skip
-from asyncbg.testing.sample import Sample
+from asyncbg.testing.sample import WHATWG, Check, Sample, require_events, require_nothing, require_stream
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -27,9 +27,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from operator import itemgetter
 from typing import Any, BinaryIO
 
+from asyncbg.service.integrations.csv_columns import (
+    FIELD_TOO_LONG,
+    MAX_FIELD_CHARS,
+    REJECTED_COLUMNS,
+    Columns,
+    column_names,
+    column_warnings,
+)
 from asyncbg.service.integrations.csv_dialect import Quoting, is_blank
 from asyncbg.service.integrations.csv_encoding import (
     CHUNK_BYTES,
@@ -43,12 +50,8 @@ from asyncbg.service.integrations.csv_encoding import (
 from asyncbg.service.integrations.csv_format import UNDECLARED, DeclaredFormat, lines_of, sniff
 from asyncbg.service.integrations.csv_row import first_flaw, is_whole_row, raw_cells, readable, unescaped
 
-MAX_COLUMNS = 1_000
-MAX_FIELD_CHARS = 65_536
 MAX_ROW_BYTES = 1_048_576
 BATCH_ROWS = 2_000
-REJECTED_COLUMNS = ("rejected_row", "rejected_column", "rejected_reason")
-"""The first columns of a download of rejected rows; sent again, it is read without them."""
 _SCAN_BYTES = 8 * 1_048_576
 """How far a file is searched for values in columns without a name; one that comes later is rejected."""
 
@@ -58,13 +61,7 @@ _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\0-\x08\x0e-\x1f\ud800-\udfff]")
 
 _UNCLOSED = "a quoted field is not closed before the end of the file"
-_FIELD_TOO_LONG = f"a field is longer than {MAX_FIELD_CHARS:,} characters"
 _BEHIND_QUOTE = "text follows a closing quote; a quote inside a quoted field is written twice"
-_WITHOUT_NAME = "this column has no name and was empty in the rows before; give it a name in the header"
-
-
-class HeaderError(CsvError):
-    """The header row cannot name the columns."""
 
 
 class RowTooLongError(CsvError):
@@ -169,7 +166,7 @@ class _Reader:
         self._cursor = cursor
         self._batch_rows = batch_rows
         self._chunk_bytes = chunk_bytes
-        self._shape = _Shape.of(cursor)
+        self._columns = Columns.of(cursor.header, cursor.kept, cursor.width, is_mended=cursor.is_mended)
         self._lines: list[str] = []  # loaded and not yet behind the cursor
         self._sizes: list[int] | None = None  # of the lines in bytes, where encoding them again would not tell
         self._behind = 0  # lines behind the cursor
@@ -210,8 +207,8 @@ class _Reader:
         unnamed = {place for place, name in enumerate(names) if not name}
         valued = self._valued(unnamed) if unnamed else set()
         kept = [place for place, name in enumerate(names) if place >= first and (name or place in valued)]
-        header = _header(names, kept)
-        warnings = _header_warnings(sorted(valued), sorted(unnamed - valued), header, kept, is_mended=bool(first))
+        header = column_names(names, kept)
+        warnings = column_warnings(sorted(valued), sorted(unnamed - valued), header, kept, is_mended=bool(first))
         is_plain = kept == list(range(len(kept)))
         return replace(
             cursor, header=tuple(header), kept=() if is_plain else tuple(kept), width=len(names), is_mended=bool(first)
@@ -274,7 +271,7 @@ class _Reader:
             self._parser, self._parser_began = self._new_parser(), end
             return
         quotes = sum(line.count('"') for line in self._lines[start - self._behind : end - self._behind])
-        delimiter, width = self._cursor.delimiter, self._shape.needed
+        delimiter, width = self._cursor.delimiter, self._columns.needed
         try:
             while quotes % 2 and (line := next(self._feed, None)) is not None:
                 if not is_too_long and is_whole_row(line, delimiter, width):
@@ -287,7 +284,7 @@ class _Reader:
         if self._last is not None:
             end = min(end, self._last)
         self._parser, self._parser_began = self._new_parser(), end
-        self._flaws[len(self._rows)] = (None, _FIELD_TOO_LONG) if is_too_long else self._behind_quote(start, end)
+        self._flaws[len(self._rows)] = (None, FIELD_TOO_LONG) if is_too_long else self._behind_quote(start, end)
         self._rows.append([])
         self._ends.append(end)
 
@@ -317,7 +314,7 @@ class _Reader:
         deep = self._suspect_until > self._behind or self._has_line_breaks()
         rows: Sequence[list[str] | None] = self._rows
         rejections: list[Rejection] = []
-        if deep or self._flaws or not self._shape.is_plain(self._rows):
+        if deep or self._flaws or not self._columns.is_plain(self._rows):
             rows = []
             for index, row in enumerate(self._rows):
                 taken = self._validate(index, row, deep=deep)
@@ -333,7 +330,7 @@ class _Reader:
         if not flaw:
             if is_blank(row):
                 return None
-            taken = self._shape.values(row)
+            taken = self._columns.values(row)
             if isinstance(taken, list):
                 flaw = self._flaw_of_text(row) if deep else None
                 if not flaw:
@@ -348,7 +345,7 @@ class _Reader:
             return None
         for column, value in enumerate(row, 1):
             if len(value) > MAX_FIELD_CHARS:
-                return column, _FIELD_TOO_LONG
+                return column, FIELD_TOO_LONG
             if found := _UNREADABLE.search(value):
                 name = encoding_in_words(self._cursor.encoding)
                 return column, "contains a NUL character" if found[0] == "\0" else f"is not valid {name}"
@@ -359,7 +356,7 @@ class _Reader:
         if index in self._flaws:
             text = self._text(self._ends[index - 1] if index else self._behind, self._ends[index])
             row = raw_cells(text, self._cursor.delimiter) if len(text) <= MAX_FIELD_CHARS else []
-        return readable(self._shape.restored(row)) if sum(map(len, row)) <= MAX_FIELD_CHARS else ()
+        return readable(self._columns.restored(row)) if sum(map(len, row)) <= MAX_FIELD_CHARS else ()
 
     def _advance(self) -> Cursor:
         """Put the cursor behind the rows taken and let go of their lines."""
@@ -421,99 +418,6 @@ class _Reader:
         """The lines without the byte order mark that a joined file has in its middle: one that a row begins with."""
         for number, line in enumerate(lines, first):
             yield line[1:] if line.startswith(_MARK) and self._row_start() == number else line
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """Which columns of a row are values: the first ``needed``, or only those of ``kept``.
-
-    Those behind ``width`` and those of ``empty`` hold nothing, and the first few tell why a row was rejected before.
-    """
-
-    first: int
-    needed: int
-    width: int
-    kept: tuple[int, ...]
-    empty: tuple[int, ...]
-
-    @classmethod
-    def of(cls, cursor: Cursor) -> "_Shape":
-        first = len(REJECTED_COLUMNS) if cursor.is_mended else 0
-        needed = cursor.kept[-1] + 1 if cursor.kept else len(cursor.header)
-        width = max(cursor.width, needed)
-        taken = set(range(first)).union(cursor.kept or range(needed))
-        return cls(first, needed, width, cursor.kept, tuple(place for place in range(width) if place not in taken))
-
-    def is_plain(self, rows: Sequence[list[str]]) -> bool:
-        """Whether the rows are values as they are: of the header's width, none blank. Quick, for it is asked of all."""
-        if self.kept or self.first or set(map(len, rows)) != {self.needed}:
-            return False
-        return all(map(str.strip, map(itemgetter(0), rows))) or not any(map(is_blank, rows))
-
-    def values(self, row: list[str]) -> list[str] | tuple[int | None, str]:
-        """The values of a row, or the column and the reason why it is none of this shape."""
-        if len(row) < self.needed or (len(row) > self.width and any(cell.strip() for cell in row[self.width :])):
-            return None, f"expected {_columns(self.needed)}, found {len(row):,}"
-        if len(row) == self.needed and not self.kept:
-            return row
-        for place in self.empty:
-            if place < len(row) and row[place].strip():
-                return place + 1, _WITHOUT_NAME
-        values = [row[place] for place in self.kept] if self.kept else row[: self.needed]
-        return [unescaped(value) for value in values] if self.first else values
-
-    def restored(self, row: Sequence[str]) -> Sequence[str]:
-        """A row as it was before it was rejected the first time."""
-        return [unescaped(cell) for cell in row[self.first :]] if self.first else row
-
-
-def _header(names: Sequence[str], kept: Sequence[int]) -> list[str]:
-    """The names of the columns that are kept, with one of our own for a column without."""
-    if len(kept) > MAX_COLUMNS:
-        raise HeaderError(f"the header has {len(kept):,} columns; at most {MAX_COLUMNS:,} are taken")
-    seen: dict[str, int] = {}
-    for place in kept:
-        name = names[place]
-        if len(name) > MAX_FIELD_CHARS:
-            raise HeaderError(f"column {place + 1} of the header: {_FIELD_TOO_LONG}")
-        if name and name in seen:
-            raise HeaderError(f"column {place + 1} of the header has the same name as column {seen[name] + 1}")
-        seen[name] = place
-    header = []
-    for place in kept:
-        name = names[place] or f"column_{place + 1}"
-        while not names[place] and name in seen:
-            name += "_"
-        header.append(name)
-    return header
-
-
-def _header_warnings(
-    valued: Sequence[int], empty: Sequence[int], header: Sequence[str], kept: Sequence[int], *, is_mended: bool
-) -> list[str]:
-    """What to tell about columns that got a name or were left out."""
-    warnings = []
-    if is_mended:
-        warnings.append(f"the first {len(REJECTED_COLUMNS)} columns, of a download of rejected rows, were left out")
-    warnings += [f"column {place + 1} has no name; it is called {header[kept.index(place)]}" for place in valued]
-    if empty:
-        warnings.append(f"empty columns were left out: {_ranges(empty)}")
-    return warnings
-
-
-def _ranges(places: Sequence[int]) -> str:
-    """``3 to 5, 9`` for the places 2, 3, 4 and 8."""
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and runs[-1][-1] == place - 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    return ", ".join(f"{run[0] + 1} to {run[-1] + 1}" if len(run) > 1 else f"{run[0] + 1}" for run in runs)
-
-
-def _columns(count: int) -> str:
-    return f"{count:,} column" + "s" * (count != 1)
 
 
 def _last_line_end(data: bytes, encoding: str) -> int:

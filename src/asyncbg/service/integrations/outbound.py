@@ -1,6 +1,5 @@
 """HTTP requests to addresses that users gave us: JSON fetched and webhooks delivered, guarded, bounded and timed."""
 
-import importlib.metadata
 import json
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -22,6 +21,7 @@ from yarl import URL
 from asyncbg.core.clock import Clock
 from asyncbg.core.json_text import HeavyJsonError, require_light
 from asyncbg.errors import AsyncBGError, NotRunningError, SettingsError
+from asyncbg.service import version
 from asyncbg.service.integrations.content_coding import ASKED, CodingError, Decoder
 from asyncbg.service.integrations.egress import BadUrlError, EgressPolicy
 from asyncbg.service.integrations.outbound_error import (
@@ -103,7 +103,7 @@ class Outbound:
                 ssl=_trust(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"asyncbg/{_version()}", "Accept-Encoding": ", ".join(ASKED)},
+            headers={"User-Agent": f"asyncbg/{version()}", "Accept-Encoding": ", ".join(ASKED)},
             auto_decompress=False,  # so that a body that is cut off is told from a whole one
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
@@ -315,11 +315,3 @@ def _loads(body: bytes) -> Any:
 def _not_json(name: str) -> NoReturn:
     """RFC 8259 knows no NaN and no Infinity."""
     raise ValueError(f"{name} is not JSON")
-
-
-def _version() -> str:
-    """The installed version, for the User-Agent; from a bare source tree there is none."""
-    try:
-        return importlib.metadata.version("fastapi-asyncbg")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"

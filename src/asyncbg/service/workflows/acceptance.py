@@ -6,8 +6,7 @@ from typing import Any
 from fastapi import Depends, Response
 from pydantic import BaseModel
 
-from asyncbg.engine import Job
-from asyncbg.fastapi import BackgroundTasks
+from asyncbg import BackgroundTasks, Job
 from asyncbg.service.inputs import query_fields
 from asyncbg.web.inputs import IdempotencyKey
 from asyncbg.web.problems import problem_docs

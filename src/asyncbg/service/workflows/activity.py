@@ -5,11 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
+from asyncbg import AsyncBG, BackgroundTasks, Personal, current_job
 from asyncbg.auth.caller import Asking
 from asyncbg.core.clock import rfc3339
-from asyncbg.engine.context import current_job
-from asyncbg.fastapi import AsyncBG, BackgroundTasks
-from asyncbg.privacy import Personal
 from asyncbg.service.inputs import Cursor, Line, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.activity import Activity, Statistics
 from asyncbg.service.workflows.acceptance import accept, accepts

@@ -10,21 +10,18 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from asyncbg import AsyncBG, BackgroundTasks, Event, EventModel, EventType, Personal, current_job
 from asyncbg.auth.caller import Asking
 from asyncbg.core.clock import rfc3339
-from asyncbg.core.event import Event, EventType
-from asyncbg.core.event_model import EventModel
 from asyncbg.core.retry import is_retryable
-from asyncbg.engine.context import current_job
 from asyncbg.engine.progress import Progress
 from asyncbg.errors import JobStateError
-from asyncbg.fastapi import AsyncBG, BackgroundTasks
-from asyncbg.privacy import Personal
 from asyncbg.service.csv_export import Cell, csv_response, csv_stream
 from asyncbg.service.inputs import Cursor, UserId, UserNumber
+from asyncbg.service.integrations.csv_columns import REJECTED_COLUMNS
 from asyncbg.service.integrations.csv_dialect import Quoting
 from asyncbg.service.integrations.csv_encoding import Source
-from asyncbg.service.integrations.csv_reader import REJECTED_COLUMNS, Rejection
+from asyncbg.service.integrations.csv_reader import Rejection
 from asyncbg.service.integrations.csv_row import escaped
 from asyncbg.service.integrations.imports import ImportRecord, Imports, RejectedRows
 from asyncbg.service.integrations.notices import Notices

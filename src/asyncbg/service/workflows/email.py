@@ -6,10 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from pydantic import BaseModel, Field, StringConstraints
 
-from asyncbg.core.event_model import EventModel
-from asyncbg.engine.context import current_job
-from asyncbg.fastapi import AsyncBG, BackgroundTasks
-from asyncbg.privacy import Personal
+from asyncbg import AsyncBG, BackgroundTasks, EventModel, Personal, current_job
 from asyncbg.service.inputs import MAX_TEXT_BODY_BYTES, BodyOnly, EmailAddress, Line, LongText, query_or_body
 from asyncbg.service.integrations.attachments import (
     MAX_ATTACHMENT_BYTES,

@@ -7,11 +7,8 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.core.event_model import EventModel
-from asyncbg.engine.context import current_job
+from asyncbg import AsyncBG, BackgroundTasks, EventModel, Personal, current_job
 from asyncbg.engine.progress import Progress
-from asyncbg.fastapi import AsyncBG, BackgroundTasks
-from asyncbg.privacy import Personal
 from asyncbg.service.inputs import UrlText, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.delivery_schedule import DeliverySchedule
 from asyncbg.service.integrations.egress import BadUrlError, EgressRefusedError

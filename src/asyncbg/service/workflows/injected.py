@@ -7,10 +7,8 @@ import fastapi
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.engine.context import current_job, require_lease
-from asyncbg.engine.dependencies import Depends
-from asyncbg.fastapi import AsyncBG, BackgroundTasks
-from asyncbg.privacy import Personal
+from asyncbg import AsyncBG, BackgroundTasks, Depends, Personal, current_job
+from asyncbg.engine.context import require_lease
 from asyncbg.service.inputs import Line, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.activity import Activity
 from asyncbg.service.integrations.mailer import Mailer

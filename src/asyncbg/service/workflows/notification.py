@@ -5,9 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel
 
+from asyncbg import AsyncBG, BackgroundTasks, Personal
 from asyncbg.engine.context import require_lease
-from asyncbg.fastapi import AsyncBG, BackgroundTasks
-from asyncbg.privacy import Personal
 from asyncbg.service.inputs import EmailAddress, Message, query_or_body
 from asyncbg.service.integrations.notices import Notices
 from asyncbg.service.workflows.acceptance import accept, accepts

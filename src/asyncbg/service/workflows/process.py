@@ -6,10 +6,8 @@ from typing import Annotated
 import anyio
 from fastapi import APIRouter, Path, Response
 
-from asyncbg.engine.context import current_job
+from asyncbg import AsyncBG, BackgroundTasks, Personal, current_job
 from asyncbg.engine.progress import Progress
-from asyncbg.fastapi import AsyncBG, BackgroundTasks
-from asyncbg.privacy import Personal
 from asyncbg.service.inputs import Line
 from asyncbg.service.integrations.workspace import Workspace
 from asyncbg.service.workflows.acceptance import accept, accepts

@@ -1,14 +1,13 @@
 """Run tasks chosen by name; whatever goes wrong is recorded on the job, announced and retried, never raised here."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg.engine import Task
-from asyncbg.engine.context import current_job, require_lease
-from asyncbg.fastapi import AsyncBG, BackgroundTasks
-from asyncbg.privacy import Personal
+from asyncbg import AsyncBG, BackgroundTasks, Personal, Task, current_job
+from asyncbg.engine.context import require_lease
 from asyncbg.service.inputs import Message, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.notices import Notices
 from asyncbg.service.integrations.workspace import Workspace
@@ -50,8 +49,9 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
         """Remove the working files of the batch, and of those whose own clean-up never ran."""
         return {"files_removed": await workspace.remove(current_job().batch) + await workspace.sweep()}
 
-    def task_named(name: str) -> Task[..., Any]:
-        return Task(bg.enqueuer, bg.schedules, bg.registry.get(name))
+    tasks: Mapping[str, Task[..., Any]] = {
+        task.name: task for task in (send_notification_task, process_data_task, cleanup)
+    }
 
     @router.post("/safe-task/{user_id}", name="run_safe_task", **accepts(SafeTaskForm))
     async def safe_task_route(
@@ -60,12 +60,12 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
         background_tasks: BackgroundTasks,
         response: Response,
     ) -> Accepted:
-        """Accept a notification, with ``data_id`` its processing, and a clean-up, all found by name in the registry."""
+        """Accept a notification, with ``data_id`` its processing, and a clean-up, each task chosen by its name."""
         chosen: dict[str, tuple[Any, ...]] = {"send_notification_task": (user_id, form.message)}
         if form.data_id is not None:
             chosen["process_data_task"] = (form.data_id,)
         chosen["cleanup"] = (user_id,)
-        jobs = [background_tasks.add_task(task_named(name), *args) for name, args in chosen.items()]
+        jobs = [background_tasks.add_task(tasks[name], *args) for name, args in chosen.items()]
         return await accept("Safe task started in the background", jobs, background_tasks, response)
 
     return router

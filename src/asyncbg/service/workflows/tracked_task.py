@@ -9,12 +9,11 @@ import anyio
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, Field
 
+from asyncbg import AsyncBG, Job, JobState
 from asyncbg.auth.caller import Owner
-from asyncbg.core.job import JobRecord, JobState, ProgressValue
-from asyncbg.engine import Job
+from asyncbg.core.job import JobRecord, ProgressValue
 from asyncbg.engine.progress import Progress
 from asyncbg.errors import IdempotencyError
-from asyncbg.fastapi import AsyncBG
 from asyncbg.service.inputs import TaskId, TaskName
 from asyncbg.settings import DemoSettings
 from asyncbg.web.inputs import IdempotencyKey

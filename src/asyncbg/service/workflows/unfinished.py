@@ -3,7 +3,8 @@
 import json
 from collections.abc import AsyncIterator, Collection
 
-from asyncbg.core.job import FINAL_STATES, JobRecord, JobState
+from asyncbg import JobState
+from asyncbg.core.job import FINAL_STATES, JobRecord
 from asyncbg.store.base import Backend, JobQuery
 
 _UNFINISHED = frozenset(JobState) - FINAL_STATES
