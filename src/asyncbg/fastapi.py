@@ -17,7 +17,7 @@ from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
 
 from asyncbg.auth.audit import Audit
-from asyncbg.auth.caller import bound
+from asyncbg.auth.caller import get_caller
 from asyncbg.auth.tickets import Tickets
 from asyncbg.core.clock import Clock
 from asyncbg.core.engine_events import ENGINE_EVENTS
@@ -222,7 +222,7 @@ def committing(find: Callable[[HTTPConnection], Engine]) -> Callable[..., AsyncI
     """The dependency that gives a request its :class:`JobBackgroundTasks`, for the engine that ``find`` names."""
 
     async def committed(connection: HTTPConnection) -> AsyncIterator[JobBackgroundTasks]:
-        caller = bound(connection)
+        caller = get_caller(connection)
         tasks = JobBackgroundTasks(engine=find(connection), owner=caller.owner if caller else None)
         try:
             yield tasks

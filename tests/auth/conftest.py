@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from asyncbg.auth.api_key import USUAL_SCOPES, Scope
+from asyncbg.auth.api_key import DEFAULT_SCOPES, Scope
 from asyncbg.auth.audit import Audit, AuditEntry
 from asyncbg.auth.keys import Keys
 from asyncbg.core.clock import SystemClock
@@ -33,7 +33,7 @@ class House:
     async def key(self, name: str, *scopes: Scope, expires_ms: int | None = None) -> str:
         """The key of that name, made when it is first asked for."""
         if name not in self.key_of:
-            self.key_of[name], _ = await self.keys.create(name, scopes=scopes or USUAL_SCOPES, expires_ms=expires_ms)
+            self.key_of[name], _ = await self.keys.create(name, scopes=scopes or DEFAULT_SCOPES, expires_ms=expires_ms)
         return self.key_of[name]
 
     async def enter(self, name: str | None = None, *scopes: Scope, **headers: str) -> httpx.AsyncClient:

@@ -106,11 +106,12 @@ async def test_a_name_that_looks_like_another_route_opens_no_door(house: House) 
 @pytest.mark.parametrize(
     ("method", "path", "access"),
     [
-        ("GET", "/", Access.WELCOME), ("HEAD", "/health/live", Access.OPEN), ("POST", "/health/live", Access.SUBMIT),
+        ("GET", "/", Access.OPTIONAL), ("HEAD", "/health/live", Access.OPEN), ("POST", "/health/live", Access.SUBMIT),
         ("OPTIONS", "/health/live", Access.READ), ("POST", "/stream-tickets", Access.READ),
         ("POST", "/process/stream-tickets", Access.SUBMIT), ("GET", "/events", Access.STREAM),
         ("GET", f"/jobs/{JOB}/events", Access.STREAM), ("GET", f"/jobs/{JOB}/events/", Access.READ),
-        ("DELETE", "/session", Access.CALLER), ("POST", "/sign-out", Access.CALLER), ("GET", "/session", Access.READ),
+        ("DELETE", "/session", Access.AUTHENTICATED), ("POST", "/sign-out", Access.AUTHENTICATED),
+        ("GET", "/session", Access.READ),
         ("GET", "/metrics", Access.READ), ("PUT", "/nowhere", Access.SUBMIT),
     ],
 )  # fmt: skip

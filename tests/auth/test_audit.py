@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asyncbg.auth.api_key import Scope
-from asyncbg.auth.audit import KEPT_DAYS, REFUSALS_PER_MINUTE, Audit, Outcome
+from asyncbg.auth.audit import KEPT_DAYS, REFUSALS_PER_MINUTE, Audit, AuditOutcome
 from asyncbg.core.clock import ManualClock, SystemClock
 from asyncbg.store.sqlite.database import Database
 from tests.auth.conftest import House
@@ -96,7 +96,7 @@ async def test_a_flood_of_refusals_is_counted(database: Database) -> None:
 async def test_an_owner_that_is_an_address_is_a_pseudonym(database: Database) -> None:
     """A host application may name owners as it likes; what cannot be erased holds nothing personal."""
     audit = await opened(database)
-    await audit.record("job.cancel", "x", who="ada.canary7f3a@canary7f3a.example", outcome=Outcome.DONE)
+    await audit.record("job.cancel", "x", who="ada.canary7f3a@canary7f3a.example", outcome=AuditOutcome.DONE)
 
     [row] = (await audit.read()).items
     assert row.who.startswith("[email:")

@@ -149,7 +149,7 @@ async def test_the_settings_name_keys_too(database: Database, clock: ManualClock
     assert await keys.exist()
     with pytest.raises(KeyTakenError):
         await keys.create("ci")
-    with pytest.raises(SettingsError, match="ASYNCBG_AUTH__API_KEYS names the key ci"):
+    with pytest.raises(SettingsError, match="the key ci is set in ASYNCBG_AUTH__API_KEYS"):
         await keys.revoke("ci")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.requests import HTTPConnection
 
-from asyncbg.auth.origin import is_loopback, refuse_strangers
+from asyncbg.auth.origin import is_loopback, require_local
 from asyncbg.errors import ForeignHostError
 
 
@@ -28,12 +28,12 @@ def connection(server: Any, client: Any, host: str = "localhost:8000") -> HTTPCo
 )
 def test_this_machine_is_let_in(server: Any, client: Any) -> None:
     """Over loopback, or no socket."""
-    refuse_strangers(connection(server, client))
+    require_local(connection(server, client))
 
 
 def test_a_name_without_a_dot_is_of_this_house() -> None:
     """No page of the web can have it."""
-    refuse_strangers(connection(("127.0.0.1", 8000), ("127.0.0.1", 50000), "devbox:8000"))
+    require_local(connection(("127.0.0.1", 8000), ("127.0.0.1", 50000), "devbox:8000"))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_name_without_a_dot_is_of_this_house() -> None:
 def test_whoever_comes_from_elsewhere_is_not(server: Any, client: Any, host: str) -> None:
     """One sign of another machine is enough."""
     with pytest.raises(ForeignHostError, match="asyncbg keys create"):
-        refuse_strangers(connection(server, client, host))
+        require_local(connection(server, client, host))
 
 
 @pytest.mark.parametrize(

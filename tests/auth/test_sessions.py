@@ -187,13 +187,13 @@ async def test_sessions_end_by_the_clock(tmp_path: object) -> None:
     await database.open()
     sessions = Sessions(database, lifetime_s=60, clock=clock)
     await sessions.open()
-    token, session = await sessions.begin("1")
+    token, session = await sessions.create("1")
 
     assert await sessions.find(token) == session
     clock.advance(seconds=60)
     assert await sessions.find(token) is None
-    assert await sessions.living() == {}
-    later, _ = await sessions.begin("1")
+    assert await sessions.active() == {}
+    later, _ = await sessions.create("1")
     count = "SELECT count(*) FROM browser_session"
     assert await database.read(lambda connection: connection.execute(count).fetchone()[0]) == 1
     assert await sessions.find(later) is not None

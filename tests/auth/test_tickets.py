@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from asyncbg.auth.tickets import LIFETIME_S, MOST, MOST_USED, RESUMED_S, Tickets
+from asyncbg.auth.tickets import LIFETIME_S, MAX_UNUSED, MAX_USED, RESUME_S, Tickets
 from asyncbg.core.clock import ManualClock
 from asyncbg.errors import OverloadedError
 from asyncbg.store.sqlite.database import Database
@@ -87,7 +87,8 @@ async def test_tickets_expire_and_are_bounded(tmp_path: object) -> None:
     assert await tickets.redeem(token, "/events") is None
 
     issued = await asyncio.gather(
-        *(tickets.issue("/events", owner="ada", holder="{}") for _ in range(MOST // 10 + 1)), return_exceptions=True
+        *(tickets.issue("/events", owner="ada", holder="{}") for _ in range(MAX_UNUSED // 10 + 1)),
+        return_exceptions=True,
     )
     assert [type(one) for one in issued if isinstance(one, Exception)] == [OverloadedError]
     assert await tickets.issue("/events", owner="bob", holder="{}")
@@ -141,15 +142,15 @@ async def test_a_ticket_that_nobody_uses_is_forgotten(tmp_path: object) -> None:
     token, _ = await tickets.issue("/events", owner="ada", holder="{}")
     assert await tickets.redeem(token, "/events", cursor="e-1")
     for _ in range(3):
-        clock.advance(seconds=RESUMED_S - 1)
+        clock.advance(seconds=RESUME_S - 1)
         assert await tickets.redeem(token, "/events", cursor="e-1")
-    assert await tickets.redeem(token, "/events", cursor="e-1", longest_s=3_600) is None
-    clock.advance(seconds=RESUMED_S)
+    assert await tickets.redeem(token, "/events", cursor="e-1", max_age_s=3_600) is None
+    clock.advance(seconds=RESUME_S)
     assert await tickets.redeem(token, "/events", cursor="e-1") is None
 
     token, _ = await tickets.issue("/events", owner="ada", holder="{}")
     assert await tickets.redeem(token, "/events")
-    for _ in range(MOST_USED):
+    for _ in range(MAX_USED):
         clock.advance(seconds=1)
         other, _ = await tickets.issue("/events", owner="ada", holder="{}")
         assert await tickets.redeem(other, "/events")

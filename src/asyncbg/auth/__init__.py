@@ -1,1 +1,1 @@
-"""Who calls and what they may do: API keys, sessions, tickets, ownership and the audit log."""
+"""Authentication and authorization: API keys, sessions, stream tickets, ownership and the audit log."""

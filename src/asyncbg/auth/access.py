@@ -1,7 +1,7 @@
-"""What a route asks of its caller, declared on the route, and which route of an application serves a request.
+"""The access that a route requires of its caller, and the lookup of the route that serves a request.
 
-Whoever decides before the router runs has to decide by the route that the router will choose. The text of a path says
-nothing: ``/process/{name}`` takes any name, that of another route too.
+A check that runs before the router has to use the route that the router will choose. The text of a path does not
+identify the route: ``/process/{name}`` matches any name, including that of another route.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +21,14 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Access(Enum):
-    """What a route asks of its caller. A route that declares nothing asks for ``read`` or ``submit``, by its method."""
+    """The access that a route requires. A route that declares none requires ``read`` or ``submit``, by its method."""
 
     OPEN = auto()
-    """Nothing: anybody may call it."""
-    WELCOME = auto()
-    """Nothing, but it answers a known caller differently."""
-    CALLER = auto()
-    """To be known, with any scopes."""
+    """No credentials."""
+    OPTIONAL = auto()
+    """No credentials, but the answer depends on the caller if it is authenticated."""
+    AUTHENTICATED = auto()
+    """An authenticated caller, with any scopes."""
     READ = auto()
     """The scope ``read``."""
     STREAM = auto()
@@ -38,20 +38,20 @@ class Access(Enum):
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody may call it."""
-        return self in {Access.OPEN, Access.WELCOME}
+        """Whether it can be called without credentials."""
+        return self in {Access.OPEN, Access.OPTIONAL}
 
     @property
     def scope(self) -> Scope | None:
-        """The scope it asks for."""
+        """The scope it requires, if any."""
         return _SCOPES.get(self)
 
 
 _SCOPES = {Access.READ: Scope.READ, Access.STREAM: Scope.READ, Access.SUBMIT: Scope.SUBMIT}
 
 
-def asks(access: Access) -> Callable[[Endpoint], Endpoint]:
-    """Declare what the routes of a function ask of their callers."""
+def requires(access: Access) -> Callable[[Endpoint], Endpoint]:
+    """Declare the access that the routes of a function require."""
 
     def declare(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, _DECLARED, access)
@@ -60,21 +60,21 @@ def asks(access: Access) -> Callable[[Endpoint], Endpoint]:
     return declare
 
 
-def access_of(endpoint: object, method: str) -> Access:
-    """What the route of ``endpoint`` asks. None is no route: it is treated as one that declares nothing."""
+def required_access(endpoint: object, method: str) -> Access:
+    """Return the access that the route of ``endpoint`` requires; for None (no route) the default of ``method``."""
     declared = getattr(endpoint, _DECLARED, None)
     if isinstance(declared, Access):
         return declared
     return Access.READ if method in _SAFE else Access.SUBMIT
 
 
-def prefix_before(path: str, template: str) -> str:
-    """What stands before the part of ``path`` that ``template``, a route's own path, takes: the prefix it has here."""
+def mount_prefix(path: str, template: str) -> str:
+    """Return the prefix that a route with the path ``template`` is mounted under, given the ``path`` of a request."""
     return "/".join(path.split("/")[: -template.count("/")])
 
 
-class Served(NamedTuple):
-    """The route that serves a request: what it asks, and its path with the names of its parameters."""
+class MatchedRoute(NamedTuple):
+    """The route that serves a request: the access it requires, and its path with the names of its parameters."""
 
     access: Access
     template: str | None
@@ -84,23 +84,23 @@ class RouteTable:
     """The routes of an application, in the order its router tries them."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
-        """Read ``routes``. A route that is added later is not known here, so nothing that it declares counts."""
+        """Read ``routes``. Routes that are added later are not found, so what they declare does not count."""
         self._routes = tuple(iter_route_contexts(routes))
         self._matching = tuple((route.matches, route.endpoint, route.path) for route in self._routes)
 
-    def find(self, scope: ASGIScope) -> Served:
-        """The route that takes the path and the method of a request; for no route what one asks that declares nothing.
+    def find(self, scope: ASGIScope) -> MatchedRoute:
+        """Return the route that matches the path and method of a request, or the default access where none matches.
 
-        A route that takes the path with another method only is none: the router answers 405 itself.
+        A route that matches the path with another method only does not count: the router answers 405 itself.
         """
         method: str = scope.get("method", "WEBSOCKET")
         for matches, endpoint, path in self._matching:
             if matches(scope)[0] is Match.FULL:
-                return Served(access_of(endpoint, method), path)
-        return Served(access_of(None, method), None)
+                return MatchedRoute(required_access(endpoint, method), path)
+        return MatchedRoute(required_access(None, method), None)
 
     def operations(self) -> Iterator[tuple[str, str, Access]]:
-        """The method, the path and the access of each operation."""
+        """Yield the method, path and access of each operation."""
         for route in self._routes:
             for method in route.methods or ():
-                yield method, route.path or "", access_of(route.endpoint, method)
+                yield method, route.path or "", required_access(route.endpoint, method)

@@ -1,9 +1,9 @@
-"""API keys: 256 random bits in a form that scanners recognise and typos do not survive, and what is kept of one.
+"""The format of API keys and of their stored hashes.
 
-A key is ``abg_``, 43 characters of base 62 (the 256 bits) and 6 more: the CRC-32 of all before it, so that a mistyped
-key is told from an unknown one without a look into any table. Only a keyed hash of it is kept:
-``hmac-sha256$SALT$DIGEST``, HMAC-SHA256 (RFC 2104) under a salt of its own and the pepper, if one is set. The key has
-256 bits of chance, so no slow hash is needed to withstand guessing.
+A key is ``abg_``, 43 characters of base 62 (256 random bits) and 6 characters of checksum: the CRC-32 of everything
+before it, so that a mistyped key is rejected without a database query. Secret scanners recognise the prefix. Only a
+keyed hash is stored: ``hmac-sha256$SALT$DIGEST``, HMAC-SHA256 (RFC 2104) with a random salt for each key and the pepper
+if one is set. A key has 256 random bits, so no slow hash is needed to withstand guessing.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _TOKEN_BYTES: Final = 32
 
 
 class Scope(StrEnum):
-    """What a caller may do. ``admin`` holds the others, and sees what is everybody's."""
+    """A permission of a caller. ``admin`` includes the others, and access to the jobs of all owners."""
 
     SUBMIT = "submit"
     READ = "read"
@@ -33,11 +33,11 @@ class Scope(StrEnum):
 
 
 ALL_SCOPES: Final = frozenset(Scope)
-USUAL_SCOPES: Final = frozenset({Scope.SUBMIT, Scope.READ})
+DEFAULT_SCOPES: Final = frozenset({Scope.SUBMIT, Scope.READ})
 
 
 def new_key() -> str:
-    """A fresh key. Show it once, keep its :func:`hash_key`."""
+    """Return a random key. Show it once, and store only its :func:`hash_key`."""
     body = PREFIX + _base62(secrets.randbits(256), 43)
     return body + _checksum(body)
 
@@ -48,34 +48,34 @@ def is_key(text: str) -> bool:
 
 
 def hint_of(key: str) -> str:
-    """The first characters of a key: enough to tell keys apart, far from enough to use one."""
+    """Return the first characters of a key, which identify it in lists and do not help to guess it."""
     return key[:_HINT]
 
 
 def hash_key(key: str, *, pepper: bytes = b"") -> str:
-    """What is kept of ``key``; different each time, since the salt is."""
+    """Return the hash to store for ``key``; the salt is random, so each call returns another hash."""
     salt = secrets.token_hex(16)
     return f"{_SCHEME}${salt}${_digest(key, salt, pepper)}"
 
 
 def is_hash(text: str) -> bool:
-    """Whether ``text`` is something :func:`hash_key` made."""
+    """Whether ``text`` has the form of a hash made by :func:`hash_key`."""
     return _HASH.fullmatch(text) is not None
 
 
 def matches(key: str, stored: str, *, pepper: bytes = b"") -> bool:
-    """Whether ``stored`` is the hash of ``key``. Takes as long wherever the two differ."""
+    """Whether ``stored`` is a hash of ``key``. Compares in constant time."""
     _, salt, digest = stored.split("$")
     return hmac.compare_digest(_digest(key, salt, pepper), digest)
 
 
 def new_token() -> str:
-    """A random token for a session or a ticket: 256 bits in URL-safe base 64."""
+    """Return a random token for a session or a ticket: 256 bits in URL-safe base 64."""
     return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
 def hash_token(token: str, purpose: str) -> bytes:
-    """What is kept of a token; the hash for one ``purpose`` (up to 16 characters) is good for no other."""
+    """Return the hash to store for a token; each ``purpose`` (up to 16 characters) gives another hash."""
     return hashlib.blake2b(token.encode("utf-8", "replace"), digest_size=32, person=purpose.encode()).digest()
 
 

@@ -1,7 +1,7 @@
-"""Who is calling, and what that caller may do and see: one word for every route, whoever found it out.
+"""The authenticated caller of a request, and what it may do and see.
 
-In the service the guard finds it out before any route is looked for; in an application of your own it is the dependency
-given to ``bg.router(auth=…)``. Without either everybody is the same caller, who may do everything.
+In the service a middleware authenticates every request before it is routed; in your own application the dependency
+given to ``bg.router(auth=…)`` does. Without either every request has the same caller, which may do everything.
 """
 
 import json
@@ -12,124 +12,124 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
-from asyncbg.auth.access import access_of
-from asyncbg.auth.api_key import ALL_SCOPES, USUAL_SCOPES, Scope
+from asyncbg.auth.access import required_access
+from asyncbg.auth.api_key import ALL_SCOPES, DEFAULT_SCOPES, Scope
 from asyncbg.core.job import ANONYMOUS, JobRecord
 from asyncbg.errors import JobNotFoundError, ScopeError, UnauthenticatedError
 
 WRONG_TICKET: Final = "the ticket is used, expired or for another stream; get a new one"
-_BOUND: Final = "asyncbg.caller"
-_CONFIRM: Final = "asyncbg.confirm"
+_CALLER: Final = "asyncbg.caller"
+_RECHECK: Final = "asyncbg.recheck"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who calls. ``key_id`` and ``session_id`` name the credentials, for as long as they stand."""
+    """The caller of a request. ``key_id`` and ``session_id`` identify its credentials, to check them again."""
 
     owner: str
-    scopes: frozenset[Scope] = USUAL_SCOPES
+    scopes: frozenset[Scope] = DEFAULT_SCOPES
     key_id: str | None = None
     session_id: bytes | None = None
 
     @property
-    def visible(self) -> str | None:
-        """Whose jobs it sees: its own, or everybody's (None)."""
+    def visible_owner(self) -> str | None:
+        """The owner whose jobs it may see; None for all owners."""
         return None if Scope.ADMIN in self.scopes else self.owner
 
-    def may(self, scope: Scope) -> bool:
-        """Whether it has that scope."""
+    def has_scope(self, scope: Scope) -> bool:
+        """Whether it has that scope, or ``admin``."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def require(self, scope: Scope) -> None:
-        """Raises UnauthenticatedError for nobody, ScopeError where the scope is missing."""
+        """Raise UnauthenticatedError where it has no scopes at all, ScopeError where it lacks ``scope``."""
         if not self.scopes:
             raise UnauthenticatedError
-        if not self.may(scope):
+        if not self.has_scope(scope):
             raise ScopeError(scope)
 
-    def own(self, record: JobRecord) -> JobRecord:
-        """``record``, if the caller may see it. Raises JobNotFoundError, as for one that never was."""
-        if self.visible is not None and record.owner != self.owner:
+    def require_visible(self, record: JobRecord) -> JobRecord:
+        """Return ``record``. Raise JobNotFoundError where the caller may not see it, as for an unknown job."""
+        if self.visible_owner is not None and record.owner != self.owner:
             raise JobNotFoundError(record.id)
         return record
 
     def dump(self) -> str:
-        """As JSON, for a ticket: whoever shows it may only read."""
+        """Return it as JSON for a ticket, without the scopes that write."""
         scopes = sorted(self.scopes & {Scope.READ, Scope.ADMIN})
         session = self.session_id.hex() if self.session_id else None
         return json.dumps({"owner": self.owner, "scopes": scopes, "key": self.key_id, "session": session})
 
     @classmethod
     def load(cls, text: str) -> "Caller":
-        """What :meth:`dump` wrote."""
+        """Return the caller that :meth:`dump` wrote."""
         kept = json.loads(text)
         session = bytes.fromhex(kept["session"]) if kept["session"] else None
         scopes = frozenset(map(Scope, kept["scopes"]))
         return cls(owner=kept["owner"], scopes=scopes, key_id=kept["key"], session_id=session)
 
 
-EVERYBODY: Final = Caller(owner=ANONYMOUS, scopes=ALL_SCOPES)
-"""The one caller where nobody is asked who it is."""
-NOBODY: Final = Caller(owner="", scopes=frozenset())
-"""Whoever is at the few routes that are open, without credentials: it may do nothing else."""
+ANONYMOUS_ADMIN: Final = Caller(owner=ANONYMOUS, scopes=ALL_SCOPES)
+"""The caller of every request where authentication is off."""
+NO_CALLER: Final = Caller(owner="", scopes=frozenset())
+"""The caller of a request without credentials to a route that requires none; it has no scopes."""
 
 
-def bind(connection: HTTPConnection, caller: Caller) -> None:
-    """From here on ``caller`` is who calls."""
-    connection.scope[_BOUND] = caller
+def set_caller(connection: HTTPConnection, caller: Caller) -> None:
+    """Set the caller of a request."""
+    connection.scope[_CALLER] = caller
 
 
-def bound(connection: HTTPConnection) -> Caller | None:
-    """Who calls, if that was found out."""
-    found = connection.scope.get(_BOUND)
+def get_caller(connection: HTTPConnection) -> Caller | None:
+    """Return the caller of a request; None where it was not authenticated."""
+    found = connection.scope.get(_CALLER)
     return found if isinstance(found, Caller) else None
 
 
-async def caller_of(request: HTTPConnection) -> Caller:
-    """Who calls. Raises UnauthenticatedError for nobody."""
-    caller = bound(request) or EVERYBODY
+async def require_caller(request: HTTPConnection) -> Caller:
+    """Return the caller of a request. Raise UnauthenticatedError where it has no scopes."""
+    caller = get_caller(request) or ANONYMOUS_ADMIN
     if not caller.scopes:
         raise UnauthenticatedError
     return caller
 
 
-def confirm_with(connection: HTTPConnection, confirm: Callable[[], Awaitable[object]]) -> None:
-    """Let :func:`confirm` find out whether the caller's credentials still stand; ``confirm`` raises if not."""
-    connection.scope[_CONFIRM] = confirm
+def set_recheck(connection: HTTPConnection, recheck: Callable[[], Awaitable[object]]) -> None:
+    """Set how :func:`recheck_caller` authenticates the request again; ``recheck`` raises where it fails."""
+    connection.scope[_RECHECK] = recheck
 
 
-async def confirm(connection: HTTPConnection) -> None:
-    """Ask again who calls, after a wait that was long. Raises AuthError."""
-    found = connection.scope.get(_CONFIRM)
-    if found is not None:
-        await found()
+async def recheck_caller(connection: HTTPConnection) -> None:
+    """Check after a long wait that the caller's credentials are still valid. Raise AuthError."""
+    recheck = connection.scope.get(_RECHECK)
+    if recheck is not None:
+        await recheck()
 
 
-async def owner_of(request: Request) -> str:
-    """The owner of what this request submits."""
-    return (await caller_of(request)).owner
+async def current_owner(request: Request) -> str:
+    """Return the owner of the jobs that this request submits."""
+    return (await require_caller(request)).owner
 
 
-Asking = Annotated[Caller, Depends(caller_of)]
-"""A route parameter that holds the caller."""
-Owner = Annotated[str, Depends(owner_of)]
-"""A route parameter that holds the caller's name."""
+CurrentCaller = Annotated[Caller, Depends(require_caller)]
+"""A route parameter for the caller."""
+CurrentOwner = Annotated[str, Depends(current_owner)]
+"""A route parameter for the caller's owner name."""
 
 
-def asking(auth: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
-    """A dependency that lets the application's own dependency ``auth`` say who calls.
+def authenticate_with(auth: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+    """Return a dependency that authenticates each request with ``auth``, a dependency of the application.
 
-    ``auth`` returns the owner, or something with ``owner`` and ``scopes``; a name alone may submit and read.
+    ``auth`` returns the owner's name, or an object with ``owner`` and ``scopes``; a name alone may submit and read.
     """
 
-    async def ask(request: Request, answer: Annotated[Any, Depends(auth)]) -> None:
+    async def authenticate(request: Request, answer: Annotated[Any, Depends(auth)]) -> None:
         caller = _caller(answer)
-        scope = access_of(request.scope["endpoint"], request.method).scope
+        scope = required_access(request.scope["endpoint"], request.method).scope
         if scope is not None:
             caller.require(scope)
-        bind(request, caller)
+        set_caller(request, caller)
 
-    return ask
+    return authenticate
 
 
 def _caller(answer: Any) -> Caller:
@@ -138,6 +138,6 @@ def _caller(answer: Any) -> Caller:
     owner = answer if isinstance(answer, str) else getattr(answer, "owner", None)
     if not owner:
         raise UnauthenticatedError
-    scopes = USUAL_SCOPES if isinstance(answer, str) else getattr(answer, "scopes", USUAL_SCOPES)
+    scopes = DEFAULT_SCOPES if isinstance(answer, str) else getattr(answer, "scopes", DEFAULT_SCOPES)
     known = frozenset(Scope(scope) for scope in scopes if scope in ALL_SCOPES)
     return Caller(owner=str(owner), scopes=known)

@@ -1,4 +1,4 @@
-"""Keep API keys: those the settings name, and those made by ``asyncbg keys create``, which live in the database."""
+"""The API keys of a service: those in the settings, and those made by ``asyncbg keys create``, in the database."""
 
 import json
 import re
@@ -6,18 +6,18 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from asyncbg.auth.api_key import USUAL_SCOPES, Scope, hash_key, hint_of, is_hash, is_key, matches, new_key
+from asyncbg.auth.api_key import DEFAULT_SCOPES, Scope, hash_key, hint_of, is_hash, is_key, matches, new_key
 from asyncbg.core.clock import Clock
 from asyncbg.errors import AsyncBGError, SettingsError
 from asyncbg.settings import AuthSettings
 from asyncbg.store.sqlite.database import Database
 
 RESERVED_NAMES = frozenset({"anonymous", "schedule"})
-"""Owners that are no keys: callers without one, and the jobs of schedules."""
+"""Owners that are not keys: anonymous callers, and the jobs of schedules."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# A key is never deleted: its name owned jobs, and a service that once had keys must not fall open.
+# A key is never deleted: its name owned jobs, and a service that once had keys must not become open.
 _SCHEMA = """
 CREATE TABLE api_key (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -63,35 +63,35 @@ _IS_THERE = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 
 
 
 class KeyTakenError(AsyncBGError):
-    """A key of that name is in use; a name is an owner, so it belongs to one key at a time."""
+    """A key of that name is in use. A key's name is the owner of its jobs, so it belongs to one key at a time."""
 
     def __init__(self, name: str) -> None:
-        """Name the key and say what to do."""
-        super().__init__(f"there is a key {name} in use; choose another name, or revoke it first")
+        """Name the key and the remedy."""
+        super().__init__(f"the key {name} is in use; choose another name, or revoke it first")
         self.name = name
 
 
 class KeyNotFoundError(AsyncBGError):
-    """There is no key of that name in use."""
+    """No key of that name is in use."""
 
     def __init__(self, name: str) -> None:
         """Name the key."""
-        super().__init__(f"there is no key {name} in use; asyncbg keys list shows those there are")
+        super().__init__(f"no key {name} is in use; list the keys with: asyncbg keys list")
         self.name = name
 
 
 class KeyNameError(AsyncBGError):
-    """A key's name has a form, and a few names are taken by owners that are no keys."""
+    """The name of a key is malformed or reserved."""
 
     def __init__(self) -> None:
-        """Say what a name is."""
+        """Describe a valid name."""
         taken = ", ".join(sorted(RESERVED_NAMES))
         super().__init__(f"a key's name is 1 to 64 letters, digits, dots, dashes and underscores, and not {taken}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
-    """What is known of a key. ``id`` is another one's for every key, also for one of an earlier one's name."""
+    """The stored description of a key. ``id`` is unique, also where a later key has the name of a revoked one."""
 
     id: str
     name: str
@@ -102,15 +102,15 @@ class KeyRecord:
     revoked_ms: int | None = None
 
     def is_usable(self, now_ms: int) -> bool:
-        """Whether it opens the door now."""
+        """Whether it is valid now: not revoked and not expired."""
         return self.revoked_ms is None and (self.expires_ms is None or now_ms < self.expires_ms)
 
 
 class Keys:
-    """The keys of one service."""
+    """The API keys of a service."""
 
     def __init__(self, database: Database, settings: AuthSettings, *, clock: Clock) -> None:
-        """Read the keys of the settings; those of ``database`` are read when asked for. Raises SettingsError."""
+        """Read the keys of the settings; those in ``database`` are read on use. Raise SettingsError."""
         self._database = database
         self._clock = clock
         self._pepper = settings.pepper.get_secret_value().encode() if settings.pepper else b""
@@ -118,7 +118,7 @@ class Keys:
 
     @property
     def are_set(self) -> bool:
-        """Whether the settings name a key."""
+        """Whether the settings contain a key."""
         return bool(self._fixed)
 
     async def open(self) -> None:
@@ -126,13 +126,13 @@ class Keys:
         await self._database.migrate("keys", MIGRATIONS)
 
     async def exist(self) -> bool:
-        """Whether there is, or ever was, a key: from then on nobody comes in without one unless it is allowed."""
+        """Whether a key exists or ever existed: from then on anonymous callers need ``allow_anonymous``."""
         return self.are_set or await self._database.read(_exists)
 
     async def create(
-        self, name: str, *, scopes: Collection[Scope] = USUAL_SCOPES, expires_ms: int | None = None
+        self, name: str, *, scopes: Collection[Scope] = DEFAULT_SCOPES, expires_ms: int | None = None
     ) -> tuple[str, KeyRecord]:
-        """A new key, which nobody can read again, and what is kept. Raises KeyNameError, KeyTakenError."""
+        """Create a key. Return its text, which is not stored, and its record. Raise KeyNameError, KeyTakenError."""
         check_name(name)
         if any(record.name == name for record in self._fixed.values()):
             raise KeyTakenError(name)
@@ -145,14 +145,16 @@ class Keys:
         return key, _record((made[0], name, hint_of(key), listed, now_ms, expires_ms, None))
 
     async def list(self) -> Sequence[KeyRecord]:
-        """All keys, those of the settings first, then in the order they were made, revoked ones too."""
+        """Return all keys, revoked ones too: those of the settings, then the others in the order of creation."""
         rows = await self._database.read(lambda connection: connection.execute(_LIST).fetchall())
         return [*self._fixed.values(), *map(_record, rows)]
 
     async def revoke(self, name: str) -> KeyRecord:
-        """End a key for good. Raises KeyNotFoundError, SettingsError for one that the settings name."""
+        """Revoke a key for good. Raise KeyNotFoundError, or SettingsError for a key of the settings."""
         if any(record.name == name for record in self._fixed.values()):
-            raise SettingsError(f"ASYNCBG_AUTH__API_KEYS names the key {name}; remove it there and restart the service")
+            raise SettingsError(
+                f"the key {name} is set in ASYNCBG_AUTH__API_KEYS; remove it there and restart the service"
+            )
         now_ms = self._clock.now_ms()
         row = await self._database.write(lambda connection: connection.execute(_REVOKE, (now_ms, name)).fetchone())
         if row is None:
@@ -160,7 +162,7 @@ class Keys:
         return _record(row)
 
     async def verify(self, key: str) -> KeyRecord | None:
-        """Whose key this is; None for one that is mistyped, unknown, expired or revoked."""
+        """Return the record of ``key``; None where it is mistyped, unknown, expired or revoked."""
         if not is_key(key):
             return None
         found = [record for stored, record in self._fixed.items() if matches(key, stored, pepper=self._pepper)]
@@ -171,7 +173,7 @@ class Keys:
         return found[0] if found and found[0].is_usable(self._clock.now_ms()) else None
 
     async def find(self, key_id: str) -> KeyRecord | None:
-        """The key of that id if it can be used now."""
+        """Return the key with that id; None where it is unknown, expired or revoked."""
         fixed = next((record for record in self._fixed.values() if record.id == key_id), None)
         if fixed is not None or not key_id.isdecimal():
             return fixed
@@ -180,7 +182,7 @@ class Keys:
         return record if record is not None and record.is_usable(self._clock.now_ms()) else None
 
     async def usable(self) -> Mapping[str, KeyRecord]:
-        """All keys that can be used now, by id."""
+        """Return all keys that are valid now, by id."""
         rows = await self._database.read(lambda connection: connection.execute(_USABLE).fetchall())
         now_ms = self._clock.now_ms()
         found = [*self._fixed.values(), *map(_record, rows)]
@@ -188,7 +190,7 @@ class Keys:
 
 
 def check_name(name: str) -> None:
-    """Raises KeyNameError for what cannot name a key."""
+    """Raise KeyNameError where ``name`` cannot name a key."""
     if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
         raise KeyNameError
 
@@ -200,17 +202,17 @@ def _of_settings(settings: AuthSettings) -> list[tuple[str, KeyRecord]]:
         where = f"ASYNCBG_AUTH__API_KEYS[{number}]"
         if not is_hash(stored):
             raise SettingsError(
-                f"{where}.hash: is no hash of a key; make both with: asyncbg keys create NAME --no-store"
+                f"{where}.hash: not the hash of a key; make both with: asyncbg keys create NAME --no-store"
             )
         if key.name in RESERVED_NAMES:
-            raise SettingsError(f"{where}.name: {key.name} is no key's name; choose another")
+            raise SettingsError(f"{where}.name: {key.name} is reserved; choose another name")
         scopes = frozenset(map(Scope, key.scopes))
         found.append((stored, KeyRecord(id=f"set-{stored[-64:-32]}", name=key.name, hint="", scopes=scopes)))
     return found
 
 
 def _exists(connection: sqlite3.Connection) -> bool:
-    """Also where no service has made the table yet."""
+    """The table may not exist yet."""
     there = connection.execute(_IS_THERE).fetchone()[0]
     return bool(there and connection.execute(_ANY).fetchone()[0])
 

@@ -1,4 +1,4 @@
-"""Keep the sessions of browsers that signed in with a key: a random token in a cookie, its hash in the database."""
+"""Sessions of browsers that signed in with an API key: a random token in a cookie, its hash in the database."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ MIGRATIONS = (_SCHEMA,)
 _INSERT = "INSERT INTO browser_session (hash, key_id, expires_ms) VALUES (?, ?, ?)"
 _PURGE = "DELETE FROM browser_session WHERE expires_ms <= ?"
 _FIND = "SELECT key_id, expires_ms FROM browser_session WHERE hash = ? AND expires_ms > ?"
-_LIVING = "SELECT hash, key_id FROM browser_session WHERE expires_ms > ?"
-_END = "DELETE FROM browser_session WHERE hash = ?"
+_SELECT_ACTIVE = "SELECT hash, key_id FROM browser_session WHERE expires_ms > ?"
+_DELETE = "DELETE FROM browser_session WHERE hash = ?"
 _PURPOSE = "asyncbg-session"
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A browser that is signed in: ``id`` is the hash of its token, ``key_id`` the key it showed."""
+    """A signed-in browser: ``id`` is the hash of its token, ``key_id`` the key it signed in with."""
 
     id: bytes
     key_id: str
@@ -35,10 +35,10 @@ class Session:
 
 
 class Sessions:
-    """The sessions of one service, whichever of its processes a request comes to."""
+    """The browser sessions of a service, shared by all its processes."""
 
     def __init__(self, database: Database, *, lifetime_s: float, clock: Clock) -> None:
-        """Let every session end ``lifetime_s`` after it began, used or not."""
+        """Let every session expire ``lifetime_s`` after its start, used or not."""
         self._database = database
         self._lifetime_ms = int(lifetime_s * 1000)
         self._clock = clock
@@ -47,8 +47,8 @@ class Sessions:
         """Create or upgrade the table."""
         await self._database.migrate("sessions", MIGRATIONS)
 
-    async def begin(self, key_id: str) -> tuple[str, Session]:
-        """A new session for the holder of a key: its token, and what is kept. Those that are over are forgotten."""
+    async def create(self, key_id: str) -> tuple[str, Session]:
+        """Create a session for a key and purge expired ones. Return its token and the stored session."""
         token, now_ms = new_token(), self._clock.now_ms()
         session = Session(hash_token(token, _PURPOSE), key_id, now_ms + self._lifetime_ms)
 
@@ -60,16 +60,18 @@ class Sessions:
         return token, session
 
     async def find(self, token: str) -> Session | None:
-        """The session that a token stands for, unless it is over."""
+        """Return the session of a token; None where it is unknown or expired."""
         wanted = (hash_token(token, _PURPOSE), self._clock.now_ms())
         row = await self._database.read(lambda connection: connection.execute(_FIND, wanted).fetchone())
         return Session(wanted[0], row[0], row[1]) if row else None
 
-    async def end(self, session_id: bytes) -> None:
-        """Sign a browser out; one that is signed out already is fine."""
-        await self._database.write(lambda connection: connection.execute(_END, (session_id,)).rowcount)
+    async def delete(self, session_id: bytes) -> None:
+        """Delete a session; an unknown one is ignored."""
+        await self._database.write(lambda connection: connection.execute(_DELETE, (session_id,)).rowcount)
 
-    async def living(self) -> Mapping[bytes, str]:
-        """The sessions that are not over, each with its key's id."""
+    async def active(self) -> Mapping[bytes, str]:
+        """Return the key ids of all sessions that have not expired, by session id."""
         now_ms = self._clock.now_ms()
-        return dict(await self._database.read(lambda connection: connection.execute(_LIVING, (now_ms,)).fetchall()))
+        return dict(
+            await self._database.read(lambda connection: connection.execute(_SELECT_ACTIVE, (now_ms,)).fetchall())
+        )

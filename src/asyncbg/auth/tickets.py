@@ -1,8 +1,8 @@
-"""Short-lived tickets for streams: a browser's EventSource can set no header, so it shows one of these in its URL.
+"""Stream tickets: short-lived, single-use tokens in the URL of a stream, since EventSource cannot set headers.
 
-They are in the database, as hashes, so that one that a process issued opens a stream at any other, and only once. An
-EventSource reconnects with the URL that it was opened with, so the stream that a ticket opened is opened again by the
-same ticket together with an id of that stream's log (the header Last-Event-ID), which a leaked URL does not have.
+Their hashes are stored in the database, so that a ticket issued by one process opens a stream at any other, and only
+once. An EventSource reconnects with its original URL, so the same ticket reopens its stream together with an event id
+of that log (the header Last-Event-ID), which a leaked URL does not contain.
 """
 
 import math
@@ -18,13 +18,13 @@ from asyncbg.errors import OverloadedError
 from asyncbg.store.sqlite.database import Database
 
 LIFETIME_S: Final = 60
-MOST: Final = 10_000
-"""Tickets that wait to be used, of all owners; one owner has a tenth of them at most."""
+MAX_UNUSED: Final = 10_000
+"""Maximum number of unused tickets of all owners; one owner may have a tenth of them."""
 
-RESUMED_S: Final = 86_400
-"""How long after its last use a ticket opens its stream again."""
-MOST_USED: Final = 1_000
-"""Tickets of one owner that open their streams again; the ones used longest ago are forgotten first."""
+RESUME_S: Final = 86_400
+"""How long after its last use a ticket can reopen its stream."""
+MAX_USED: Final = 1_000
+"""Maximum number of one owner's used tickets that can reopen streams; the least recently used are evicted."""
 
 _SCHEMA = """
 CREATE TABLE stream_ticket (
@@ -40,13 +40,13 @@ _USED = "ALTER TABLE stream_ticket ADD COLUMN used_ms INTEGER;"
 MIGRATIONS = (_SCHEMA, _USED)
 
 _PURGE = "DELETE FROM stream_ticket WHERE used_ms IS NULL AND expires_ms <= ? OR used_ms <= ?"
-# One statement, so that two issues at once cannot both take the last place.
+# One statement, so that two concurrent inserts cannot exceed the limit.
 _ISSUE = """
 INSERT INTO stream_ticket (hash, path, owner, holder, expires_ms) SELECT :hash, :path, :owner, :holder, :expires_ms
 WHERE (SELECT count(*) FROM stream_ticket WHERE used_ms IS NULL) < :most
   AND (SELECT count(*) FROM stream_ticket WHERE owner = :owner AND used_ms IS NULL) < :most_of_owner
 """
-# Looking and taking are one statement: of two that show the same ticket one gets the row.
+# One statement, so that only one of two concurrent requests can use the ticket.
 _REDEEM = """
 UPDATE stream_ticket SET used_ms = :now_ms
 WHERE hash = :hash AND path = :path AND used_ms IS NULL AND expires_ms > :now_ms
@@ -57,7 +57,7 @@ UPDATE stream_ticket SET used_ms = :now_ms
 WHERE hash = :hash AND path = :path AND used_ms > :used_after_ms AND expires_ms > :issued_after_ms
 RETURNING holder, owner
 """
-_FORGET = """
+_EVICT = """
 DELETE FROM stream_ticket WHERE hash IN (
     SELECT hash FROM stream_ticket WHERE used_ms IS NOT NULL
     AND owner = (SELECT owner FROM stream_ticket WHERE hash = :hash)
@@ -69,14 +69,14 @@ _PURPOSE = "asyncbg-ticket"
 
 
 class Tickets:
-    """The tickets that wait to be used, and those whose streams may be opened again."""
+    """The unused tickets of a service, and the used ones that can reopen their streams."""
 
     def __init__(
         self, database: Database, *, clock: Clock, epoch: Callable[[], str] = str, audit: Audit | None = None
     ) -> None:
-        """Keep them in ``database``, which must be open before ``open`` is called; let them expire by ``clock``.
+        """Store them in ``database``, which must be open before ``open`` is called; let them expire by ``clock``.
 
-        ``epoch`` names the log that the streams tell.
+        ``epoch`` returns the epoch of the event log, which a reconnect has to name.
         """
         self._database = database
         self._clock = clock
@@ -88,42 +88,42 @@ class Tickets:
         await self._database.migrate("tickets", MIGRATIONS)
 
     async def issue(self, path: str, *, owner: str, holder: str) -> tuple[str, int]:
-        """A new token for the stream at ``path``, and when it expires (ms). ``holder`` is JSON, given back.
+        """Return a token for the stream at ``path`` and when it expires (ms). ``holder`` is JSON for ``redeem``.
 
-        Raises OverloadedError when too many wait to be used.
+        Raise OverloadedError where too many tickets are unused.
         """
         token, now_ms = new_token(), self._clock.now_ms()
         expires_ms = now_ms + LIFETIME_S * 1000
         row = {
             "hash": hash_token(token, _PURPOSE), "path": path, "owner": owner, "holder": holder,
-            "expires_ms": expires_ms, "most": MOST, "most_of_owner": MOST // 10,
+            "expires_ms": expires_ms, "most": MAX_UNUSED, "most_of_owner": MAX_UNUSED // 10,
         }  # fmt: skip
 
         def insert(connection: sqlite3.Connection) -> bool:
-            connection.execute(_PURGE, (now_ms, now_ms - RESUMED_S * 1000))
+            connection.execute(_PURGE, (now_ms, now_ms - RESUME_S * 1000))
             return connection.execute(_ISSUE, row).rowcount == 1
 
         if not await self._database.write(insert):
-            raise OverloadedError("too many stream tickets wait to be used; come back later", retry_after_s=LIFETIME_S)
+            raise OverloadedError("too many stream tickets are unused; try again later", retry_after_s=LIFETIME_S)
         return token, expires_ms
 
     async def redeem(
-        self, token: str, path: str, *, cursor: str | None = None, longest_s: float = math.inf
+        self, token: str, path: str, *, cursor: str | None = None, max_age_s: float = math.inf
     ) -> str | None:
-        """What was said of the holder; None for a token that is no good here.
+        """Return the ``holder`` that the ticket was issued with; None where the token is not valid for ``path``.
 
-        It is good once within its lifetime. With a ``cursor``, an id of the log that the stream tells, it is good again
-        until nobody has used it for :data:`RESUMED_S`, or ``longest_s`` after it was issued, and the audit log says so.
-        Whether its holder's credentials still stand is for the caller to find out.
+        A ticket is valid once within its lifetime. With a ``cursor``, an event id of this log, it is valid again until
+        it was unused for :data:`RESUME_S`, or until ``max_age_s`` after it was issued; the audit log records that use.
+        The caller of this method has to check whether the holder's credentials are still valid.
         """
         now_ms = self._clock.now_ms()
         wanted = {
             "hash": hash_token(token, _PURPOSE),
             "path": path,
             "now_ms": now_ms,
-            "used_after_ms": now_ms - RESUMED_S * 1000,
-            "issued_after_ms": now_ms + (LIFETIME_S - min(longest_s, 100 * RESUMED_S)) * 1000,
-            "most": MOST_USED,
+            "used_after_ms": now_ms - RESUME_S * 1000,
+            "issued_after_ms": now_ms + (LIFETIME_S - min(max_age_s, 100 * RESUME_S)) * 1000,
+            "most": MAX_USED,
         }
         found = _CURSOR.fullmatch(cursor or "")
         may_resume = found is not None and found[1] == self._epoch()
@@ -131,7 +131,7 @@ class Tickets:
         def redeem(connection: sqlite3.Connection) -> tuple[str, str] | None:
             row: tuple[str, str] | None = connection.execute(_REDEEM, wanted).fetchone()
             if row is not None:
-                connection.execute(_FORGET, wanted)
+                connection.execute(_EVICT, wanted)
             return row
 
         def resume(connection: sqlite3.Connection) -> tuple[str, str] | None:

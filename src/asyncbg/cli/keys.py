@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from asyncbg.auth.api_key import Scope, hash_key, new_key
-from asyncbg.auth.audit import COMMAND_LINE, Audit, AuditEntry, Outcome
+from asyncbg.auth.audit import COMMAND_LINE, Audit, AuditEntry, AuditOutcome
 from asyncbg.auth.keys import KeyNotFoundError, KeyRecord, Keys, KeyTakenError, check_name
 from asyncbg.cli.terminal import (
     AsJson,
@@ -87,7 +87,7 @@ async def _create(
         try:
             key, record = await stores.keys.create(name, scopes=scopes, expires_ms=expires_ms)
         except KeyTakenError:
-            await stores.audit.record("key.create", name, who=COMMAND_LINE, outcome=Outcome.FAILED, reason="taken")
+            await stores.audit.record("key.create", name, who=COMMAND_LINE, outcome=AuditOutcome.FAILED, reason="taken")
             raise
         await stores.audit.record("key.create", name, who=COMMAND_LINE, reason=",".join(sorted(scopes)))
         return key, record
@@ -136,7 +136,9 @@ async def _revoke(settings: Settings, name: str) -> KeyRecord:
         try:
             record = await stores.keys.revoke(name)
         except KeyNotFoundError:
-            await stores.audit.record("key.revoke", name, who=COMMAND_LINE, outcome=Outcome.FAILED, reason="not found")
+            await stores.audit.record(
+                "key.revoke", name, who=COMMAND_LINE, outcome=AuditOutcome.FAILED, reason="not found"
+            )
             raise
         await stores.audit.record("key.revoke", name, who=COMMAND_LINE)
         return record

@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asyncbg.auth.access import Access, RouteTable, Served
+from asyncbg.auth.access import Access, MatchedRoute, RouteTable
 from asyncbg.auth.audit import Audit
-from asyncbg.auth.authenticator import COOKIE, Gate
-from asyncbg.auth.caller import NOBODY, Caller, bind, bound, confirm_with
+from asyncbg.auth.authenticator import COOKIE, Authenticator
+from asyncbg.auth.caller import NO_CALLER, Caller, get_caller, set_caller, set_recheck
 from asyncbg.auth.origin import refuse_cross_site
 from asyncbg.errors import AsyncBGError, AuthError, NotRunningError
 from asyncbg.web.problems import describe, headless, problem_docs, problem_response
@@ -29,10 +29,10 @@ class _UnroutedRequest:
 class AuthMiddleware:
     """ASGI middleware that finds out who calls, and lets in who may."""
 
-    def __init__(self, app: ASGIApp, *, gate: Gate, audit: Audit) -> None:
+    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, audit: Audit) -> None:
         """Stand before ``app``."""
         self._app = app
-        self._gate = gate
+        self._authenticator = authenticator
         self._audit = audit
         self._routes: RouteTable | None = None
 
@@ -49,7 +49,7 @@ class AuthMiddleware:
             return
         await self._app(scope, receive, send)
 
-    def _match_route(self, scope: Scope) -> Served:
+    def _match_route(self, scope: Scope) -> MatchedRoute:
         """The route that the router will choose."""
         if self._routes is None:
             self._routes = RouteTable(scope["app"].routes)
@@ -58,30 +58,32 @@ class AuthMiddleware:
     async def _authorize(self, connection: HTTPConnection, access: Access) -> None:
         """Find out who calls, and whether it may do what it asks for. Raises AuthError, DatabaseError."""
         if access.is_open:
-            refuse_cross_site(connection.scope["method"], connection.headers, must_tell=False)
-            bind(connection, await self._caller_or_nobody(connection) if access is Access.WELCOME else NOBODY)
+            refuse_cross_site(connection.scope["method"], connection.headers, require_origin=False)
+            set_caller(connection, await self._caller_or_nobody(connection) if access is Access.OPTIONAL else NO_CALLER)
             return
-        caller = await self._gate.caller(connection, takes_ticket=access is Access.STREAM)
-        bind(connection, caller)
-        confirm_with(connection, lambda: self._gate.confirm(caller))
+        caller = await self._authenticator.authenticate(connection, accept_ticket=access is Access.STREAM)
+        set_caller(connection, caller)
+        set_recheck(connection, lambda: self._authenticator.recheck(caller))
         if access.scope is not None:
             caller.require(access.scope)
 
     async def _caller_or_nobody(self, connection: HTTPConnection) -> Caller:
         """Who is at an open door, for those who say so; nobody otherwise, whatever is wrong with the credentials."""
         try:
-            return await self._gate.caller(connection)
+            return await self._authenticator.authenticate(connection)
         except AsyncBGError:
-            return NOBODY
+            return NO_CALLER
 
-    async def _refuse(self, error: AsyncBGError, served: Served, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(
+        self, error: AsyncBGError, served: MatchedRoute, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
         problem, shown = describe(error), _loggable_path(served)
         scope["route"] = _UnroutedRequest(shown)  # for the access log: the router was not asked
         if isinstance(error, AuthError):
-            self._audit_refusal(problem.kind, f"{scope['method']} {shown}", bound(HTTPConnection(scope)))
+            self._audit_refusal(problem.kind, f"{scope['method']} {shown}", get_caller(HTTPConnection(scope)))
         answer = headless(send) if scope["method"] == "HEAD" else send
         await problem_response(Request(scope), problem)(scope, receive, answer)
 
@@ -93,7 +95,7 @@ class AuthMiddleware:
             return
 
 
-def _loggable_path(served: Served) -> str:
+def _loggable_path(served: MatchedRoute) -> str:
     """The first word of the route's path; nothing of a path that led to none, since it may be somebody's name."""
     return f"/{served.template.split('/')[1]}" if served.template else "/?"
 

@@ -15,8 +15,8 @@ from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.responses import PlainTextResponse
 
 from asyncbg import AsyncBG, Settings
-from asyncbg.auth.access import Access, asks
-from asyncbg.auth.authenticator import Gate
+from asyncbg.auth.access import Access, requires
+from asyncbg.auth.authenticator import Authenticator
 from asyncbg.auth.keys import Keys
 from asyncbg.auth.origin import is_loopback
 from asyncbg.auth.sessions import Sessions
@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or load_engine_settings()
     service = _Service.build(settings)
-    gate = _gate(settings, service)
+    authenticator = _authenticator(settings, service)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -93,7 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with service.outbound, service.bg.lifespan(app):
             await service.open()
             await require_authentication(settings, service.keys)
-            async with _closing_revoked_streams(service.bg, gate):
+            async with _closing_revoked_streams(service.bg, authenticator):
                 yield
 
     app = ServiceApp(
@@ -109,8 +109,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(CleanSpans, paths=Paths((service.bg.router.unguarded, *service.routers)))
     install_problems(app)
-    app.add_middleware(AuthMiddleware, gate=gate, audit=service.bg.audit)
-    app.include_router(sign_in_router(gate, service.bg.audit, clock=service.bg.clock))
+    app.add_middleware(AuthMiddleware, authenticator=authenticator, audit=service.bg.audit)
+    app.include_router(sign_in_router(authenticator, service.bg.audit, clock=service.bg.clock))
     install_docs(app)
     app.include_router(_security_txt_router(settings.server.security_contact, clock=service.bg.clock))
     app.include_router(service.bg.router.unguarded)
@@ -138,12 +138,12 @@ async def require_authentication(settings: Settings, keys: Keys) -> None:
 
 
 @asynccontextmanager
-async def _closing_revoked_streams(bg: AsyncBG, gate: Gate) -> AsyncIterator[None]:
+async def _closing_revoked_streams(bg: AsyncBG, authenticator: Authenticator) -> AsyncIterator[None]:
     """End the streams of keys that were revoked, of sessions that are over, and of callers who need a key now."""
 
     async def close_revoked() -> None:
-        if bg.streams.are_open and bg.streams.close_unauthorized(await gate.judge()):
-            gate.forget()  # so that whoever was sent away is not let in again by what was found a moment ago
+        if bg.streams.are_open and bg.streams.close_unauthorized(await authenticator.load_valid()):
+            authenticator.clear_cache()  # a cached caller must not reconnect after its stream was closed
 
     supervisor = Supervisor()
     supervisor.start(
@@ -239,9 +239,9 @@ def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
     return LogNotifier(notices) if smtp == SmtpSettings() else MailNotifier(mailer, address)
 
 
-def _gate(settings: Settings, service: _Service) -> Gate:
+def _authenticator(settings: Settings, service: _Service) -> Authenticator:
     allow_anonymous = settings.auth.allow_anonymous
-    return Gate(service.keys, service.sessions, service.bg.tickets, allow_anonymous=allow_anonymous)
+    return Authenticator(service.keys, service.sessions, service.bg.tickets, allow_anonymous=allow_anonymous)
 
 
 def _redact_logs(settings: Settings) -> None:
@@ -269,7 +269,7 @@ def _security_txt_router(contact: str | None, *, clock: Clock) -> APIRouter:
     router = APIRouter(route_class=ProblemRoute)
 
     @get_and_head(router, "/.well-known/security.txt", include_in_schema=False)
-    @asks(Access.OPEN)
+    @requires(Access.OPEN)
     async def show_security_txt() -> PlainTextResponse:
         """Return the contact and the expiry date, the two required fields."""
         if contact is None:

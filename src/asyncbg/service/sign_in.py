@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
-from asyncbg.auth.access import Access, asks
-from asyncbg.auth.audit import Audit, Outcome
-from asyncbg.auth.authenticator import COOKIE, Gate
-from asyncbg.auth.caller import NOBODY, Caller, bound
+from asyncbg.auth.access import Access, requires
+from asyncbg.auth.audit import Audit, AuditOutcome
+from asyncbg.auth.authenticator import COOKIE, Authenticator
+from asyncbg.auth.caller import NO_CALLER, Caller, get_caller
 from asyncbg.auth.keys import KeyRecord
 from asyncbg.auth.sessions import Session
 from asyncbg.core.clock import Clock, rfc3339
@@ -74,15 +74,15 @@ class _Credentials:
     wants_page: bool
 
 
-def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
+def sign_in_router(authenticator: Authenticator, audit: Audit, *, clock: Clock) -> APIRouter:
     """The page ``/``, ``POST`` and ``DELETE /session``, and ``POST /sign-out`` for a form."""
     router = APIRouter(route_class=limited_to(_MAX_BODY_BYTES), tags=["operations"], dependencies=[Depends(not_stored)])
 
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
-    @asks(Access.WELCOME)
+    @requires(Access.OPTIONAL)
     async def show_first_page(request: Request) -> HTMLResponse:
         """Sign in here, or see where to go."""
-        return _page(bound(request) or NOBODY)
+        return _page(get_caller(request) or NO_CALLER)
 
     @router.post(
         "/session",
@@ -91,38 +91,38 @@ def sign_in_router(gate: Gate, audit: Audit, *, clock: Clock) -> APIRouter:
         responses={**_SEE_OTHER, **problem_docs(400, 403, 413, 415, 422, 503), 401: _UNKNOWN},
         openapi_extra=_BODY_DOCS,
     )
-    @asks(Access.OPEN)
+    @requires(Access.OPEN)
     async def sign_in(credentials: Annotated[_Credentials, Depends(_read_credentials)], response: Response) -> Any:
         """Sign a browser in: the answer sets a cookie that stands for the key, as long as that is good."""
         try:
-            token, session, record = await gate.sign_in(credentials.key)
+            token, session, record = await authenticator.sign_in(credentials.key)
         except UnauthenticatedError:
             audit.refuse("session.begin", who="?", reason="unknown key")
             if credentials.by_form and credentials.wants_page:
-                return _page(NOBODY, status_code=401, alert=_ALERT, headers={"WWW-Authenticate": "Bearer"})
+                return _page(NO_CALLER, status_code=401, alert=_ALERT, headers={"WWW-Authenticate": "Bearer"})
             raise
-        await audit.record("session.begin", who=record.name, outcome=Outcome.DONE)
+        await audit.record("session.begin", who=record.name, outcome=AuditOutcome.DONE)
         answer: Any = RedirectResponse("./", 303, {"Cache-Control": "no-store"}) if credentials.by_form else response
         age_s = max(1, (session.expires_ms - clock.now_ms()) // 1000)
         answer.set_cookie(COOKIE, token, max_age=age_s, path="/", secure=True, httponly=True, samesite="strict")
         return answer if credentials.by_form else _out(record, session)
 
     @router.delete("/session", status_code=204, responses=problem_docs(413, 415, 503))
-    @asks(Access.CALLER)
+    @requires(Access.AUTHENTICATED)
     async def sign_out(request: Request) -> Response:
         """Sign the browser out: its session ends here and now, also where the cookie is still kept."""
         return await _end_session(request, Response(status_code=204))
 
     @router.post("/sign-out", include_in_schema=False)
-    @asks(Access.CALLER)
+    @requires(Access.AUTHENTICATED)
     async def sign_out_by_form(request: Request) -> Response:
         """The same for a form, which knows no DELETE."""
         return await _end_session(request, RedirectResponse("./", 303))
 
     async def _end_session(request: Request, answer: Response) -> Response:
-        caller = bound(request)
+        caller = get_caller(request)
         if caller is not None and caller.session_id is not None:
-            await gate.sign_out(caller)
+            await authenticator.sign_out(caller)
             await audit.record("session.end", who=caller.owner)
         answer.headers["Cache-Control"] = "no-store"
         answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import PydanticCustomError
 
 from asyncbg.auth.audit import Audit
-from asyncbg.auth.caller import Asking
+from asyncbg.auth.caller import CurrentCaller
 from asyncbg.engine import Engine
 from asyncbg.store.search import SearchError, cancel_matching, unfinished
 from asyncbg.web.problems import problem_docs
@@ -40,7 +40,7 @@ class Bulk(BaseModel):
     dry_run: bool = Field(default=False, strict=True, description="count only")
 
 
-class BulkDone(BaseModel):
+class BulkResult(BaseModel):
     """What became of it."""
 
     matched: int = Field(description="how many jobs were cancelled, or would be", examples=[3])
@@ -51,12 +51,12 @@ def add_bulk_route(router: APIRouter, engine: Engine, audit: Audit | None) -> No
     """Add ``POST /jobs/bulk`` to the routes of jobs; who used it stands in ``audit``, if there is one."""
 
     @router.post("/jobs/bulk", responses=problem_docs(400, 413, 415, 422, 503))
-    async def change_jobs(bulk: Bulk, caller: Asking) -> BulkDone:
+    async def change_jobs(bulk: Bulk, caller: CurrentCaller) -> BulkResult:
         """Cancel all jobs that a search finds and that are not final: up to 10,000 of them."""
         query = unfinished(bulk.q)
-        if caller.visible is not None and query.owner not in {None, caller.visible}:
-            return BulkDone(matched=0, more=False)
-        query = replace(query, owner=caller.visible or query.owner)
+        if caller.visible_owner is not None and query.owner not in {None, caller.visible_owner}:
+            return BulkResult(matched=0, more=False)
+        query = replace(query, owner=caller.visible_owner or query.owner)
 
         async def cancel(job_id: str) -> None:
             if not bulk.dry_run:
@@ -65,4 +65,4 @@ def add_bulk_route(router: APIRouter, engine: Engine, audit: Audit | None) -> No
         matched, more = await cancel_matching(engine.backend.list, cancel, query, most=_MOST_IN_BULK)
         if audit is not None and not bulk.dry_run:
             await audit.record("jobs.cancel", bulk.q, who=caller.owner, reason=f"{matched} jobs")
-        return BulkDone(matched=matched, more=more)
+        return BulkResult(matched=matched, more=more)

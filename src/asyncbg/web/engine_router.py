@@ -6,9 +6,9 @@ from typing import Any, Final, overload
 from fastapi import APIRouter, Depends, Request
 from starlette.types import Receive, Scope, Send
 
-from asyncbg.auth.access import access_of
-from asyncbg.auth.caller import asking
-from asyncbg.auth.origin import refuse_cross_site, refuse_strangers
+from asyncbg.auth.access import required_access
+from asyncbg.auth.caller import authenticate_with
+from asyncbg.auth.origin import refuse_cross_site, require_local
 from asyncbg.web.problems import problem_docs
 
 _REMEDY: Final = "whoever runs the application opens these routes with bg.router(auth=current_user)"
@@ -49,7 +49,7 @@ class EngineRouter(APIRouter):
         else:
             routes.include_router(self._with_ticket)
             routes.include_router(
-                self.unguarded, dependencies=[Depends(asking(auth))], responses=problem_docs(401, 403)
+                self.unguarded, dependencies=[Depends(authenticate_with(auth))], responses=problem_docs(401, 403)
             )
         return routes
 
@@ -67,6 +67,6 @@ def _routers_of(route: Any) -> list[Any]:
 
 async def _refuse_remote(request: Request) -> None:
     """Answer this machine only, and no page of another site. Probes ask for the health from anywhere."""
-    if not access_of(request.scope["endpoint"], request.method).is_open:
-        refuse_strangers(request, remedy=_REMEDY)
-        refuse_cross_site(request.method, request.headers, must_tell=False, remedy=_REMEDY)
+    if not required_access(request.scope["endpoint"], request.method).is_open:
+        require_local(request, remedy=_REMEDY)
+        refuse_cross_site(request.method, request.headers, require_origin=False, remedy=_REMEDY)

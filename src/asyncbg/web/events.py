@@ -12,8 +12,8 @@ from starlette.datastructures import QueryParams
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from asyncbg.auth.access import Access, asks, prefix_before
-from asyncbg.auth.caller import WRONG_TICKET, Asking, Caller, bound, caller_of
+from asyncbg.auth.access import Access, mount_prefix, requires
+from asyncbg.auth.caller import WRONG_TICKET, Caller, CurrentCaller, get_caller, require_caller
 from asyncbg.auth.tickets import LIFETIME_S, Tickets
 from asyncbg.core.clock import rfc3339
 from asyncbg.core.event import EventFilter
@@ -27,7 +27,7 @@ from asyncbg.web.inputs import refuse_input
 from asyncbg.web.problems import ProblemRoute, problem_docs
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.?\*)?|\*")
-_UNASKED_S: Final = 3_600
+_MAX_TICKET_AGE_S: Final = 3_600
 """How long a ticket opens its stream again where nobody can be asked whether its holder's credentials still stand."""
 _NONE = frozenset({""})  # no job has this id
 _ANY: frozenset[str] = frozenset()  # one for all: an empty one of its own takes 216 bytes
@@ -52,7 +52,7 @@ class TicketRequest(BaseModel):
     )
 
 
-class TicketAnswer(BaseModel):
+class StreamTicket(BaseModel):
     """A ticket for one stream, good once, and for the reconnects of the stream that it opened."""
 
     ticket: str
@@ -106,14 +106,16 @@ def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> 
         summary="Get a ticket for a stream",
         responses=problem_docs(400, 413, 415, 422, 503),
     )
-    @asks(Access.READ)
-    async def issue_ticket(wish: TicketRequest, request: Request, response: Response, caller: Asking) -> TicketAnswer:
+    @requires(Access.READ)
+    async def issue_ticket(
+        wish: TicketRequest, request: Request, response: Response, caller: CurrentCaller
+    ) -> StreamTicket:
         """A ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""
         path = _stream_path(wish.path, request)
         token, expires_ms = await tickets.issue(path, owner=caller.owner, holder=caller.dump())
         response.headers["Cache-Control"] = "no-store"
         shown = quote(path)
-        return TicketAnswer(ticket=token, path=shown, url=f"{shown}?ticket={token}", expires_at=rfc3339(expires_ms))
+        return StreamTicket(ticket=token, path=shown, url=f"{shown}?ticket={token}", expires_at=rfc3339(expires_ms))
 
     return router
 
@@ -138,12 +140,12 @@ def _add_streams(
         response_class=Response,
         responses={**stream_docs, **_ENDED_DOCS, **problem_docs(404)},
     )
-    @asks(Access.STREAM)
+    @requires(Access.STREAM)
     async def stream_job(
         job_id: Annotated[str, Path(description="the id of the job")], caller: Watching, start: Start
     ) -> Response:
         """Server-Sent Events of one job: from its first event, or from a cursor, until its final one."""
-        wanted = EventFilter(jobs=frozenset({job_id}), owner=caller.visible)
+        wanted = EventFilter(jobs=frozenset({job_id}), owner=caller.visible_owner)
         return await streams.open(
             wanted, owner=caller.owner, job_id=job_id, cursor=start.cursor, follow=start.follow, gzip=start.gzip,
             caller=caller,
@@ -151,7 +153,7 @@ def _add_streams(
 
     @router.head("/events", include_in_schema=False)
     @router.get("/events", summary="Stream events", response_class=Response, responses=stream_docs)
-    @asks(Access.STREAM)
+    @requires(Access.STREAM)
     async def stream_all(wanted: Wanted, caller: Watching, start: Start) -> Response:
         """Server-Sent Events of all jobs the caller may see, from now on or from a cursor."""
         return await streams.open(
@@ -171,10 +173,10 @@ def _watcher(tickets: Tickets, *, without_ticket: bool) -> Callable[..., Awaitab
     async def read(
         request: Request, ticket: Annotated[str | None, Query(description="from `POST /stream-tickets`")] = None
     ) -> Caller:
-        if bound(request) is not None or (ticket is None and without_ticket):
-            return await caller_of(request)
+        if get_caller(request) is not None or (ticket is None and without_ticket):
+            return await require_caller(request)
         cursor = request.headers.get("last-event-id")
-        holder = await tickets.redeem(ticket or "", request.scope["path"], cursor=cursor, longest_s=_UNASKED_S)
+        holder = await tickets.redeem(ticket or "", request.scope["path"], cursor=cursor, max_age_s=_MAX_TICKET_AGE_S)
         if holder is None:
             raise UnauthenticatedError(WRONG_TICKET, is_wrong=True)
         return Caller.load(holder)
@@ -218,7 +220,7 @@ def _words(values: list[str]) -> frozenset[str]:
 
 def _narrow(wanted: EventFilter, caller: Caller) -> EventFilter:
     """The part of what is wanted that the caller may see; nothing where another owner's is wanted."""
-    visible = caller.visible
+    visible = caller.visible_owner
     if visible is None:
         return wanted
     jobs = _NONE if wanted.owner not in {None, visible} else wanted.jobs
@@ -227,7 +229,7 @@ def _narrow(wanted: EventFilter, caller: Caller) -> EventFilter:
 
 def _stream_path(wish: str, request: Request) -> str:
     """The full path of a stream, made anew: of what the caller wrote nothing but a job's id is repeated."""
-    prefix = prefix_before(request.scope["path"], request.scope["route"].path_format)
+    prefix = mount_prefix(request.scope["path"], request.scope["route"].path_format)
     path = unquote(wish.partition("?")[0]).removeprefix(prefix)
     of_job = _STREAM_OF_JOB.fullmatch(path)
     if path != "/events" and not (of_job and is_job_id(of_job[1])):

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from asyncbg.auth.audit import Audit, audited
-from asyncbg.auth.caller import Asking, confirm
+from asyncbg.auth.caller import CurrentCaller, recheck_caller
 from asyncbg.core.ids import is_job_id
 from asyncbg.core.job import JobState
 from asyncbg.core.plain_text import is_one_line, is_storable
@@ -137,7 +137,7 @@ class Submission(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Cancellation(BaseModel):
+class CancelRequest(BaseModel):
     """Why a job is cancelled."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "no longer needed"}]})
@@ -156,7 +156,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
     @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 415, 422, 429, 503))
     async def submit_job(
         submission: Submission,
-        caller: Asking,
+        caller: CurrentCaller,
         prefix: Prefix,
         response: Response,
         idempotency_key: IdempotencyKey = None,
@@ -177,7 +177,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
 
     @get_and_head(router, "/jobs", responses=problem_docs(422, 503))
     async def list_jobs(  # noqa: PLR0913, RUF100 - one parameter for each filter
-        caller: Asking,
+        caller: CurrentCaller,
         prefix: Prefix,
         state: States = [],  # noqa: B006 - FastAPI copies it
         task: Filter = None,
@@ -188,11 +188,11 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         cursor: Annotated[Cursor, Query(description="`next` of the page before")] = None,
     ) -> Page:
         """List jobs, newest first."""
-        if caller.visible is not None and owner not in {None, caller.visible}:
+        if caller.visible_owner is not None and owner not in {None, caller.visible_owner}:
             return Page(items=[], next=None)
         query = JobQuery(
-            states=frozenset(state), task=task, tag=tag, batch=batch, owner=caller.visible or owner, before_n=cursor,
-            limit=limit + 1, most_value_bytes=MOST_LISTED_BYTES,
+            states=frozenset(state), task=task, tag=tag, batch=batch, owner=caller.visible_owner or owner,
+            before_n=cursor, limit=limit + 1, most_value_bytes=MOST_LISTED_BYTES,
         )  # fmt: skip
         records = await engine.backend.list(query)
         shown = records[:limit]
@@ -205,19 +205,21 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         return Page.model_construct(items=items, next=following)
 
     @get_and_head(router, "/jobs/{job_id}", responses=problem_docs(404, 422, 503))
-    async def show_job(job_id: JobId, caller: Asking, request: Request, prefix: Prefix, wait: Wait = 0) -> JobOut:
+    async def show_job(
+        job_id: JobId, caller: CurrentCaller, request: Request, prefix: Prefix, wait: Wait = 0
+    ) -> JobOut:
         """Show a job; with `wait`, answer when it is final, or after so many seconds."""
-        record = caller.own(await engine.get(job_id))
+        record = caller.require_visible(await engine.get(job_id))
         if wait:
             record = await engine.wait(job_id, wait)
-            await confirm(request)
+            await recheck_caller(request)
         hint = unknown_task_hint(record, engine.registry)
         return await off_loop(lambda: JobOut.from_record(record, prefix, hint=hint), [record])
 
     @get_and_head(router, "/jobs/{job_id}/attempts", responses=problem_docs(404, 422, 503))
-    async def show_attempts(job_id: JobId, caller: Asking) -> Attempts:
+    async def show_attempts(job_id: JobId, caller: CurrentCaller) -> Attempts:
         """Show what each attempt of a job ended in, with its error and traceback where it failed."""
-        caller.own(await engine.get(job_id))
+        caller.require_visible(await engine.get(job_id))
         return Attempts(items=[AttemptOut.from_attempt(attempt) for attempt in await engine.attempts(job_id)])
 
     add_bulk_route(router, engine, audit)
@@ -225,13 +227,13 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
     @router.post("/jobs/{job_id}/cancel", status_code=202, responses=problem_docs(400, 404, 409, 413, 415, 422, 503))
     async def cancel_job(
         job_id: JobId,
-        caller: Asking,
+        caller: CurrentCaller,
         prefix: Prefix,
         response: Response,
-        cancellation: Annotated[Cancellation | None, Body()] = None,
+        cancellation: Annotated[CancelRequest | None, Body()] = None,
     ) -> ChangedJob:
         """Cancel a job: at once if it does not run yet, through its coroutine if it does."""
-        caller.own(await engine.get(job_id))
+        caller.require_visible(await engine.get(job_id))
         async with audited(audit, "job.cancel", job_id, who=caller.owner):
             await engine.cancel(job_id, cancellation.reason if cancellation else "")
         record = await engine.get(job_id)
@@ -239,9 +241,9 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         return await off_loop(lambda: changed(message, record, response, prefix=prefix), [record])
 
     @router.post("/jobs/{job_id}/retry", status_code=202, responses=problem_docs(404, 409, 413, 415, 422, 503))
-    async def retry_job(job_id: JobId, caller: Asking, prefix: Prefix, response: Response) -> ChangedJob:
+    async def retry_job(job_id: JobId, caller: CurrentCaller, prefix: Prefix, response: Response) -> ChangedJob:
         """Run a final job again; its history stays."""
-        caller.own(await engine.get(job_id))
+        caller.require_visible(await engine.get(job_id))
         async with audited(audit, "job.retry", job_id, who=caller.owner):
             await engine.retry(job_id)
         record = await engine.get(job_id)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from asyncbg.auth.access import Access, asks
+from asyncbg.auth.access import Access, requires
 from asyncbg.core.job import JobState
 from asyncbg.engine import Engine
 from asyncbg.engine.metrics import CONTENT_TYPE
@@ -41,13 +41,13 @@ def ops_router(engine: Engine) -> APIRouter:
     router = APIRouter(route_class=ProblemRoute, tags=["operations"], dependencies=[Depends(not_stored)])
 
     @get_and_head(router, "/health/live")
-    @asks(Access.OPEN)
+    @requires(Access.OPEN)
     async def show_liveness() -> Live:
         """Whether the process answers at all."""
         return Live()
 
     @get_and_head(router, "/health/ready", response_model=Ready, responses=problem_docs(503))
-    @asks(Access.OPEN)
+    @requires(Access.OPEN)
     async def show_readiness(request: Request) -> Any:
         """Whether the engine runs, and a write and a claim work in the database."""
         checks = await _checks(engine)

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from asyncbg.auth.access import prefix_before
+from asyncbg.auth.access import mount_prefix
 from asyncbg.core.clock import rfc3339
 from asyncbg.core.job import Attempt, JobRecord, JobState, ProgressValue
 from asyncbg.core.json_text import load_json
@@ -241,7 +241,7 @@ def prefix_of(request: Request) -> str:
     path, root_path = str(request.scope["path"]), str(request.scope.get("root_path", "")).rstrip("/")
     if root_path and path != root_path and not path.startswith(f"{root_path}/"):
         path = root_path + path
-    return prefix_before(path, request.scope["route"].path_format)
+    return mount_prefix(path, request.scope["route"].path_format)
 
 
 def cursor_after(record: JobRecord) -> str:

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
-from asyncbg.auth.access import prefix_before
+from asyncbg.auth.access import mount_prefix
 from asyncbg.core.ids import is_job_id
 from asyncbg.engine.dependencies import signature_of
 from asyncbg.privacy import mask, redact
@@ -37,7 +37,7 @@ def shown_route(scope: Scope | None, path: str) -> str:
 
 def shown_below(scope: Scope, template: str) -> str:
     """The path of a route of ours behind the prefix that it has in an application of somebody else's."""
-    return _masked(prefix_before(scope["path"], template)) + _with_job_ids(template, scope)
+    return _masked(mount_prefix(scope["path"], template)) + _with_job_ids(template, scope)
 
 
 def _with_job_ids(template: str, scope: Scope) -> str:

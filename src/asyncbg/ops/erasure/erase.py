@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asyncbg.auth.audit import COMMAND_LINE, Audit, Outcome, open_audit
+from asyncbg.auth.audit import COMMAND_LINE, Audit, AuditOutcome, open_audit
 from asyncbg.errors import DatabaseError, JobNotFoundError, JobStateError
 from asyncbg.ops.erasure.email_matcher import EmailMatcher
 from asyncbg.ops.erasure.files import erase_files, uploads_with
@@ -70,7 +70,7 @@ async def erase_person(
         raise DatabaseError(
             f"{error.filename} cannot be looked at ({error.strerror}), so the erasure is not complete; run it again"
         ) from error
-    outcome = Outcome.DONE if done.is_complete else Outcome.FAILED
+    outcome = AuditOutcome.DONE if done.is_complete else AuditOutcome.FAILED
     reason = f"{done.jobs} jobs" + (f", {done.audit} rows of this log" if done.audit else "")
     await audit.record("person.forget", done.person, who=COMMAND_LINE, outcome=outcome, reason=reason)
     return done
@@ -84,7 +84,7 @@ async def _erase_and_verify(
     for _ in range(_MOST_PASSES):
         if not await _erase_pass(rows, store, data_dir, address, done, wait_s):
             break
-    done.audit = await audit.forget(address.redacted)
+    done.audit = await audit.pseudonymize(address.redacted)
     done.unreadable = sorted(rows.findings.unreadable)
     done.elsewhere |= await rows.elsewhere()
 

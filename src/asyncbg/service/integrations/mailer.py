@@ -1,6 +1,5 @@
 """Mail: one message a call, handed to the configured SMTP server over a verified connection, tried again for days."""
 
-import ipaddress
 import random
 import re
 import ssl
@@ -11,6 +10,7 @@ from email.utils import parseaddr
 
 import anyio.to_thread
 
+from asyncbg.auth.origin import is_loopback
 from asyncbg.core.clock import Clock, SystemClock
 from asyncbg.errors import SettingsError
 from asyncbg.service.integrations.delivery_schedule import DeliverySchedule
@@ -64,7 +64,7 @@ class Mailer:
 
     def __init__(self, settings: SmtpSettings, *, clock: Clock | None = None) -> None:
         """Take the section; raises SettingsError for mail in clear text, a bad sender or an unreadable CA file."""
-        if settings.security == "none" and not _is_loopback(settings.host):
+        if settings.security == "none" and not is_loopback(settings.host):
             raise SettingsError(
                 "ASYNCBG_SMTP__SECURITY=none would send mail in clear text to another machine; "
                 "set it to starttls or tls, or ASYNCBG_SMTP__HOST to a relay on this machine (localhost)"
@@ -180,11 +180,3 @@ def _tls_context(settings: SmtpSettings) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=settings.ca_file)
     except OSError:
         raise SettingsError("ASYNCBG_SMTP__CA_FILE cannot be read as PEM certificates") from None
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether what is said to ``host`` stays on this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"

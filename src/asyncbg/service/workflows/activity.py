@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from asyncbg import AsyncBG, BackgroundTasks, Personal, current_job
-from asyncbg.auth.caller import Asking
+from asyncbg.auth.caller import CurrentCaller
 from asyncbg.core.clock import rfc3339
 from asyncbg.service.inputs import Cursor, Line, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.activity import Activity, Statistics
@@ -85,10 +85,10 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
 
     @get_and_head(router, "/user/{user_id}/activity", name="list_activity", responses=problem_docs(422, 503))
     async def activity_route(
-        user_id: UserId, caller: Asking, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
+        user_id: UserId, caller: CurrentCaller, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
     ) -> ActivityPage:
         """The user's activity log, newest first."""
-        page = await activity.log(user_id, owner=caller.visible, limit=limit, cursor=cursor)
+        page = await activity.log(user_id, owner=caller.visible_owner, limit=limit, cursor=cursor)
         return ActivityPage(
             items=[
                 ActivityEntry(id=item.id, user_id=item.user_id, action=item.action, at=rfc3339(item.at_ms))
@@ -98,9 +98,9 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
         )
 
     @get_and_head(router, "/user/{user_id}/statistics", name="show_statistics", responses=problem_docs(422, 503))
-    async def statistics_route(user_id: UserId, caller: Asking) -> StatisticsView:
+    async def statistics_route(user_id: UserId, caller: CurrentCaller) -> StatisticsView:
         """The user's statistics, every recorded action counted."""
-        return _view(user_id, await activity.statistics(user_id, owner=caller.visible))
+        return _view(user_id, await activity.statistics(user_id, owner=caller.visible_owner))
 
     return router
 

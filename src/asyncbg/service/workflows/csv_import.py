@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Res
 from pydantic import BaseModel, Field
 
 from asyncbg import AsyncBG, BackgroundTasks, Event, EventModel, EventType, Personal, current_job
-from asyncbg.auth.caller import Asking
+from asyncbg.auth.caller import CurrentCaller
 from asyncbg.core.clock import rfc3339
 from asyncbg.core.retry import is_retryable
 from asyncbg.engine.progress import Progress
@@ -210,7 +210,7 @@ def _add_reading(router: APIRouter, imports: Imports) -> None:
     )
     async def imports_route(
         user_id: UserId,
-        caller: Asking,
+        caller: CurrentCaller,
         limit: Annotated[
             int | None, Query(ge=1, le=_MAX_LIMIT, description="of a page; not given: 50, csv: all")
         ] = None,
@@ -219,9 +219,9 @@ def _add_reading(router: APIRouter, imports: Imports) -> None:
     ) -> Any:
         """What was imported for the user, newest first: file, rows stored, rows rejected and why."""
         if format == "csv" and limit is None:
-            lines = _all_lines(imports, user_id, caller.visible, cursor)
+            lines = _all_lines(imports, user_id, caller.visible_owner, cursor)
             return csv_stream(f"imports-{user_id}.csv", _COLUMNS, lines)
-        page = await imports.list(user_id, owner=caller.visible, limit=limit or 50, cursor=cursor)
+        page = await imports.list(user_id, owner=caller.visible_owner, limit=limit or 50, cursor=cursor)
         views = [_view(record) for record in page.items]
         if format == "json":
             return ImportPage(items=views, next=page.next)
@@ -238,10 +238,10 @@ def _add_reading(router: APIRouter, imports: Imports) -> None:
         },
     )
     async def rejected_route(
-        user_id: UserId, import_id: Annotated[str, Path(description="`id` of an import")], caller: Asking
+        user_id: UserId, import_id: Annotated[str, Path(description="`id` of an import")], caller: CurrentCaller
     ) -> Response:
         """The rejected rows of an import with the reasons, as a CSV file to mend and to send again."""
-        found = await imports.rejected(import_id, user_id=user_id, owner=caller.visible)
+        found = await imports.rejected(import_id, user_id=user_id, owner=caller.visible_owner)
         if found is None:
             raise HTTPException(404, "the user has no import of this id; GET /user/{user_id}/imports lists them")
         header = [*REJECTED_COLUMNS, *map(escaped, found.columns)]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, Field
 
 from asyncbg import AsyncBG, Job, JobState
-from asyncbg.auth.caller import Owner
+from asyncbg.auth.caller import CurrentOwner
 from asyncbg.core.job import JobRecord, ProgressValue
 from asyncbg.engine.progress import Progress
 from asyncbg.errors import IdempotencyError
@@ -92,7 +92,7 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
     async def start_task_route(
         task_id: TaskId,
         items_count: Annotated[ItemsCount, Query(examples=[10])],
-        owner: Owner,
+        owner: CurrentOwner,
         response: Response,
         idempotency_key: IdempotencyKey = None,
     ) -> Started:
@@ -102,7 +102,7 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
         return Started(**body.model_dump(), task_id=task_id, check_progress_url=f"/task-progress/{task_id}")
 
     @get_and_head(router, "/task-progress/{task_id}", name="show_task_progress", responses=problem_docs(404, 422, 503))
-    async def task_progress_route(task_id: TaskId, owner: Owner) -> TaskProgress:
+    async def task_progress_route(task_id: TaskId, owner: CurrentOwner) -> TaskProgress:
         """How far the caller's task of this id is."""
         known = await bg.backend.find_by_key(owner, _key(task_id))
         if known is None:
