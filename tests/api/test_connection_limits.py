@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import re
 import resource
 from collections.abc import AsyncIterator
 from typing import ClassVar
@@ -217,6 +219,96 @@ async def test_who_sends_nothing_makes_room() -> None:
         finally:
             for _, writer in idle:
                 writer.close()
+
+
+async def test_where_all_are_busy_one_more_is_told_to_come_back() -> None:
+    """503 as a problem document with Retry-After, also for one that sends a body; who is served goes on."""
+    entered, release = asyncio.Semaphore(0), asyncio.Event()
+
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            entered.release()
+            await release.wait()
+            await echo(scope, receive, send)
+
+    options = {**connection_limits(StreamSettings()), "limit_concurrency": 2}
+    async with serve(busy, **options) as live:
+        served = [asyncio.create_task(talk(live, head())) for _ in range(2)]
+        for _ in served:
+            await entered.acquire()
+        refused = [await talk(live, head())]
+        body = [b"x" * 30_000] * 100
+        refused.append(await talk(live, head("Content-Length: 3000000", start="POST / HTTP/1.1"), *body))
+        release.set()
+
+        assert {(await answer).rpartition(b"\r\n")[2] for answer in served} == {b"/ 0"}
+    for answer in refused:
+        start, _, document = answer.partition(b"\r\n\r\n")
+        assert start.startswith(b"HTTP/1.1 503 ")
+        assert b"content-type: application/problem+json\r\n" in start
+        assert re.search(rb"\r\nretry-after: [1-9]", start)
+        assert json.loads(document)["detail"] == "all connections of the service are in use; try again"
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 300000", "Transfer-Encoding: chunked"])
+async def test_a_body_that_a_shutdown_cuts_is_answered(length: str) -> None:
+    """503 as a problem document with Retry-After, though the client still sends; the application sees it leave."""
+    begun, left = asyncio.Event(), asyncio.Event()
+
+    async def taking(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        while (await receive())["type"] != "http.disconnect":
+            begun.set()
+        left.set()
+
+    async with serve(taking, **connection_limits(StreamSettings())) as live:
+        answer = asyncio.create_task(talk(live, head(length, start="POST / HTTP/1.1"), b"3\r\nabc\r\n"))
+        await begun.wait()
+
+    start, _, document = (await answer).partition(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 503 ")
+    assert re.search(rb"\r\nretry-after: [1-9]", start)
+    assert json.loads(document)["detail"].startswith("the service stopped before the whole request had come")
+    assert left.is_set()
+
+
+async def test_a_body_that_comes_in_time_is_served() -> None:
+    """A shutdown waits a moment for what is on its way."""
+    begun = asyncio.Event()
+
+    async def taking(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            begun.set()
+            await echo(scope, receive, send)
+
+    async with serve(taking, **connection_limits(StreamSettings())) as live:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(live.url.rpartition(":")[2]))
+        writer.write(head("Content-Length: 6", start="POST / HTTP/1.1") + b"abc")
+        await begun.wait()
+        asyncio.get_running_loop().call_later(0.2, writer.write, b"def")
+
+    assert (await reader.read()).endswith(b"/ 6")
+    writer.close()
+
+
+def test_that_no_descriptor_is_left_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio says it for every connection that waits; what else asyncio says is logged each time."""
+    connection_limits(StreamSettings())
+    asyncios = logging.getLogger("asyncio")
+
+    def say(message: str, second: float) -> None:
+        record = asyncios.makeRecord("asyncio", logging.ERROR, "", 0, message, (), None)
+        record.created = 4e9 + second
+        asyncios.handle(record)
+
+    for second in (0, 0.1, 1, 59, 61, 62):
+        say("socket.accept() out of system resource\nsocket: <a socket>", second)
+        say("something else", second)
+
+    said = [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+    assert len([line for line in said if line.startswith("socket.accept()")]) == 2
+    assert said.count("something else") == 6
 
 
 def test_connections_leave_descriptors_for_the_rest() -> None:

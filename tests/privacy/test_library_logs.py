@@ -69,7 +69,8 @@ async def provoke(url: str) -> None:
         email = quote(PERSON.email)
         for path in (f"/bg/jobs?tag={email}&owner={PERSON.token}", f"/bg/jobs/{email}", f"/bg/jobs/{email}/events",
                      f"/bg/events?follow=false&ticket={PERSON.token}", f"/bg/jobs/{jobs[0]}?x={email}"):  # fmt: skip
-            await http.get(path)
+            await http.get(path, headers={"X-Forwarded-For": f"{PERSON.email}\tFORGED, 192.0.2.7"})
+            await http.get(path, headers={"X-Forwarded-For": PERSON.email})
         await http.post("/bg/jobs", json={"task": PERSON.email, "args": {"text": [TEXT]}})
         await http.post("/say", content=PERSON.email)
 

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import csv
 import io
+import json
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from asyncbg.service.connection_limits import connection_limits
+from asyncbg.service.server import create_app
 from asyncbg.settings import Settings
-from tests.workflows.conftest import Service, at_the_door
+from asyncbg.testing import serve as serving
+from tests.workflows.conftest import Service, at_the_door, running
 
 PATH = "/upload-csv/7"
 NAME = "\u0438\u043c\u044f"  # Cyrillic
@@ -397,3 +401,28 @@ async def test_an_upload_for_nobody_is_refused(door: Service) -> None:
 
     assert answer.status_code == 422
     assert door.uploads == []
+
+
+async def test_an_upload_that_a_shutdown_cuts_is_told_so_and_leaves_nothing(settings: Settings) -> None:
+    """The answer is 503 with Retry-After, no file stays, and no job is there at the next start."""
+    async with serving(create_app(settings), **connection_limits(settings.stream)) as live:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(live.url.rpartition(":")[2]))
+        writer.write(
+            f"POST {PATH} HTTP/1.1\r\nHost: service\r\nContent-Length: 100000\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+            'Content-Disposition: form-data; name="file"; filename="people.csv"\r\n\r\nname,city\nAda,'.encode()
+        )
+        directory = settings.data_dir / "uploads"
+        async with asyncio.timeout(20):
+            while not [path for path in directory.glob("*") if path.is_file()]:  # noqa: ASYNC110 - seen on disk
+                await asyncio.sleep(0.005)
+
+    start, _, document = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert start.startswith(b"HTTP/1.1 503 ")
+    assert re.search(rb"\r\ncontent-type: application/problem\+json\r\n", start)
+    assert re.search(rb"\r\nretry-after: [1-9]", start)
+    assert json.loads(document)["status"] == 503
+    assert [path for path in directory.glob("*") if path.is_file()] == []
+    async with running(settings) as again:
+        assert (await again.http.get("/jobs")).json()["items"] == []

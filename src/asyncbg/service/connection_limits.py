@@ -30,6 +30,9 @@ _RESERVED_FILES: Final = 256
 """Descriptors for all but connections: the database, uploads, what tasks and webhooks open, refusals on their way."""
 _MAX_REFUSALS: Final = 32
 _RETRY_AFTER_S: Final = 5
+_SHUTDOWN_WAIT_S: Final = 1.0
+_BUSY: Final = "all connections of the service are in use; try again"
+_STOPPING: Final = "the service stopped before the whole request had come; send it again"
 _OUT_OF_FILES: Final = "socket.accept() out of system resource"
 _LOG_INTERVAL_S: Final = 60.0
 
@@ -113,6 +116,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _max_connections: int | None = None
     _is_refused = False
+    _is_lingering = False
     _waiting_of: ClassVar[WeakKeyDictionary[ServerState, "dict[BoundedProtocol, None]"]] = WeakKeyDictionary()
     """The connections of a server that have not sent a whole head yet, the oldest first."""
 
@@ -150,6 +154,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what comes while nothing is finished by it: one endless header is no header yet."""
+        if self._is_lingering:
+            return
         self._unparsed_bytes += len(data)
         super().data_received(data)
         if self._unparsed_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -199,22 +205,43 @@ class BoundedProtocol(HttpToolsProtocol):
         self._clear_deadline()
         super().on_message_complete()
 
+    def shutdown(self) -> None:
+        """Let the request end; where its body still arrives after a moment, refuse it before uvicorn cancels it."""
+        super().shutdown()
+        if self._awaits_body():
+            self.loop.call_later(self._shutdown_wait_s(), self._reject_unread_body)
+
+    def _awaits_body(self) -> bool:
+        return self._is_answering() and self.cycle.more_body and not self.transport.is_closing()
+
+    def _shutdown_wait_s(self) -> float:
+        """A second, less where uvicorn has no more patience than two."""
+        patience_s = self.config.timeout_graceful_shutdown
+        return _SHUTDOWN_WAIT_S if patience_s is None else min(_SHUTDOWN_WAIT_S, patience_s / 2)
+
+    def _reject_unread_body(self) -> None:
+        if self._awaits_body():
+            self._respond_and_close(http.HTTPStatus.SERVICE_UNAVAILABLE, _STOPPING)
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request, or too large a one, with a problem document, and hang up."""
-        self._respond_and_close(self._refusal)
+        self._respond_and_close(self._refusal, _BUSY if self._is_refused else "")
 
     def _reject(self, status: http.HTTPStatus) -> None:
         self._refusal = status
         raise RequestTooLargeError
 
-    def _respond_and_close(self, status: http.HTTPStatus) -> None:
+    def _respond_and_close(self, status: http.HTTPStatus, detail: str = "") -> None:
+        if self._is_lingering:
+            return
         if self._is_answering():
             begun, self.cycle.disconnected = self.cycle.response_started, True
             self.cycle.message_event.set()
             if begun:  # what is written into an answer would be read as its part
                 self.transport.close()
                 return
-        body = json.dumps({"type": "about:blank", "title": status.phrase, "status": status.value, "instance": "/"})
+        problem = {"type": "about:blank", "title": status.phrase, "status": status.value, "instance": "/"}
+        body = json.dumps(problem | ({"detail": detail} if detail else {}))
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"content-length", str(len(body)).encode()),
@@ -225,7 +252,19 @@ class BoundedProtocol(HttpToolsProtocol):
         ]
         lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b"%b: %b" % header for header in headers)]
         self.transport.write(b"\r\n".join([*lines, b"", body.encode()]))
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Read on for a moment, for nothing: a socket that is closed with bytes unread resets, and the answer is lost.
+
+        A client that sends a body looks at the answer when it is done with sending, or cannot send on.
+        """
+        self._is_lingering = True
+        self._clear_deadline()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._deadline = self.loop.call_later(self._shutdown_wait_s() / 2, self.transport.close)
 
     def _is_answering(self) -> bool:
         return getattr(self.cycle, "response_complete", True) is False

@@ -39,10 +39,13 @@ def show_route(record: logging.LogRecord) -> bool:
 def show_client(record: logging.LogRecord) -> bool:
     """Of who called the address only: what a proxy passed on in X-Forwarded-For may be any text (RFC 9110, 17.16)."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
-        host, _, port = str(record.args[0]).rpartition(":")
-        if not (_is_address(host or port) or not record.args[0]):
-            record.args = ("?", *record.args[1:])
+        record.args = (_shown_client(record.args[0]), *record.args[1:])
     return True
+
+
+def _shown_client(client: object) -> object:
+    host, _, port = str(client).rpartition(":")
+    return client if not client or _is_address(host or port) else "?"
 
 
 def _is_address(text: str) -> bool:
@@ -64,8 +67,10 @@ def note_ours(scope: Scope, template: str) -> None:
 
 
 def show_our_route(record: logging.LogRecord) -> bool:
-    """As :func:`show_route`, for our own routes in an application that is not ours; no other line is changed."""
+    """As both above, for our own routes in an application that is not ours; no other line is changed."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         client, method, path, version, status = record.args
-        record.args = (client, method, _ours.get(hash(path), path), version, status)
+        shown = _ours.get(hash(path))
+        if shown is not None:
+            record.args = (_shown_client(client), method, shown, version, status)
     return True
