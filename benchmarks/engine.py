@@ -105,7 +105,7 @@ async def enqueues(url: str, scale: float) -> None:
     async def noop(number: int) -> None: ...
 
     async with bg:
-        bg.pause()
+        bg._parts.runner.begin_drain()
         for callers in CALLERS:
             each = int(scale * (500 if callers == 1 else 300))
             say(f"durable enqueues, {callers} callers", await fan(callers, each, lambda: noop.enqueue(1)), "jobs/s")
@@ -119,7 +119,7 @@ async def drain(url: str, jobs: int) -> None:
     async def noop(number: int) -> None: ...
 
     async with bg:
-        bg.pause()
+        bg._parts.runner.begin_drain()
         backlog = sum((await bg.backend.counts()).values())
         for start in range(backlog, jobs, 500):
             await asyncio.gather(*(noop.enqueue(number) for number in range(start, min(jobs, start + 500))))

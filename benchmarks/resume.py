@@ -31,6 +31,7 @@ import uvicorn
 
 from asyncbg import AsyncBG
 from asyncbg.core.job import Done, Lease
+from asyncbg.engine.target import prepare_target
 from asyncbg.settings import load_settings
 from asyncbg.store.base import Settlement
 
@@ -56,15 +57,16 @@ async def fill(path: Path, events: int) -> None:
     tasks = {name: bg.task(name=f"task_{name}")(nothing) for name in (*SHARES, "large")}
     small = max(0, events - MANY_JOBS * (MANY + 3)) // (FEW + 3)
     async with bg:
-        bg.pause()
+        bg._parts.runner.begin_drain()
+        enqueuer = bg._parts.enqueuer
         for first in range(0, small, 500):
             for n in range(first, min(first + 500, small)):
-                prepared = bg.prepare(tasks[share(n)].options(owner=f"owner_{share(n)}"), (n,), {})
-                last = asyncio.ensure_future(bg.accept([prepared]))
+                prepared = prepare_target(enqueuer, tasks[share(n)].options(owner=f"owner_{share(n)}"), (n,), {})
+                last = asyncio.ensure_future(enqueuer.accept([prepared]))
             await last
             await finish(bg, FEW)
         for n in range(MANY_JOBS // 2):
-            await bg.accept([bg.prepare(tasks["large"], (n + part,), {}) for part in range(2)])
+            await enqueuer.accept([prepare_target(enqueuer, tasks["large"], (n + part,), {}) for part in range(2)])
         await finish(bg, MANY)
 
 

@@ -63,7 +63,7 @@ async def serve(fd: int) -> None:
         with open("/proc/self/statm") as statm:  # noqa: ASYNC230, PTH123
             kib = int(statm.read().split()[1]) * resource.getpagesize() // 1024
         holds = [c.transport.get_write_buffer_size() for c in server.server_state.connections]  # type: ignore[attr-defined]
-        told = bg.streams.statistics()
+        told = bg._streams.statistics()
         said = {"kib": kib, "stalled": told.stalled, "held": sum(size > 0 for size in holds), "connections": len(holds)}
         print(json.dumps(said), flush=True)
     os._exit(0 if serving else 1)

@@ -177,7 +177,7 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
             logger.error("jobs added after the response had started are lost: %s", error)
         except Exception as error:  # noqa: BLE001 - nobody is there to raise it at
             message = "jobs added after the response had started are lost"
-            (self._engine.errors if self._engine else ErrorLog()).add("late commit", error, message)
+            (self._engine._parts.errors if self._engine else ErrorLog()).add("late commit", error, message)
 
     def _jobs(self, engine: Engine, tasks: Iterable[BackgroundTask]) -> Iterator[_Added]:
         """The jobs of all tasks, also of those that were put into the list by hand."""
@@ -198,7 +198,7 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
     ) -> _Added:
         """A task is a job of its own engine, any other function one of this application's."""
         target, _, _ = unwrap_partial(func, args, kwargs)
-        enqueuer = enqueuer_of(target, engine.enqueuer)
+        enqueuer = enqueuer_of(target, engine._parts.enqueuer)
         prepared = prepare_target(enqueuer, func, args, kwargs, owner=self.owner)
         return _Added(enqueuer, prepared, func, args, dict(kwargs))
 
@@ -289,10 +289,12 @@ class AsyncBG(Engine):
         if privacy.pseudonym_key:
             use_pseudonym_key(privacy.pseudonym_key.get_secret_value().encode())
         guard_own_loggers(mask=privacy.mask)
-        self.streams = Streams(self)
-        self.event_schemas = EventSchemas(Vocabulary.of([*ENGINE_EVENTS, *events]))
-        self.audit = Audit(self.database, clock=self.clock)
-        self.tickets = Tickets(self.database, clock=self.clock, epoch=lambda: self.backend.epoch, audit=self.audit)
+        self._streams = Streams(self)
+        self._event_schemas = EventSchemas(Vocabulary.of([*ENGINE_EVENTS, *events]))
+        self._audit = Audit(self._parts.database, clock=self.clock)
+        self._tickets = Tickets(
+            self._parts.database, clock=self.clock, epoch=lambda: self._parts.backend.epoch, audit=self._audit
+        )
         self._router: EngineRouter | None = None
         self.provide = committing(lambda _: self)
         """For several engines in one app: ``Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")]``."""
@@ -308,18 +310,18 @@ class AsyncBG(Engine):
         if self._router is None:
             routes = APIRouter()
             routes.include_router(ops_router(self))
-            routes.include_router(jobs_router(self, self.audit))
-            routes.include_router(events_router(self.streams, self.event_schemas, self.tickets))
-            routes.include_router(asyncapi_router(self.event_schemas))
+            routes.include_router(jobs_router(self, self._audit))
+            routes.include_router(events_router(self._streams, self._event_schemas, self._tickets))
+            routes.include_router(asyncapi_router(self._event_schemas))
             routes.include_router(assets_router())
-            self._router = EngineRouter(routes, ticket_router(self.streams, self.event_schemas, self.tickets))
+            self._router = EngineRouter(routes, ticket_router(self._streams, self._event_schemas, self._tickets))
         return self._router
 
     async def start(self) -> None:
         """Open the database and start to run jobs. Raises DatabaseError; nothing is left open then."""
         await super().start()
         try:
-            await asyncio.gather(self.audit.open(), self.tickets.open())
+            await asyncio.gather(self._audit.open(), self._tickets.open())
         except BaseException:
             await self.stop()
             raise
@@ -327,7 +329,7 @@ class AsyncBG(Engine):
     def _abandon(self) -> None:
         """Drop all that belongs to an event loop that was closed, the streams too."""
         super()._abandon()
-        self.streams.abandon()
+        self._streams.abandon()
 
     @overload
     def lifespan(self, target: Starlette, /) -> AbstractAsyncContextManager[None]: ...
@@ -370,7 +372,7 @@ class AsyncBG(Engine):
     @asynccontextmanager
     async def _told_to_stop(self) -> AsyncIterator[None]:
         """Listen to SIGTERM and SIGINT until all is over: a second one ends the wait for running jobs."""
-        restore = chain_signals(self.hold, self.begin_shutdown)
+        restore = chain_signals(self._parts.runner.stop_claiming, self._begin_shutdown)
         try:
             yield
         finally:
@@ -385,13 +387,13 @@ class AsyncBG(Engine):
         self._say_who_is_answered(app)
         overriding = [found for found in dict.fromkeys(_applications(app)) if isinstance(found, fastapi.FastAPI)]
         for one in overriding:
-            self.executor.overrides.add(one)
+            self._parts.executor.overrides.add(one)
         try:
             yield
         finally:
-            self.begin_shutdown()
+            self._begin_shutdown()
             for one in overriding:
-                self.executor.overrides.remove(one)
+                self._parts.executor.overrides.remove(one)
             for found in known:
                 if getattr(found.state, _STATE, None) is self:
                     delattr(found.state, _STATE)
@@ -410,10 +412,10 @@ class AsyncBG(Engine):
                 "returns the owner, or to everybody with bg.router(auth=None)"
             )
 
-    def begin_shutdown(self) -> None:
+    def _begin_shutdown(self) -> None:
         """Claim no more jobs, begin the grace period, say goodbye to every stream; the lifespan ends the rest."""
-        self.pause()
-        self.streams.drain()
+        self._parts.runner.begin_drain()
+        self._streams.drain()
 
 
 def _applications(app: Any) -> list[Starlette]:

@@ -17,6 +17,7 @@ from tests.documents import Documents, follow, frames, references
 
 from asyncbg import AsyncBG, EventModel, Progress, current_job
 from asyncbg.core.engine_events import ENGINE_EVENTS
+from asyncbg.engine.target import prepare_target
 from asyncbg.settings import RunnerSettings, Settings
 from asyncbg.testing import stream
 
@@ -154,7 +155,7 @@ async def test_an_application_of_its_own_has_whole_schemas(bg: AsyncBG, client: 
         for path in ("/bg/events", "/bg/jobs/{job_id}/events")
     ]
 
-    assert first == second == bg.event_schemas.frame()
+    assert first == second == bg._event_schemas.frame()
     assert not list(references(first))
     assert "OrderShipped" not in told["components"]["schemas"]
 
@@ -165,8 +166,11 @@ async def test_what_is_sent_is_what_both_documents_say(bg: AsyncBG, client: http
     told = Documents((await client.get("/openapi.json")).json(), await document(client))
     async with bg.lifespan(app), asyncio.timeout(30):
         ids = [(await bg.submit(name, {}, owner="ada")).id for name in ("ship", "fail", "stubborn", "greedy")]
-        prepared = [bg.prepare(nothing, (), {}), bg.prepare(nothing, (), {})]
-        await bg.accept(prepared)
+        prepared = [
+            prepare_target(bg._parts.enqueuer, nothing, (), {}),
+            prepare_target(bg._parts.enqueuer, nothing, (), {}),
+        ]
+        await bg._parts.enqueuer.accept(prepared)
         late = await bg.task(name="late")(nothing).options(delay=3600).enqueue()
         await late.cancel()
         for job_id in [*ids, *(one.job.id for one in prepared), late.id]:
@@ -180,10 +184,10 @@ async def test_what_is_sent_is_what_both_documents_say(bg: AsyncBG, client: http
         told.check("events", [{"event": start.event, "id": start.id, "data": start.data}])
         cursor = {"Last-Event-ID": "malformed"}
         told.check("events", frames((await client.get("/bg/events?follow=false", headers=cursor)).text))
-        bg.streams.drain()
+        bg._streams.drain()
         told.check("events", frames((await client.get("/bg/events")).text))
 
-    assert told.met == {*bg.event_schemas.vocabulary.names, "parcel.weighed"}
+    assert told.met == {*bg._event_schemas.vocabulary.names, "parcel.weighed"}
 
 
 def register_tasks(bg: AsyncBG) -> None:
@@ -210,7 +214,7 @@ def register_tasks(bg: AsyncBG) -> None:
 
     @bg.task(name="greedy")
     async def greedy() -> None:
-        while "greedy" not in bg.blockages:
+        while "greedy" not in bg._parts.runner.blockages:
             time.sleep(HELD_S)  # noqa: ASYNC251 - the very thing
             await asyncio.sleep(0.01)
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from asyncbg.cli import run
 from asyncbg.core.job import JobState
 from asyncbg.engine import Engine
+from asyncbg.engine.target import prepare_target
 from asyncbg.settings import Settings
 from asyncbg.store.search import SearchError, parse_search, unfinished
 from asyncbg.web.jobs import jobs_router
@@ -30,7 +31,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     async def greet() -> None: ...
 
     async with engine:
-        engine.hold()
+        engine._parts.runner.stop_claiming()
         yield engine
 
 
@@ -80,8 +81,10 @@ async def test_what_a_search_finds_is_cancelled(
 
 async def test_a_batch_is_cancelled_as_a_whole(engine: Engine, client: httpx.AsyncClient) -> None:
     """None of its jobs is released by the end of another."""
-    prepared = [engine.prepare(engine.registry.get("greet").function, (), {}) for _ in range(3)]
-    await engine.accept(prepared)
+    prepared = [
+        prepare_target(engine._parts.enqueuer, engine._parts.registry.get("greet").function, (), {}) for _ in range(3)
+    ]
+    await engine._parts.enqueuer.accept(prepared)
 
     assert (await bulk(client, f"batch:{prepared[0].job.id}")).json()["matched"] == 3
     assert {(await engine.get(one.job.id)).state for one in prepared} == {JobState.CANCELLED}

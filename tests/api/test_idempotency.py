@@ -86,7 +86,7 @@ async def test_a_full_queue_still_knows_what_it_accepted(path: Path) -> None:
     app.include_router(bg.router)
     async with serving(app) as http:
         await http.get("/health/live")
-        bg.pause()
+        bg._parts.runner.begin_drain()
         first = await http.post("/jobs", json=BODY, headers={"Idempotency-Key": "k-1"})
         again = await http.post("/jobs", json=BODY, headers={"Idempotency-Key": "k-1"})
         other = await http.post(

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI, Response
 
 from asyncbg.engine import Engine
+from asyncbg.engine.target import prepare_target
 from asyncbg.privacy import Personal
 from asyncbg.settings import RunnerSettings, Settings
 from asyncbg.web.jobs import jobs_router
@@ -131,8 +132,8 @@ async def test_jobs_of_one_request_wait_for_the_one_before(tmp_path: Path, gate:
     """The answer to several jobs names the first one as its place, and says that the others wait."""
     engine, response = engine_in(tmp_path, gate), Response()
     async with engine:
-        prepared = [engine.prepare(len, ["x"], {}) for _ in range(3)]
-        await engine.accept(prepared)
+        prepared = [prepare_target(engine._parts.enqueuer, len, ["x"], {}) for _ in range(3)]
+        await engine._parts.enqueuer.accept(prepared)
     jobs = [one.job for one in prepared]
 
     body = accepted("done soon", jobs, response, prefix="/bg", more="1")

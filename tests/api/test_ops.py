@@ -127,7 +127,7 @@ async def test_metrics_add_up_over_the_processes_of_a_database(tmp_path: Path) -
     await work_and_look()
     async with Engine(settings) as neighbour:
         neighbour.task(name="greet")(_greet)
-        neighbour.pause()
+        neighbour._parts.runner.begin_drain()
         await work_and_look()
     await work_and_look()
 

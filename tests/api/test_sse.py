@@ -328,7 +328,7 @@ async def test_events_without_a_cursor_start_now_and_are_filtered(serve: Serve) 
         assert (await failed.next()).event == "thing.done"
         assert [(await task.next()).event for _ in range(3)] == ["job.queued", "job.started", "job.succeeded"]
         assert {frame.data["subject"] for frame in await batch.rest()} == {job_id}
-        service.bg.streams.drain()
+        service.bg._streams.drain()
         assert [frame.event for frame in await owned.rest()] == ["stream.bye"]
 
 
@@ -505,7 +505,7 @@ async def test_too_many_streams_are_refused_for_now(serve: Serve) -> None:
             assert int(response.headers["Retry-After"]) > 0
             assert response.content_type == "application/problem+json"
         other.response.close()
-        await until(lambda: service.bg.streams.statistics().open == 1)
+        await until(lambda: service.bg._streams.statistics().open == 1)
         async with service.stream("/events") as third:
             await third.next()
 
@@ -517,7 +517,7 @@ async def test_a_client_that_leaves_is_noticed(serve: Serve) -> None:
         await reader.next()
         assert service.bg.bus.statistics().subscribers == 1
         reader.response.close()
-        await until(lambda: not service.bg.streams.statistics().open)
+        await until(lambda: not service.bg._streams.statistics().open)
 
     assert service.bg.bus.statistics().subscribers == 0
 
@@ -591,7 +591,7 @@ async def test_draining_says_goodbye_on_every_stream(serve: Serve) -> None:
         for reader in readers:
             await reader.next()
         began = time.monotonic()
-        service.bg.streams.drain()
+        service.bg._streams.drain()
         ends = [await reader.rest() for reader in readers]
         assert time.monotonic() - began < 1
         late = await (await stack.enter_async_context(service.stream("/events"))).rest()
@@ -694,7 +694,7 @@ async def test_head_answers_without_streaming(serve: Serve) -> None:
     async with service.session.head(service.base + "/events") as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/event-stream")
-    assert service.bg.streams.statistics().opened == 0
+    assert service.bg._streams.statistics().opened == 0
 
 
 async def test_the_streams_are_documented(serve: Serve) -> None:

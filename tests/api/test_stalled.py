@@ -100,7 +100,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
         try:
             yield Service(bg, server, serving, listener.getsockname())
         finally:
-            bg.begin_shutdown()
+            bg._begin_shutdown()
             server.should_exit = True
             await serving
 
@@ -114,16 +114,16 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_stalled_clients_are_closed_and_the_others_get_everything(service: Service) -> None:
     """Whoever takes nothing loses its connection, buffers and all; nobody else notices."""
-    service.bg.streams.send_timeout_s = 1.0
+    service.bg._streams.send_timeout_s = 1.0
     async with contextlib.AsyncExitStack() as stack:
         peers = [await service.open(stack) for _ in range(5)]
         for stalled in peers[:2]:
             stalled.transport.pause_reading()
         await service.publish(MANY)
         await until(lambda: all(peer.taken == MANY for peer in peers[2:]))
-        await until(lambda: service.bg.streams.statistics().open == 3)
+        await until(lambda: service.bg._streams.statistics().open == 3)
 
-        assert service.bg.streams.statistics().stalled == 2
+        assert service.bg._streams.statistics().stalled == 2
         await until(lambda: len(service.held) == 3)
 
 
@@ -135,7 +135,7 @@ async def test_a_stalled_client_holds_up_no_shutdown(service: Service, is_full: 
         peer.transport.pause_reading()
         while not any(service.held):
             await service.publish(MANY if is_full else 5)
-        service.bg.begin_shutdown()
+        service.bg._begin_shutdown()
         service.server.should_exit = True
 
         await asyncio.wait_for(asyncio.shield(service.serving), SOON_S)

@@ -222,7 +222,7 @@ async def serving(app: ASGIApp, bg: AsyncBG) -> AsyncIterator[int]:
     try:
         yield listener.getsockname()[1]
     finally:
-        bg.streams.drain()
+        bg._streams.drain()
         server.should_exit = True
         await task
         listener.close()

@@ -47,7 +47,7 @@ def _tables() -> dict[str, str]:
 
 def _service() -> Vocabulary:
     """What the service publishes."""
-    return service_engine(Settings(database_url="sqlite:///:memory:")).event_schemas.vocabulary
+    return service_engine(Settings(database_url="sqlite:///:memory:"))._event_schemas.vocabulary
 
 
 def _envelope(properties: dict[str, dict[str, Any]]) -> Iterator[list[str]]:

@@ -254,4 +254,4 @@ async def test_no_job_runs_where_none_is(added: Any) -> None:
 async def settled(bg: AsyncBG) -> None:
     """Wait until no job is open."""
     for record in await bg.backend.list(JobQuery()):
-        await Job(bg.control, record.id, task="", state=record.state, batch="", owner="").result(timeout=5)
+        await Job(bg._parts.control, record.id, task="", state=record.state, batch="", owner="").result(timeout=5)

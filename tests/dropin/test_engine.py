@@ -107,7 +107,7 @@ async def test_two_engines_on_one_file_share_the_work(make_bg: Callable[..., Asy
 
 def await_in_the_other(job: Job, one: AsyncBG, two: AsyncBG) -> Job:
     """A handle on the job at the engine that did not accept it."""
-    control = two.control if job._control is one.control else one.control
+    control = two._parts.control if job._control is one._parts.control else one._parts.control
     return Job(control, job.id, task=job.task, state=job.state, batch=job.batch, owner=job.owner)
 
 
@@ -137,7 +137,7 @@ async def test_another_process_on_the_same_file_does_the_work(
     bg = make_bg()
     app = FastAPI(lifespan=bg.lifespan)
     await serve(app)
-    bg.pause()
+    bg._parts.runner.begin_drain()
 
     @bg.task(name="work")
     async def work(text: str) -> str:

@@ -32,7 +32,7 @@ async def note() -> None:
 async def main() -> None:
     """Enqueue one after another, whatever becomes of each."""
     async with engine:
-        engine.pause()
+        engine._parts.runner.begin_drain()
         for _ in range(COUNT):
             try:
                 job = await note.enqueue()

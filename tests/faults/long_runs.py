@@ -121,7 +121,7 @@ class Onlooker:
         names = [kinds[number % len(kinds)] for number in range(runs)]
         rng.shuffle(names)
         async with self.engine, asyncio.timeout(LONGEST_S):
-            self.engine.pause()
+            self.engine._parts.runner.begin_drain()
             for first in range(0, runs, SLICE):
                 await asyncio.gather(*[self.engine.submit(name, {}) for name in names[first : first + SLICE]])
             with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:

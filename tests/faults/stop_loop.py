@@ -68,7 +68,7 @@ class Pair:
     async def rounds(self, count: int, pids: list[int]) -> None:
         """Freeze one or the other, again and again."""
         async with self.engine:
-            self.engine.pause()
+            self.engine._parts.runner.begin_drain()
             for number in range(count):
                 async with asyncio.timeout(LONGEST_ROUND_S):
                     await self._round(self.rng.choice(pids))

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from asyncbg import AsyncBG, Progress, current_job
 from asyncbg.core.event import Event
 from asyncbg.core.job import JobRecord, JobState
+from asyncbg.engine.target import prepare_target
 from asyncbg.testing import ManualBG
 
 SOON_S = 10
@@ -93,7 +94,7 @@ async def assert_alive(bg: AsyncBG, client: httpx.AsyncClient) -> None:
     assert await job.result(SOON_S) == "fine"
     ready = await client.get("/health/ready")
     assert (ready.status_code, ready.json()) == (200, {"status": "ok", "checks": {"engine": "ok", "database": "ok"}})
-    assert {name: times for name, times in bg.loop_restarts.items() if times} == {}
+    assert {name: times for name, times in bg._parts.runner.loop_restarts.items() if times} == {}
 
 
 async def metrics(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
@@ -108,11 +109,11 @@ async def metrics(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
 
 async def store(bg: AsyncBG, task: str, *, delay_s: int = 0) -> str:
     """Store a job that names ``task``, as another version of the application may have done."""
-    prepared = bg.prepare(fine, (), {})
+    prepared = prepare_target(bg._parts.enqueuer, fine, (), {})
     prepared.new = prepared.new._replace(task=task)
     if delay_s:
         prepared.new = prepared.new._replace(state="scheduled", run_at_ms=prepared.new.run_at_ms + delay_s * 1000)
-    await bg.accept([prepared])
+    await bg._parts.enqueuer.accept([prepared])
     return prepared.job.id
 
 
@@ -202,7 +203,7 @@ async def end_loop(bg: AsyncBG, name: str) -> None:
     """Cancel a loop's task, and wait until that is noticed."""
     next(task for task in asyncio.all_tasks() if task.get_name() == f"asyncbg-{name}").cancel()
     async with asyncio.timeout(SOON_S):
-        while name not in bg.loops_down:  # noqa: ASYNC110 - nothing tells
+        while name not in bg._parts.runner.loops_down:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
 
 
@@ -211,7 +212,7 @@ async def test_readiness_names_a_loop_that_is_down(bg: AsyncBG) -> None:
     async with serving(bg) as client:
         for _ in range(5):
             async with asyncio.timeout(SOON_S):
-                while bg.loops_down:  # noqa: ASYNC110 - nothing tells
+                while bg._parts.runner.loops_down:  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
             await end_loop(bg, "retention")
         down = await client.get("/health/ready")
@@ -236,7 +237,7 @@ async def test_a_loop_whose_task_is_cancelled_is_started_again(bg: AsyncBG, name
         assert await job.result(SOON_S) == "fine"
         async with asyncio.timeout(SOON_S):
             await heard.wait()
-            while bg.loops_down:  # noqa: ASYNC110 - nothing tells
+            while bg._parts.runner.loops_down:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         ready = await client.get("/health/ready")
         counted = await metrics(client)
@@ -268,7 +269,7 @@ async def test_jobs_whose_claim_is_cancelled_are_given_back(tmp_path: Path) -> N
     async with ManualBG(database_url=f"sqlite:///{tmp_path}/jobs.db", data_dir=tmp_path) as bg:
         job = await bg.enqueue(fine)
         claiming = asyncio.ensure_future(bg.backend.claim(1, lease_s=30))
-        while not bg.database.waiting:  # noqa: ASYNC110 - nothing tells
+        while not bg._parts.database.waiting:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
         claiming.cancel()
         await asyncio.wait([claiming])
@@ -343,7 +344,7 @@ async def test_a_handler_that_cancels_itself_is_called_again(bg: AsyncBG) -> Non
         for times in (1, 2):
             assert await (await bg.enqueue(fine)).result(SOON_S) == "fine"
             async with asyncio.timeout(SOON_S):
-                while bg.loop_restarts["handlers"] < times:  # noqa: ASYNC110 - nothing tells
+                while bg._parts.runner.loop_restarts["handlers"] < times:  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
         assert (await client.get("/health/ready")).status_code == 200
         counted = await metrics(client)

@@ -80,11 +80,11 @@ async def received(settings: Settings) -> Upload:
 async def submitted(settings: Settings, upload: Upload) -> str:
     """A job that imports the upload, at its first and last attempt."""
     engine = service_engine(settings)
-    definition = engine.registry.get("process_csv")
+    definition = engine._parts.registry.get("process_csv")
     args = {"user_id": 1, "upload": upload.token, "file_name": upload.file_name, "size": upload.size}
     bound = definition.arguments.validate(definition.name, args)
     async with open_store(settings, create=True) as store:
-        new = engine.enqueuer.prepare(definition, bound, CallOptions()).new
+        new = engine._parts.enqueuer.prepare(definition, bound, CallOptions()).new
         return (await store.enqueue([new._replace(retries=0)])).ids[0]
 
 

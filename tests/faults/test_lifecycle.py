@@ -330,7 +330,7 @@ async def test_two_processes_share_one_file(run: Run, path: Path) -> None:
 async def test_an_event_of_one_process_reaches_a_subscriber_in_another(run: Run, path: Path) -> None:
     """All of a job's events, its own ones among them, in order, while the job runs elsewhere."""
     async with Engine(load_settings(database_url=f"sqlite:///{path}")) as here:
-        here.pause()
+        here._parts.runner.begin_drain()
         other = await run("go")
         await other.says("running")
         job = await here.task(name="keep")(_keep).enqueue()
@@ -344,7 +344,7 @@ async def test_an_event_of_one_process_reaches_a_subscriber_in_another(run: Run,
 async def test_a_job_that_runs_in_another_process_is_cancelled(run: Run, path: Path) -> None:
     """The wish reaches the process that runs it, and its end reaches whoever asked."""
     async with Engine(load_settings(database_url=f"sqlite:///{path}")) as here:
-        here.pause()
+        here._parts.runner.begin_drain()
         other = await run("hold")
         job = await here.task(name="keep")(_keep).enqueue()
         await other.says("began")

@@ -38,7 +38,7 @@ async def paused(bg: AsyncBG) -> AsyncIterator[httpx.AsyncClient]:
     app.include_router(bg.router)
     async with serving(app) as http:
         await http.get("/health/live")
-        bg.pause()
+        bg._parts.runner.begin_drain()
         yield http
 
 
@@ -70,7 +70,7 @@ async def test_jobs_of_a_removed_task_take_no_room(path: Path) -> None:
     old = engine_at(path)
     old.task(name="gone")(nothing)
     async with old:
-        old.hold()
+        old._parts.runner.stop_claiming()
         for _ in range(3):
             await old.submit("gone", {})
 
@@ -103,7 +103,7 @@ async def test_refusals_keep_nothing_in_memory(path: Path) -> None:
     """After five thousand refusals the process holds what it held before."""
     bg = engine_at(path, max_queued=1)
     async with bg:
-        bg.pause()
+        bg._parts.runner.begin_drain()
         await bg.enqueue(nothing)
         tracemalloc.start()
         try:
@@ -140,7 +140,7 @@ async def test_room_comes_back_as_soon_as_jobs_begin(path: Path) -> None:
 async def test_what_an_earlier_life_left_counts(path: Path) -> None:
     """The bound holds from the first request after a restart."""
     async with engine_at(path, max_queued=2) as bg:
-        bg.pause()
+        bg._parts.runner.begin_drain()
         for _ in range(2):
             await bg.submit("nothing", {}, delay_s=60)
     async with engine_at(path, max_queued=2, concurrency=1) as later:
@@ -152,7 +152,7 @@ async def test_a_key_that_matched_takes_no_room(path: Path) -> None:
     """A repeated request is the earlier job, however often it is sent."""
     bg = engine_at(path, max_queued=2)
     async with bg:
-        bg.pause()
+        bg._parts.runner.begin_drain()
         jobs = [await bg.submit("nothing", {}, idempotency_key="k", fingerprint="f") for _ in range(20)]
         await bg.enqueue(nothing)
 
@@ -164,7 +164,7 @@ async def test_one_owner_cannot_take_all_the_room(path: Path) -> None:
     """Beyond its own bound an owner is refused, and the others are not."""
     bg = engine_at(path, max_queued_per_owner=3)
     async with bg:
-        bg.pause()
+        bg._parts.runner.begin_drain()
         for _ in range(3):
             await bg.submit("nothing", {}, owner="ada")
         with pytest.raises(QuotaError) as caught:
@@ -189,7 +189,7 @@ async def test_a_writer_that_hangs_gathers_no_endless_queue(path: Path) -> None:
     """While another process holds the database, ten thousand requests wait; more are refused at once."""
     bg = engine_at(path)
     async with bg:
-        bg.pause()
+        bg._parts.runner.begin_drain()
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             posts = [asyncio.create_task(bg.enqueue(nothing)) for _ in range(10_000)]
@@ -208,5 +208,5 @@ async def test_a_writer_that_hangs_gathers_no_endless_queue(path: Path) -> None:
 async def stalled(bg: AsyncBG) -> None:
     """Wait until a commit has hung for a while."""
     async with asyncio.timeout(60):
-        while bg.database.stalled_s < 0.6:  # noqa: ASYNC110 - of a hanging commit nobody tells
+        while bg._parts.database.stalled_s < 0.6:  # noqa: ASYNC110 - of a hanging commit nobody tells
             await asyncio.sleep(0.02)

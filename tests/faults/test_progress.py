@@ -84,7 +84,7 @@ async def onlooker(path: Path, **runner: Any) -> AsyncIterator[Engine]:
     for name in ("count", "count_on"):
         engine.task(name=name)(_elsewhere)
     async with engine:
-        engine.pause()
+        engine._parts.runner.begin_drain()
         yield engine
 
 

@@ -237,7 +237,7 @@ async def test_a_connection_that_turns_read_only_is_replaced(path: Path, caplog:
     bg = engine_at(path)
     async with served(bg) as http:
         kept = accepted([await post(http)])
-        await bg.database.write(lambda connection: connection.execute("PRAGMA query_only = ON").fetchone())
+        await bg._parts.database.write(lambda connection: connection.execute("PRAGMA query_only = ON").fetchone())
         first = await post(http)
         await ready_again(http)
         kept |= accepted([first, await post(http)])
@@ -254,7 +254,7 @@ def filled(path: Path) -> None:
 
     async def fill() -> None:
         async with engine_at(path) as bg:
-            bg.pause()
+            bg._parts.runner.begin_drain()
             for _ in range(60):
                 await bg.submit("note", {"text": BIG}, delay_s=3600)
 

@@ -16,6 +16,7 @@ from asyncbg.core.event import Event
 from asyncbg.engine import Engine, Job, Task
 from asyncbg.engine.context import current_job
 from asyncbg.engine.progress import Progress
+from asyncbg.engine.target import prepare_target
 from asyncbg.errors import AsyncBGError
 from asyncbg.settings import load_settings
 
@@ -61,13 +62,11 @@ class Victim:
 
     def _listen(self) -> None:
         """Note every stored event before it is published."""
-        publish = self.engine.backend.on_commit
 
-        def told(events: Sequence[Event]) -> None:
+        def note(events: Sequence[Event]) -> None:
             self.diary.note("told", [[event.seq, event.type, event.job_id] for event in events])
-            publish(events)
 
-        self.engine.backend.on_commit = told
+        self.engine._parts.relay.listeners.insert(0, note)
 
     async def post(self, n: int) -> int:
         """Tell the receiver, with the job's id as the key that makes it one effect."""
@@ -116,8 +115,8 @@ class Victim:
     async def _batch(self, n: int) -> None:
         choice: list[Task[..., Any]] = [self.quick, self.effect, self.steps]
         tasks = [self.rng.choice(choice) for _ in range(3)]
-        prepared = [self.engine.prepare(task, (n,), {}) for task in tasks]
-        accepted = await self.engine.accept(prepared)
+        prepared = [prepare_target(self.engine._parts.enqueuer, task, (n,), {}) for task in tasks]
+        accepted = await self.engine._parts.enqueuer.accept(prepared)
         for job_id in accepted.ids:
             self.diary.note("accepted", job_id)
         self.known += [one.job for one in prepared]

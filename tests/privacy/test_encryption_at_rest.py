@@ -142,7 +142,7 @@ async def test_a_result_whose_key_is_gone_is_an_error_at_the_handle(tmp_path: Pa
         await job.result(timeout=10)
 
     async with engine(tmp_path) as bg:
-        handle = Job(bg.control, job.id, task="echo", state=JobState.QUEUED, batch=job.id, owner="anonymous")
+        handle = Job(bg._parts.control, job.id, task="echo", state=JobState.QUEUED, batch=job.id, owner="anonymous")
         with pytest.raises(UnreadableError, match="ENCRYPTION_KEYS"):
             await handle.result(timeout=10)
 

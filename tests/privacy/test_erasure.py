@@ -233,11 +233,11 @@ async def _own(path: Path) -> None:
         await (await write.options(owner=ADA, tags=["x"]).enqueue(diary="what nobody marked")).result(10)
         await (await write.options(owner="shop", tags=["x"]).enqueue(ADA)).result(10)
         for owner in (ADA, "shop"):
-            await bg.tickets.issue("/events", owner=owner, holder=json.dumps({"owner": owner}))
+            await bg._tickets.issue("/events", owner=owner, holder=json.dumps({"owner": owner}))
         row = (bg.clock.now_ms(), ADA, f"told {ADA}")
         insert = "INSERT INTO audit VALUES (NULL, ?, ?, 'job.cancel', 'j1', 'done', ?)"
-        await bg.database.write(lambda connection: connection.execute(insert, row).rowcount)
-        await bg.audit.record("job.cancel", "j2", who="shop")
+        await bg._parts.database.write(lambda connection: connection.execute(insert, row).rowcount)
+        await bg._audit.record("job.cancel", "j2", who="shop")
 
 
 def test_the_same_user_of_another_owner_keeps_the_statistics(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_the_same_user_of_another_owner_keeps_the_statistics(tmp_path: Path) -> 
 
 async def _act(path: Path) -> None:
     async with AsyncBG(Settings(database_url=f"sqlite:///{path / 'asyncbg.db'}")) as bg:
-        activity = Activity(bg.database, clock=bg.clock)
+        activity = Activity(bg._parts.database, clock=bg.clock)
         await activity.open()
         for owner, action in (("bob", "login"), ("ada", f"wrote to {ADA}"), (ADA, "look")):
             await activity.record(user_id=7, action=action, job_id=action[:5], owner=owner)

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from asyncbg import AsyncBG, Event, Job, JobState
 from asyncbg.core.clock import ManualClock
 from asyncbg.core.event import EventFilter
+from asyncbg.engine.target import prepare_target
 from asyncbg.errors import JobFailedError, JobNotFoundError, NotRunningError
 from asyncbg.testing import ManualBG, started, stream
 
@@ -359,8 +360,8 @@ async def test_an_unknown_task_ends_no_drain(bg: ManualBG, tmp_path: Path) -> No
     """A job whose task is not loaded here stays queued for others."""
     async with AsyncBG(database_url=f"sqlite:///{tmp_path}/other.db", data_dir=tmp_path) as other:
         foreign = other.task(name="foreign")(greet)
-        prepared = other.prepare(foreign, ("Ada",), {})
-    await bg.accept([prepared])
+        prepared = prepare_target(other._parts.enqueuer, foreign, ("Ada",), {})
+    await bg._parts.enqueuer.accept([prepared])
 
     await bg.drain()
 

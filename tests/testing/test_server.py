@@ -109,7 +109,7 @@ async def test_open_streams_do_not_hold_the_server_up(bg: ManualBG, bg_app: Fast
             assert b"event: stream.bye" in await events.content.read()
 
     assert bg.is_running
-    assert not bg.is_paused
+    assert not bg._parts.runner.is_draining
 
 
 async def test_the_live_server_of_the_fixture(bg_live: LiveServer) -> None:

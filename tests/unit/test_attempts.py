@@ -344,7 +344,7 @@ async def test_another_process_gives_the_traceback_as_the_cause(tmp_path: Path) 
         await engine.wait(job.id, 5)
     async with Engine(settings_in(tmp_path)) as engine:
         record = await engine.get(job.id)
-        cause = await engine.control.cause_of(record)
+        cause = await engine._parts.control.cause_of(record)
 
     assert isinstance(cause, TracebackError)
     assert "in deep" in cause.traceback

@@ -170,7 +170,7 @@ async def test_newer_tables_of_any_part_are_told(overrides: Mapping[str, Any], t
 async def test_jobs_of_removed_tasks_are_named(overrides: Mapping[str, Any], tmp_path: Path) -> None:
     """A process has looked at one more than a minute ago and left it: the task, its jobs, how to cancel them."""
     async with Engine(Settings(**overrides)) as old:
-        old.hold()
+        old._parts.runner.stop_claiming()
 
         @old.task(name="gone")
         async def gone() -> None: ...

@@ -227,7 +227,7 @@ async def test_a_provider_that_depends_on_itself_is_named(engine: Engine) -> Non
 
     app = fastapi.FastAPI()
     app.dependency_overrides[original] = override
-    engine.executor.overrides.add(app)
+    engine._parts.executor.overrides.add(app)
 
     with pytest.raises(RecursionError, match="override depends on itself"):
         await engine.enqueue(task)
@@ -426,7 +426,7 @@ async def test_a_registered_method_is_explained_when_it_is_used(
     for call in calls:
         with pytest.raises(InvalidTaskError, match=r"'send' cannot be a task: it is the method .* as self; register"):
             await call
-    assert engine.registry.names == ["count"]
+    assert engine._parts.registry.names == ["count"]
     assert await (await mailer.count.enqueue("Ada")).result(timeout=5) == 3
 
 

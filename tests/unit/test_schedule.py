@@ -58,15 +58,15 @@ def plain_report() -> str:
 
 async def jobs_of(engine: Engine) -> list[JobRecord]:
     """All jobs, after every due slot was looked at; oldest first."""
-    await engine.schedules.tick()
+    await engine._parts.schedules.tick()
     return list(reversed(await engine.backend.list(JobQuery(limit=200))))
 
 
 async def slots_of(engine: Engine) -> list[str]:
     """The slots that jobs were made for, as times of day, after every due slot was looked at."""
-    await engine.schedules.tick()
+    await engine._parts.schedules.tick()
     query = "SELECT idempotency_key FROM job WHERE owner = 'schedule' ORDER BY n"
-    keys = await engine.database.read(lambda connection: connection.execute(query).fetchall())
+    keys = await engine._parts.database.read(lambda connection: connection.execute(query).fetchall())
     return [datetime.fromtimestamp(int(key.rpartition("/")[2]) / 1000, UTC).strftime("%H:%M") for (key,) in keys]
 
 
@@ -176,7 +176,7 @@ async def test_two_engines_on_one_file_make_one_job_a_slot(make_engine: MakeEngi
     async with first, second:
         for _ in range(4):
             clock.advance(minutes=5)
-            await asyncio.gather(*(engine.schedules.tick() for engine in (first, second, second, first)))
+            await asyncio.gather(*(engine._parts.schedules.tick() for engine in (first, second, second, first)))
 
         assert await slots_of(first) == ["08:05", "08:10", "08:15", "08:20"]
 
@@ -247,7 +247,7 @@ async def test_a_full_backlog_delays_a_slot_and_does_not_lose_it(tmp_path: Path,
         engine.schedule("*/5 * * * *")(plain_report)
         clock.advance(minutes=4)
         with pytest.raises(AsyncBGError, match="wait already"):
-            await engine.schedules.tick()
+            await engine._parts.schedules.tick()
         await later.cancel()
 
         assert await slots_of(engine) == ["08:05"]

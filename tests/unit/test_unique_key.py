@@ -10,6 +10,7 @@ import pytest
 from fastapi import Depends, FastAPI
 
 from asyncbg import AsyncBG, BackgroundTasks, Progress
+from asyncbg.engine.target import prepare_target
 from asyncbg.errors import ArgumentsError, UniqueKeyError
 from asyncbg.testing import ManualBG
 
@@ -68,7 +69,7 @@ def test_a_key_that_can_never_work_is_refused_when_decorated(
     with pytest.raises(UniqueKeyError):
         bg.schedule("* * * * *")(bg.task(key=key)(task))
 
-    assert bg.registry.names == []
+    assert bg._parts.registry.names == []
 
 
 class Texts:
@@ -104,7 +105,7 @@ def test_a_key_is_made_of_all_arguments(
     bg: AsyncBG, task: Callable[..., Any], key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: str
 ) -> None:
     """Those left to their defaults, validated ones, positional ones; none that is supplied when the job runs."""
-    assert bg.prepare(bg.task(key=key)(task), args, kwargs).new.unique_key == made
+    assert prepare_target(bg._parts.enqueuer, bg.task(key=key)(task), args, kwargs).new.unique_key == made
 
 
 class Unspeakable:
@@ -160,7 +161,7 @@ async def test_a_key_that_cannot_be_made_is_an_error_of_its_call(tmp_path: Path,
     assert ["nightly" in answer.text for answer in answers] == [True, False]
     assert answers[1].json()["errors"][0]["type"] == "unique_key"
     assert ran == ["other", "other"]
-    assert bg.errors.counts["schedule"] == 2
+    assert bg._parts.errors.counts["schedule"] == 2
 
 
 async def test_a_call_left_to_its_defaults_has_the_key_of_one_that_names_them(tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ async def test_a_blockage_is_one_warning_and_one_count(engine: Engine, caplog: p
     assert len(warnings(caplog)) == 2
     assert "held for more than 0.25 s by greedy at" in warnings(caplog)[0]
     assert f"{HERE}:" in warnings(caplog)[0]
-    assert engine.blockages == {"greedy": 2}
-    exposed = Telemetry().expose(None, engine.bus.statistics(), engine.blockages).decode()
+    assert engine._parts.runner.blockages == {"greedy": 2}
+    exposed = Telemetry().expose(None, engine.bus.statistics(), engine._parts.runner.blockages).decode()
     assert 'asyncbg_loop_blocked_total{task="greedy"} 2.0' in exposed
 
 
@@ -127,7 +127,7 @@ async def test_what_is_no_job_is_named_by_its_coroutine(engine: Engine) -> None:
         event = await next_blockage(live)
 
     assert (event.seq, event.job_id, event.task) == (0, "", "hold_the_loop")
-    assert engine.blockages == {"hold_the_loop": 1}
+    assert engine._parts.runner.blockages == {"hold_the_loop": 1}
 
 
 async def test_what_does_not_hold_the_loop_is_not_told_of(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +140,7 @@ async def test_what_does_not_hold_the_loop_is_not_told_of(engine: Engine, caplog
         await job.result(SOON_S)
 
     assert warnings(caplog) == []
-    assert engine.blockages == {}
+    assert engine._parts.runner.blockages == {}
 
 
 async def test_a_crowd_that_is_quick_each_is_not_told_of(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -160,7 +160,7 @@ async def test_the_limit_can_be_set(tmp_path: Path, caplog: pytest.LogCaptureFix
     async with Engine(settings(tmp_path, watchdog_s=0.05)) as engine:
         await (await engine.enqueue(hold_the_loop, 0.15)).result(SOON_S)
 
-        assert sum(engine.blockages.values()) == 1
+        assert sum(engine._parts.runner.blockages.values()) == 1
     assert "0.05 s" in warnings(caplog)[0]
 
 
@@ -176,7 +176,7 @@ async def test_zero_turns_it_off(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         assert watchdogs() == before
         await (await engine.enqueue(hold_the_loop, HELD_S)).result(SOON_S)
 
-        assert engine.blockages == {}
+        assert engine._parts.runner.blockages == {}
     assert warnings(caplog) == []
 
 
@@ -199,7 +199,7 @@ async def main():
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         await asyncio.sleep(0.6)
-        print(dict(engine.blockages), flush=True)
+        print(dict(engine._parts.runner.blockages), flush=True)
 
 asyncio.run(main())
 """

@@ -129,7 +129,7 @@ async def test_the_other_answers_of_the_streams_stay_described(door: Service) ->
 
 async def test_a_service_tells_the_events_of_its_workflows(settings: Settings) -> None:
     """All classes that the workflows declare stand in the documents; the library alone knows none of them."""
-    alone = AsyncBG(settings).event_schemas
+    alone = AsyncBG(settings)._event_schemas
 
     document = create_app(settings).openapi()
 

@@ -65,7 +65,7 @@ async def test_two_services_may_live_in_one_process(settings: Settings) -> None:
 async def test_a_worker_runs_what_others_submit(settings: Settings, tmp_path: Path) -> None:
     """Without HTTP: a job that another process stored is done, and SIGTERM ends the worker with no error."""
     async with Engine(settings) as submitter:
-        submitter.pause()
+        submitter._parts.runner.begin_drain()
         submitter.task(name="send_notification")(_never_run_here)
         job = await submitter.submit(
             "send_notification", {"email": "ada.canary7f3a@canary7f3a.example", "message": "hello canary7f3a"}

@@ -15,7 +15,7 @@ async def test_an_upload_is_needed_until_its_job_is_final(delay_s: float) -> Non
     async def process_csv(upload: str) -> None: ...
 
     async with bg:
-        bg.hold()
+        bg._parts.runner.stop_claiming()
         job = await bg.submit("process_csv", {"upload": "a" * 32}, delay_s=delay_s or None)
 
         assert set(await needed_uploads(bg.backend, ["a" * 32, "b" * 32])) == {"a" * 32}

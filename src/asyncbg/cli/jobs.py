@@ -346,13 +346,13 @@ async def _enqueue(
 
     settings = load_settings(**overrides(profile))
     engine = service_engine(settings)
-    definition = engine.registry.get(task)
+    definition = engine._parts.registry.get(task)
     bound = definition.arguments.validate(task, arguments)
     async with open_store(settings, create=True) as store:
-        waiting = known_jobs(await store.waiting(), engine.registry)
+        waiting = known_jobs(await store.waiting(), engine._parts.registry)
         if waiting >= settings.runner.max_queued:
             raise OverloadedError(f"{waiting} jobs wait already; come back later", retry_after_s=1.0)
-        enqueued = await store.enqueue([engine.enqueuer.prepare(definition, bound, options).new])
+        enqueued = await store.enqueue([engine._parts.enqueuer.prepare(definition, bound, options).new])
         record = await _get(store, enqueued.ids[0])
         if wait:
             if not as_json:

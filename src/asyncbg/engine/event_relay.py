@@ -1,12 +1,14 @@
 """The relay: what a transaction has committed reaches this process's bus, and its worker."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 from asyncbg.bus import EventBus
 from asyncbg.core.event import FINAL_EVENTS, Event, EventFilter, EventType
-from asyncbg.engine.backlog import Backlog
 from asyncbg.engine.runner import Runner
 from asyncbg.store.base import Backend
+
+CommitListener: TypeAlias = Callable[[Sequence[Event]], None]
 
 _PAGE = 1000
 _WAKING = frozenset({EventType.QUEUED.value, EventType.SCHEDULED.value, EventType.RETRYING.value})
@@ -20,11 +22,13 @@ class EventRelay:
     from the jobs, only while somebody here wants progress.
     """
 
-    def __init__(self, backend: Backend, bus: EventBus, backlog: Backlog, runner: Runner) -> None:
-        """Made by the engine."""
+    def __init__(
+        self, backend: Backend, bus: EventBus, runner: Runner, *, listeners: Sequence[CommitListener] = ()
+    ) -> None:
+        """Call ``listeners`` with the events of each commit of this process, before they are published."""
         self._backend = backend
         self._bus = bus
-        self._backlog = backlog
+        self.listeners = list(listeners)
         self._runner = runner
         self._last_report: int | None = None
         self._errors: dict[int, BaseException] = {}
@@ -32,11 +36,12 @@ class EventRelay:
 
     def committed(self, events: Sequence[Event]) -> None:
         """Publish our own commit; where another process committed in between, let the tail tell both in order."""
+        for listen in self.listeners:
+            listen(events)
         if events[0].seq == self._bus.last_seq + 1:
             self._bus.publish(events)
         else:
             self._errors |= {event.seq: event.error for event in events if event.error is not None}
-        self._backlog.follow(events)
         self._wake_for(events)
 
     def progressed(self, events: Sequence[Event]) -> None:

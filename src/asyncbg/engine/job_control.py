@@ -50,7 +50,7 @@ class JobControl:
             while True:
                 record = await self.get(job_id)
                 left_s = _RECHECK_S if deadline_s is None else deadline_s - loop.time()
-                if record.state.is_final or left_s <= 0 or (self._runner.is_paused and not through_pause):
+                if record.state.is_final or left_s <= 0 or (self._runner.is_draining and not through_pause):
                     return record
                 await final.wait(min(left_s, _RECHECK_S))
 

@@ -2,9 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -36,12 +35,6 @@ _BUS_GAUGES = {
 }
 
 
-class Committing(Protocol):
-    """A backend, as far as telemetry looks at it."""
-
-    on_commit: Callable[[Sequence[Event]], None]
-
-
 class Telemetry(Collector):
     """Counts committed events as they pass, and writes everything down when Prometheus asks."""
 
@@ -62,18 +55,6 @@ class Telemetry(Collector):
         self._restarts: Mapping[str, int] = {}
         self._errors: Mapping[str, int] = {}
         self._unknown: Mapping[str, int] = {}
-
-    def follow(self, backend: Committing) -> None:
-        """Count every event that ``backend`` commits from now on, then pass it on."""
-        pass_on = backend.on_commit
-
-        def count_and_pass_on(events: Sequence[Event]) -> None:
-            try:
-                self.count(events)
-            finally:
-                pass_on(events)
-
-        backend.on_commit = count_and_pass_on
 
     def count(self, events: Sequence[Event]) -> None:
         """Count stored events by type and task; beyond a thousand pairs they count as other."""

@@ -51,7 +51,7 @@ class Runner:
         self.worker: Worker | None = None
         self._is_running = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.is_paused = False
+        self.is_draining = False
         """Whether a shutdown has begun: no more jobs are claimed."""
         self._pump: ProgressPump | None = None
         self._heartbeat: Heartbeat | None = None
@@ -113,22 +113,22 @@ class Runner:
         if self.worker is not None:
             self.worker.wake()
 
-    def hold(self) -> None:
-        """Claim no more jobs from this very moment on. Safe in a signal handler; :meth:`pause` is to follow."""
-        self.is_paused = True
+    def stop_claiming(self) -> None:
+        """Claim no more jobs from this very moment on. Safe in a signal handler; :meth:`begin_drain` is to follow."""
+        self.is_draining = True
         if self.worker is not None:
-            self.worker.hold()
+            self.worker.stop_claiming()
 
-    def pause(self) -> None:
+    def begin_drain(self) -> None:
         """Claim no more jobs; those that run get the grace period, which begins now."""
-        self.is_paused = True
+        self.is_draining = True
         if self.worker is not None:
-            self.worker.pause()
+            self.worker.begin_drain()
 
     async def stop(self) -> None:
         """Claim nothing more, let running jobs end within the grace period, release the rest."""
         self._is_running = False
-        self.is_paused = True
+        self.is_draining = True
         try:
             if self.worker is not None:
                 await self.worker.stop()  # the heartbeat goes on meanwhile: the leases of running jobs must hold
@@ -156,9 +156,9 @@ class Runner:
             self._heartbeat.stop()
             self._heartbeat = None
 
-    def vanish(self) -> "list[asyncio.Task[None]]":
+    def abort(self) -> "list[asyncio.Task[None]]":
         """Be gone as a killed process is; returns the asyncio tasks of the coroutines that ran, which are ending."""
-        dropped = [] if self.worker is None else self.worker.vanish()
+        dropped = [] if self.worker is None else self.worker.abort()
         self.worker = self._pump = None
         self._is_running = False
         return dropped

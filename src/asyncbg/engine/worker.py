@@ -213,12 +213,12 @@ class Worker:
         finally:
             woken.cancel()
 
-    def vanish(self) -> "list[asyncio.Task[None]]":
+    def abort(self) -> "list[asyncio.Task[None]]":
         """Be gone as a killed process is: what runs is dropped and settled by nobody.
 
         Returns the asyncio tasks of the coroutines among it, which are ending.
         """
-        self.hold()
+        self.stop_claiming()
         self._wake.set()
         dropped = list(self._running.values())
         for running in dropped:
@@ -228,20 +228,20 @@ class Worker:
         self._settler.clear()
         return [running.task for running in dropped if running.definition.is_async]
 
-    def hold(self) -> None:
+    def stop_claiming(self) -> None:
         """Claim nothing more from this very moment on. Safe in a signal handler."""
         self._stopping = True
 
-    def pause(self) -> None:
+    def begin_drain(self) -> None:
         """Claim nothing more; what runs goes on for the grace period, which begins now."""
-        self.hold()
+        self.stop_claiming()
         self._wake.set()
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().call_later(self._settings.shutdown_grace_s, self._release)
 
     async def stop(self) -> None:
         """Claim nothing more, give running jobs the grace period, then cancel and release them."""
-        self.pause()
+        self.begin_drain()
         with contextlib.suppress(TimeoutError):  # what is being claimed now is given back as soon as it is ours
             async with asyncio.timeout(_LONGEST_CLAIM_S):
                 await self._claimed.wait()

@@ -109,14 +109,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(CleanSpans, paths=Paths((service.bg.router.unguarded, *service.routers)))
     install_problems(app)
-    app.add_middleware(AuthMiddleware, authenticator=authenticator, audit=service.bg.audit)
-    app.include_router(sign_in_router(authenticator, service.bg.audit, clock=service.bg.clock))
+    app.add_middleware(AuthMiddleware, authenticator=authenticator, audit=service.bg._audit)
+    app.include_router(sign_in_router(authenticator, service.bg._audit, clock=service.bg.clock))
     install_docs(app)
     app.include_router(_security_txt_router(settings.server.security_contact, clock=service.bg.clock))
     app.include_router(service.bg.router.unguarded)
     for router in service.routers:
         app.include_router(router)
-    share_event_schemas(app, service.bg.event_schemas)
+    share_event_schemas(app, service.bg._event_schemas)
     document_authentication(app)
     return app
 
@@ -142,13 +142,13 @@ async def _closing_revoked_streams(bg: AsyncBG, authenticator: Authenticator) ->
     """End the streams of keys that were revoked, of sessions that are over, and of callers who need a key now."""
 
     async def close_revoked() -> None:
-        if bg.streams.are_open and bg.streams.close_unauthorized(await authenticator.load_valid()):
+        if bg._streams.are_open and bg._streams.close_unauthorized(await authenticator.load_valid()):
             authenticator.clear_cache()  # a cached caller must not reconnect after its stream was closed
 
     supervisor = Supervisor()
     supervisor.start(
         "revocation-check",
-        partial(every, _REVOCATION_CHECK_S, close_revoked, name="revocation check", errors=bg.errors),
+        partial(every, _REVOCATION_CHECK_S, close_revoked, name="revocation check", errors=bg._parts.errors),
     )
     try:
         yield
@@ -198,9 +198,9 @@ class _Service:
         mailer = Mailer(settings.smtp, clock=clock)
         notices = Notices(data_dir)
         workspace = Workspace(data_dir, clock=clock, find_open=partial(unfinished_batches, bg.backend))
-        activity = Activity(bg.database, clock=clock)
+        activity = Activity(bg._parts.database, clock=clock)
         imports = Imports(
-            bg.database, data_dir, settings.upload, clock=clock, find_needed=partial(needed_uploads, bg.backend)
+            bg._parts.database, data_dir, settings.upload, clock=clock, find_needed=partial(needed_uploads, bg.backend)
         )
         attachments = Attachments(data_dir, min_free_bytes=settings.upload.min_free_bytes, clock=clock)
         routers = (
@@ -214,8 +214,8 @@ class _Service:
             tracked_task_workflow(bg, settings=settings.demo),
             injected_workflow(bg, notifier=_notifier(settings.smtp, mailer, notices), activity=activity),
         )
-        keys = Keys(bg.database, settings.auth, clock=clock)
-        sessions = Sessions(bg.database, lifetime_s=settings.auth.session_s, clock=clock)
+        keys = Keys(bg._parts.database, settings.auth, clock=clock)
+        sessions = Sessions(bg._parts.database, lifetime_s=settings.auth.session_s, clock=clock)
         return cls(bg, outbound, activity, imports, attachments, keys, sessions, routers)
 
     async def open(self) -> None:
@@ -241,7 +241,7 @@ def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
 
 def _authenticator(settings: Settings, service: _Service) -> Authenticator:
     allow_anonymous = settings.auth.allow_anonymous
-    return Authenticator(service.keys, service.sessions, service.bg.tickets, allow_anonymous=allow_anonymous)
+    return Authenticator(service.keys, service.sessions, service.bg._tickets, allow_anonymous=allow_anonymous)
 
 
 def _redact_logs(settings: Settings) -> None:

@@ -199,7 +199,7 @@ class Streams:
             try:
                 stream.check_deadlines(loop.time(), send_timeout_s=self.send_timeout_s)
             except BaseException as error:  # noqa: BLE001 - the deadlines of the other streams are checked all the same
-                self.engine.errors.add("streams", error, "an event stream missed its deadline", is_ours=True)
+                self.engine._parts.errors.add("streams", error, "an event stream missed its deadline", is_ours=True)
 
     def _abort_drained(self, closed: Sequence[EventStreamResponse]) -> None:
         """Abort the streams that are still open, and closed connections whose client does not read the last frame."""

@@ -9,6 +9,7 @@ from pydantic_core import to_jsonable_python
 
 from asyncbg.core.job import JobRecord, JobState
 from asyncbg.engine import Engine, Task, TaskCall
+from asyncbg.engine.target import prepare_target
 from asyncbg.store.base import JobQuery
 
 AnyTask: TypeAlias = "Task[..., Any] | TaskCall[Any] | Callable[..., Any] | str"
@@ -128,10 +129,10 @@ def _name(task: AnyTask) -> str:
 def _bound(engine: Engine, task: AnyTask, args: Sequence[Any]) -> Mapping[str, Any]:
     """The arguments of a call as a job has them on disk. Raises ArgumentsError where they do not fit."""
     if isinstance(task, str):
-        arguments = engine.registry.get(task).arguments
+        arguments = engine._parts.registry.get(task).arguments
         text = arguments.dump(arguments.bind(task, args, {}))
     else:
-        text = engine.prepare(task, args, {}).new.args
+        text = prepare_target(engine._parts.enqueuer, task, args, {}).new.args
     bound: Mapping[str, Any] = json.loads(text or "{}")
     return bound
 

@@ -44,21 +44,21 @@ class ManualBG(AsyncBG):
         """Stop, unless somebody else entered before and is still there."""
         self._entered -= 1
         if self._entered:
-            self.streams.reopen()
+            self._streams.reopen()
         else:
             await self.stop()
 
-    def begin_shutdown(self) -> None:
+    def _begin_shutdown(self) -> None:
         """End the streams of an application that stops; the engine goes on where it was entered before."""
         if self._entered > 1:
-            self.streams.drain()
+            self._streams.drain()
         else:
-            super().begin_shutdown()
+            super()._begin_shutdown()
 
     async def start(self) -> None:
         """Start; the heart beats by the clock, when jobs are run."""
         await super().start()
-        self._runner.stop_heartbeat()
+        self._parts.runner.stop_heartbeat()
 
     async def stop(self) -> None:
         """Stop, and let the workers that hang be gone too."""
@@ -102,7 +102,7 @@ class ManualBG(AsyncBG):
         not stored, and a plain function goes on in its thread.
         """
         self._running_worker()
-        dropped = self._runner.vanish()
+        dropped = self._parts.runner.abort()
         await self.backend.close()
         if dropped:
             await asyncio.wait(dropped, timeout=self.settings.runner.cancel_grace_s)
@@ -114,28 +114,28 @@ class ManualBG(AsyncBG):
         Raises AssertionError where ``job`` is not the next to run.
         """
         self._running_worker()
-        if self.database.path == MEMORY:
+        if self._parts.database.path == MEMORY:
             raise NotRunningError("nobody else can come to a database in memory; give bg a file")
-        other = SQLiteBackend(Database(self.database.path), clock=self.clock)
+        other = SQLiteBackend(Database(self._parts.database.path), clock=self.clock)
         await other.open()
         self._hung_backends.append(other)
         lease_s = self.settings.runner.lease_s
         other.beat(lease_s=lease_s)
         leases = (await other.claim(1, lease_s=lease_s)).leases
-        await self._relay.follow_log()
+        await self._parts.relay.follow_log()
         if [lease.id for lease in leases] != [job.id]:
             found = leases[0].id if leases else "nothing"
             raise AssertionError(f"{job!r} is not the next job to run, {found} is; drain or cancel what is before it")
 
     def _running_worker(self) -> Worker:
-        if self._runner.worker is None or not self.is_running:
+        if self._parts.runner.worker is None or not self.is_running:
             raise NotRunningError("this engine is not running: use the fixture `bg`, `async with bg:` or bg.start()")
-        return self._runner.worker
+        return self._parts.runner.worker
 
     async def _catch_up(self) -> None:
         """What the loops of a running engine do every now and then, in one go."""
         self._beat()
-        await self._maintenance.run_once()
+        await self._parts.maintenance.run_once()
 
     def _beat(self) -> None:
         """Beat as it would have until now: a clock that was moved is time gone by, not a machine that stood still."""

@@ -69,7 +69,7 @@ async def serve(app: ASGIApp, *, port: int = 0, **config: Any) -> AsyncIterator[
         finally:
             engine = getattr(getattr(app, "state", None), "asyncbg", None)
             if isinstance(engine, AsyncBG):
-                engine.begin_shutdown()
+                engine._begin_shutdown()
             server.should_exit = True
             tried.cancel()
             await task

@@ -197,7 +197,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         records = await engine.backend.list(query)
         shown = records[:limit]
         following = cursor_after(shown[-1]) if len(records) > limit else None
-        hints = [unknown_task_hint(record, engine.registry) for record in shown]
+        hints = [unknown_task_hint(record, engine._parts.registry) for record in shown]
         items = await off_loop(
             lambda: [JobOut.from_record(record, prefix, hint=hint) for record, hint in zip(shown, hints, strict=True)],
             shown,
@@ -213,7 +213,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         if wait:
             record = await engine.wait(job_id, wait)
             await recheck_caller(request)
-        hint = unknown_task_hint(record, engine.registry)
+        hint = unknown_task_hint(record, engine._parts.registry)
         return await off_loop(lambda: JobOut.from_record(record, prefix, hint=hint), [record])
 
     @get_and_head(router, "/jobs/{job_id}/attempts", responses=problem_docs(404, 422, 503))

@@ -66,12 +66,12 @@ def ops_router(engine: Engine) -> APIRouter:
         """Numbers in Prometheus' text format; each says in its HELP whether it counts this process or all of them."""
         others, processes = await _other_processes(engine)
         return Response(
-            engine.telemetry.expose(
+            engine._parts.telemetry.expose(
                 await _open_jobs(engine),
                 engine.bus.statistics(),
-                engine.blockages,
-                loop_restarts=engine.loop_restarts,
-                errors=engine.errors.counts,
+                engine._parts.runner.blockages,
+                loop_restarts=engine._parts.runner.loop_restarts,
+                errors=engine._parts.errors.counts,
                 unknown_tasks=await _unknown_tasks(engine),
                 others=others,
                 processes=processes,
@@ -88,9 +88,9 @@ def ops_router(engine: Engine) -> APIRouter:
 
 
 async def _checks(engine: Engine) -> dict[str, Literal["ok", "failed"]]:
-    down = engine.loops_down
+    down = engine._parts.runner.loops_down
     return {
-        "engine": "ok" if engine.is_running and not engine.is_paused else "failed",
+        "engine": "ok" if engine.is_running and not engine._parts.runner.is_draining else "failed",
         "database": "ok" if await _database_works(engine) else "failed",
         **dict.fromkeys(down, "failed"),
     }
