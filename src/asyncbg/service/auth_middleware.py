@@ -1,6 +1,6 @@
-"""The door of the service: one guard before everything, so that a route added later is closed until it is opened here.
+"""Authentication and authorization of every request to the service, before routing.
 
-It is plain ASGI and stands before the router: pages, documents, streams and paths that do not exist are behind it too.
+Plain ASGI middleware: it also covers pages, documents, streams and unknown paths. A new route is closed by default.
 """
 
 from dataclasses import dataclass
@@ -21,23 +21,22 @@ from asyncbg.web.problems import describe, headless, problem_docs, problem_respo
 
 @dataclass(frozen=True, slots=True)
 class _UnroutedRequest:
-    """Stands where the route would, of a request that came to none."""
+    """Placeholder for the matched route of a request that was refused before routing."""
 
     path: str
 
 
 class AuthMiddleware:
-    """ASGI middleware that finds out who calls, and lets in who may."""
+    """ASGI middleware that authenticates the caller and checks the scope that the route requires."""
 
     def __init__(self, app: ASGIApp, *, authenticator: Authenticator, audit: Audit) -> None:
-        """Stand before ``app``."""
         self._app = app
         self._authenticator = authenticator
         self._audit = audit
         self._routes: RouteTable | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with its caller, or refuse it."""
+        """Forward an authorized request with its caller attached; answer any other with a problem document."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -50,13 +49,13 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
     def _match_route(self, scope: Scope) -> MatchedRoute:
-        """The route that the router will choose."""
+        """Return the route that the router will choose."""
         if self._routes is None:
             self._routes = RouteTable(scope["app"].routes)
         return self._routes.find(scope)
 
     async def _authorize(self, connection: HTTPConnection, access: Access) -> None:
-        """Find out who calls, and whether it may do what it asks for. Raises AuthError, DatabaseError."""
+        """Authenticate the caller and check its scope. Raises AuthError, DatabaseError."""
         if access.is_open:
             refuse_cross_site(connection.scope["method"], connection.headers, require_origin=False)
             set_caller(connection, await self._caller_or_nobody(connection) if access is Access.OPTIONAL else NO_CALLER)
@@ -68,7 +67,7 @@ class AuthMiddleware:
             caller.require(access.scope)
 
     async def _caller_or_nobody(self, connection: HTTPConnection) -> Caller:
-        """Who is at an open door, for those who say so; nobody otherwise, whatever is wrong with the credentials."""
+        """Return the caller of an open route, or the anonymous caller if the credentials are missing or invalid."""
         try:
             return await self._authenticator.authenticate(connection)
         except AsyncBGError:
@@ -81,14 +80,14 @@ class AuthMiddleware:
             await send({"type": "websocket.close", "code": 1008})
             return
         problem, shown = describe(error), _loggable_path(served)
-        scope["route"] = _UnroutedRequest(shown)  # for the access log: the router was not asked
+        scope["route"] = _UnroutedRequest(shown)  # for the access log: the request is not routed
         if isinstance(error, AuthError):
             self._audit_refusal(problem.kind, f"{scope['method']} {shown}", get_caller(HTTPConnection(scope)))
         answer = headless(send) if scope["method"] == "HEAD" else send
         await problem_response(Request(scope), problem)(scope, receive, answer)
 
     def _audit_refusal(self, kind: str, which: str, caller: Caller | None) -> None:
-        """Into the audit log, with the caller if it is known."""
+        """Record the refusal in the audit log, with the caller if it is known."""
         try:
             self._audit.refuse("request", which, who=caller.owner if caller else "?", reason=kind)
         except NotRunningError:
@@ -96,12 +95,12 @@ class AuthMiddleware:
 
 
 def _loggable_path(served: MatchedRoute) -> str:
-    """The first word of the route's path; nothing of a path that led to none, since it may be somebody's name."""
+    """Return the first segment of the route's template; ``/?`` for an unknown path, which may hold personal data."""
     return f"/{served.template.split('/')[1]}" if served.template else "/?"
 
 
 def document_authentication(app: FastAPI) -> None:
-    """Let the OpenAPI document of ``app`` say how to get in, and that every other operation may answer 401 and 403."""
+    """Add the authentication schemes to the OpenAPI document of ``app``, and 401 and 403 to protected operations."""
     build = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What one connection may ask of ``asyncbg serve``: bounds that uvicorn's own parser does not have.
+"""Limits on connections and request heads of ``asyncbg serve`` that uvicorn does not offer.
 
-httptools keeps every header it is sent and waits for the rest of a request for ever: an endless head fills the memory,
-and thousands of half-sent ones (Slowloris) use up all descriptors. Requests whose length can be read in two ways
-(request smuggling, RFC 9112, 11.2) are refused by llhttp below it; ``tests/api/test_connection_limits.py`` tries them.
+uvicorn with httptools keeps every header and waits for the rest of a request without a timeout: an endless head fills
+the memory, and thousands of incomplete requests (Slowloris) exhaust the file descriptors. llhttp refuses requests
+whose length is ambiguous (request smuggling, RFC 9112, 11.2); ``tests/api/test_connection_limits.py`` covers both.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ MAX_URL_BYTES: Final = 16 * 1024
 _OTHER_CONNECTIONS: Final = 1_000
 _KEEP_ALIVE_S: Final = 5
 _RESERVED_FILES: Final = 256
-"""Descriptors for all but connections: the database, uploads, what tasks and webhooks open, refusals on their way."""
+"""File descriptors kept free for everything else: the database, uploads, tasks, webhooks and refused connections."""
 _MAX_REFUSALS: Final = 32
 _RETRY_AFTER_S: Final = 5
 _SHUTDOWN_WAIT_S: Final = 1.0
@@ -40,16 +40,16 @@ logger = logging.getLogger("asyncbg")
 
 
 def connection_limits(stream: StreamSettings) -> dict[str, Any]:
-    """The options of uvicorn: every stream is a connection, a thousand more are for everything else.
+    """Return the options for uvicorn: one connection for each stream, and a thousand more for other requests.
 
-    They never use up the descriptors that the process may have: the soft limit is raised to the hard one, and a part of
-    these is kept for everything that is no connection.
+    Raises the soft limit of file descriptors to the hard limit, and keeps some of them free for files and sockets
+    that are not client connections.
     """
     wanted, files = stream.max_subscribers + _OTHER_CONNECTIONS, _raise_file_limit()
     most = min(wanted, files - min(_RESERVED_FILES, files // 4))
     if most < wanted:
         logger.warning(
-            "at most %d connections are taken, not %d: the process may open %d files; raise that with ulimit -Hn, or "
+            "accepting at most %d connections, not %d: the process may open %d files; raise that with ulimit -Hn, or "
             "LimitNOFILE= of systemd", most, wanted, files,
         )  # fmt: skip
     logging.getLogger("asyncio").addFilter(_once_per_minute)
@@ -63,7 +63,7 @@ def connection_limits(stream: StreamSettings) -> dict[str, Any]:
 
 
 def _raise_file_limit() -> int:
-    """Let the process open as many files as it is allowed to; returns how many."""
+    """Raise the soft limit of open files to the hard limit. Return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -76,14 +76,14 @@ def _raise_file_limit() -> int:
 
 
 class _OncePerMinute(logging.Filter):
-    """asyncio says that there is no descriptor for a connection up to two thousand times a second, with a traceback."""
+    """Filter that passes asyncio's "out of file descriptors" error once a minute instead of thousands of times."""
 
     def __init__(self) -> None:
         super().__init__()
         self._silent_until = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let one such line through in a minute, and every other one."""
+        """Return False for a repeat of that error within a minute, True for every other record."""
         if not record.getMessage().startswith(_OUT_OF_FILES):
             return True
         is_due = record.created >= self._silent_until
@@ -98,16 +98,16 @@ _once_per_minute: Final = _OncePerMinute()
 
 
 class RequestTooLargeError(httptools.HttpParserError):
-    """The head of a request is larger than is taken."""
+    """The request is refused: its head is too large or malformed, or there are too many connections."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 over httptools, with bounds on a request's head and the time it may take."""
+    """uvicorn's httptools protocol with limits on connections, on a request's head and on the time it takes."""
 
     head_s: ClassVar[float] = 10.0
-    """How long a request's line and headers may take, from the first byte or from the connection's start."""
+    """Timeout of a request's head, from the first byte or from the start of the connection, in seconds."""
     body_idle_s: ClassVar[float] = 30.0
-    """How long nothing of a body may come, while it is wanted."""
+    """Idle timeout while the application reads a request body, in seconds."""
 
     _refusal = http.HTTPStatus.BAD_REQUEST
     _in_head = True
@@ -118,10 +118,10 @@ class BoundedProtocol(HttpToolsProtocol):
     _is_refused = False
     _is_lingering = False
     _waiting_of: ClassVar[WeakKeyDictionary[ServerState, "dict[BoundedProtocol, None]"]] = WeakKeyDictionary()
-    """The connections of a server that have not sent a whole head yet, the oldest first."""
+    """The connections of each server that have not sent a complete head, oldest first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
-        """Expect a request soon; where no more connections are taken, one that has sent none makes room."""
+        """Start the head timeout. At the connection limit, close the oldest connection without a request."""
         super().connection_made(transport)
         self._max_connections, self.limit_concurrency = (
             self.limit_concurrency,
@@ -142,18 +142,18 @@ class BoundedProtocol(HttpToolsProtocol):
             oldest.transport.abort()
             self._waiting.pop(oldest, None)
         elif len(self.connections) <= most + _MAX_REFUSALS:
-            self._is_refused = True  # once its head is there: an answer before would be lost with what it sends
+            self._is_refused = True  # answered after its head: an earlier response would be lost
         else:
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Expect no more."""
+        """Cancel the timeout and remove the connection."""
         self._clear_deadline()
         self._waiting.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes while nothing is finished by it: one endless header is no header yet."""
+        """Count the bytes of an incomplete head: the parser reports a header only when it is complete."""
         if self._is_lingering:
             return
         self._unparsed_bytes += len(data)
@@ -162,27 +162,27 @@ class BoundedProtocol(HttpToolsProtocol):
             self._respond_and_close(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        """Begin to count."""
+        """Reset the counters for the next request."""
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
         if self._deadline is None:
             self._set_deadline(self.head_s)
 
     def on_url(self, url: bytes) -> None:
-        """Take an address of up to 16 KiB."""
+        """Refuse a request target of more than 16 KiB with 414."""
         super().on_url(url)
         if len(self.url) > MAX_URL_BYTES:
             self._reject(http.HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a hundred headers of 64 KiB together; trailers of a chunked body are counted with them."""
+        """Refuse more than 100 headers or 64 KiB of them with 431; trailers of a chunked body count too."""
         super().on_header(name, value)
         self._head_bytes += len(name) + len(value)
         if len(self.headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
             self._reject(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        """The head came in time; a body may follow. It names one host (RFC 9112, 3.2)."""
+        """Switch to the body timeout. Refuse a request without exactly one Host header (RFC 9112, 3.2)."""
         self._waiting.pop(self, None)
         if self._is_refused:
             self._reject(http.HTTPStatus.SERVICE_UNAVAILABLE)
@@ -194,13 +194,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Bytes of a body are the application's to count."""
+        """Restart the idle timeout. The application limits the size of the body."""
         self._unparsed_bytes = 0
         self._set_deadline(self.body_idle_s)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is there; the next one is counted for itself."""
+        """Reset the counters and the timeout for the next request."""
         self._unparsed_bytes = 0
         self._clear_deadline()
         super().on_message_complete()
@@ -224,7 +224,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._respond_and_close(http.HTTPStatus.SERVICE_UNAVAILABLE, _STOPPING)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, or too large a one, with a problem document, and hang up."""
+        """Answer a malformed or too large request with a problem document, and close the connection."""
         self._respond_and_close(self._refusal, _BUSY if self._is_refused else "")
 
     def _reject(self, status: http.HTTPStatus) -> None:
@@ -237,7 +237,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_answering():
             begun, self.cycle.disconnected = self.cycle.response_started, True
             self.cycle.message_event.set()
-            if begun:  # what is written into an answer would be read as its part
+            if begun:  # a second response would be read as part of the first
                 self.transport.close()
                 return
         problem = {"type": "about:blank", "title": status.phrase, "status": status.value, "instance": "/"}
@@ -274,7 +274,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(seconds, self._close_late)
 
     def _close_late(self) -> None:
-        """Nothing came, though it would have been read: not where a body is taken slowly or an answer comes first."""
+        """Close an idle connection, unless the application has paused reading or is still responding."""
         if self.flow.read_paused or (self._in_head and self._is_answering()):
             self._set_deadline(self.head_s if self._in_head else self.body_idle_s)
         else:

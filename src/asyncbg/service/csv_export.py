@@ -1,4 +1,4 @@
-"""Answer with a table that a spreadsheet opens without running anything in it."""
+"""CSV responses in which a spreadsheet evaluates no formula."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from asyncbg.service.integrations.csv_row import CELL_START, FORMULA_CHARS
 
 MEDIA_TYPE = "text/csv; charset=utf-8"
 MARK = "\ufeff"
-"""Begins the file: without it a spreadsheet takes UTF-8 for something else."""
+"""The byte order mark: without it, spreadsheets do not detect UTF-8."""
 
 Cell = str | int | None
 
@@ -20,13 +20,13 @@ _FORMULA = re.compile(f"{CELL_START}(?={FORMULA_CHARS})")
 
 
 def csv_response(name: str, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Response:
-    """A file called ``name``: one line for the header and one for each row, every cell quoted, formulas made text."""
+    """Return a CSV file called ``name`` with every cell quoted and formulas escaped."""
     content = _encoded(MARK + _lines([header]) + _lines(rows))
     return Response(content, media_type=MEDIA_TYPE, headers=_headers(name))
 
 
 def csv_stream(name: str, header: Sequence[str], pages: AsyncIterable[Iterable[Sequence[Cell]]]) -> Response:
-    """The same of rows that come page by page, each sent as soon as it is there."""
+    """Return the same file as a stream, one page of rows at a time."""
 
     async def content() -> AsyncIterator[bytes]:
         yield _encoded(MARK + _lines([header]))
@@ -55,5 +55,5 @@ def _encoded(text: str) -> bytes:
 
 
 def _cell(value: Cell) -> str | int:
-    """Text that no spreadsheet takes for a formula; a number as it is, nothing for None."""
+    """Return the cell with formulas escaped; numbers stay as they are, None becomes an empty cell."""
     return _FORMULA.sub(r"\1\2'", value) if isinstance(value, str) else "" if value is None else value

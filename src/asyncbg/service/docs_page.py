@@ -1,6 +1,6 @@
-"""``/docs``: the OpenAPI document as a page to read. No script, nothing loaded from elsewhere.
+"""``/docs``: the OpenAPI document as a static page, without scripts or external resources.
 
-FastAPI's own pages load theirs from a content delivery network and run it, which no strict policy can allow.
+FastAPI's own pages load scripts from a content delivery network, which the content security policy forbids.
 """
 
 import json
@@ -35,12 +35,12 @@ _BODY: Final = """<header><h1>{title} {version}</h1><p>{description}</p></header
 
 
 def install_docs(app: FastAPI) -> None:
-    """Serve the page, and let the first page of ``app``, which was made with ``docs_url=None``, lead to it."""
+    """Add the page to ``app``, which was created with ``docs_url=None``, and set ``docs_url``."""
     router = APIRouter(route_class=ProblemRoute)
 
     @get_and_head(router, _PATH, include_in_schema=False)
     async def show_docs(request: Request) -> HTMLResponse:
-        """Everything the OpenAPI document says, by tag."""
+        """Return the OpenAPI document as a page, grouped by tag."""
         policy = content_policy(style=_STYLE)
         return HTMLResponse(docs_page(request.app.openapi()), headers={"Content-Security-Policy": policy})
 
@@ -49,7 +49,7 @@ def install_docs(app: FastAPI) -> None:
 
 
 def docs_page(document: Mapping[str, Any]) -> str:
-    """The page of an OpenAPI document."""
+    """Return the HTML page of an OpenAPI document."""
     info = document["info"]
     title = escape(info["title"])
     body = _BODY.format(
@@ -62,7 +62,7 @@ def docs_page(document: Mapping[str, Any]) -> str:
 
 
 def _sections(document: Mapping[str, Any]) -> Iterator[str]:
-    """A heading for each tag, its operations below."""
+    """Yield a heading for each tag, followed by its operations."""
     operations = [
         (method, path, item[method])
         for path, item in document["paths"].items()
@@ -82,7 +82,7 @@ def _tag(operation: Mapping[str, Any]) -> str:
 
 
 def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
-    """One operation, folded up."""
+    """Return one operation as a collapsed element."""
     parts = [
         f"<p>{escape(operation.get('description', ''))}</p>",
         _table(("parameter", "in", "meaning"), map(_parameter, operation.get("parameters", ()))),
@@ -104,7 +104,7 @@ def _parameter(parameter: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _answers(responses: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The statuses, in order."""
+    """Yield the status codes in order, each with its description."""
     for status in sorted(responses):
         kinds = ", ".join(responses[status].get("content", {}))
         description = responses[status].get("description", "")
@@ -112,7 +112,7 @@ def _answers(responses: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _bodies(content: Mapping[str, Any]) -> Iterator[str]:
-    """What may be sent, with an example where there is one."""
+    """Yield each request media type, with an example if there is one."""
     for kind, body in content.items():
         yield f"<p>Body: <code>{escape(kind)}</code></p>"
         examples = body.get("schema", {}).get("examples", ())
@@ -121,7 +121,7 @@ def _bodies(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table; nothing without rows."""
+    """Return a table, or an empty string without rows."""
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>" if body else ""

@@ -1,4 +1,4 @@
-"""What callers may send: the field types the workflows share, and a form that comes as a query or as a JSON body."""
+"""Input types that the workflows share, and a dependency that reads a form from the query or a JSON body."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +20,7 @@ from asyncbg.web.strict_query import reads_query
 
 MAX_TEXT_BYTES = 1024 * 1024
 MAX_TEXT_BODY_BYTES = 8 * MAX_TEXT_BYTES
-"""A body that holds a long text: JSON may take six bytes for one of its characters."""
+"""The largest body with a long text: JSON may encode one character in six bytes."""
 
 _PLAIN_NUMBER = re.compile("[1-9][0-9]*")
 
@@ -28,7 +28,7 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 def _email(text: str) -> str:
-    """The address in its normal form; what is wrong never quotes it."""
+    """Return the normalized address; errors never quote it."""
     try:
         return MailAddress.parse(text).normalized
     except AddressError as error:
@@ -36,21 +36,21 @@ def _email(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Any text that can be stored and encoded."""
+    """Return a text that can be stored and encoded; raise a validation error for any other."""
     if not is_storable(text):
         raise PydanticCustomError("text", "should hold no NUL character and no lone surrogate")
     return text
 
 
 def _long_text(text: str) -> str:
-    """Text of at most a mebibyte."""
+    """Return a text of at most 1 MiB."""
     if len(_text(text).encode()) > MAX_TEXT_BYTES:
         raise PydanticCustomError("text", "should not be larger than 1 MiB")
     return text
 
 
 def _line(text: str) -> str:
-    """One line that says something: it goes into headers and logs, where a line break would forge another."""
+    """Return a non-blank single line: in headers and logs, a line break would forge another line."""
     if not is_one_line(text):
         raise PydanticCustomError("line", "should be one line without control characters")
     if not text.strip():
@@ -59,7 +59,7 @@ def _line(text: str) -> str:
 
 
 def _plain_number(text: object) -> object:
-    """A number in the one form that it is written in; ``int`` would also take ``+7``, ``1_0`` and ``007``."""
+    """Return a number in its canonical form; ``int`` would also accept ``+7``, ``1_0`` and ``007``."""
     if isinstance(text, str) and not _PLAIN_NUMBER.fullmatch(text):
         raise PydanticCustomError(
             "plain_number",
@@ -77,33 +77,33 @@ UserNumber = Annotated[int, Field(ge=1, le=2**63 - 1)]
 UserId = Annotated[
     UserNumber,
     BeforeValidator(_plain_number),
-    Path(description="who it is about: a number without sign, blanks or leading zeros", examples=[7]),
+    Path(description="number of the user, without sign, blanks or leading zeros", examples=[7]),
 ]
-Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the page before")]
+Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the previous page")]
 TaskName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9._-]{1,64}$"), Personal("task")]
 TaskId = Annotated[TaskName, Path(description="a name you choose for the task", examples=["report-1"])]
 
 
 class BodyOnly:
-    """Marks a field of a form that is read from the body only: ``Annotated[list[str], BodyOnly]``."""
+    """Marker of a form field that is read from the body only: ``Annotated[list[str], BodyOnly]``."""
 
 
 def query_fields(model: type[BaseModel]) -> list[str]:
-    """The fields of ``model`` that may come in the query."""
+    """Return the names of the fields of ``model`` that may be sent in the query."""
     return [name for name, field in model.model_fields.items() if BodyOnly not in field.metadata]
 
 
 def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
-    """A dependency that reads ``model`` from the query, from a JSON object in the body, or from both.
+    """Return a dependency that reads ``model`` from the query, from a JSON object in the body, or from both.
 
-    A field may come in both only with the same value, and there are no others. Personal data belongs into the body:
-    queries end up in access logs. Answers 400, 415 or 422 for what it cannot take.
+    A field sent in both must have the same value; unknown fields are refused. Personal data belongs in the body, since
+    queries are written to access logs. The dependency answers 400, 415 or 422 for invalid input.
     """
 
     @reads_query(query_fields(model))
     async def read(request: Request) -> Form:
         body = _without_path(request, await _json_object(request))
-        query = dict(request.query_params)  # the route has refused what it does not know, and what is given twice
+        query = dict(request.query_params)  # the route has refused unknown and repeated parameters
         _refuse_unknown(model, body)
         _refuse_contradiction(model, query, body)
         try:
@@ -115,7 +115,7 @@ def query_or_body(model: type[Form]) -> Callable[[Request], Awaitable[Form]]:
 
 
 async def _json_object(request: Request) -> dict[str, Any]:
-    """The JSON object in the body, or an empty one if there is no body."""
+    """Return the JSON object in the body, or an empty one if there is no body."""
     raw = await request.body()  # the route bounds it
     if not raw.strip():
         return {}
@@ -130,7 +130,7 @@ async def _json_object(request: Request) -> dict[str, Any]:
 
 
 def _without_path(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without what only repeats the path, as a webhook's payload may: ``{"user_id": 7, …}``."""
+    """Return the body without members that repeat path parameters, as webhook payloads do: ``{"user_id": 7, …}``."""
     for name, value in request.path_params.items():
         if name in body and str(body[name]) != str(value):
             raise refuse_input(("body", name), "differs from the value in the path; leave it out", "conflict")
@@ -153,7 +153,7 @@ def _refuse_contradiction(model: type[BaseModel], query: Mapping[str, str], body
 
 
 def _located(error: ValidationError, query: Mapping[str, str], body: Mapping[str, Any]) -> list[ErrorItem]:
-    """What is wrong and in which of the two forms it was sent."""
+    """Return the validation errors, each located in the query or the body."""
     items: list[ErrorItem] = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         name = str(item["loc"][0]) if item["loc"] else ""

@@ -1,4 +1,4 @@
-"""How ``asyncbg serve`` and ``asyncbg worker`` log: one line a record, as text or as JSON, never a forged one."""
+"""Logging configuration of ``asyncbg serve`` and ``asyncbg worker``: one line per record, as text or JSON."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ _ACCESS: Final = ("client", "method", "path", "http_version", "status")
 
 
 def logging_config(settings: Settings) -> dict[str, Any]:
-    """uvicorn's way of logging (errors to stderr, accesses to stdout), for all loggers, every handler filtered."""
+    """Return uvicorn's logging configuration (errors to stderr, access log to stdout) with every handler redacted."""
     from uvicorn.config import LOGGING_CONFIG
 
     config = copy.deepcopy(LOGGING_CONFIG)
@@ -34,13 +34,13 @@ def logging_config(settings: Settings) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of ASCII JSON: ``time level logger message``, what an access tells, ``extra=``, traceback.
+    """Formatter that writes a record as one line of ASCII JSON: time, level, logger, message, access fields, traceback.
 
-    What it writes of a record is what the filter on the handler left of it.
+    It formats records that the redacting filter of the handler has processed.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """Return the line, without a line break."""
         members: dict[str, Any] = {
             "time": rfc3339(int(record.created * 1000)),
             "level": record.levelname.lower(),
@@ -61,5 +61,5 @@ class JsonFormatter(logging.Formatter):
 
 
 def _kind(value: object) -> str:
-    """A value that has no JSON form is shown by its type: what it says of itself was not looked through."""
+    """Return the type of a value without a JSON form: its ``str`` has not been redacted."""
     return f"<{type(value).__name__}>"

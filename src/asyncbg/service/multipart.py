@@ -1,4 +1,4 @@
-"""Parse multipart bodies (RFC 2046, 5.1) as they arrive: the parts' headers and pieces of their content."""
+"""Incremental parser of multipart bodies (RFC 2046, 5.1)."""
 
 import binascii
 import re
@@ -18,11 +18,11 @@ _EXTENDED = re.compile(r"([\w.:+-]*)'[\w-]*'(.*)", re.DOTALL)
 
 
 class MultipartError(ValueError):
-    """The body is not well-formed; the message says what is wrong with it."""
+    """The multipart body is not well-formed."""
 
 
 class EncodingUnsupportedError(ValueError):
-    """The part comes in a Content-Transfer-Encoding that is not decoded."""
+    """The part has an unsupported Content-Transfer-Encoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The closing boundary; what comes after it, the epilogue, says nothing."""
+    """The closing boundary; the epilogue behind it is ignored."""
 
 
 Piece = Headers | bytes | End
@@ -49,14 +49,14 @@ class _State(Enum):
 
 
 class MultipartParser:
-    """Cuts a body into its parts; feed it with :meth:`write`.
+    """Parser that splits a body into parts; feed it with :meth:`write`.
 
-    A boundary is a line of its own: what only begins like one is content. Blanks behind it (transport padding), text
-    before the first and after the last (preamble, epilogue) are skipped. At most a boundary's length is held back.
+    A boundary is a whole line: a line that only begins like one is content. Padding, preamble and epilogue are
+    skipped. The parser buffers at most the length of a boundary.
     """
 
     def __init__(self, boundary: bytes) -> None:
-        """Expect parts between lines of two hyphens and ``boundary``."""
+        """Split at lines of two hyphens and ``boundary``."""
         self._delimiter = b"\r\n--" + boundary
         self._buffer = b"\r\n"  # the first boundary may open the body
         self._state = _State.PREAMBLE
@@ -72,7 +72,7 @@ class MultipartParser:
             raise MultipartError("the body ends before its closing boundary")
 
     def _next(self, *, is_last: bool) -> Piece | None:
-        """The next piece; empty bytes for a step without one, None where more of the body is needed."""
+        """Return the next piece, empty bytes for a step without one, or None if more of the body is needed."""
         match self._state:
             case _State.PREAMBLE | _State.CONTENT:
                 return self._content()
@@ -105,7 +105,7 @@ class MultipartParser:
         return b""
 
     def _boundary(self, *, is_last: bool) -> Piece | None:
-        """What stands behind a delimiter: the end of its line, the hyphens of the last one, or more content."""
+        """Parse what follows a delimiter: the end of its line, the hyphens of the closing one, or more content."""
         rest = self._buffer[len(self._delimiter) :]
         is_closing = rest.startswith(b"--")
         end = rest[2 * is_closing :].lstrip(b" \t")
@@ -140,7 +140,7 @@ class MultipartParser:
 
 
 def _held_back(buffer: bytes, delimiter: bytes) -> int:
-    """How many of the last bytes may be the start of a delimiter."""
+    """Return how many of the last bytes may begin a delimiter."""
     at = buffer.rfind(b"\r", max(0, len(buffer) - len(delimiter) + 1))
     while at >= 0 and not delimiter.startswith(buffer[at:]):
         at = buffer.rfind(b"\r", max(0, len(buffer) - len(delimiter) + 1), at)
@@ -155,7 +155,7 @@ def _field(line: bytes) -> tuple[str, str]:
 
 
 def text_of(raw: bytes) -> str:
-    """A header's text: UTF-8, which browsers send (RFC 7578, 4.2), else Windows-1252."""
+    """Decode a header: UTF-8, which browsers send (RFC 7578, 4.2), else Windows-1252."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -163,7 +163,7 @@ def text_of(raw: bytes) -> str:
 
 
 def parameters(header: str) -> dict[str, str]:
-    """The parameters of a header such as Content-Disposition, by lower-case name; extended ones (RFC 5987) win."""
+    """Return the parameters of a header by lower-case name; extended parameters (RFC 5987) take precedence."""
     found: dict[str, str] = {}
     for name, value in _PARAMETER.findall(header):
         found.setdefault(name.lower(), _unquoted(value.strip()))
@@ -177,7 +177,7 @@ def _unquoted(value: str) -> str:
 
 
 def _extended(found: Mapping[str, str]) -> dict[str, str]:
-    """``name*=utf-8''a%20b`` and ``name*0=…; name*1*=…`` (RFC 2231) decoded, without those that cannot be."""
+    """``name*=utf-8''a%20b`` and ``name*0=…; name*1*=…`` (RFC 2231) decoded; undecodable values are left out."""
     pieces: dict[str, list[tuple[int, bool, str]]] = {}
     for key, value in found.items():
         name, star, place = key.partition("*")
@@ -202,7 +202,7 @@ def _joined(pieces: list[tuple[int, bool, str]]) -> str | None:
 
 
 def file_name_of(disposition: Mapping[str, str]) -> str | None:
-    """The name of the file: ``filename*=`` before ``filename=``, whose escapes of browsers and mailers are undone."""
+    """Return the file name: ``filename*=``, else ``filename=`` with the escapes of browsers and mailers decoded."""
     name = disposition.get("filename")
     if name is None:
         return None
@@ -215,15 +215,15 @@ def file_name_of(disposition: Mapping[str, str]) -> str | None:
 
 
 class Decoder(Protocol):
-    """Undoes a Content-Transfer-Encoding, a piece at a time."""
+    """Incremental decoder of a Content-Transfer-Encoding."""
 
     def decode(self, data: bytes, *, is_last: bool = False) -> bytes:
-        """The bytes that are known by now. Raises MultipartError."""
+        """Return the bytes decoded so far. Raises MultipartError."""
         ...
 
 
 def decoder_of(encoding: str) -> Decoder | None:
-    """The decoder of a Content-Transfer-Encoding, None for the identity. Raises EncodingUnsupportedError."""
+    """Return the decoder of a Content-Transfer-Encoding, None for identity. Raises EncodingUnsupportedError."""
     match encoding.strip().lower():
         case "" | "7bit" | "8bit" | "binary":
             return None

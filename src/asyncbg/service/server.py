@@ -1,4 +1,4 @@
-"""The standalone service: the only place where concrete parts meet."""
+"""The standalone service: builds its parts, wires them together and creates the application."""
 
 import logging
 import re
@@ -67,9 +67,9 @@ _REVOCATION_CHECK_S = 0.2
 _DAY_MS = 86_400_000
 _SECURITY_TXT_DAYS = 30
 _TAGS = [
-    {"name": "workflows", "description": "What this service does: each request is answered with the jobs it became."},
+    {"name": "workflows", "description": "The workflows of this service: each response lists the accepted jobs."},
     {"name": "jobs", "description": "Submit, list, watch, cancel and retry jobs."},
-    {"name": "events", "description": "What happens, as server-sent events."},
+    {"name": "events", "description": "Job events as server-sent events."},
     {"name": "operations", "description": "Health, metrics, start page."},
 ]
 
@@ -78,9 +78,9 @@ _EVENTS = (EmailSent, CsvImported, CsvFailed, WebhookAttempted, WebhookDelivered
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service with all its routes and tasks; the settings come from ``ASYNCBG_*`` unless given.
+    """Return the service's application with all routes and tasks; settings come from ``ASYNCBG_*`` unless given.
 
-    Raises SettingsError. Nothing is opened before the application starts.
+    Raises SettingsError. Files and connections are opened when the application starts.
     """
     settings = settings or load_engine_settings()
     service = _Service.build(settings)
@@ -122,24 +122,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 async def require_authentication(settings: Settings, keys: Keys) -> None:
-    """Rather not start than let strangers in where nobody said so. Raises SettingsError."""
+    """Refuse to listen on a non-loopback address without authentication. Raises SettingsError."""
     auth, host = settings.auth, settings.server.host
     if auth.allow_anonymous:
         if not is_loopback(host):
-            logger.warning("listening on %s, and ASYNCBG_AUTH__ALLOW_ANONYMOUS lets everybody in who reaches it", host)
+            logger.warning("listening on %s without authentication: ASYNCBG_AUTH__ALLOW_ANONYMOUS is set", host)
     elif not await keys.exist():
         if not is_loopback(host):
             raise SettingsError(
-                f"{host} can be reached from elsewhere and there is no API key: make one (asyncbg keys create NAME), "
-                "set ASYNCBG_AUTH__API_KEYS, or let everybody in with ASYNCBG_AUTH__ALLOW_ANONYMOUS=true"
+                f"{host} is not a loopback address and there is no API key: create one (asyncbg keys create NAME), "
+                "set ASYNCBG_AUTH__API_KEYS, or allow anonymous access with ASYNCBG_AUTH__ALLOW_ANONYMOUS=true"
             )
         if auth.allow_anonymous is False:
-            logger.warning("there is no API key, so nobody can get in; make one: asyncbg keys create NAME")
+            logger.warning("there is no API key, so every request is refused; create one: asyncbg keys create NAME")
 
 
 @asynccontextmanager
 async def _closing_revoked_streams(bg: AsyncBG, authenticator: Authenticator) -> AsyncIterator[None]:
-    """End the streams of keys that were revoked, of sessions that are over, and of callers who need a key now."""
+    """Close the streams of revoked keys, of ended sessions and of callers that now need a key."""
 
     async def close_revoked() -> None:
         if bg._streams.are_open and bg._streams.close_unauthorized(await authenticator.load_valid()):
@@ -163,22 +163,22 @@ async def run_worker(settings: Settings) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with service.outbound, service.bg:
             await service.open()
-            logger.info("the worker runs; stop it with SIGTERM or Ctrl-C")
+            logger.info("worker started; stop it with SIGTERM or Ctrl-C")
             async for number in signals:
-                logger.info("%s: running jobs get %g s to end", number.name, settings.runner.shutdown_grace_s)
+                logger.info("%s: running jobs have %g s to finish", number.name, settings.runner.shutdown_grace_s)
                 for second in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(second, signal.SIG_DFL)  # ends the process at once
                 return
 
 
 def service_engine(settings: Settings) -> AsyncBG:
-    """The engine with the service's tasks in it, not started: to check a submission against. Opens nothing."""
+    """Return the engine with the service's tasks, not started, to validate a submission. Opens nothing."""
     return _Service.build(settings).bg
 
 
 @dataclass(frozen=True, slots=True)
 class _Service:
-    """The engine with the service's tasks in it, the parts they use and their routes."""
+    """The engine with the service's tasks, the parts they use and their routes."""
 
     bg: AsyncBG
     outbound: Outbound
@@ -191,7 +191,7 @@ class _Service:
 
     @classmethod
     def build(cls, settings: Settings) -> "_Service":
-        """Make all parts and give each what it needs. Opens nothing."""
+        """Create all parts and inject their dependencies. Opens nothing."""
         bg = AsyncBG(settings, events=_EVENTS)
         clock, data_dir = bg.clock, settings.data_dir
         outbound = Outbound(settings.outbound, clock=clock)
@@ -219,10 +219,10 @@ class _Service:
         return cls(bg, outbound, activity, imports, attachments, keys, sessions, routers)
 
     async def open(self) -> None:
-        """Bring the tables up to date. Call it as soon as the engine runs.
+        """Migrate the tables. Call it as soon as the engine runs.
 
-        All migrations are handed to the one writer before it can answer the worker's first claim, so no job taken up
-        from an earlier life meets old tables.
+        All migrations are queued at the single writer before the worker's first claim, so no claimed job runs against
+        old tables.
         """
         await anyio.to_thread.run_sync(warn_if_readable, self.bg.settings.data_dir)
         stores = (self.activity, self.imports, self.attachments, self.keys, self.sessions)
@@ -230,7 +230,7 @@ class _Service:
 
 
 def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
-    """By mail to the sender's own address where a mail server is configured, by the notification log otherwise."""
+    """Return a notifier by mail if a mail server and a sender are configured, else by the notification log."""
     _, address = parseaddr(smtp.sender)
     try:
         validate_email(address, check_deliverability=False, test_environment=True)
@@ -245,7 +245,7 @@ def _authenticator(settings: Settings, service: _Service) -> Authenticator:
 
 
 def _redact_logs(settings: Settings) -> None:
-    """Keep line breaks out of what the server itself logs, and personal data unless ``privacy.mask`` is off."""
+    """Remove line breaks from server logs, and personal data unless ``privacy.mask`` is off."""
     logging.getLogger("uvicorn.access").addFilter(show_client)
     if settings.privacy.mask:
         logging.getLogger("uvicorn.access").addFilter(show_route)
@@ -253,7 +253,7 @@ def _redact_logs(settings: Settings) -> None:
 
 
 def _shorten_startup_error(record: logging.LogRecord) -> bool:
-    """Of a start that fails for a reason we foresee, uvicorn logs the reason instead of the traceback."""
+    """Replace the traceback of an expected startup error by its message."""
     expected = _EXPECTED_ERROR.search(record.getMessage()) if record.levelno == logging.ERROR else None
     if expected is not None:
         record.msg, record.args = f"cannot start: {expected[1]}", None

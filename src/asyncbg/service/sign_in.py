@@ -1,4 +1,4 @@
-"""Sign in with an API key: a plain page for browsers, and the session behind it. No script, no style from elsewhere."""
+"""Sign-in with an API key: a page for browsers without scripts, and its session."""
 
 import html
 import json
@@ -35,7 +35,7 @@ _SIGNED_IN: Final = """<p>Signed in as <strong>{owner}</strong>.</p>
 """
 _LINKS: Final = navigation({"docs": "API documentation", **LINKS})
 _ALERT: Final = '<p role="alert">There is no such API key; it may be mistyped, expired or revoked.</p>\n'
-_SEE_OTHER: Final[dict[int | str, dict[str, Any]]] = {303: {"description": "Signed in by a form: to the first page"}}
+_SEE_OTHER: Final[dict[int | str, dict[str, Any]]] = {303: {"description": "After a form: redirect to the first page"}}
 _UNKNOWN: Final[dict[str, Any]] = {
     **problem_docs(401)[401],
     "content": {**problem_docs(401)[401]["content"], "text/html": {"schema": {"type": "string"}}},
@@ -58,7 +58,7 @@ _BODY_DOCS: Final[dict[str, Any]] = {
 
 
 class SessionOut(BaseModel):
-    """A browser's session; its token is in the cookie only."""
+    """The session of a browser; its token is only in the cookie."""
 
     owner: str = Field(description="the name of the key", examples=["ada"])
     scopes: list[str] = Field(examples=[["read", "submit"]])
@@ -67,7 +67,7 @@ class SessionOut(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Credentials:
-    """A key as it was sent, whether by a form, and whether by a browser, which shows a page."""
+    """A submitted key: whether a form sent it, and whether the client accepts HTML."""
 
     key: str
     by_form: bool
@@ -75,13 +75,13 @@ class _Credentials:
 
 
 def sign_in_router(authenticator: Authenticator, audit: Audit, *, clock: Clock) -> APIRouter:
-    """The page ``/``, ``POST`` and ``DELETE /session``, and ``POST /sign-out`` for a form."""
+    """Return the routes ``GET /``, ``POST`` and ``DELETE /session``, and ``POST /sign-out`` for forms."""
     router = APIRouter(route_class=limited_to(_MAX_BODY_BYTES), tags=["operations"], dependencies=[Depends(not_stored)])
 
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
     @requires(Access.OPTIONAL)
     async def show_first_page(request: Request) -> HTMLResponse:
-        """Sign in here, or see where to go."""
+        """Return the sign-in form, or links for a signed-in caller."""
         return _page(get_caller(request) or NO_CALLER)
 
     @router.post(
@@ -93,7 +93,7 @@ def sign_in_router(authenticator: Authenticator, audit: Audit, *, clock: Clock) 
     )
     @requires(Access.OPEN)
     async def sign_in(credentials: Annotated[_Credentials, Depends(_read_credentials)], response: Response) -> Any:
-        """Sign a browser in: the answer sets a cookie that stands for the key, as long as that is good."""
+        """Create a session and set its cookie; the session ends when the key expires or is revoked."""
         try:
             token, session, record = await authenticator.sign_in(credentials.key)
         except UnauthenticatedError:
@@ -110,13 +110,13 @@ def sign_in_router(authenticator: Authenticator, audit: Audit, *, clock: Clock) 
     @router.delete("/session", status_code=204, responses=problem_docs(413, 415, 503))
     @requires(Access.AUTHENTICATED)
     async def sign_out(request: Request) -> Response:
-        """Sign the browser out: its session ends here and now, also where the cookie is still kept."""
+        """End the session on the server and delete the cookie."""
         return await _end_session(request, Response(status_code=204))
 
     @router.post("/sign-out", include_in_schema=False)
     @requires(Access.AUTHENTICATED)
     async def sign_out_by_form(request: Request) -> Response:
-        """The same for a form, which knows no DELETE."""
+        """End the session for an HTML form, which cannot send DELETE."""
         return await _end_session(request, RedirectResponse("./", 303))
 
     async def _end_session(request: Request, answer: Response) -> Response:
@@ -132,14 +132,14 @@ def sign_in_router(authenticator: Authenticator, audit: Audit, *, clock: Clock) 
 
 
 async def _read_credentials(request: Request) -> _Credentials:
-    """The key in a small body, as JSON or as a form. Never repeated in an error."""
+    """Read the key from a small JSON or form body. Errors never quote it."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != _FORM:
         refuse_media_type(request.headers, also=_FORM)
     fields = _fields(await request.body(), by_form=media == _FORM)
     for name in fields:
         if name != "key":
-            raise refuse_input(("body", name), "is no field of this body; it takes key", "extra_forbidden")
+            raise refuse_input(("body", name), "is not a field of this body; send only key", "extra_forbidden")
     key = fields.get("key")
     if not isinstance(key, str) or not key:
         raise refuse_input(("body", "key"), "should be an API key", "key")
@@ -147,7 +147,7 @@ async def _read_credentials(request: Request) -> _Credentials:
 
 
 def _fields(body: bytes, *, by_form: bool) -> dict[str, object]:
-    """The fields of a body; a field of a form that is sent twice has no value. Answers 400 or 422 for anything else."""
+    """Return the fields of a body; a repeated form field is None. Answers 400 or 422 for a malformed body."""
     try:
         if by_form:
             return {

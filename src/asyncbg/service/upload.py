@@ -1,4 +1,4 @@
-"""Read the one file of a multipart request (RFC 7578) as it arrives: a chunk in memory at a time, the size watched."""
+"""The file of a multipart request (RFC 7578), read in chunks with its size limited."""
 
 import re
 from collections.abc import AsyncIterator
@@ -21,20 +21,20 @@ from asyncbg.service.multipart import (
 from asyncbg.web.inputs import refuse_input
 
 OVERHEAD_BYTES = 65_536
-"""What boundaries, part headers and other small fields may take beside the file."""
+"""Bytes allowed for boundaries, part headers and other small fields beside the file."""
 _MAX_CHARSET_BYTES = 64
 _CHARSET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")
 
 
 class FilePart:
-    """The part named ``file`` of a multipart request. Await :meth:`open`, then go through :meth:`chunks`.
+    """The part named ``file`` of a multipart request. Await :meth:`open`, then iterate over :meth:`chunks`.
 
-    Both raise HTTPException: 400 for a malformed or incomplete body, 413 for one that is too large, 415 for a
-    Content-Transfer-Encoding that is not decoded; and RequestValidationError where the file is missing or comes twice.
+    Both raise HTTPException: 400 for a malformed or incomplete body, 413 for one that is too large, 415 for an
+    unsupported Content-Transfer-Encoding; and RequestValidationError if the file is missing or sent twice.
     """
 
     def __init__(self, request: Request, *, max_bytes: int) -> None:
-        """Look at the headers: 413 for an announced length over the limit, 415 for another media type."""
+        """Check the headers: 413 for a Content-Length over the limit, 415 for another media type."""
         length = request.headers.get("content-length", "")
         self.announced_bytes = int(length) if length.isdecimal() and len(length) < 20 else 0
         self._left = max_bytes + OVERHEAD_BYTES
@@ -52,23 +52,23 @@ class FilePart:
 
     @property
     def charset(self) -> str | None:
-        """What the sender says the file is encoded in, known once all chunks are read.
+        """The declared charset of the file, complete once all chunks are read; None without one.
 
-        The part's own Content-Type says it, or a field ``_charset_`` of the form (RFC 7578, 4.6). What cannot be the
-        name of a charset is ``unknown``.
+        It comes from the part's Content-Type or from a form field ``_charset_`` (RFC 7578, 4.6). A value that cannot be
+        the name of a charset becomes ``unknown``.
         """
         named = self._own_charset or self._form_charset.decode("ascii", "replace").strip()
         return (named if _CHARSET.fullmatch(named) else "unknown") if named else None
 
     async def open(self) -> str:
-        """Read up to the file and return the name that its sender gave it."""
+        """Read up to the file. Return its file name."""
         while self.file_name is None:
             if not await self._feed():
                 raise self._missing()
         return self.file_name
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The file's bytes; ends with the end of the request."""
+        """Yield the file's bytes until the end of the request."""
         more = True
         while more:
             while self._data:
@@ -78,7 +78,7 @@ class FilePart:
             yield self._data.pop(0)
 
     async def _feed(self) -> bool:
-        """Parse the next chunk of the body; False at its end."""
+        """Parse the next chunk of the body. Return False at its end."""
         try:
             chunk = await anext(self._stream, b"")
             self._left -= len(chunk)
@@ -87,7 +87,7 @@ class FilePart:
             for piece in self._parser.write(chunk, is_last=not chunk):
                 self._handle_part(piece)
         except ClientDisconnect:
-            raise HTTPException(400, "the client left before the upload was complete") from None
+            raise HTTPException(400, "the client disconnected before the upload was complete") from None
         except MultipartError as error:
             raise HTTPException(400, f"the body is not well-formed multipart/form-data: {error}") from None
         return bool(chunk)
@@ -146,12 +146,12 @@ def _decoder(headers: Headers) -> Decoder | None:
 
 
 def too_large(max_bytes: int) -> HTTPException:
-    """The answer to an upload over the limit."""
+    """Return the 413 response to an upload over the limit."""
     return HTTPException(413, f"the file is larger than {max_bytes:,} bytes; send it in parts")
 
 
 def _boundary(request: Request) -> bytes:
-    """The boundary between the parts."""
+    """Return the boundary between the parts."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise HTTPException(415, "send the file as multipart/form-data")
