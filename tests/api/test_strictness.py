@@ -145,6 +145,38 @@ async def test_a_field_that_no_body_has_is_named(service: FastAPI, path: str, bo
     assert answer.json()["errors"][0]["loc"] == ["body", list(body)[-1]]
 
 
+@pytest.mark.parametrize(
+    ("media", "body", "status"),
+    [
+        ("text/plain", b"x", 415),
+        ("application/x-www-form-urlencoded", b"a=1", 415),
+        ("application/json", b"{", 400),
+        ("application/json", b"\xff", 400),
+        ("application/json", b'{"canary7f3a":1}', 422),
+        ("application/json", b"[1]", 422),
+        ("application/x-www-form-urlencoded", b"", None),
+        ("application/json", b"{}", None),
+        ("application/json", b"null", None),
+    ],
+)
+async def test_a_route_without_a_body_takes_none(service: FastAPI, media: str, body: bytes, status: int | None) -> None:
+    """A body that says something is refused on every such operation, rather than ignored."""
+    async with client_of(service) as client:
+        for method, path, operation in operations(service):
+            if method == "GET" or "requestBody" in operation:
+                continue
+            params = {one["name"]: "1" for one in operation.get("parameters", ()) if one["in"] == "query"}
+            answer = await client.request(method, path, content=body, headers={"Content-Type": media}, params=params)
+            if status is None:
+                assert answer.status_code in {202, 204, 404}, (method, path)
+            else:
+                assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), (method, path)
+        repeated = await client.post("/process/x", json={"name": "x"})
+        other = await client.post("/process/x", json={"name": "y"})
+
+    assert (repeated.status_code, other.status_code) == (202, 422)
+
+
 class Account(BaseModel):
     """What an application's dependency may read as one."""
 

@@ -48,7 +48,7 @@ from asyncbg.errors import (
 from asyncbg.privacy import redact
 from asyncbg.web.access_log import note_ours
 from asyncbg.web.shown_path import PATH_CHARS, hide_unknown, kinds_of, words_of
-from asyncbg.web.strict_query import refuse_unknown_query
+from asyncbg.web.strict_query import refuse_unknown_query, takes_body
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -163,7 +163,8 @@ class ProblemRoute(APIRoute):
 
     It takes no body larger than ``max_body_bytes``, whether its length is announced or not, whatever the app takes: 413
     otherwise, and :func:`limited_to` makes one with another limit. A compressed body, or another than JSON where that
-    is read, is answered with 415, a query that the route does not know with 422 unless ``strict_query`` is off.
+    is read, is answered with 415. A query that the route does not know, and a body where it takes none, are answered
+    with 422 unless ``strict_query`` is off.
     """
 
     max_body_bytes: ClassVar[int] = MAX_BODY_BYTES
@@ -180,7 +181,7 @@ class ProblemRoute(APIRoute):
     ) -> None:
         """As FastAPI's own."""
         if self.strict_query:
-            dependencies = [Depends(refuse_unknown_query), *(dependencies or ())]
+            dependencies = [Depends(refuse_unknown_query), Depends(_refuse_unknown_body), *(dependencies or ())]
             responses = {**problem_docs(422), **(responses or {})}
         super().__init__(path, endpoint, dependencies=dependencies, responses=responses, **options)
 
@@ -376,6 +377,28 @@ def refuse_media_type(headers: Headers, *, also: str = "") -> None:
         taken = [kind for kind in (_TAKEN, also) if kind]
         detail = f"the body should come with Content-Type: {' or '.join(taken)}"
         raise HTTPException(415, detail, {"Accept": ", ".join(taken)})
+
+
+async def _refuse_unknown_body(request: Request) -> None:
+    """Refuse a body where none is declared or documented; an empty object, or what only repeats the path, is none."""
+    is_read = request.method in _BODILESS or takes_body(request)
+    if is_read or not _has_body(request.headers) or not await request.body():
+        return
+    refuse_media_type(request.headers)
+    try:
+        sent = await request.json()
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body should be valid JSON; this route takes none") from None
+    fields = sent if isinstance(sent, dict) else {"": sent} if sent is not None else {}
+    known = {name: str(value) for name, value in request.path_params.items()}
+    unknown = [name for name, value in fields.items() if known.get(name) != str(value)]
+    if unknown:
+        raise RequestValidationError(
+            [
+                ErrorItem(loc=["body", *filter(None, [name])], msg="this route takes no body", type="extra_forbidden")
+                for name in unknown
+            ]
+        )
 
 
 def _has_body(headers: Headers) -> bool:

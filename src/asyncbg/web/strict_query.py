@@ -41,6 +41,16 @@ async def refuse_unknown_query(request: Request) -> None:
         raise RequestValidationError(errors)
 
 
+def takes_body(request: Request) -> bool:
+    """Whether a body is documented for the route, or declared by it or by one of its dependencies."""
+    documented = getattr(request.scope["route"], "openapi_extra", None) or {}
+    return "requestBody" in documented or _has_body_params(_dependant(request))
+
+
+def _has_body_params(dependant: Dependant) -> bool:
+    return bool(dependant.body_params) or any(map(_has_body_params, dependant.dependencies))
+
+
 def _unknown(given: Iterable[str], known: Mapping[str, bool]) -> Iterator[ErrorItem]:
     msg = f"is no parameter of this route; it takes {', '.join(sorted(known)) or 'none'}"
     for name in dict.fromkeys(given):
