@@ -152,7 +152,7 @@ async def test_a_field_that_no_body_has_is_named(service: FastAPI, path: str, bo
         ("application/x-www-form-urlencoded", b"a=1", 415),
         ("application/json", b"{", 400),
         ("application/json", b"\xff", 400),
-        ("application/json", b'{"canary7f3a":1}', 422),
+        ("application/json", b'{"zzz":1}', 422),
         ("application/json", b"[1]", 422),
         ("application/x-www-form-urlencoded", b"", None),
         ("application/json", b"{}", None),
