@@ -10,7 +10,7 @@ from pathlib import Path
 from asyncbg.ops.open_store import empty_log
 from asyncbg.store.sqlite.database import Database
 from asyncbg.store.sqlite.file_lock import FileLock
-from asyncbg.store.sqlite.wal_limit import WalLimit
+from asyncbg.store.sqlite.wal_limit import MOST_BYTES, WalLimit
 
 PAGES = 10
 WRITER = """
@@ -129,6 +129,22 @@ def test_a_log_is_emptied_beside_a_process_that_writes(tmp_path: Path) -> None:
             return size
 
     assert asyncio.run(erase()) == 0
+
+
+async def test_a_process_that_is_at_it_for_a_moment_stops_nobody(tmp_path: Path) -> None:
+    """Where the log is as long as it may get, whoever is in the way is waited for before writing is refused."""
+    path, other = tmp_path / "notes.db", FileLock(tmp_path / "notes.db-checkpoint")
+    async with notes(path) as database:
+        other.open(create=True)
+        assert other.try_lock()
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("PRAGMA wal_autocheckpoint = 0")
+            writer.execute("INSERT INTO note VALUES (?)", ("x" * (MOST_BYTES + 1),))
+        asyncio.get_running_loop().call_later(0.3, other.close)
+
+        await fill(database, 1)
+
+        assert Path(f"{path}-wal").stat().st_size < MOST_BYTES  # noqa: ASYNC240
 
 
 async def test_three_processes_that_write_and_checkpoint_all_the_time_lose_nothing(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ CHECKPOINT_PAGES = 2_000
 _PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 4.0
 _PATIENCE_MS = 50
+_LAST_PATIENCE_MS = 1_000
+"""Before writing stops: longer than any reader or writer of ours takes."""
+_LOCK_POLL_S = 0.002
 
 
 class WalLimit:
@@ -47,6 +50,7 @@ class WalLimit:
         self._automatic: sqlite3.Connection | None = None
         self._next_try_s = 0.0
         self._pause_s = _PAUSE_S
+        self._was_patient = False
 
     def open(self) -> None:
         """Open the file of the lock. Raises OSError."""
@@ -73,14 +77,14 @@ class WalLimit:
         if self._lock is not None:
             self._lock.unlock()
 
-    def empty(self, connection: sqlite3.Connection) -> bool:
-        """Bring all of the log into the database and empty it; a reader in the way is waited for, but not long.
+    def empty(self, connection: sqlite3.Connection, *, patience_ms: int = _PATIENCE_MS) -> bool:
+        """Bring all of the log into the database and empty it; who is in the way is waited for, but not long.
 
         False: a reader or a writer is in the way, or another process checkpoints. Raises sqlite3.Error.
         """
-        if self._lock is None or not self._lock.try_lock():
+        if self._lock is None or not self._lock_within(patience_ms):
             return self._lock is None
-        connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")  # nosemgrep: no-sql-from-text
+        connection.execute(f"PRAGMA busy_timeout = {patience_ms}")  # nosemgrep: no-sql-from-text
         try:
             self._let_checkpoint(connection, allowed=False)
             _commit_one_page(connection)
@@ -97,9 +101,12 @@ class WalLimit:
         size = self._size()
         if size <= WANTED_BYTES:
             return
-        if time.monotonic() >= self._next_try_s:
+        is_full = size > MOST_BYTES
+        if time.monotonic() >= self._next_try_s or (is_full and not self._was_patient):
+            self._was_patient = is_full
+            is_empty = self.empty(connection, patience_ms=_LAST_PATIENCE_MS if is_full else _PATIENCE_MS)
             # A failed try adds a page: a reader that stays for hours is asked less and less often.
-            self._pause_s = _PAUSE_S if self.empty(connection) else min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            self._pause_s = _PAUSE_S if is_empty else min(2 * self._pause_s, _LONGEST_PAUSE_S)
             self._next_try_s = time.monotonic() + self._pause_s
             size = self._size()
         if size > MOST_BYTES:
@@ -107,6 +114,15 @@ class WalLimit:
                 f"the write-ahead log has grown to {size // _MIB} MiB, since a reader stays in one transaction; "
                 "end that reader (asyncbg doctor names it)"
             )
+
+    def _lock_within(self, patience_ms: int) -> bool:
+        """Take the lock, which another process that writes holds for the time of a commit."""
+        deadline_s = time.monotonic() + patience_ms / 1000
+        while self._lock is not None and not self._lock.try_lock():
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(_LOCK_POLL_S)
+        return self._lock is not None
 
     def _let_checkpoint(self, connection: sqlite3.Connection, *, allowed: bool) -> None:
         """Switch SQLite's automatic checkpoints, which follow a commit of this connection."""
