@@ -25,7 +25,7 @@ from asyncbg.core.error_log import ErrorLog
 from asyncbg.core.event_model import EventModel, Vocabulary
 from asyncbg.core.job import NewJob
 from asyncbg.core.plain_text import require_line
-from asyncbg.engine import Engine, Enqueuer, Job, Prepared
+from asyncbg.engine import Engine, Enqueuer, Job, PreparedJob
 from asyncbg.engine.registry import unwrap_partial
 from asyncbg.engine.target import enqueuer_of, prepare_target
 from asyncbg.errors import (
@@ -59,7 +59,7 @@ Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 logger = logging.getLogger("asyncbg")
 _STATE = "asyncbg"
-_NUMBERED = "\x1f"
+_KEY_SEPARATOR = "\x1f"
 """Stands between a key and the number of a job: no header can hold it, so no other key begins like this one."""
 
 
@@ -69,7 +69,7 @@ class _Added(BackgroundTask):
     def __init__(  # the arguments are the function's own and may have any name, so they are not passed on by name
         self,
         enqueuer: Enqueuer,
-        prepared: Prepared,
+        prepared: PreparedJob,
         func: Callable[..., Any],
         args: Sequence[Any],
         kwargs: dict[str, Any],
@@ -141,27 +141,27 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         if self._engine is None:
             return
         fresh = [task for task in self.tasks if id(task) not in self._committed]
-        batches: dict[Enqueuer, list[Prepared]] = {}
+        batches: dict[Enqueuer, list[PreparedJob]] = {}
         for added in self._jobs(self._engine, fresh):
             batches.setdefault(added.enqueuer, []).append(added.prepared)
         self._committed.update((id(task), task) for task in fresh)
         for enqueuer, prepared in batches.items():
             if self.idempotency_key is not None:
                 require_line("idempotency_key", self.idempotency_key)
-                self._give_keys(prepared, self.idempotency_key)
+                self._assign_keys(prepared, self.idempotency_key)
             await enqueuer.accept(prepared, stop_on_failure=self.stop_on_failure)
 
-    def _give_keys(self, prepared: Sequence[Prepared], key: str) -> None:
+    def _assign_keys(self, prepared: Sequence[PreparedJob], key: str) -> None:
         """The first job of the request has the key itself, the others have it with their number."""
         for one in prepared:
             number, self._keyed = self._keyed, self._keyed + 1
             if one.new.idempotency_key is None:
                 one.new = one.new._replace(
-                    idempotency_key=f"{key}{_NUMBERED}{number}" if number else key,
+                    idempotency_key=f"{key}{_KEY_SEPARATOR}{number}" if number else key,
                     fingerprint=self.fingerprint or _fingerprint(one.new),
                 )
 
-    def stay_open(self) -> None:
+    def commit_late_additions(self) -> None:
         """From now on commit at once what is still added: the response is on its way."""
         self._open_loop = asyncio.get_running_loop()
 
@@ -227,17 +227,17 @@ def committing(find: Callable[[HTTPConnection], Engine]) -> Callable[..., AsyncI
         try:
             yield tasks
         except (OptionsError, OversizeArgumentsError, UniqueKeyError) as error:
-            raise _answerable(connection, error) from error
+            raise _http_error(connection, error) from error
         try:
             await tasks.commit()
         except AsyncBGError as error:
-            raise _answerable(connection, error) from error
-        tasks.stay_open()
+            raise _http_error(connection, error) from error
+        tasks.commit_late_additions()
 
     return committed
 
 
-def _answerable(connection: HTTPConnection, error: AsyncBGError) -> Exception:
+def _http_error(connection: HTTPConnection, error: AsyncBGError) -> Exception:
     """What to raise: the error where the application has a handler for it, else the HTTP status it means."""
     handlers, _ = connection.scope.get("starlette.exception_handlers", ({}, {}))
     if connection.scope["type"] != "http" or any(kind in handlers for kind in type(error).__mro__):
@@ -348,17 +348,17 @@ class AsyncBG(Engine):
     @asynccontextmanager
     async def _lifespan(self, app: Starlette, other: Lifespan | None) -> AsyncIterator[Mapping[str, Any] | None]:
         if other is None:
-            with self._discreet():
-                async with self._told_to_stop(), self, self._serving(app):
+            with self._redacted_logging():
+                async with self._handling_signals(), self, self._registered_in(app):
                     yield None
         else:
             async with other(app) as state:
-                with self._discreet():
-                    async with self._told_to_stop(), self, self._serving(app):
+                with self._redacted_logging():
+                    async with self._handling_signals(), self, self._registered_in(app):
                         yield state
 
     @contextmanager
-    def _discreet(self) -> Iterator[None]:
+    def _redacted_logging(self) -> Iterator[None]:
         """Keep people out of the lines that uvicorn logs of our routes, and out of all lines where that is wished."""
         privacy = self.settings.privacy
         if privacy.mask:
@@ -370,7 +370,7 @@ class AsyncBG(Engine):
             restore()
 
     @asynccontextmanager
-    async def _told_to_stop(self) -> AsyncIterator[None]:
+    async def _handling_signals(self) -> AsyncIterator[None]:
         """Listen to SIGTERM and SIGINT until all is over: a second one ends the wait for running jobs."""
         restore = chain_signals(self._parts.runner.stop_claiming, self._begin_shutdown)
         try:
@@ -379,12 +379,12 @@ class AsyncBG(Engine):
             restore()
 
     @asynccontextmanager
-    async def _serving(self, app: Starlette) -> AsyncIterator[None]:
+    async def _registered_in(self, app: Starlette) -> AsyncIterator[None]:
         """Make this engine known to the application and what is mounted in it; end its streams when it stops."""
         known = [found for found in dict.fromkeys(_applications(app)) if not hasattr(found.state, _STATE)]
         for found in known:
             setattr(found.state, _STATE, self)
-        self._say_who_is_answered(app)
+        self._warn_of_access(app)
         overriding = [found for found in dict.fromkeys(_applications(app)) if isinstance(found, fastapi.FastAPI)]
         for one in overriding:
             self._parts.executor.overrides.add(one)
@@ -398,7 +398,7 @@ class AsyncBG(Engine):
                 if getattr(found.state, _STATE, None) is self:
                     delattr(found.state, _STATE)
 
-    def _say_who_is_answered(self, app: Starlette) -> None:
+    def _warn_of_access(self, app: Starlette) -> None:
         """Once at start: nobody has to find out by being refused, or by being read by everybody."""
         if self._router is None:
             return

@@ -18,7 +18,7 @@ from asyncbg.core.ids import IdGenerator
 from asyncbg.core.job import Done, Lease, NewJob
 from asyncbg.engine.context import CurrentJob
 from asyncbg.engine.options import CallOptions
-from asyncbg.engine.progress import ProgressPump
+from asyncbg.engine.progress import ProgressReporter
 from asyncbg.errors import JobStateError, LeaseLostError
 from asyncbg.ops.open_store import open_store
 from asyncbg.service.integrations.uploads import Upload, Uploads
@@ -170,7 +170,7 @@ async def stolen(tmp_path: Path) -> AsyncIterator[tuple[SQLiteBackend, CurrentJo
     clock.advance(seconds=31)
     assert await store.rescue() == 1
     (new,) = (await store.claim(1, lease_s=30)).leases
-    yield store, CurrentJob(old, ProgressPump(store, per_s=10), clock.now_ms), new
+    yield store, CurrentJob(old, ProgressReporter(store, per_s=10), clock.now_ms), new
     await store.close()
 
 

@@ -429,7 +429,7 @@ def test_arguments_larger_than_the_bound_are_refused(hint: Any, value: Any) -> N
     arguments = arguments_for(hint)
 
     with pytest.raises(OversizeArgumentsError, match="ASYNCBG_JOBS__MAX_ARGS_BYTES") as caught:
-        arguments.dump({"it": value}, task="work", most_bytes=1_024)
+        arguments.dump({"it": value}, task="work", max_bytes=1_024)
 
     assert isinstance(caught.value, ArgumentsError)
     assert "work" in str(caught.value)

@@ -26,7 +26,7 @@ from asyncbg.engine.arguments import Arguments, arguments_of
 from asyncbg.engine.dependencies import Depends
 from asyncbg.engine.options import TaskOptions
 from asyncbg.engine.progress import Progress
-from asyncbg.engine.registry import Registry, lasting_name, unwrap_partial
+from asyncbg.engine.registry import Registry, durable_name, unwrap_partial
 from asyncbg.engine.task import TaskDefinition, dump_result, is_async_callable
 from asyncbg.errors import (
     ArgumentsError,
@@ -384,10 +384,10 @@ def test_a_name_lasts_only_where_it_leads_back() -> None:
 
     def local() -> None: ...
 
-    assert lasting_name(known) == f"{__name__}:known"
-    assert lasting_name(asyncio.sleep) == "asyncio.tasks:sleep"
+    assert durable_name(known) == f"{__name__}:known"
+    assert durable_name(asyncio.sleep) == "asyncio.tasks:sleep"
     nameless: list[Any] = [local, lambda: None, functools.partial(known), [].append]
-    assert [lasting_name(each) for each in nameless] == [None] * 4
+    assert [durable_name(each) for each in nameless] == [None] * 4
 
 
 def test_partials_are_taken_apart() -> None:
@@ -435,7 +435,7 @@ def test_an_unknown_task_names_the_known_ones() -> None:
     registry = Registry()
     registry.add(define("b", known))
     registry.add(define("a", known))
-    registry.hand_over(known)
+    registry.define_function(known)
 
     with pytest.raises(UnknownTaskError, match=r"'c'; known: a, b"):
         registry.get("c")

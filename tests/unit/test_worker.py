@@ -26,7 +26,7 @@ from asyncbg.engine.context import current_job
 from asyncbg.engine.executor import Executor
 from asyncbg.engine.maintenance import every
 from asyncbg.engine.options import TaskOptions
-from asyncbg.engine.progress import Progress, ProgressPump
+from asyncbg.engine.progress import Progress, ProgressReporter
 from asyncbg.engine.registry import InMemoryJobs, Registry
 from asyncbg.engine.task import TaskDefinition
 from asyncbg.engine.worker import Worker
@@ -120,9 +120,9 @@ class Bench:
         )
         executor = Executor(threads=settings.threads, clock=self.clock, rng=_Highest())
         self.backend.on_progress = self._hear
-        pump = ProgressPump(self.backend, per_s=progress_per_s)
+        reporter = ProgressReporter(self.backend, per_s=progress_per_s)
         self.worker = Worker(
-            self.backend, self.registry, settings, executor=executor, pump=pump, in_memory=InMemoryJobs(),
+            self.backend, self.registry, settings, executor=executor, reporter=reporter, in_memory=InMemoryJobs(),
             clock=self.clock,
         )  # fmt: skip
         return self.worker
@@ -842,7 +842,7 @@ async def test_a_job_whose_lease_lapsed_is_stopped_and_changes_nothing(
     bench.clock.advance(minutes=5)
     await bench.backend.rescue()
     rescued = await bench.store.record(job_id)
-    bench.worker.lapse({job_id})
+    bench.worker.stop_lapsed({job_id})
     await bench.quiet()
 
     assert gate.left == "cancelled"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from asyncbg.bus.handler import Handler, Handlers
 from asyncbg.bus.subscription import Subscription, SubscriptionIndex
-from asyncbg.bus.waiter import FinalWait, FinalWaits
+from asyncbg.bus.waiter import FinalEventWaiter, FinalEventWaiters
 from asyncbg.core.error_log import ErrorLog
 from asyncbg.core.event import Event, EventFilter, EventType
 
@@ -40,23 +40,23 @@ class EventBus:
         """The name of the database; a part of every event's id on the wire."""
         self.last_seq = 0
         """The position of the log up to which everything was published."""
-        self.life = 0
+        self.generation = 0
         """How often the engine was started."""
-        self.turns = 0
+        self.publish_count = 0
         """How often something was published, whatever number of events at once."""
         self._published = 0
         errors = errors or ErrorLog()
         self.errors = RecentErrors()
         """What the jobs that failed last have raised."""
-        self._waits = FinalWaits(errors)
+        self._waits = FinalEventWaiters(errors)
         self._subscriptions = SubscriptionIndex(buffer, errors)
         self._handlers = Handlers(buffer, errors)
 
     def start(self, *, epoch: str, last_seq: int) -> None:
-        """Begin a life of the engine: the database is ``epoch``, its log is written up to ``last_seq``."""
+        """Begin a generation of the engine: the database is ``epoch``, its log is written up to ``last_seq``."""
         self.epoch = epoch
         self.last_seq = last_seq
-        self.life += 1
+        self.generation += 1
         self._subscriptions.reopen()
 
     def publish(self, events: Sequence[Event]) -> None:
@@ -64,19 +64,19 @@ class EventBus:
         if not events:
             return
         self._published += len(events)
-        self.turns += 1
+        self.publish_count += 1
         last_seq = events[-1].seq or max(event.seq for event in events)
         if last_seq > self.last_seq:
             self.last_seq = last_seq
         self.errors.keep(events)
-        self._waits.tell(events)
-        self._subscriptions.tell(events)
-        self._handlers.tell(events)
+        self._waits.dispatch(events)
+        self._subscriptions.dispatch(events)
+        self._handlers.dispatch(events)
 
     @property
     def wants_progress(self) -> bool:
         """Whether anybody here may want the progress of jobs."""
-        return not self._subscriptions.is_empty or self._handlers.want(EventType.PROGRESS.value)
+        return not self._subscriptions.is_empty or self._handlers.wants(EventType.PROGRESS.value)
 
     def subscribe(self, wanted: EventFilter) -> Subscription:
         """Collect from now on what ``wanted`` matches."""
@@ -90,7 +90,7 @@ class EventBus:
         """
         self._handlers.add(event_type, handler, task=task)
 
-    def expect_final(self, job_id: str) -> FinalWait:
+    def expect_final(self, job_id: str) -> FinalEventWaiter:
         """Register for the job's final event; use it as a context, so that nothing falls between look and wait."""
         return self._waits.expect(job_id)
 
@@ -135,7 +135,7 @@ class EventBus:
         )
 
 
-_MOST = 100
+_MAX = 100
 _LONGEST_MS = 60_000
 
 
@@ -159,5 +159,5 @@ class RecentErrors:
         return event.error if event is not None and event.attempt == attempt else None
 
     def _drop_old(self, now_ms: int) -> None:
-        while len(self._errors) > _MOST or next(iter(self._errors.values())).at_ms < now_ms - _LONGEST_MS:
+        while len(self._errors) > _MAX or next(iter(self._errors.values())).at_ms < now_ms - _LONGEST_MS:
             self._errors.popitem(last=False)

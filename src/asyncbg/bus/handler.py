@@ -8,7 +8,7 @@ from functools import partial
 
 import anyio
 
-from asyncbg.bus.waiter import Wake
+from asyncbg.bus.waiter import Waiter
 from asyncbg.core.error_log import ErrorLog, capture, ends_task
 from asyncbg.core.event import Event
 from asyncbg.core.function_name import display_name
@@ -34,7 +34,7 @@ class _HandlerQueue:
             getattr(handler, "__call__", None)  # noqa: B004 - it is the method's kind that is asked for
         )
         self._queue: deque[Event] = deque(maxlen=limit)
-        self._wake = Wake()
+        self._waiter = Waiter()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -48,7 +48,7 @@ class _HandlerQueue:
         dropped = int(len(self._queue) == self._queue.maxlen)
         self._queue.append(event)
         self._idle.clear()
-        self._wake.set()
+        self._waiter.set()
         return dropped
 
     async def run(self, threads: anyio.CapacityLimiter) -> None:
@@ -56,14 +56,14 @@ class _HandlerQueue:
             while self._queue:
                 await self._handle(self._queue.popleft(), threads)
             self._idle.set()
-            await self._wake.wait(None)
+            await self._waiter.wait(None)
 
     async def join(self) -> None:
         await self._idle.wait()
 
     def renew(self) -> None:
         """Be ready for another event loop; what is queued stays."""
-        self._wake, self._idle = Wake(), asyncio.Event()
+        self._waiter, self._idle = Waiter(), asyncio.Event()
         if not self._queue:
             self._idle.set()
 
@@ -112,7 +112,7 @@ class Handlers:
         """How often a handler has raised."""
         return sum(queue.errors for queue in self._queues)
 
-    def want(self, event_type: str) -> bool:
+    def wants(self, event_type: str) -> bool:
         """Whether any handler takes events of this type."""
         return any(queue.wants(event_type) for queue in self._queues)
 
@@ -154,8 +154,8 @@ class Handlers:
             return True
         return False
 
-    def tell(self, events: Sequence[Event]) -> None:
-        """Queue ``events`` for those that want them."""
+    def dispatch(self, events: Sequence[Event]) -> None:
+        """Queue ``events`` for those that wants them."""
         if not self._queues:
             return
         for event in events:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from asyncbg.bus.waiter import Wake
+from asyncbg.bus.waiter import Waiter
 from asyncbg.core.error_log import ErrorLog
 from asyncbg.core.event import Event, EventFilter, encode
 
@@ -65,7 +65,7 @@ _REST = ""
 class Subscription:
     """What one consumer has not taken yet. Made by ``EventBus.subscribe``: ``close`` it, or use it as a context."""
 
-    __slots__ = ("_buffer", "_group", "_index", "_latest", "_limit", "_stored", "_wake", "closing", "lagging")
+    __slots__ = ("_buffer", "_group", "_index", "_latest", "_limit", "_stored", "_waiter", "closing", "lagging")
 
     def __init__(self, index: "SubscriptionIndex", group: "_Group", limit: int) -> None:
         """Hold up to ``limit`` stored events, and the progress of up to ``limit`` jobs."""
@@ -79,7 +79,7 @@ class Subscription:
         self._buffer: list[Chunk] = []
         self._latest: dict[str, int] = {}
         self._stored = 0
-        self._wake = Wake()
+        self._waiter = Waiter()
 
     def take(self) -> list[Event]:
         """All that is pending, in order."""
@@ -109,16 +109,16 @@ class Subscription:
         """Wait until there is something to take, to catch up with, or the end. False: the time was over first."""
         if self._buffer or self.lagging or self.closing:
             return True
-        return await self._wake.wait(timeout_s)
+        return await self._waiter.wait(timeout_s)
 
     def wake(self) -> None:
         """Make ``wait`` return."""
-        self._wake.set()
+        self._waiter.set()
 
     def close(self) -> None:
         """Collect no more."""
         self.closing = True
-        self._index.leave(self._group, self)
+        self._index.remove(self._group, self)
         self.reset()
         self.wake()
 
@@ -135,7 +135,7 @@ class Subscription:
         if self.lagging:
             return chunk.many
         if not self._buffer:
-            self._wake.set()  # who waits has nothing pending
+            self._waiter.set()  # who waits has nothing pending
         if chunk.is_progress:
             return self._push_progress(chunk)
         if self._latest:
@@ -227,7 +227,7 @@ class SubscriptionIndex:
         group.members.add(subscription)
         return subscription
 
-    def leave(self, group: _Group, subscription: Subscription) -> None:
+    def remove(self, group: _Group, subscription: Subscription) -> None:
         """Called by a subscription that is closed."""
         group.members.discard(subscription)
         if group.members or self._groups.get(group.wanted) is not group:
@@ -238,7 +238,7 @@ class SubscriptionIndex:
             if not self._index[key]:
                 del self._index[key]
 
-    def tell(self, events: Sequence[Event]) -> None:
+    def dispatch(self, events: Sequence[Event]) -> None:
         """Push ``events`` to whom they are for."""
         if not self._groups:
             return
@@ -252,7 +252,7 @@ class SubscriptionIndex:
                         touched.append(group)
                     group.pending.append(published)
         for group in touched:
-            self._hand_over(group)
+            self._push_pending(group)
 
     def _interested(self, event: Event) -> Iterable[_Group]:
         """The groups whose place in the index fits; each at most once, since it has its places in one dimension."""
@@ -264,7 +264,7 @@ class SubscriptionIndex:
             *get(_REST, ()),
         )
 
-    def _hand_over(self, group: _Group) -> None:
+    def _push_pending(self, group: _Group) -> None:
         pending, group.pending = group.pending, []
         for chunk in chunks(pending):
             self.delivered += chunk.many * len(group.members)
@@ -273,7 +273,7 @@ class SubscriptionIndex:
                     dropped = subscription.push(chunk)
                 except RuntimeError as error:  # its reader waits in an event loop that was closed
                     self._errors.add("bus", error, "a subscriber cannot be woken and is dropped", is_ours=True)
-                    self.leave(group, subscription)
+                    self.remove(group, subscription)
                     continue
                 if dropped:
                     self.delivered -= min(dropped, chunk.many)

@@ -9,24 +9,24 @@ from asyncbg.core.error_log import ErrorLog
 from asyncbg.core.event import FINAL_EVENTS, Event
 
 
-class Wake:
+class Waiter:
     """One reader waits here; ``set`` wakes it. A future and a timer cost less than a task for ``asyncio.wait_for``."""
 
-    __slots__ = ("_waiter",)
+    __slots__ = ("_future",)
 
     def __init__(self) -> None:
         """Nobody waits."""
-        self._waiter: asyncio.Future[bool] | None = None
+        self._future: asyncio.Future[bool] | None = None
 
     def set(self, value: bool = True) -> None:
-        """Wake the reader with ``value``, if it waits."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(value)
+        """Waiter the reader with ``value``, if it waits."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(value)
 
     def wait(self, timeout_s: float | None) -> Awaitable[bool]:
         """Wait; False: the time was over first."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        return self._waiter if timeout_s is None else self._wait_for(self._waiter, timeout_s)
+        self._future = asyncio.get_running_loop().create_future()
+        return self._future if timeout_s is None else self._wait_for(self._future, timeout_s)
 
     async def _wait_for(self, waiter: asyncio.Future[bool], timeout_s: float) -> bool:
         timer = waiter.get_loop().call_later(timeout_s, self.set, False)
@@ -36,28 +36,28 @@ class Wake:
             timer.cancel()
 
 
-class FinalWait:
+class FinalEventWaiter:
     """Waits for the final event of one job. Registered when made, so: make it, then look at the job, then wait."""
 
-    __slots__ = ("_event", "_job_id", "_waits", "_wake")
+    __slots__ = ("_event", "_job_id", "_waiter", "_waits")
 
-    def __init__(self, waits: "FinalWaits", job_id: str) -> None:
-        """Made by :class:`FinalWaits`."""
+    def __init__(self, waits: "FinalEventWaiters", job_id: str) -> None:
+        """Made by :class:`FinalEventWaiters`."""
         self._waits = waits
         self._job_id = job_id
         self._event: Event | None = None
-        self._wake = Wake()
+        self._waiter = Waiter()
 
     async def wait(self, timeout_s: float | None = None) -> Event | None:
         """The job's final event, or None when the time is over."""
         if self._event is None:
-            await self._wake.wait(timeout_s)
+            await self._waiter.wait(timeout_s)
         return self._event
 
-    def tell(self, event: Event) -> None:
+    def resolve(self, event: Event) -> None:
         """Called by the bus."""
         self._event = event
-        self._wake.set()
+        self._waiter.set()
 
     def __enter__(self) -> Self:
         """Use as a context that lets go of the bus."""
@@ -65,24 +65,24 @@ class FinalWait:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Let go of the bus."""
-        self._waits.forget(self._job_id, self)
+        self._waits.remove(self._job_id, self)
 
 
-class FinalWaits:
+class FinalEventWaiters:
     """All who wait, by job."""
 
     def __init__(self, errors: ErrorLog) -> None:
         """Nobody waits."""
         self._errors = errors
-        self._waiting: dict[str, list[FinalWait]] = {}
+        self._waiting: dict[str, list[FinalEventWaiter]] = {}
 
-    def expect(self, job_id: str) -> FinalWait:
+    def expect(self, job_id: str) -> FinalEventWaiter:
         """Register for the job's final event."""
-        waiting = FinalWait(self, job_id)
+        waiting = FinalEventWaiter(self, job_id)
         self._waiting.setdefault(job_id, []).append(waiting)
         return waiting
 
-    def forget(self, job_id: str, waiting: FinalWait) -> None:
+    def remove(self, job_id: str, waiting: FinalEventWaiter) -> None:
         """Called by a wait that is over."""
         remaining = [other for other in self._waiting.get(job_id, ()) if other is not waiting]
         if remaining:
@@ -94,13 +94,13 @@ class FinalWaits:
         """Forget all of them."""
         self._waiting.clear()
 
-    def tell(self, events: Sequence[Event]) -> None:
+    def dispatch(self, events: Sequence[Event]) -> None:
         """Tell who waits of the final ones among ``events``."""
         if self._waiting:
             for event in events:
                 if event.type in FINAL_EVENTS:
                     for waiting in self._waiting.get(event.job_id, ()):
                         try:
-                            waiting.tell(event)
+                            waiting.resolve(event)
                         except RuntimeError as error:  # it waits in an event loop that was closed
                             self._errors.add("bus", error, "who waits for a job cannot be woken", is_ours=True)

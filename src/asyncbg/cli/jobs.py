@@ -28,7 +28,7 @@ from asyncbg.core.clock import SystemClock, rfc3339
 from asyncbg.core.event import Event, EventFilter, EventType
 from asyncbg.core.job import ANONYMOUS, Attempt, JobRecord, JobState, redact_for
 from asyncbg.engine import CallOptions
-from asyncbg.engine.registry import known_jobs
+from asyncbg.engine.registry import count_known_jobs
 from asyncbg.errors import JobCancelledError, JobFailedError, JobNotFoundError, JobTimeoutError, OverloadedError
 from asyncbg.ops.open_store import database_file, has_database, open_store, processes_at
 from asyncbg.privacy import redact_json
@@ -349,7 +349,7 @@ async def _enqueue(
     definition = engine._parts.registry.get(task)
     bound = definition.arguments.validate(task, arguments)
     async with open_store(settings, create=True) as store:
-        waiting = known_jobs(await store.waiting(), engine._parts.registry)
+        waiting = count_known_jobs(await store.waiting(), engine._parts.registry)
         if waiting >= settings.runner.max_queued:
             raise OverloadedError(f"{waiting} jobs wait already; come back later", retry_after_s=1.0)
         enqueued = await store.enqueue([engine._parts.enqueuer.prepare(definition, bound, options).new])

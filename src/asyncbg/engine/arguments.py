@@ -29,7 +29,7 @@ _LITERALS = (str, int, bool, bytes, Enum)
 _PLAIN = (str, int, bool)
 """What reads back as it was written, so that nothing need be tried: all but a number of more than 4,300 digits."""
 _LONGEST_NUMBER = 4300
-_MOST_BYTES = 1024 * 1024
+_MAX_BYTES = 1024 * 1024
 _CONFIG = pydantic.ConfigDict(
     extra="forbid",
     arbitrary_types_allowed=True,
@@ -132,22 +132,22 @@ class Arguments:
             if not unmet.keys() <= set(given):
                 raise ArgumentsError(task, [_unmet(*item) for item in unmet.items() if item[0] not in given])
 
-    def dump(self, bound: dict[str, Any], *, task: str = "", most_bytes: int = _MOST_BYTES) -> str | None:
+    def dump(self, bound: dict[str, Any], *, task: str = "", max_bytes: int = _MAX_BYTES) -> str | None:
         """Return the JSON text that reads back as the very same values, None where there is none.
 
-        Raises OversizeArgumentsError where the text is longer than ``most_bytes``.
+        Raises OversizeArgumentsError where the text is longer than ``max_bytes``.
         """
         try:
-            if self._is_plain and len(text := to_json(bound)) < min(_LONGEST_NUMBER, most_bytes):
+            if self._is_plain and len(text := to_json(bound)) < min(_LONGEST_NUMBER, max_bytes):
                 return text.decode()
             if not self.injected.isdisjoint(bound) or any(isinstance(value, Iterator) for value in bound.values()):
                 return None
-            return self._stored.dump(bound, most_bytes)
+            return self._stored.dump(bound, max_bytes)
         except OversizeError as error:
             size = error.size
         except Exception:  # noqa: BLE001 - also what the arguments' own serializers raise
             return None
-        raise OversizeArgumentsError(task, size, most_bytes)
+        raise OversizeArgumentsError(task, size, max_bytes)
 
     def load(self, task: str, text: str) -> dict[str, Any]:
         """Read arguments back, without validating them anew.

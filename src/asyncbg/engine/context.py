@@ -21,7 +21,7 @@ from asyncbg.store.sqlite.database import Guard
 logger = logging.getLogger("asyncbg")
 _NOTHING = (0, None, "", "")
 _NUMBERS = (int, float)
-_MOST_EVENT_BYTES = 256 * 1024
+_MAX_EVENT_BYTES = 256 * 1024
 _current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", default=None)
 
 
@@ -46,12 +46,12 @@ class Reporter(Protocol):
 
 
 class Cancellation:
-    """Whether an attempt was told to stop: by a cancel, its timeout or a shutdown. True in a condition once it was.
+    """Whether an attempt was payload to stop: by a cancel, its timeout or a shutdown. True in a condition once it was.
 
     Safe from any thread: ``while not current_job().cancelled: …``.
     """
 
-    __slots__ = ("_event", "_is_set", "_was_seen", "reason")
+    __slots__ = ("_event", "_is_set", "_was_checked", "reason")
     _making = threading.Lock()
 
     def __init__(self) -> None:
@@ -59,13 +59,13 @@ class Cancellation:
         self.reason = ""
         """Why, in the words of whoever cancelled."""
         self._is_set = False
-        self._was_seen = False
+        self._was_checked = False
         self._event: threading.Event | None = None
 
     def __bool__(self) -> bool:
         """Whether it is time to stop."""
         if self._is_set:
-            self._was_seen = True
+            self._was_checked = True
         return self._is_set
 
     @property
@@ -74,9 +74,9 @@ class Cancellation:
         return self._is_set
 
     @property
-    def was_seen(self) -> bool:
-        """Whether the task has looked since it was told."""
-        return self._was_seen
+    def was_checked(self) -> bool:
+        """Whether the task has looked since it was payload."""
+        return self._was_checked
 
     def raise_if_cancelled(self) -> None:
         """Raise ``asyncio.CancelledError`` if it is time to stop."""
@@ -135,7 +135,15 @@ class CurrentJob:
     """The job that is running here. Get it with :func:`current_job`."""
 
     __slots__ = (
-        "_lease", "_loop", "_reporter", "_stand_ins", "_thread", "_told", "cancelled", "changed", "now_ms",
+        "_latest",
+        "_lease",
+        "_loop",
+        "_redactor",
+        "_reporter",
+        "_thread",
+        "cancelled",
+        "changed",
+        "now_ms",
         "reported_s",
     )  # fmt: skip
 
@@ -146,12 +154,12 @@ class CurrentJob:
         self._reporter = reporter
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._stand_ins = ArgumentRedactor({}, {})
-        self._told: tuple[float, float | None, str, str] | None = None
+        self._redactor = ArgumentRedactor({}, {})
+        self._latest: tuple[float, float | None, str, str] | None = None
         self.changed = False
         self.reported_s = 0.0
         self.cancelled = Cancellation()
-        """Whether this attempt was told to stop; for a plain ``def`` to look at, since no thread can be interrupted."""
+        """Whether this attempt was asked to stop. A plain ``def`` must check it: threads cannot be interrupted."""
 
     @property
     def lease(self) -> Lease:
@@ -205,20 +213,20 @@ class CurrentJob:
         disk, and there is nothing left to await.
         """
         if not isinstance(event, EventModel):
-            name, told = event, self.clean_json(json.loads(_event_text(event, dict(data or {}))))
+            name, payload = event, self.clean_json(json.loads(_event_text(event, dict(data or {}))))
         elif data is None:
-            name, told = event.event_type, event.masked(self.clean_json)
+            name, payload = event.event_type, event.masked(self.clean_json)
         else:
             raise TypeError(f"{type(event).__name__} holds its data itself; give none beside it")
         if name.startswith(RESERVED_PREFIXES) or not name.replace(".", "").replace("_", "").isalnum():
             raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
-        publication = self._publish(name, _event_text(name, told))
+        publication = self._publish(name, _event_text(name, payload))
         if self._loop is None or threading.get_ident() == self._thread:
             return Publication(publication)
-        done = _begun_on(self._loop, publication)
+        done = _submit_to(self._loop, publication)
         if _has_loop():
-            return Publication(_awaited(done))
-        _wait_for(done, self._loop)
+            return Publication(_await_future(done))
+        _block_until_done(done, self._loop)
         return Publication(None)
 
     async def _publish(self, name: str, data: str) -> None:
@@ -238,20 +246,20 @@ class CurrentJob:
         if not await self._reporter.holds(self):
             raise LeaseLostError(self.id)
 
-    def conceal(self, stand_ins: ArgumentRedactor) -> None:
-        """Take note of the job's personal values: what it says of itself is told without them. Called by the runner."""
-        self._stand_ins = stand_ins
+    def redact_with(self, redactor: ArgumentRedactor) -> None:
+        """Redact the job's personal values from what it reports from now on. Called by the executor."""
+        self._redactor = redactor
 
     def clean(self, text: str) -> str:
         """``text`` with this job's personal values as pseudonyms, and what looks personal or secret redacted."""
-        return self._stand_ins.clean(text)
+        return self._redactor.clean(text)
 
     def clean_json(self, value: Any) -> Any:
         """A JSON value with every text in it cleaned."""
-        return self._stand_ins.clean_json(value)
+        return self._redactor.clean_json(value)
 
     @property
-    def shown_progress(self) -> ProgressValue | None:
+    def redacted_progress(self) -> ProgressValue | None:
         """The progress as others may see it."""
         old = self.progress
         if old is None or not (old.message or old.unit):
@@ -262,9 +270,9 @@ class CurrentJob:
     @property
     def progress(self) -> ProgressValue | None:
         """The latest report; made into a value here, since far more is reported than looked at."""
-        if self._told is None:
+        if self._latest is None:
             return None
-        current, total, message, unit = self._told
+        current, total, message, unit = self._latest
         return ProgressValue(current=current, total=total, message=message, unit=unit)
 
     def report(
@@ -278,21 +286,21 @@ class CurrentJob:
             current = _number("current", current)
         if type(total) not in _NUMBERS and total is not None:
             total = _number("total", total)
-        _, old_total, old_message, old_unit = self._told or _NOTHING
-        self._told = (
+        _, old_total, old_message, old_unit = self._latest or _NOTHING
+        self._latest = (
             current,
             old_total if total is None else total,
             old_message if message is None else message,
             old_unit if unit is None else unit,
         )
         if not self.changed:
-            self._tell()
+            self._notify_reporter()
 
     def advance(self, n: float) -> None:
         """Add ``n`` to what is done."""
-        self.report((self._told or _NOTHING)[0] + n)
+        self.report((self._latest or _NOTHING)[0] + n)
 
-    def _tell(self) -> None:
+    def _notify_reporter(self) -> None:
         self.changed = True
         if threading.get_ident() == self._thread:
             self._reporter.progress_changed(self)
@@ -316,7 +324,7 @@ def _event_text(name: str, data: Mapping[str, Any]) -> str:
         text = dump(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"the data of the event {name} has no JSON form: {error}") from error
-    if len(text) > _MOST_EVENT_BYTES:
+    if len(text) > _MAX_EVENT_BYTES:
         raise ValueError(f"the data of the event {name} is larger than 256 KiB; publish where it is kept instead")
     return text
 
@@ -369,13 +377,13 @@ async def require_lease() -> None:
         await job.require_lease()
 
 
-def enter(job: CurrentJob) -> None:
+def set_current_job(job: CurrentJob) -> None:
     """Make ``job`` the current one for the rest of this asyncio task (whose context is its own)."""
     job.bind_loop()
     _current.set(job)
 
 
-def _begun_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> concurrent.futures.Future[None]:
+def _submit_to(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> concurrent.futures.Future[None]:
     """Begin ``work`` on its loop, from another thread. Raises NotRunningError where the loop is closed."""
     try:
         return asyncio.run_coroutine_threadsafe(work, loop)
@@ -385,16 +393,16 @@ def _begun_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) 
 
 
 _LOOP_GONE = "the event loop of this job is closed: the thread has outlived its engine"
-_LOOK_S = 0.5
+_POLL_S = 0.5
 
 
-def _wait_for(done: concurrent.futures.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+def _block_until_done(done: concurrent.futures.Future[None], loop: asyncio.AbstractEventLoop) -> None:
     """Block this thread until it is done; a loop that is closed does nothing any more."""
-    while not concurrent.futures.wait([done], timeout=_LOOK_S).done:
+    while not concurrent.futures.wait([done], timeout=_POLL_S).done:
         if loop.is_closed():
             raise NotRunningError(_LOOP_GONE)
     done.result()
 
 
-async def _awaited(done: concurrent.futures.Future[None]) -> None:
+async def _await_future(done: concurrent.futures.Future[None]) -> None:
     await asyncio.wrap_future(done)

@@ -107,7 +107,7 @@ class Dependencies:
             self._required.append(name)
 
     @property
-    def are_entered(self) -> bool:
+    def need_closing(self) -> bool:
         """Whether there is anything to close when the run is over."""
         return bool(self._providers or self._foreign)
 
@@ -191,7 +191,7 @@ class _Run:
         if inspect.isgeneratorfunction(body):
             return await self._enter_in_thread(contextmanager(call)())
         value = await self._call(provider, call)
-        if not _is_opened_for_us(provider):
+        if not _is_entered(provider):
             return value
         if isinstance(value, AbstractAsyncContextManager):
             return await self._stack.enter_async_context(value)
@@ -202,7 +202,7 @@ class _Run:
             return await self._stack.enter_async_context(_InThread(manager, self._threads))
 
     async def _call(self, provider: Provider, call: Callable[[], Any]) -> Any:
-        if _is_quick(provider):
+        if _runs_on_loop(provider):
             value = call()
         else:
             with _cancellation_kept():
@@ -339,7 +339,7 @@ def body_of(function: Callable[..., Any]) -> Callable[..., Any]:
     return cast("Callable[..., Any]", getattr(function, "__call__", function))  # noqa: B004 - the method itself
 
 
-def _is_quick(provider: Provider) -> bool:
+def _runs_on_loop(provider: Provider) -> bool:
     """Whether a call only makes something to await or enter. It is called on the event loop, all others in a thread."""
     body = body_of(provider)
     inner = inspect.unwrap(body)
@@ -351,7 +351,7 @@ def _is_quick(provider: Provider) -> bool:
     )
 
 
-def _is_opened_for_us(provider: Provider) -> bool:
+def _is_entered(provider: Provider) -> bool:
     """Whether what it gives is made for this run alone: a class makes one, a decorated generator does."""
     inner = inspect.unwrap(body_of(provider))
     return inspect.isclass(provider) or inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)

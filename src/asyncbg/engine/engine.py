@@ -151,10 +151,10 @@ class Engine:
         self._parts.runner.is_draining = False
         await self.backend.open()
         try:
-            await self._parts.maintenance.begin_counts()
+            await self._parts.maintenance.restore_counters()
             position = await self.backend.position()
             self.bus.start(epoch=self.backend.epoch, last_seq=position.last_seq)
-            await self._parts.maintenance.count()
+            await self._parts.maintenance.recount_all()
             await self._parts.schedules.start()
             self._parts.runner.start(self._loops)
         except BaseException:
@@ -237,12 +237,12 @@ class Engine:
         """One job, with the freshest progress. Raises JobNotFoundError."""
         return await self._parts.control.get(job_id)
 
-    async def wait(self, job_id: str, timeout_s: float | None = None, *, through_pause: bool = False) -> JobRecord:
+    async def wait(self, job_id: str, timeout_s: float | None = None, *, through_shutdown: bool = False) -> JobRecord:
         """Wait for the job's final state; the latest record, final or not, when the time is over.
 
-        At a shutdown it returns at once, so that no long poll holds the server, unless ``through_pause`` is set.
+        At a shutdown it returns at once, so that no long poll holds the server, unless ``through_shutdown`` is set.
         """
-        return await self._parts.control.wait(job_id, timeout_s, through_pause=through_pause)
+        return await self._parts.control.wait(job_id, timeout_s, through_shutdown=through_shutdown)
 
     async def attempts(self, job_id: str) -> Sequence[Attempt]:
         """The latest attempts of a job, oldest first. Raises JobNotFoundError."""

@@ -27,7 +27,7 @@ _SCHEDULED = (JobState.SCHEDULED, JobState.SCHEDULED.value)
 
 
 @dataclass(slots=True)
-class Prepared:
+class PreparedJob:
     """A job that is validated and has its id, but is not stored yet."""
 
     new: NewJob
@@ -51,10 +51,10 @@ class Enqueuer:
         in_memory: InMemoryJobs,
         ids: IdGenerator,
         clock: Clock,
-        most_args_bytes: int,
+        max_args_bytes: int,
     ) -> None:
         """Made by the engine."""
-        self._most_args_bytes = most_args_bytes
+        self._max_args_bytes = max_args_bytes
         self.registry = registry
         self.executor = executor
         """What runs a task that is awaited inline."""
@@ -67,15 +67,15 @@ class Enqueuer:
         self._clock = clock
 
     def prepare(
-        self, definition: TaskDefinition, bound: dict[str, Any], options: CallOptions, *, lasting: bool = True
-    ) -> Prepared:
+        self, definition: TaskDefinition, bound: dict[str, Any], options: CallOptions, *, durable: bool = True
+    ) -> PreparedJob:
         """Give a call whose arguments are validated an id; nothing is stored yet. Raises ArgumentsError."""
         if definition.arguments.injected:
             self.executor.require_met(definition, bound)
         task = definition.options
         text = None
-        if lasting:
-            text = definition.arguments.dump(bound, task=definition.name, most_bytes=self._most_args_bytes)
+        if durable:
+            text = definition.arguments.dump(bound, task=definition.name, max_bytes=self._max_args_bytes)
         now_ms = self._clock.now_ms()
         run_at_ms = now_ms if options is NO_OPTIONS else options.run_at_ms(now_ms)
         job_id = self._ids.new()
@@ -91,46 +91,46 @@ class Enqueuer:
             None if definition.key is None else definition.unique_key(bound), 0 if options.at is None else 1,
         )  # fmt: skip
         job = Job(self._control, job_id, task=definition.name, state=state, batch=job_id, owner=options.owner)
-        return Prepared(new, job, definition, bound)
+        return PreparedJob(new, job, definition, bound)
 
-    async def accept(self, prepared: Sequence[Prepared], *, stop_on_failure: bool = False) -> Enqueued:
+    async def accept(self, prepared: Sequence[PreparedJob], *, stop_on_failure: bool = False) -> Enqueued:
         """Store prepared jobs as one batch, to run one after another; returns when they are on disk.
 
         Raises NotRunningError, OverloadedError, IdempotencyError, DatabaseError; nothing is stored then.
         """
         self._require_running()
-        owners = await self._admit(prepared)
+        owners = await self._reserve(prepared)
         if len(prepared) > 1:
             _chain(prepared, stop_on_failure)
         for one in prepared:
             if not one.new.durable:
-                self._in_memory.keep(one.new.id, one.definition, one.bound)
+                self._in_memory.add(one.new.id, one.definition, one.bound)
         try:
             enqueued = await self._backend.enqueue([one.new for one in prepared])
         except BaseException:
             for one in prepared:
                 self._in_memory.drop(one.new.id)
-            self._backlog.settle(len(owners), owners)
+            self._backlog.confirm(len(owners), owners)
             raise
-        self._backlog.settle(
+        self._backlog.confirm(
             len(owners), [owner for owner, created in zip(owners, enqueued.created, strict=False) if not created]
         )
         if not all(enqueued.created):
-            await self._take_earlier(prepared, enqueued)
+            await self._adopt_earlier(prepared, enqueued)
         return enqueued
 
-    async def _admit(self, prepared: Sequence[Prepared]) -> Sequence[str]:
+    async def _reserve(self, prepared: Sequence[PreparedJob]) -> Sequence[str]:
         """Make room; returns for whom. A repeat of what was accepted before takes none. Raises OverloadedError."""
         owners = [one.new.owner for one in prepared]
         try:
-            self._backlog.admit(owners)
+            self._backlog.reserve(owners)
         except OverloadedError:
             if not await self._are_known(prepared):
                 raise
             return ()
         return owners
 
-    async def _are_known(self, prepared: Sequence[Prepared]) -> bool:
+    async def _are_known(self, prepared: Sequence[PreparedJob]) -> bool:
         """Whether each was accepted before, under its idempotency key."""
         for one in prepared:
             key = one.new.idempotency_key
@@ -138,7 +138,7 @@ class Enqueuer:
                 return False
         return True
 
-    async def accept_within(self, connection: aiosqlite.Connection, prepared: Prepared) -> Job:
+    async def accept_within(self, connection: aiosqlite.Connection, prepared: PreparedJob) -> Job:
         """Store a prepared job in the transaction that is open on ``connection``; it exists once that is committed.
 
         Raises TransactionError, NotRunningError, OverloadedError, IdempotencyError, DatabaseError.
@@ -150,13 +150,13 @@ class Enqueuer:
                 f"{new.task} is not durable, and only what is in the database can be rolled back; "
                 "hand over a module-level function and plain arguments"
             )
-        self._backlog.admit((new.owner,))
+        self._backlog.reserve((new.owner,))
         record = None
         try:
             record = await self._backend.enqueue_within(connection, new)
         finally:
             is_new = record is not None and record.id == new.id
-            self._backlog.settle(1, () if is_new else (new.owner,))
+            self._backlog.confirm(1, () if is_new else (new.owner,))
         job.id, job.state, job.batch, job.created = record.id, record.state, record.batch, is_new
         return job
 
@@ -166,7 +166,7 @@ class Enqueuer:
                 "asyncbg is not running: pass FastAPI(lifespan=bg.lifespan), or use `async with bg:` in a script"
             )
 
-    async def _take_earlier(self, prepared: Sequence[Prepared], enqueued: Enqueued) -> None:
+    async def _adopt_earlier(self, prepared: Sequence[PreparedJob], enqueued: Enqueued) -> None:
         """Where an idempotency key matched, the handle is the earlier job's."""
         for one, job_id, created in zip(prepared, *enqueued, strict=True):
             if not created:
@@ -180,15 +180,15 @@ class Enqueuer:
         definition = self.registry.get(task)
         options = CallOptions(idempotency_key=f"{SCHEDULE}/{task}/{slot_ms}", tags=(SCHEDULE,), owner=SCHEDULE)
         prepared = self.prepare(definition, definition.bind((), {}), options)
-        self._backlog.admit((SCHEDULE,))
+        self._backlog.reserve((SCHEDULE,))
         stored = False
         try:
             stored = await self._backend.fire(schedule, slot_ms, prepared.new)
         finally:
-            self._backlog.settle(1, () if stored else (SCHEDULE,))
+            self._backlog.confirm(1, () if stored else (SCHEDULE,))
 
 
-def _chain(prepared: Sequence[Prepared], stop_on_failure: bool) -> None:
+def _chain(prepared: Sequence[PreparedJob], stop_on_failure: bool) -> None:
     """Make one batch of the jobs: named by the first, each waiting for the one before it."""
     batch = prepared[0].new.id
     for position, one in enumerate(prepared):

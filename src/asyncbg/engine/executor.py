@@ -17,7 +17,7 @@ from asyncbg.core.clock import Clock
 from asyncbg.core.error_log import ends_task
 from asyncbg.core.job import Done, Failed, JobFailure, Lease, Outcome, Retry
 from asyncbg.core.retry import is_retryable, requested_delay_s
-from asyncbg.engine.context import CurrentJob, enter
+from asyncbg.engine.context import CurrentJob, set_current_job
 from asyncbg.engine.dependencies import Overrides
 from asyncbg.engine.failure import describe, stack_text, traceback_text
 from asyncbg.engine.task import TaskDefinition, dump_result
@@ -29,8 +29,8 @@ from asyncbg.privacy.marks import ArgumentRedactor
 
 logger = logging.getLogger("asyncbg")
 
-_UNFIT_RETRIES = 10
-_UNFIT_CAP_S = 300.0
+_CHANGED_RETRIES = 10
+_CHANGED_CAP_S = 300.0
 _LONGEST_DELAY_S = 30 * 86_400
 _REPORTING_THREADS = 4
 
@@ -51,19 +51,19 @@ class Executor:
         threads: int,
         clock: Clock,
         rng: random.Random,
-        most_result_bytes: int = 1024 * 1024,
+        max_result_bytes: int = 1024 * 1024,
         keeps_tracebacks: bool = True,
     ) -> None:
         """Bound the worker threads and the results; ``rng`` draws the retry delays."""
-        self._most_result_bytes = most_result_bytes
+        self._max_result_bytes = max_result_bytes
         self.overrides = Overrides()
         """What stands in for providers."""
         self._threads = Threads(threads)
-        self._reporting = Threads(_REPORTING_THREADS)
+        self._report_threads = Threads(_REPORTING_THREADS)
         self._keeps_tracebacks = keeps_tracebacks
         self._clock = clock
         self._rng = rng
-        notice_unawaited()
+        install_unawaited_hook()
 
     async def attempt(self, job: CurrentJob, definition: TaskDefinition, bound: dict[str, Any] | None) -> Outcome:
         """Run the task once. ``bound`` are arguments kept in memory; None reads them from the job.
@@ -71,24 +71,24 @@ class Executor:
         A cancellation of this attempt goes through: whoever cancelled knows why.
         """
         lease = job.lease
-        enter(job)
+        set_current_job(job)
         try:
             bound = self._load(definition, lease) if bound is None else bound
         except UnreadableError as error:
             return await self._failed(job, definition, error, is_final=True)
         except ArgumentsError as error:
-            return self._unfit(lease, error)
+            return self._arguments_changed(lease, error)
         except Exception as error:  # noqa: BLE001 - an argument's own validator
             return await self._failed(job, definition, error)
         try:
             if definition.arguments.marks:
-                job.conceal(ArgumentRedactor(bound, definition.arguments.marks))
+                job.redact_with(ArgumentRedactor(bound, definition.arguments.marks))
             value = await self._call(definition, bound, self._threads.run)
-            return Done(dump_result(definition.name, value, most_bytes=self._most_result_bytes))
+            return Done(dump_result(definition.name, value, max_bytes=self._max_result_bytes))
         except ResultError as error:  # the work is done: another attempt would do it twice
             return await self._failed(job, definition, error, is_final=True)
         except GeneratorExit:
-            raise  # this coroutine may be what is closed: only the caller can tell, see exited()
+            raise  # this coroutine may be what is closed: only the caller can tell, see generator_exit_outcome()
         except BaseException as error:
             if ends_task(error) or (isinstance(error, asyncio.CancelledError) and job.cancelled.is_set):
                 raise
@@ -101,7 +101,7 @@ class Executor:
     async def run_inline(self, definition: TaskDefinition, bound: Mapping[str, Any]) -> Any:
         """Run a task here and now, in the caller's asyncio task, and return what it returns."""
         self.require_met(definition, bound)
-        return await self._call(definition, bound, self._threads.run_or_leave)
+        return await self._call(definition, bound, self._threads.run_or_abandon)
 
     def require_met(self, definition: TaskDefinition, given: Collection[str]) -> None:
         """Raise ArgumentsError where a provider of the task needs what only a request has, and it is not ``given``."""
@@ -126,7 +126,7 @@ class Executor:
     async def _supply(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
         """Call the function with what it depends on."""
         dependencies = definition.arguments.dependencies
-        if not dependencies.are_entered:
+        if not dependencies.need_closing:
             return await self._enter(definition, {**dependencies.progress(), **bound}, in_thread)
         async with dependencies.resolved(bound, self._threads, self.overrides) as supplied:
             return await self._enter(definition, {**supplied, **bound}, in_thread)
@@ -142,7 +142,7 @@ class Executor:
             raise UnawaitedError(definition.name, [value.__qualname__])
         return value
 
-    def exited(self, job: CurrentJob, definition: TaskDefinition, error: GeneratorExit) -> Outcome:
+    def generator_exit_outcome(self, job: CurrentJob, definition: TaskDefinition, error: GeneratorExit) -> Outcome:
         """What becomes of an attempt that raised GeneratorExit; raised again where its coroutine is being closed.
 
         A future that ends in GeneratorExit closes the coroutines that await it, so it is found by the outermost.
@@ -151,17 +151,17 @@ class Executor:
             raise error
         return self._failure(job.lease, definition, error, job.clean)
 
-    def _unfit(self, lease: Lease, error: ArgumentsError) -> Outcome:
+    def _arguments_changed(self, lease: Lease, error: ArgumentsError) -> Outcome:
         """The job was stored by another version of the task: in a rolling deploy a process that takes it may come."""
         told = JobFailure(
             type=type(error).__name__,
             message=f"{error}; the job was stored by a version of the task that took other arguments: "
             "deploy one that takes these, then retry the job",
         )
-        if lease.attempt >= lease.max_attempts + _UNFIT_RETRIES:
+        if lease.attempt >= lease.max_attempts + _CHANGED_RETRIES:
             logger.error("job %s (%s) failed: %s", lease.id, lease.task, error)
             return Failed(told)
-        delay_s = min(_UNFIT_CAP_S, 2.0**lease.attempt)
+        delay_s = min(_CHANGED_CAP_S, 2.0**lease.attempt)
         logger.warning("job %s (%s) is tried again in %.0f s: %s", lease.id, lease.task, delay_s, error)
         return Retry(told, self._clock.now_ms() + int(delay_s * 1000))
 
@@ -175,7 +175,7 @@ class Executor:
         self, job: CurrentJob, definition: TaskDefinition, error: BaseException, *, is_final: bool = False
     ) -> Outcome:
         """What becomes of an attempt that raised. Told in a thread: frames, causes and messages may be long."""
-        failure: Outcome = await self._reporting.run(
+        failure: Outcome = await self._report_threads.run(
             partial(self._failure, job.lease, definition, error, job.clean, is_final=is_final)
         )
         return failure
@@ -217,21 +217,21 @@ def _log(level: int, traceback: str | None, message: str, *args: object) -> None
 
 
 _WARN = "_warn_unawaited_coroutine"
-_found: ContextVar[list[str] | None] = ContextVar("asyncbg_unawaited", default=None)
+_collected: ContextVar[list[str] | None] = ContextVar("asyncbg_unawaited", default=None)
 
 
 def collect_unawaited() -> tuple[list[str], Token[list[str] | None]]:
     """Collect from now on the names of coroutines that are dropped, also in threads that the caller waits for."""
     names: list[str] = []
-    return names, _found.set(names)
+    return names, _collected.set(names)
 
 
 def stop_collecting(token: Token[list[str] | None]) -> None:
     """Collect no more."""
-    _found.reset(token)
+    _collected.reset(token)
 
 
-def notice_unawaited() -> None:
+def install_unawaited_hook() -> None:
     """Let Python's own notice of a dropped coroutine be taken down where a run collects them.
 
     CPython calls a function of the warnings module, by name, when it frees such a coroutine. A filter of warnings
@@ -244,15 +244,15 @@ def notice_unawaited() -> None:
     collecting = _Collecting()
     gc.callbacks.append(collecting)
 
-    def take_down(coroutine: Any) -> None:
-        names = _found.get()
+    def record(coroutine: Any) -> None:
+        names = _collected.get()
         if names is None or collecting.is_on:  # what is freed then may be anybody's
             warn(coroutine)
         else:
             names.append(coroutine.__qualname__)
 
-    take_down.is_asyncbg = True  # type: ignore[attr-defined]
-    setattr(warnings, _WARN, take_down)
+    record.is_asyncbg = True  # type: ignore[attr-defined]
+    setattr(warnings, _WARN, record)
 
 
 class _Collecting:

@@ -1,4 +1,4 @@
-"""What is told of an error: its class and its message, in bounded time, whatever the error is."""
+"""What is described of an error: its class and its message, in bounded time, whatever the error is."""
 
 import asyncio
 import concurrent.futures
@@ -17,7 +17,7 @@ _LONGEST_MESSAGE = 2_000
 _CUT_OFF = 500
 """The end of a text that was cut may hold the half of a secret, which nobody would know for one: it goes too."""
 _LONGEST_LOOKED_AT = _LONGEST_MESSAGE + _CUT_OFF
-_MOST_LEAVES = 10
+_MAX_LEAVES = 10
 _CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
 _LONGEST_NAME = 200
 
@@ -52,9 +52,9 @@ def _message(error: BaseException) -> str:
 def _of_group(group: BaseExceptionGroup[BaseException]) -> str:
     """The group's own message, then what went wrong in it."""
     leaves = (part for part in iter_errors(group) if not isinstance(part, BaseExceptionGroup))
-    found = list(islice(leaves, _MOST_LEAVES + 1))
-    told = [f"{class_of(leaf)}: {_text(leaf)[:_LONGEST_MESSAGE]}" for leaf in found[:_MOST_LEAVES]]
-    return f"{_text(group)[:200]}: {'; '.join(told)}{'; …' if len(found) > _MOST_LEAVES else ''}"
+    found = list(islice(leaves, _MAX_LEAVES + 1))
+    described = [f"{class_of(leaf)}: {_text(leaf)[:_LONGEST_MESSAGE]}" for leaf in found[:_MAX_LEAVES]]
+    return f"{_text(group)[:200]}: {'; '.join(described)}{'; …' if len(found) > _MAX_LEAVES else ''}"
 
 
 def _text(error: BaseException) -> str:
@@ -119,7 +119,7 @@ def class_of(error: BaseException) -> str:
 
 
 _LONGEST = 16_384
-_MOST_ERRORS = 10
+_MAX_ERRORS = 10
 _FIRST_FRAMES, _LAST_FRAMES = 3, 30
 _AROUND = frozenset(
     {
@@ -139,13 +139,13 @@ def traceback_text(error: BaseException, clean: Callable[[str], str] | None, sta
     """The error, what caused it and what is in it where it is a group, as Python prints them.
 
     One that was not raised, but found, comes with a ``stack``, which stands before it. Without ``clean`` no message and
-    no note is told: what somebody put into one in their own words is known for personal by no pattern.
+    no note is described: what somebody put into one in their own words is known for personal by no pattern.
 
     Errors are left out as a whole, the remotest first, once there are more than ten or 16 KiB of text.
     """
     kept: list[str] = []
     room = _LONGEST
-    for text in islice(_told(error, clean), _MOST_ERRORS):
+    for text in islice(_sections(error, clean), _MAX_ERRORS):
         room -= len(text)
         if kept and room < 0:
             break
@@ -169,7 +169,7 @@ def stack_text(task: asyncio.Task[Any]) -> str | None:
 _LONGEST_WAIT = 30
 
 
-def _told(error: BaseException, clean: Callable[[str], str] | None) -> Iterator[str]:
+def _sections(error: BaseException, clean: Callable[[str], str] | None) -> Iterator[str]:
     """The error, those in its group, then its causes, each with what joins it to the one that follows it."""
     yield _one(error, clean)
     if isinstance(error, BaseExceptionGroup):

@@ -36,13 +36,13 @@ class JobControl:
             raise JobNotFoundError(job_id)
         running = self._runner.worker.job(job_id) if self._runner.worker is not None else None
         if running is not None and running.progress is not None and _is_attempt_of(running, record):
-            return replace(record, progress=running.shown_progress)
+            return replace(record, progress=running.redacted_progress)
         return record
 
-    async def wait(self, job_id: str, timeout_s: float | None = None, *, through_pause: bool = False) -> JobRecord:
+    async def wait(self, job_id: str, timeout_s: float | None = None, *, through_shutdown: bool = False) -> JobRecord:
         """Wait for the job's final state; the latest record, final or not, when the time is over.
 
-        At a shutdown it returns at once, so that no long poll holds the server, unless ``through_pause`` is set.
+        At a shutdown it returns at once, so that no long poll holds the server, unless ``through_shutdown`` is set.
         """
         loop = asyncio.get_running_loop()
         deadline_s = None if timeout_s is None else loop.time() + timeout_s
@@ -50,7 +50,7 @@ class JobControl:
             while True:
                 record = await self.get(job_id)
                 left_s = _RECHECK_S if deadline_s is None else deadline_s - loop.time()
-                if record.state.is_final or left_s <= 0 or (self._runner.is_draining and not through_pause):
+                if record.state.is_final or left_s <= 0 or (self._runner.is_draining and not through_shutdown):
                     return record
                 await final.wait(min(left_s, _RECHECK_S))
 

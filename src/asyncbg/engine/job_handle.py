@@ -51,7 +51,7 @@ class Job:
         Raises JobFailedError (its ``__cause__`` is what the task raised, where it ran in this process, else a
         TracebackError), JobCancelledError, UnreadableError, or JobTimeoutError after ``timeout`` seconds.
         """
-        record = await self._control.wait(self.id, timeout, through_pause=True)
+        record = await self._control.wait(self.id, timeout, through_shutdown=True)
         self.state = record.state
         match record.state:
             case JobState.SUCCEEDED:

@@ -11,7 +11,7 @@ from asyncbg.core.supervisor import Loop
 from asyncbg.engine.backlog import Backlog
 from asyncbg.engine.event_relay import EventRelay
 from asyncbg.engine.metrics import Telemetry
-from asyncbg.engine.registry import Registry, known_jobs
+from asyncbg.engine.registry import Registry, count_known_jobs
 from asyncbg.engine.runner import Runner
 from asyncbg.engine.schedule import Schedules
 from asyncbg.errors import AsyncBGError, OutageError
@@ -82,14 +82,14 @@ class Maintenance:
         await self._renew()
         await self._purge()
 
-    async def begin_counts(self) -> None:
+    async def restore_counters(self) -> None:
         """Go on counting where the process that held this place before has ended."""
         try:
             kept, _ = await self._backend.load_counters()
         except (OSError, ValueError) as error:
             logger.warning("the counters of this place cannot be read and begin anew: %s", type(error).__name__)
             kept = None
-        self._telemetry.begin(kept)
+        self._telemetry.restore(kept)
 
     async def save_counters(self) -> None:
         """Keep the last counts; a stop does not fail for them."""
@@ -99,20 +99,20 @@ class Maintenance:
             logger.warning("the last counters are not kept: %s", error)
 
     async def _share_counts(self) -> None:
-        if self._telemetry.has_news:
-            await self._backend.save_counters(self._telemetry.kept())
+        if self._telemetry.has_changes:
+            await self._backend.save_counters(self._telemetry.snapshot())
 
     async def recount(self) -> None:
         """Count in the store how many jobs wait that may run here."""
-        mark = self._backlog.mark()
-        total = known_jobs(await self._backend.waiting(), self._registry)
+        mark = self._backlog.snapshot()
+        total = count_known_jobs(await self._backend.waiting(), self._registry)
         owners = self._backlog.owners_to_recount()
-        counted = await self._backend.waiting_of(owners, self._backlog.most_per_owner or 0) if owners else {}
+        counted = await self._backend.waiting_of(owners, self._backlog.max_per_owner or 0) if owners else {}
         self._backlog.recount(total, counted, mark)
 
-    async def count(self) -> None:
+    async def recount_all(self) -> None:
         """The first count, at the start: of every owner there is."""
-        if self._backlog.most_per_owner is not None:
+        if self._backlog.max_per_owner is not None:
             owners = await self._backend.owners()
             self._backlog.track(owners)
             for _ in range(0, len(owners), max(1, len(self._backlog.owners_to_recount()))):
@@ -131,7 +131,7 @@ class Maintenance:
         for job_id, reason in alive.items():
             if reason is not None:
                 worker.cancel(job_id, reason)
-        worker.lapse(known - set(alive))
+        worker.stop_lapsed(known - set(alive))
 
     async def _rescue(self) -> None:
         if await self._backend.follow_clock() and self._runner.worker is not None:

@@ -15,8 +15,8 @@ from asyncbg.core.job import FINAL_STATES, JobState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_MOST_SERIES = 1000
-_MOST_UNKNOWN = 100
+_MAX_SERIES = 1000
+_MAX_UNKNOWN = 100
 _UNKNOWN = "Jobs of all processes that have not begun, of tasks that this process does not have."
 _HERE = "Events that this process committed; job.* are state transitions. asyncbg_all_events has those of all."
 _EVERYWHERE = (
@@ -47,8 +47,8 @@ class Telemetry(Collector):
         self._at_start: Counter[tuple[str, str]] = Counter()
         self._others: Sequence[str] | None = None
         self._processes = 0
-        self.has_news = False
-        """Whether anything was counted since :meth:`kept` was asked."""
+        self.has_changes = False
+        """Whether anything was counted since :meth:`snapshot` was asked."""
         self._open: Mapping[JobState, int] | None = None
         self._bus: BusStatistics | None = None
         self._blockages: Mapping[str, int] = {}
@@ -58,20 +58,20 @@ class Telemetry(Collector):
 
     def count(self, events: Sequence[Event]) -> None:
         """Count stored events by type and task; beyond a thousand pairs they count as other."""
-        self.has_news = True
+        self.has_changes = True
         self._events.update([(str(event.type), event.task) for event in events])
-        if len(self._events) > _MOST_SERIES:
-            for pair in list(self._events)[_MOST_SERIES - 1 :]:
+        if len(self._events) > _MAX_SERIES:
+            for pair in list(self._events)[_MAX_SERIES - 1 :]:
                 if pair != _OTHER:
                     self._events[_OTHER] += self._events.pop(pair)
 
-    def begin(self, kept: str | None) -> None:
+    def restore(self, kept: str | None) -> None:
         """Go on where the counts of this place ended, which ``kept`` holds."""
         self._before, self._at_start = _read_counts(kept), Counter(self._events)
 
-    def kept(self) -> str:
+    def snapshot(self) -> str:
         """What all processes that held this place have counted, to be kept for the next one and for the others."""
-        self.has_news = False
+        self.has_changes = False
         return json.dumps([[*pair, many] for pair, many in self._of_place().items()])
 
     def _of_place(self) -> Counter[tuple[str, str]]:
@@ -123,7 +123,7 @@ class Telemetry(Collector):
 
 
 def _read_counts(kept: str | None) -> Counter[tuple[str, str]]:
-    """What :meth:`Telemetry.kept` gave."""
+    """What :meth:`Telemetry.snapshot` gave."""
     return Counter({(kind, task): many for kind, task, many in json.loads(kept or "[]")})
 
 
@@ -145,9 +145,9 @@ def _open_family(open_jobs: Mapping[JobState, int]) -> Metric:
 def _unknown_family(unknown: Mapping[str, int]) -> Metric:
     family = GaugeMetricFamily("asyncbg_jobs_unknown_task", _UNKNOWN, labels=["task"])
     ranked = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
-    for task, many in ranked[:_MOST_UNKNOWN]:
+    for task, many in ranked[:_MAX_UNKNOWN]:
         family.add_metric([task], many)
-    if rest := sum(many for _, many in ranked[_MOST_UNKNOWN:]):
+    if rest := sum(many for _, many in ranked[_MAX_UNKNOWN:]):
         family.add_metric(["other"], rest)
     return family
 

@@ -14,7 +14,7 @@ from asyncbg.errors import (
     OptionsError,
 )
 
-_MOST_RETRIES = 10_000
+_MAX_RETRIES = 10_000
 _LONGEST_TIMEOUT_S = 366 * 86_400
 _HIGHEST_PRIORITY = 2**31 - 1
 
@@ -34,8 +34,8 @@ class TaskOptions:
         """Raise OptionsError for what no task can have."""
         check_priority(self.priority)
         require_line("queue=", self.queue)
-        if not _is_whole(self.retry.retries) or not 0 <= self.retry.retries <= _MOST_RETRIES:
-            raise OptionsError("retries=", f"should be a whole number from 0 to {_MOST_RETRIES:,}")
+        if not _is_whole(self.retry.retries) or not 0 <= self.retry.retries <= _MAX_RETRIES:
+            raise OptionsError("retries=", f"should be a whole number from 0 to {_MAX_RETRIES:,}")
         if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout <= _LONGEST_TIMEOUT_S):
             raise OptionsError("timeout=", "should be more than 0 seconds, at most a year; None is without end")
 
@@ -56,7 +56,7 @@ def _is_number(value: object) -> bool:
 
 _LONGEST_DELAY = timedelta(days=365_250)
 _LAST = datetime(9999, 1, 1, tzinfo=UTC)
-_MOST_TAGS = 32
+_MAX_TAGS = 32
 _LONGEST_TAG = 100
 
 
@@ -123,8 +123,8 @@ def _checked_tags(tags: object) -> tuple[str, ...]:
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise OptionsError("tags=", "should be a list of words, such as ['welcome']")
     found = tuple(tags)
-    if len(found) > _MOST_TAGS:
-        raise OptionsError("tags=", f"should be at most {_MOST_TAGS} words")
+    if len(found) > _MAX_TAGS:
+        raise OptionsError("tags=", f"should be at most {_MAX_TAGS} words")
     for tag in found:
         require_line("tags=", tag, most=_LONGEST_TAG)
     return found

@@ -52,21 +52,21 @@ def assemble(settings: Settings, *, clock: Clock, rng: random.Random | None = No
     bus = EventBus(buffer=settings.stream.buffer, errors=errors)
     database = Database(sqlite_path(settings.database_url), errors=errors)
     backend = SQLiteBackend(database, clock=clock, encryption=Encryption(settings.privacy.keys()))
-    backlog = Backlog(most=limits.max_queued, most_per_owner=limits.max_queued_per_owner)
+    backlog = Backlog(limit=limits.max_queued, max_per_owner=limits.max_queued_per_owner)
     executor = Executor(
-        threads=limits.threads, clock=clock, most_result_bytes=jobs.max_result_bytes,
+        threads=limits.threads, clock=clock, max_result_bytes=jobs.max_result_bytes,
         rng=rng or random.Random(),  # nosec B311  # noqa: S311 - jitter, not a secret
         keeps_tracebacks=jobs.tracebacks,
     )  # fmt: skip
     runner = Runner(
         backend, registry, bus, settings, executor=executor, in_memory=in_memory, clock=clock, errors=errors
     )
-    relay = EventRelay(backend, bus, runner, listeners=[telemetry.count, backlog.follow])
+    relay = EventRelay(backend, bus, runner, listeners=[telemetry.count, backlog.apply])
     backend.on_commit, backend.on_progress = relay.committed, relay.progressed
     control = JobControl(backend, bus, runner, in_memory)
     enqueuer = Enqueuer(
         backend, registry, control, runner=runner, executor=executor, backlog=backlog, in_memory=in_memory,
-        ids=IdGenerator(clock), clock=clock, most_args_bytes=jobs.max_args_bytes,
+        ids=IdGenerator(clock), clock=clock, max_args_bytes=jobs.max_args_bytes,
     )  # fmt: skip
     schedules = Schedules(backend, enqueuer.fire, clock=clock, errors=errors)
     maintenance = Maintenance(

@@ -1,4 +1,4 @@
-"""The progress pump: takes a running job's reports, coalesces them and has the latest kept, which publishes it."""
+"""The progress reporter: takes a running job's reports, coalesces them and has the latest kept, which publishes it."""
 
 import asyncio
 import copy
@@ -19,7 +19,7 @@ T = TypeVar("T")
 logger = logging.getLogger("asyncbg")
 
 
-class ProgressPump:
+class ProgressReporter:
     """Passes on at most ``per_s`` reports a second for each job: the first at once, the latest of each period after.
 
     The value is kept on the job by the next group commit, which tells the bus of it: so nothing is published of an
@@ -44,7 +44,7 @@ class ProgressPump:
     def take(self, job: CurrentJob) -> str | None:
         """The job's last progress as JSON if it ever reported; the attempt is over."""
         job.changed, job.reported_s = True, float("inf")  # nothing is passed on after the end
-        progress = job.shown_progress
+        progress = job.redacted_progress
         return None if progress is None else _as_json(progress)
 
     async def publish(self, job: CurrentJob, event_type: str, data: str) -> None:
@@ -66,7 +66,7 @@ class ProgressPump:
             await asyncio.wait(self._writes)
 
     def _pass_on(self, job: CurrentJob) -> None:
-        progress = job.shown_progress
+        progress = job.redacted_progress
         if progress is None or not job.changed or job.reported_s == float("inf"):
             return
         job.changed = False

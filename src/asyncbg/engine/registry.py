@@ -29,7 +29,7 @@ class Registry:
     def __init__(self) -> None:
         """Start empty."""
         self._tasks: dict[str, TaskDefinition] = {}
-        self._handed: OrderedDict[str, TaskDefinition] = OrderedDict()
+        self._defined: OrderedDict[str, TaskDefinition] = OrderedDict()
 
     def __iter__(self) -> Iterator[TaskDefinition]:
         """All registered tasks."""
@@ -54,14 +54,14 @@ class Registry:
         except KeyError:
             raise UnknownTaskError(name, self.names) from None
 
-    def hand_over(self, function: Callable[..., Any]) -> TaskDefinition | None:
-        """The task of a function that was handed over without registration; None where it has no lasting name."""
-        name = lasting_name(function)
+    def define_function(self, function: Callable[..., Any]) -> TaskDefinition | None:
+        """The task of a function that was handed over without registration; None where it has no durable name."""
+        name = durable_name(function)
         if name is None:
             return None
-        known = self._tasks.get(name) or self._handed.get(name)
+        known = self._tasks.get(name) or self._defined.get(name)
         if known is None or known.function != function:
-            known = self._handed[name] = TaskDefinition.of(name, function, TaskOptions())
+            known = self._defined[name] = TaskDefinition.of(name, function, TaskOptions())
         return known
 
     def find(self, name: str) -> TaskDefinition | None:
@@ -70,11 +70,11 @@ class Registry:
         A module is never imported here: a job of a module that this process has not loaded is left to others. Raises
         TaskChangedError where the name leads to something else now.
         """
-        known = self._tasks.get(name) or self._handed.get(name)
+        known = self._tasks.get(name) or self._defined.get(name)
         if known is None:
             function = _loaded_function(name)
             if function is not None:
-                known = self._handed[name] = TaskDefinition.of(name, function, TaskOptions())
+                known = self._defined[name] = TaskDefinition.of(name, function, TaskOptions())
         return known
 
     def has(self, name: str) -> bool:
@@ -95,7 +95,7 @@ def unwrap_partial(
     return function, args, kwargs
 
 
-def lasting_name(function: Callable[..., Any]) -> str | None:
+def durable_name(function: Callable[..., Any]) -> str | None:
     """The name ``module:qualname`` under which ``function`` is found again after a restart, or None.
 
     A module that is run as a program has the name it is imported by: ``pkg.mod`` for ``python -m pkg.mod``, ``app`` for
@@ -158,7 +158,7 @@ NO_SUCH_TASK = "the task is not known here"
 """Why a claimed job is given back by a process that does not have its task."""
 
 
-def known_jobs(counts: Iterable[TaskCount], registry: Registry) -> int:
+def count_known_jobs(counts: Iterable[TaskCount], registry: Registry) -> int:
     """How many of the jobs that have not begun are of tasks this process has."""
     return sum(counted.many for counted in counts if _is_known(counted, registry))
 
@@ -187,7 +187,7 @@ def _is_known(counted: TaskCount, registry: Registry) -> bool:
 
 logger = logging.getLogger("asyncbg")
 
-_MOST_WARNED = 1000
+_MAX_WARNED = 1000
 
 
 class InMemoryJobs:
@@ -198,18 +198,18 @@ class InMemoryJobs:
         self._jobs: dict[str, tuple[TaskDefinition, dict[str, Any]]] = {}
         self._warned: set[str] = set()
 
-    def keep(self, job_id: str, definition: TaskDefinition, bound: dict[str, Any]) -> None:
+    def add(self, job_id: str, definition: TaskDefinition, bound: dict[str, Any]) -> None:
         """Keep what a job needs to run; a warning names its task once."""
         self._jobs[job_id] = (definition, bound)
         name = definition.name
-        if name not in self._warned and len(self._warned) < _MOST_WARNED:
+        if name not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(name)
             logger.warning(
                 "jobs of %s are not durable: a lambda, a closure, a bound method or an argument without a JSON form "
                 "cannot survive a restart; hand over a module-level function and plain arguments", name,
             )  # fmt: skip
 
-    def take(self, job_id: str) -> tuple[TaskDefinition, dict[str, Any]] | None:
+    def get(self, job_id: str) -> tuple[TaskDefinition, dict[str, Any]] | None:
         """The function and the arguments of such a job, or None."""
         return self._jobs.get(job_id)
 

@@ -10,9 +10,9 @@ from asyncbg.core.error_log import ErrorLog
 from asyncbg.core.event import Event
 from asyncbg.core.supervisor import Loop, Supervisor
 from asyncbg.engine.executor import Executor
-from asyncbg.engine.progress import ProgressPump
+from asyncbg.engine.progress import ProgressReporter
 from asyncbg.engine.registry import InMemoryJobs, Registry
-from asyncbg.engine.watchdog import BlockageReport, Watchdog
+from asyncbg.engine.watchdog import BlockageRecorder, Watchdog
 from asyncbg.engine.worker import Worker
 from asyncbg.settings import Settings
 from asyncbg.store.base import Backend
@@ -53,10 +53,10 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.is_draining = False
         """Whether a shutdown has begun: no more jobs are claimed."""
-        self._pump: ProgressPump | None = None
+        self._reporter: ProgressReporter | None = None
         self._heartbeat: Heartbeat | None = None
         self._watchdog: Watchdog | None = None
-        self._blockages: BlockageReport | None = None
+        self._blockages: BlockageRecorder | None = None
 
     @property
     def is_running(self) -> bool:
@@ -87,19 +87,20 @@ class Runner:
     def start(self, loops: Callable[[Worker], Mapping[str, Loop]]) -> None:
         """Run jobs; ``loops`` gives what goes on by itself until :meth:`stop`, by name."""
         runner = self._settings.runner
-        self._pump = ProgressPump(self._backend, per_s=self._settings.stream.progress_per_s)
+        self._reporter = ProgressReporter(self._backend, per_s=self._settings.stream.progress_per_s)
         self.worker = Worker(
-            self._backend, self._registry, runner, executor=self._executor, pump=self._pump, in_memory=self._in_memory,
-            clock=self._clock, errors=self._errors, is_loop_ending=lambda: self._supervisor.is_loop_ending,
+            self._backend, self._registry, runner, executor=self._executor, reporter=self._reporter,
+            in_memory=self._in_memory, clock=self._clock, errors=self._errors,
+            is_loop_ending=lambda: self._supervisor.is_loop_ending,
         )  # fmt: skip
         self._heartbeat = Heartbeat(
             lambda: self._backend.beat(lease_s=runner.lease_s), period_s=runner.lease_s / 4, errors=self._errors
         )
         self._heartbeat.start()
-        self._blockages = BlockageReport(self._backend, self._publish, clock=self._clock)
+        self._blockages = BlockageRecorder(self._backend, self._publish, clock=self._clock)
         if runner.watchdog_s:
             self._watchdog = Watchdog(
-                limit_s=runner.watchdog_s, lease_of=self.worker.lease_of, tell=self._blockages.tell,
+                limit_s=runner.watchdog_s, lease_of=self.worker.lease_of, report=self._blockages.report,
                 note=self._backend.write_note, errors=self._errors,
             )  # fmt: skip
             self._watchdog.start()
@@ -132,8 +133,8 @@ class Runner:
         try:
             if self.worker is not None:
                 await self.worker.stop()  # the heartbeat goes on meanwhile: the leases of running jobs must hold
-            if self._pump is not None:
-                await self._pump.close()
+            if self._reporter is not None:
+                await self._reporter.close()
             self._bus.drain()
             if self._supervisor.is_busy:
                 await self._bus.join_handlers(_HANDLERS_S)
@@ -159,7 +160,7 @@ class Runner:
     def abort(self) -> "list[asyncio.Task[None]]":
         """Be gone as a killed process is; returns the asyncio tasks of the coroutines that ran, which are ending."""
         dropped = [] if self.worker is None else self.worker.abort()
-        self.worker = self._pump = None
+        self.worker = self._reporter = None
         self._is_running = False
         return dropped
 
@@ -169,7 +170,7 @@ class Runner:
         if self._watchdog is not None:
             self._watchdog.stop()
         self._supervisor.drop()
-        self.worker = self._pump = self._blockages = self._loop = None
+        self.worker = self._reporter = self._blockages = self._loop = None
         self._is_running = False
 
     def _publish(self, event: Event) -> None:

@@ -17,8 +17,8 @@ SCHEDULE = "schedule"
 """The owner and the tag of the jobs that a schedule makes."""
 
 _NEVER_MS = 2**62
-_FORGIVEN_MS = 86_400_000
-_UNTOLD_MS = 60_000
+_MAX_SKEW_MS = 86_400_000
+_RETRY_MS = 60_000
 
 
 class ScheduleError(AsyncBGError, ValueError):
@@ -40,18 +40,18 @@ class Cron:
             raise ScheduleError(f"a cron expression is text, such as '*/5 * * * *', not {type(expression).__name__}")
         cron = cls(" ".join(expression.split()), *_zone(timezone))
         try:
-            comes = cron.after(0) is not None
+            has_slot = cron.after(0) is not None
         except CronSimError as error:
             raise ScheduleError(
                 f"bad cron expression {expression!r}: {error}; write five fields (minute hour day month weekday), "
                 "such as '*/5 * * * *'"
             ) from None
-        if not comes:
-            raise ScheduleError(f"the cron expression {expression!r} never comes: no date matches it")
+        if not has_slot:
+            raise ScheduleError(f"the cron expression {expression!r} never has_slot: no date matches it")
         return cron
 
     def after(self, ms: int) -> int | None:
-        """The first slot after ``ms``, in milliseconds; None where none comes within fifty years."""
+        """The first slot after ``ms``, in milliseconds; None where none has_slot within fifty years."""
         slots = CronSim(self.expression, self._local(ms))
         return next((slot for slot in map(_ms, slots) if slot > ms), None)
 
@@ -98,9 +98,9 @@ class _Schedule:
         self.cron = cron
         self.name = f"{task} {cron.expression} {cron.zone_name}"
         self.is_known = False
-        self.reached(since_ms)
+        self.advance_to(since_ms)
 
-    def reached(self, slot_ms: int) -> None:
+    def advance_to(self, slot_ms: int) -> None:
         self.last_ms = slot_ms
         self.next_ms = self.cron.after(slot_ms) or _NEVER_MS
 
@@ -109,7 +109,7 @@ class _Schedule:
         try:
             self.next_ms = self.cron.after(now_ms) or _NEVER_MS
         except BaseException:  # noqa: BLE001 - the same again; it is in the log
-            self.next_ms = now_ms + _UNTOLD_MS
+            self.next_ms = now_ms + _RETRY_MS
 
 
 class Schedules:
@@ -143,7 +143,7 @@ class Schedules:
 
     async def start(self) -> None:
         """Look up which slots were fired before; a schedule that is new begins now. Raises DatabaseError."""
-        await self._remember(self._schedules.values(), self._clock.now_ms())
+        await self._load_slots(self._schedules.values(), self._clock.now_ms())
 
     async def tick(self) -> None:
         """Fire what is due: of all slots missed meanwhile, the latest.
@@ -170,22 +170,22 @@ class Schedules:
 
     async def _tick_one(self, schedule: _Schedule, now_ms: int) -> None:
         if not schedule.is_known:
-            await self._remember([schedule], schedule.last_ms)
-        if schedule.last_ms > now_ms + _FORGIVEN_MS:  # the clock was far ahead for a while: do not wait so long
-            await self._remember([schedule], now_ms)
+            await self._load_slots([schedule], schedule.last_ms)
+        if schedule.last_ms > now_ms + _MAX_SKEW_MS:  # the clock was far ahead for a while: do not wait so long
+            await self._load_slots([schedule], now_ms)
         if schedule.next_ms <= now_ms:
-            await self._catch_up(schedule, now_ms)
+            await self._fire_latest(schedule, now_ms)
 
-    async def _remember(self, schedules: Iterable[_Schedule], since_ms: int) -> None:
+    async def _load_slots(self, schedules: Iterable[_Schedule], since_ms: int) -> None:
         by_name = {schedule.name: schedule for schedule in schedules}
         if not by_name:
             return
-        slots = await self._backend.slots(by_name.keys(), since_ms=since_ms, latest_ms=since_ms + _FORGIVEN_MS)
+        slots = await self._backend.slots(by_name.keys(), since_ms=since_ms, latest_ms=since_ms + _MAX_SKEW_MS)
         for name, slot_ms in slots.items():
-            by_name[name].reached(slot_ms)
+            by_name[name].advance_to(slot_ms)
             by_name[name].is_known = True
 
-    async def _catch_up(self, schedule: _Schedule, now_ms: int) -> None:
+    async def _fire_latest(self, schedule: _Schedule, now_ms: int) -> None:
         slot_ms = max(schedule.cron.latest(now_ms) or 0, schedule.next_ms)
         await self._fire(schedule.name, schedule.task, slot_ms)
-        schedule.reached(slot_ms)
+        schedule.advance_to(slot_ms)

@@ -15,7 +15,7 @@ from asyncbg.store.base import Backend, Settlement
 logger = logging.getLogger("asyncbg")
 
 _PAUSE_S = 0.5
-_MOST_TRIES = 3
+_MAX_TRIES = 3
 _UNWRITABLE = Failed(JobFailure(type="UnwritableError", message="what it ended in cannot be stored; see the log"))
 
 
@@ -56,9 +56,9 @@ class Settler:
     def _begin(self) -> None:
         if self.task is None and self._ended:
             self.task = asyncio.create_task(self._settle(), name="asyncbg-settle")
-            self.task.add_done_callback(self._cancelled)
+            self.task.add_done_callback(self._on_done)
 
-    def _cancelled(self, task: "asyncio.Task[None]") -> None:
+    def _on_done(self, task: "asyncio.Task[None]") -> None:
         """Where somebody cancelled the task, what is left is written by another; nothing is where the loop ends."""
         if self.task is task:
             self.task = None
@@ -74,24 +74,24 @@ class Settler:
     async def _write(self, ended: list[Settlement]) -> None:
         """Write outcomes; on a database that cannot be used now, try again until it can or we must go."""
         for tries in itertools.count(1):
-            if await self._has_written(ended, tries):
+            if await self._try_write(ended, tries):
                 return
 
-    async def _has_written(self, ended: list[Settlement], tries: int) -> bool:
+    async def _try_write(self, ended: list[Settlement], tries: int) -> bool:
         """Try once; False: it is worth another try."""
         try:
             held = await self._backend.settle(ended)
         except DatabaseError as error:
-            return await self._has_given_up(ended, error, tries)
+            return await self._retry_or_drop(ended, error, tries)
         except BaseException as error:
             if ends_task(error):
                 raise
-            await self._write_apart(ended, error)
+            await self._write_separately(ended, error)
             return True
-        self._note(ended, held)
+        self._release_settled(ended, held)
         return True
 
-    async def _has_given_up(self, ended: list[Settlement], error: DatabaseError, tries: int) -> bool:
+    async def _retry_or_drop(self, ended: list[Settlement], error: DatabaseError, tries: int) -> bool:
         """Wait for the next try, if there is to be one. An outage is waited for; else it may be one job's own row."""
         is_outage = isinstance(error, OutageError)
         if not is_outage or self._is_stopping():
@@ -99,21 +99,21 @@ class Settler:
         if self._is_stopping():
             return True
         if not is_outage:
-            if len(ended) > 1 or tries > _MOST_TRIES:
-                await self._write_apart(ended, error)
+            if len(ended) > 1 or tries > _MAX_TRIES:
+                await self._write_separately(ended, error)
                 return True
             await self._quarantine()
         await asyncio.sleep(_PAUSE_S)
         return False
 
-    def _note(self, ended: list[Settlement], held: Sequence[bool]) -> None:
+    def _release_settled(self, ended: list[Settlement], held: Sequence[bool]) -> None:
         for settlement, is_held in zip(ended, held, strict=True):
             if not is_held:
                 logger.warning("job %s had lost its lease; its outcome is dropped", settlement.lease.id)
             if not settlement.lease.durable and not isinstance(settlement.outcome, Released):
                 self._in_memory.drop(settlement.lease.id)
 
-    async def _write_apart(self, ended: list[Settlement], error: BaseException) -> None:
+    async def _write_separately(self, ended: list[Settlement], error: BaseException) -> None:
         """One outcome that cannot be written costs the others nothing; its own job fails with the reason."""
         if len(ended) > 1:
             for settlement in ended:

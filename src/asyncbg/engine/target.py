@@ -9,7 +9,7 @@ import aiosqlite
 
 from asyncbg.core.function_name import display_name
 from asyncbg.core.job import ANONYMOUS
-from asyncbg.engine.enqueuer import Enqueuer, Prepared
+from asyncbg.engine.enqueuer import Enqueuer, PreparedJob
 from asyncbg.engine.job_handle import Job
 from asyncbg.engine.options import NO_OPTIONS, TaskOptions
 from asyncbg.engine.registry import Registry, unwrap_partial
@@ -41,7 +41,7 @@ async def enqueue_target(enqueuer: Enqueuer, target: Target, args: Sequence[Any]
 
 def prepare_target(
     enqueuer: Enqueuer, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], *, owner: str | None = None
-) -> Prepared:
+) -> PreparedJob:
     """Validate a call and give it an id; nothing is stored yet. Raises ArgumentsError, TransactionError."""
     if isinstance(target, functools.partial):
         target, args, kwargs = unwrap_partial(target, args, kwargs)
@@ -52,16 +52,16 @@ def prepare_target(
         )
     if owner is not None and options.owner == ANONYMOUS:
         options = replace(options, owner=owner)
-    definition, lasting = _define(enqueuer.registry, target)
+    definition, durable = _define(enqueuer.registry, target)
     bound = _bind(definition, args, kwargs)
-    return enqueuer.prepare(definition, bound, options, lasting=lasting)
+    return enqueuer.prepare(definition, bound, options, durable=durable)
 
 
 def _define(registry: Registry, target: Target) -> tuple[TaskDefinition, bool]:
-    """The task that is meant, and whether it has a lasting name."""
+    """The task that is meant, and whether it has a durable name."""
     if isinstance(target, Task | TaskCall):
         return target.definition, True
-    handed = registry.hand_over(target)
+    handed = registry.define_function(target)
     return handed or TaskDefinition.of(display_name(target), target, TaskOptions()), handed is not None
 
 

@@ -18,7 +18,7 @@ from asyncbg.errors import (
     ResultError,
 )
 
-_MOST_RESULT_BYTES = 1024 * 1024
+_MAX_RESULT_BYTES = 1024 * 1024
 
 
 METHOD_REMEDY = (
@@ -102,7 +102,7 @@ def is_async_callable(function: Any) -> bool:
     )
 
 
-def dump_result(task: str, value: Any, *, most_bytes: int = _MOST_RESULT_BYTES) -> str:
+def dump_result(task: str, value: Any, *, max_bytes: int = _MAX_RESULT_BYTES) -> str:
     """A task's result as JSON text, null for NaN and infinity. Raises ResultError where it has no JSON form."""
     if value is None:
         return "null"
@@ -115,9 +115,9 @@ def dump_result(task: str, value: Any, *, most_bytes: int = _MOST_RESULT_BYTES) 
             f"task {task!r} ran, and its result, of type {type(value).__name__}, has no JSON form; "
             "return a model, a dataclass, plain values or None"
         )
-    if len(text) > most_bytes:
+    if len(text) > max_bytes:
         raise ResultError(
-            f"task {task!r} ran, and its result is {len(text):,} bytes as JSON, more than {most_bytes:,} "
+            f"task {task!r} ran, and its result is {len(text):,} bytes as JSON, more than {max_bytes:,} "
             "(ASYNCBG_JOBS__MAX_RESULT_BYTES); store it elsewhere and return where"
         )
     return text

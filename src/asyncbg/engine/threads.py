@@ -13,23 +13,23 @@ from anyio import CapacityLimiter
 
 
 class Threads:
-    """Runs plain functions in anyio's worker threads, at most ``most`` at once on each event loop.
+    """Runs plain functions in anyio's worker threads, at limit ``limit`` at once on each event loop.
 
     A thread cannot be stopped. One whose call was cancelled keeps its seat until it ends.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         """Bound the threads."""
-        self._most = most
+        self._limit = limit
         # An engine may be started on one event loop after another, and a semaphore belongs to one.
-        self._seats: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._unbounded = WeakKeyDictionary[asyncio.AbstractEventLoop, CapacityLimiter]()
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Call ``function`` in a thread. Cancelled, wait for the thread, and return or raise what it ends in."""
         return await self._run(function, waits=True)
 
-    async def run_or_leave(self, function: Callable[[], Any]) -> Any:
+    async def run_or_abandon(self, function: Callable[[], Any]) -> Any:
         """Call ``function`` in a thread. Cancelled, leave the thread to itself and raise at once."""
         return await self._run(function, waits=False)
 
@@ -46,26 +46,26 @@ class Threads:
             raise
 
     async def _run(self, function: Callable[[], Any], *, waits: bool) -> Any:
-        seats = self._seats.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._most))
-        await seats.acquire()
-        work = _Work(function, seats.release)
+        slots = self._slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._limit))
+        await slots.acquire()
+        work = _Work(function, slots.release)
         try:
             return await self._begin(work, waits=waits)
         finally:
-            if work.give_up():
-                seats.release()
+            if work.abandon():
+                slots.release()
 
     async def _begin(self, work: "_Work", *, waits: bool) -> Any:
         try:
             await anyio.to_thread.run_sync(work, limiter=self._limiter(), abandon_on_cancel=True)
         except asyncio.CancelledError:
-            if work.give_up() or not waits:
+            if work.abandon() or not waits:
                 raise
-            await work.over
+            await work.done
         return work.outcome()
 
     def _limiter(self) -> CapacityLimiter:
-        """Nobody is held up here: the seats are the bound, and anyio frees its own at a cancellation."""
+        """Nobody is held up here: the slots are the bound, and anyio frees its own at a cancellation."""
         loop = asyncio.get_running_loop()
         if loop not in self._unbounded:
             self._unbounded[loop] = CapacityLimiter(math.inf)
@@ -73,17 +73,17 @@ class Threads:
 
 
 class _Work:
-    """One call, which either begins or is given up, and tells the event loop when it is over."""
+    """One call, which either begins or is given up, and tells the event loop when it is done."""
 
     def __init__(self, function: Callable[[], Any], release: Callable[[], None]) -> None:
         self._function = function
         self._release = release
         self._claim = threading.Lock()
-        self._given_up = False
+        self._is_abandoned = False
         self._loop = asyncio.get_running_loop()
         self._value: Any = None
         self._error: BaseException | None = None
-        self.over: asyncio.Future[None] = self._loop.create_future()
+        self.done: asyncio.Future[None] = self._loop.create_future()
 
     def __call__(self) -> None:
         """Run in the thread. What the function raises is kept for :meth:`outcome`.
@@ -100,10 +100,10 @@ class _Work:
             with contextlib.suppress(RuntimeError):  # the event loop is gone: nobody waits any more
                 self._loop.call_soon_threadsafe(self._end)
 
-    def give_up(self) -> bool:
+    def abandon(self) -> bool:
         """Keep it from beginning; False where it began."""
-        self._given_up = self._given_up or self._claim.acquire(blocking=False)
-        return self._given_up
+        self._is_abandoned = self._is_abandoned or self._claim.acquire(blocking=False)
+        return self._is_abandoned
 
     def outcome(self) -> Any:
         """What the function returned; what it raised is raised."""
@@ -117,5 +117,5 @@ class _Work:
 
     def _end(self) -> None:
         self._release()
-        if not self.over.done():
-            self.over.set_result(None)
+        if not self.done.done():
+            self.done.set_result(None)

@@ -27,8 +27,8 @@ LOOP_BLOCKED = LoopBlocked.event_type
 """The event's type: engine-made, though it is none of the job's own states."""
 
 _TICKS_PER_LIMIT = 8
-_MOST_TASKS = 1000
-_MOST_NOTED, _LONGEST_NAME = 8, 200
+_MAX_TASKS = 1000
+_MAX_NOTED, _LONGEST_NAME = 8, 200
 _OTHER = "other"
 _OWN = "asyncbg"
 _INSTALLED = ("site-packages", "dist-packages")
@@ -38,7 +38,7 @@ _MACHINERY = {
     "asyncio.events": ("_run",),
     "asyncio.runners": ("run",),
 }
-"""Frames that call what the loop runs: those further out tell how the loop was started, not what holds it."""
+"""Frames that call what the loop runs: those further out report how the loop was started, not what holds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Watchdog:
     """Watches one event loop from :meth:`start` to :meth:`stop`; what holds it longer than ``limit_s`` is told.
 
     The loop ticks a few times in each ``limit_s``; the thread sleeps until a tick is overdue, so that neither costs
-    anything while all is well. A warning is logged while the loop is held; ``tell`` is called on the loop as soon as
+    anything while all is well. A warning is logged while the loop is held; ``report`` is called on the loop as soon as
     it runs again. A process that was stopped as a whole (SIGSTOP, a paused machine) blocks nothing.
     """
 
@@ -68,7 +68,7 @@ class Watchdog:
         *,
         limit_s: float,
         lease_of: Callable[[str], Lease | None],
-        tell: Callable[[Blockage], None],
+        report: Callable[[Blockage], None],
         note: Callable[[str], None],
         errors: ErrorLog | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class Watchdog:
         self._limit_s = limit_s
         self._tick_s = limit_s / _TICKS_PER_LIMIT
         self._lease_of = lease_of
-        self._tell = tell
+        self._report = report
         self._note = note
         self._errors = errors or ErrorLog()
         self._counts: Counter[str] = Counter()
@@ -139,7 +139,7 @@ class Watchdog:
                 self._ended.wait(self._limit_s)  # the loop gets the time to tick
             else:
                 if holder is not None and holder is _running_in(thread_id):  # else many short ones are on their way
-                    self._bark(loop, thread_id, due)
+                    self._report_blockage(loop, thread_id, due)
                 due = self._wait_for_tick(due)
 
     def _sleep_until(self, deadline: float) -> bool:
@@ -159,10 +159,10 @@ class Watchdog:
             pass
         return self._due
 
-    def _bark(self, loop: asyncio.AbstractEventLoop, thread_id: int, due: float) -> None:
+    def _report_blockage(self, loop: asyncio.AbstractEventLoop, thread_id: int, due: float) -> None:
         frame = sys._current_frames().get(thread_id)
         holder = asyncio.current_task(loop)
-        found = None if frame is None else culprit(frame)
+        found = None if frame is None else blocking_frame(frame)
         if found is None or self._due != due:
             return  # the loop waits for the kernel or for the processor: nobody holds it
         blockage = self._describe(holder, found)
@@ -170,19 +170,19 @@ class Watchdog:
             "the event loop is held for more than %g s by %s at %s: nothing else runs meanwhile; await there, or make "
             "it a plain def, which runs in a thread", self._limit_s, blockage.task, blockage.line,
         )  # fmt: skip
-        name = blockage.task if blockage.task in self._counts or len(self._counts) < _MOST_TASKS else _OTHER
+        name = blockage.task if blockage.task in self._counts or len(self._counts) < _MAX_TASKS else _OTHER
         self._counts[name] += 1
         self._lines[name] = blockage.line
-        self._leave_word()
+        self._write_note()
         try:
             loop.call_soon_threadsafe(self._released, blockage, due)
         except RuntimeError:
             logger.debug("the loop was closed while it was held")
 
-    def _leave_word(self) -> None:
+    def _write_note(self) -> None:
         worst = [
             {"task": name[:_LONGEST_NAME], "times": many, "line": self._lines[name][-_LONGEST_NAME:]}
-            for name, many in self._counts.most_common(_MOST_NOTED)
+            for name, many in self._counts.most_common(_MAX_NOTED)
         ]
         try:
             self._note(json.dumps(worst))
@@ -191,18 +191,18 @@ class Watchdog:
 
     def _describe(self, holder: "asyncio.Task[Any] | None", found: FrameType) -> Blockage:
         if holder is None:
-            return Blockage(lease=None, task="a callback", line=place_of(found), seconds=0.0)
+            return Blockage(lease=None, task="a callback", line=location_of(found), seconds=0.0)
         name = holder.get_name()
         lease = self._lease_of(name)
         task = getattr(holder.get_coro(), "__qualname__", name) if lease is None else lease.task
-        return Blockage(lease=lease, task=task, line=place_of(found), seconds=0.0)
+        return Blockage(lease=lease, task=task, line=location_of(found), seconds=0.0)
 
     def _released(self, blockage: Blockage, due: float) -> None:
         if not self._ended.is_set():
-            self._tell(replace(blockage, seconds=time.monotonic() - due))
+            self._report(replace(blockage, seconds=time.monotonic() - due))
 
 
-class BlockageReport:
+class BlockageRecorder:
     """Tells of blockages as events: stored with the job that held the loop, else published to who listens now."""
 
     def __init__(self, backend: Backend, publish: Callable[[Event], None], *, clock: Clock) -> None:
@@ -212,7 +212,7 @@ class BlockageReport:
         self._clock = clock
         self._writes: set[asyncio.Task[None]] = set()
 
-    def tell(self, blockage: Blockage) -> None:
+    def report(self, blockage: Blockage) -> None:
         """Tell of one; call it on the loop."""
         data = dump(blockage.as_dict())
         if blockage.lease is None:
@@ -252,7 +252,7 @@ def _running_in(thread_id: int) -> FrameType | None:
     return called[-1] if called else None
 
 
-def culprit(innermost: FrameType) -> FrameType | None:
+def blocking_frame(innermost: FrameType) -> FrameType | None:
     """The frame that holds the loop: the innermost of the application's own, else of a library's, else of ours.
 
     None where the loop itself is on top, so nothing holds it.
@@ -265,7 +265,7 @@ def culprit(innermost: FrameType) -> FrameType | None:
     return frames[0] if frames else None
 
 
-def place_of(frame: FrameType) -> str:
+def location_of(frame: FrameType) -> str:
     """``package/module.py:12 in function``: relative to where it was imported from, no directory of the machine."""
     path = Path(frame.f_code.co_filename)
     roots = [root for root in (Path(entry or ".").absolute() for entry in sys.path) if path.is_relative_to(root)]

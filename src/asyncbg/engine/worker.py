@@ -14,7 +14,7 @@ from asyncbg.core.job import Cancelled, Done, Failed, JobFailure, Lease, Outcome
 from asyncbg.engine.context import CurrentJob
 from asyncbg.engine.executor import Executor
 from asyncbg.engine.failure import describe
-from asyncbg.engine.progress import ProgressPump
+from asyncbg.engine.progress import ProgressReporter
 from asyncbg.engine.registry import NO_SUCH_TASK, InMemoryJobs, Registry
 from asyncbg.engine.settler import Settler
 from asyncbg.engine.task import TaskDefinition
@@ -48,21 +48,21 @@ class _Running:
     timer: asyncio.TimerHandle | None = None
     cancel: Outcome | None = None
     is_reported: bool = False
-    is_over: bool = False
+    has_ended: bool = False
 
     @property
     def is_abandoned_when_late(self) -> bool:
         """Whether it is a thread whose time is over: it keeps its thread, but its job does not wait for it."""
         return not self.definition.is_async and isinstance(self.cancel, Retry | Failed)
 
-    def outcome(self, ended_in: Outcome) -> Outcome:
+    def outcome(self, ended: Outcome) -> Outcome:
         """What the attempt counts as. Told to stop, it has succeeded only where it returned in spite of it."""
         if self.cancel is None:
-            return ended_in
-        if not isinstance(ended_in, Done) or self.is_abandoned_when_late:
+            return ended
+        if not isinstance(ended, Done) or self.is_abandoned_when_late:
             return self.cancel
-        obeyed = not self.definition.is_async and self.job.cancelled.was_seen
-        return self.cancel if obeyed else ended_in
+        obeyed = not self.definition.is_async and self.job.cancelled.was_checked
+        return self.cancel if obeyed else ended
 
 
 class Worker:
@@ -79,7 +79,7 @@ class Worker:
         settings: RunnerSettings,
         *,
         executor: Executor,
-        pump: ProgressPump,
+        reporter: ProgressReporter,
         in_memory: InMemoryJobs,
         clock: Clock,
         errors: ErrorLog | None = None,
@@ -90,7 +90,7 @@ class Worker:
         self._registry = registry
         self._settings = settings
         self._executor = executor
-        self._pump = pump
+        self._reporter = reporter
         self._in_memory = in_memory
         self._clock = clock
         self._errors = errors or ErrorLog()
@@ -101,14 +101,14 @@ class Worker:
         )
         self._wake = asyncio.Event()
         self._wake.set()  # what an earlier process left is waiting already
-        self._claimed = asyncio.Event()
-        self._claimed.set()
+        self._claim_done = asyncio.Event()
+        self._claim_done.set()
         self._running: dict[str, _Running] = {}
         self._skipped: set[str] = set()
-        self._reports: set[asyncio.Task[None]] = set()
+        self._records: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._deadline: asyncio.TimerHandle | None = None
-        self._more = False
+        self._is_full = False
 
     @property
     def active(self) -> int:
@@ -178,22 +178,22 @@ class Worker:
             if self.is_idle and not self._wake.is_set():
                 return has_run
             has_run = True
-            await self._changed()
+            await self._wait_for_change()
 
     async def claim(self) -> int | None:
         """Fill the free slots; returns when the next scheduled job is due."""
-        self._claimed.clear()
+        self._claim_done.clear()
         try:
-            return await self._fill()
+            return await self._fill_slots()
         finally:
-            self._claimed.set()
+            self._claim_done.set()
 
-    async def _fill(self) -> int | None:
+    async def _fill_slots(self) -> int | None:
         next_due_ms: int | None = None
         while not self._stopping:
             free = self._settings.concurrency - len(self._running)
-            self._more = free <= 0
-            if self._more:
+            self._is_full = free <= 0
+            if self._is_full:
                 break
             claimed = await self._backend.claim(free, lease_s=self._settings.lease_s, skip=self._skipped)
             next_due_ms = claimed.next_due_ms
@@ -203,13 +203,13 @@ class Worker:
                 break
         return next_due_ms
 
-    async def _changed(self) -> None:
+    async def _wait_for_change(self) -> None:
         """Wait until a job or a settlement ends, or there may be work."""
         settling = self._settler.task
-        going_on = {running.task for running in self._running.values()} | ({settling} if settling else set())
+        pending = {running.task for running in self._running.values()} | ({settling} if settling else set())
         woken = asyncio.create_task(self._wake.wait(), name="asyncbg-woken")
         try:
-            await asyncio.wait([*going_on, woken], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*pending, woken], return_when=asyncio.FIRST_COMPLETED)
         finally:
             woken.cancel()
 
@@ -222,7 +222,7 @@ class Worker:
         self._wake.set()
         dropped = list(self._running.values())
         for running in dropped:
-            self._leave(running)
+            self._free_slot(running)
             running.job.cancelled.set("the worker is gone")
             running.task.cancel()
         self._settler.clear()
@@ -237,40 +237,42 @@ class Worker:
         self.stop_claiming()
         self._wake.set()
         if self._deadline is None:
-            self._deadline = asyncio.get_running_loop().call_later(self._settings.shutdown_grace_s, self._release)
+            self._deadline = asyncio.get_running_loop().call_later(
+                self._settings.shutdown_grace_s, self._release_running
+            )
 
     async def stop(self) -> None:
         """Claim nothing more, give running jobs the grace period, then cancel and release them."""
         self.begin_drain()
         with contextlib.suppress(TimeoutError):  # what is being claimed now is given back as soon as it is ours
             async with asyncio.timeout(_LONGEST_CLAIM_S):
-                await self._claimed.wait()
+                await self._claim_done.wait()
         if self._running and self._deadline is not None:
             grace_s = max(0.0, self._deadline.when() - asyncio.get_running_loop().time())
             await asyncio.wait([running.task for running in self._running.values()], timeout=grace_s)
-        self._release()
+        self._release_running()
         if self._running:
             tasks = [running.task for running in self._running.values()]
             await asyncio.wait(tasks, timeout=self._settings.cancel_grace_s)
-        await self._give_up()
+        await self._settle_unstopped()
         if self._settler.task is not None:
             await asyncio.wait([self._settler.task], timeout=_LONGEST_SETTLE_S)
 
-    def _release(self) -> None:
+    def _release_running(self) -> None:
         """The grace period is over: tell what still runs to stop, to be run again."""
         if self._deadline is not None:
             self._deadline.cancel()
         for running in list(self._running.values()):
             if running.cancel is None:
-                self._stop_one(running, Released("the process shut down"))
+                self._cancel_running(running, Released("the process shut down"))
 
-    async def _give_up(self) -> None:
+    async def _settle_unstopped(self) -> None:
         """Settle the jobs that did not stop: the process ends, and they with it."""
         late = list(self._running.values())
         for running in late:
-            self._report(running)
-        if self._reports:
-            await asyncio.wait(self._reports, timeout=_LONGEST_SETTLE_S)
+            self._report_ignored_cancel(running)
+        if self._records:
+            await asyncio.wait(self._records, timeout=_LONGEST_SETTLE_S)
         for running in late:
             self._abandon(running)
 
@@ -279,16 +281,16 @@ class Worker:
         running = self._running.get(job_id)
         if running is None or running.cancel is not None:
             return False
-        self._stop_one(running, Cancelled(reason))
+        self._cancel_running(running, Cancelled(reason))
         return True
 
-    def lapse(self, job_ids: set[str]) -> None:
+    def stop_lapsed(self, job_ids: set[str]) -> None:
         """Stop jobs that the store no longer holds for us."""
         for job_id in job_ids:
             running = self._running.get(job_id)
             if running is not None and running.cancel is None:
                 logger.warning("job %s lost its lease and is stopped here", job_id)
-                self._stop_one(running, Released("the lease lapsed"))
+                self._cancel_running(running, Released("the lease lapsed"))
 
     def recheck_skipped(self) -> None:
         """Look again for tasks that were unknown: their module may be loaded now."""
@@ -315,33 +317,33 @@ class Worker:
             self._start(lease)
         except BaseException as error:  # noqa: BLE001 - of any class: a stored name may lead to any object
             self._errors.add("start", error, "job %s (%s) cannot be started", lease.id, lease.task)
-            self._end(CurrentJob(lease, self._pump, self._clock.now_ms), Failed(describe(error)))
+            self._settle(CurrentJob(lease, self._reporter, self._clock.now_ms), Failed(describe(error)))
 
     def _start(self, lease: Lease) -> None:
-        kept = None if lease.durable else self._in_memory.take(lease.id)
+        kept = None if lease.durable else self._in_memory.get(lease.id)
         definition = kept[0] if kept else self._registry.find(lease.task) if lease.durable else None
-        job = CurrentJob(lease, self._pump, self._clock.now_ms)
+        job = CurrentJob(lease, self._reporter, self._clock.now_ms)
         if definition is None or self._stopping:
-            self._end(job, self._unrun(lease))
+            self._settle(job, self._outcome_unstarted(lease))
             return
-        self.lapse({lease.id})  # an attempt that still runs here has lost its lease to this one
+        self.stop_lapsed({lease.id})  # an attempt that still runs here has lost its lease to this one
         running = self._running[lease.id] = _Running(lease, job, definition)
         running.task = asyncio.create_task(self._run(running, kept[1] if kept else None), name=_TASK_NAME + lease.id)
         running.task.add_done_callback(lambda _: self._settle_unsettled(running))
 
     def _settle_unsettled(self, running: _Running) -> None:
         """A task that was cancelled before it had begun never reached its own settling."""
-        if not running.is_over:
-            self._leave(running)
+        if not running.has_ended:
+            self._free_slot(running)
             if not self._is_loop_ending():
-                self._end(running.job, running.cancel or _CANCELLED_ITSELF)
+                self._settle(running.job, running.cancel or _CANCELLED_ITSELF)
 
-    def _stop_one(self, running: _Running, outcome: Outcome) -> None:
+    def _cancel_running(self, running: _Running, outcome: Outcome) -> None:
         """Cancel a job's task, once."""
         running.cancel = outcome
         running.job.cancelled.set(_reason(outcome))
         running.task.cancel()
-        self._set_timer(running, self._settings.cancel_grace_s, self._report)
+        self._set_timer(running, self._settings.cancel_grace_s, self._report_ignored_cancel)
 
     def _set_timer(self, running: _Running, delay_s: float, then: Callable[[_Running], None]) -> None:
         """A job has one timer: for its timeout first, for the end of its finalisers once it was told to stop."""
@@ -351,11 +353,11 @@ class Worker:
 
     def _time_out(self, running: _Running) -> None:
         if running.cancel is None:
-            self._stop_one(running, self._executor.timed_out(running.job, running.definition, running.task))
+            self._cancel_running(running, self._executor.timed_out(running.job, running.definition, running.task))
 
-    def _report(self, running: _Running) -> None:
+    def _report_ignored_cancel(self, running: _Running) -> None:
         """Tell that a job has not ended in the time it had after it was told to stop."""
-        if running.is_over or running.is_reported or running.cancel is None:
+        if running.has_ended or running.is_reported or running.cancel is None:
             return
         running.is_reported = True
         logger.warning(
@@ -363,11 +365,11 @@ class Worker:
             "let a coroutine end on CancelledError, let a function look at current_job().cancelled",
             running.lease.id, running.lease.task, self._settings.cancel_grace_s,
         )  # fmt: skip
-        report = asyncio.create_task(self._tell(running), name=f"asyncbg-report-{running.lease.id}")
-        self._reports.add(report)
-        report.add_done_callback(self._reports.discard)
+        record = asyncio.create_task(self._record_ignored_cancel(running), name=f"asyncbg-record-{running.lease.id}")
+        self._records.add(record)
+        record.add_done_callback(self._records.discard)
 
-    async def _tell(self, running: _Running) -> None:
+    async def _record_ignored_cancel(self, running: _Running) -> None:
         data = {"reason": running.job.cancelled.reason, "grace_s": self._settings.cancel_grace_s}
         try:
             await self._backend.record(running.lease, EventType.CANCEL_IGNORED.value, dump(data))
@@ -380,9 +382,9 @@ class Worker:
 
     def _abandon(self, running: _Running) -> None:
         """Settle a job that still goes on; what it ends in later counts for nothing."""
-        if not running.is_over and running.cancel is not None:
-            self._leave(running)
-            self._end(running.job, running.cancel)
+        if not running.has_ended and running.cancel is not None:
+            self._free_slot(running)
+            self._settle(running.job, running.cancel)
 
     async def _run(self, running: _Running, bound: dict[str, Any] | None) -> None:
         timeout_s = running.definition.options.timeout
@@ -392,42 +394,42 @@ class Worker:
             outcome: Outcome = await self._executor.attempt(running.job, running.definition, bound)
         except asyncio.CancelledError:
             if running.cancel is None and self._is_loop_ending():
-                self._leave(running)  # nobody cancelled the job: the next start finds it as after a crash
+                self._free_slot(running)  # nobody cancelled the job: the next start finds it as after a crash
                 raise
             outcome = _CANCELLED_ITSELF
         except GeneratorExit as error:
-            outcome = self._executor.exited(running.job, running.definition, error)
+            outcome = self._executor.generator_exit_outcome(running.job, running.definition, error)
         except BaseException as error:
             if ends_task(error):
                 raise
             self._errors.add("attempt", error, "job %s (%s) cannot be run", running.lease.id, running.lease.task)
             outcome = Failed(describe(error))
-        if not running.is_over:
-            self._leave(running)
-            self._end(running.job, running.outcome(outcome))
+        if not running.has_ended:
+            self._free_slot(running)
+            self._settle(running.job, running.outcome(outcome))
 
-    def _leave(self, running: _Running) -> None:
+    def _free_slot(self, running: _Running) -> None:
         """Free the slot, unless a later attempt of the same job has it."""
-        running.is_over = True
+        running.has_ended = True
         if running.timer is not None:
             running.timer.cancel()
         if self._running.get(running.lease.id) is running:
             del self._running[running.lease.id]
-        if self._more:
+        if self._is_full:
             self._wake.set()
 
-    def _end(self, job: CurrentJob, outcome: Outcome) -> None:
+    def _settle(self, job: CurrentJob, outcome: Outcome) -> None:
         self._settler.add(Settlement(job.lease, outcome, self._last_progress(job)))
 
     def _last_progress(self, job: CurrentJob) -> str | None:
-        """What a task reported last; a report that has no JSON form is lost, and its job ends as any other."""
+        """What a task reported last; a record that has no JSON form is lost, and its job ends as any other."""
         try:
-            return self._pump.take(job)
+            return self._reporter.take(job)
         except BaseException as error:  # noqa: BLE001 - whatever the objects raise that a task reported
             self._errors.add("progress", error, "the progress of job %s (%s) cannot be kept", job.id, job.task)
             return None
 
-    def _unrun(self, lease: Lease) -> Outcome:
+    def _outcome_unstarted(self, lease: Lease) -> Outcome:
         """What becomes of a claimed job that is not run here."""
         if self._stopping:
             return Released("the process shut down")

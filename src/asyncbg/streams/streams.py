@@ -57,7 +57,7 @@ class Streams:
         self._opened = self._refused = self._stalled = 0
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._sweep_s = min(_MAX_SWEEP_S, self._settings.heartbeat_s / 10, send_timeout_s / 10)
-        self._batcher = SendBatcher(streams=lambda: len(self._open), publications=lambda: engine.bus.turns)
+        self._batcher = SendBatcher(streams=lambda: len(self._open), publications=lambda: engine.bus.publish_count)
 
     async def open(
         self,
@@ -109,7 +109,7 @@ class Streams:
         Call it on the event loop, as soon as the process is asked to stop.
         """
         if not self._is_draining:
-            self._drained_life = self.engine.bus.life
+            self._drained_life = self.engine.bus.generation
             for stream in self._open:
                 stream.close("shutdown")
             asyncio.get_running_loop().call_later(BYE_TIMEOUT_S, self._abort_drained, list(self._open))
@@ -189,7 +189,7 @@ class Streams:
     @property
     def _is_draining(self) -> bool:
         """Whether :meth:`drain` was called since the engine started."""
-        return self._drained_life == self.engine.bus.life
+        return self._drained_life == self.engine.bus.generation
 
     def _sweep(self) -> None:
         """Let every open stream check its deadlines: one timer for all."""

@@ -224,7 +224,7 @@ def changed(message: str, record: JobRecord, response: Response, *, prefix: str 
 async def off_loop(show: Callable[[], T], records: Sequence[JobRecord]) -> T:
     """What ``show`` makes of the records, in a thread where they are large: a mebibyte is looked through in 0.2 s."""
     size = sum(len(record.args) + len(record.result or "") for record in records)
-    return show() if size <= _MOST_INLINE else cast(T, await _threads.run_or_leave(show))
+    return show() if size <= _MOST_INLINE else cast(T, await _threads.run_or_abandon(show))
 
 
 def job_url(prefix: str, job_id: str) -> str:
