@@ -4,13 +4,12 @@ import asyncio
 import hashlib
 import inspect
 import logging
-import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, overload
 
 import fastapi
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, Depends
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.background import BackgroundTasks as StarletteBackgroundTasks
@@ -36,7 +35,6 @@ from asyncbg.errors import (
     OptionsError,
     OverloadedError,
     OversizeArgumentsError,
-    QuotaError,
     UniqueKeyError,
 )
 from asyncbg.privacy import use_pseudonym_key
@@ -44,14 +42,15 @@ from asyncbg.privacy.log_redaction import guard_handlers, guard_own_loggers
 from asyncbg.settings import Settings, load_engine_settings
 from asyncbg.signals import chain_signals
 from asyncbg.streams.streams import Streams
-from asyncbg.web.access_log import show_our_route
+from asyncbg.web.access_log import redact_library_path
 from asyncbg.web.assets import assets_router
 from asyncbg.web.asyncapi import asyncapi_router
 from asyncbg.web.engine_router import EngineRouter
 from asyncbg.web.event_schema import EventSchemas
 from asyncbg.web.events import events_router, ticket_router
 from asyncbg.web.jobs import jobs_router
-from asyncbg.web.ops import ops_router
+from asyncbg.web.operations import operations_router
+from asyncbg.web.problems import http_exception_for
 
 P = ParamSpec("P")
 App = TypeVar("App", bound=Starlette)
@@ -237,23 +236,20 @@ def committing(find: Callable[[HTTPConnection], Engine]) -> Callable[..., AsyncI
     return committed
 
 
+_ANSWERED = (
+    OverloadedError, DatabaseError, NotRunningError, IdempotencyError,
+    OptionsError, UniqueKeyError, OversizeArgumentsError,
+)  # fmt: skip
+"""Errors that the load or the request causes; any other one is an error of the application, and stays what it is."""
+
+
 def _http_error(connection: HTTPConnection, error: AsyncBGError) -> Exception:
-    """What to raise: the error where the application has a handler for it, else the HTTP status it means."""
+    """Return what to raise: ``error`` where the application has a handler for it, else an HTTPException."""
     handlers, _ = connection.scope.get("starlette.exception_handlers", ({}, {}))
-    if connection.scope["type"] != "http" or any(kind in handlers for kind in type(error).__mro__):
+    is_handled = any(kind in handlers for kind in type(error).__mro__)
+    if connection.scope["type"] != "http" or is_handled or not isinstance(error, _ANSWERED):
         return error
-    match error:
-        case OverloadedError():
-            status = 429 if isinstance(error, QuotaError) else 503
-            return HTTPException(status, str(error), {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
-        case DatabaseError() | NotRunningError():
-            return HTTPException(503, "no background work can be accepted now", {"Retry-After": "1"})
-        case IdempotencyError() | OptionsError() | UniqueKeyError():
-            return HTTPException(422, str(error))
-        case OversizeArgumentsError():
-            return HTTPException(413, str(error))
-        case _:
-            return error
+    return http_exception_for(error)
 
 
 BackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(committing(engine_of), scope="function")]
@@ -309,7 +305,7 @@ class AsyncBG(Engine):
         """
         if self._router is None:
             routes = APIRouter()
-            routes.include_router(ops_router(self))
+            routes.include_router(operations_router(self))
             routes.include_router(jobs_router(self, self._audit))
             routes.include_router(events_router(self._streams, self._event_schemas, self._tickets))
             routes.include_router(asyncapi_router(self._event_schemas))
@@ -362,7 +358,7 @@ class AsyncBG(Engine):
         """Keep people out of the lines that uvicorn logs of our routes, and out of all lines where that is wished."""
         privacy = self.settings.privacy
         if privacy.mask:
-            logging.getLogger("uvicorn.access").addFilter(show_our_route)  # the same one is not added twice
+            logging.getLogger("uvicorn.access").addFilter(redact_library_path)  # the same one is not added twice
         restore = guard_handlers(mask=privacy.mask) if privacy.redact_logs else lambda: None
         try:
             yield

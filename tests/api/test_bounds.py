@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from asyncbg import AsyncBG, BackgroundTasks
 from asyncbg.store.base import JobQuery
-from asyncbg.web.schemas import MOST_LISTED_BYTES
+from asyncbg.web.schemas import MAX_LISTED_BYTES
 
 PROBLEM = "application/problem+json"
 MIB = 1024 * 1024
@@ -75,7 +75,7 @@ async def test_a_list_reads_no_large_column(bg: AsyncBG, client: httpx.AsyncClie
     with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as connection:
         connection.execute("UPDATE job SET result = ?", (f'"{"x" * 20 * MIB}"',))
 
-    (record,) = await bg.backend.list(JobQuery(most_value_bytes=MOST_LISTED_BYTES))
+    (record,) = await bg.backend.list(JobQuery(most_value_bytes=MAX_LISTED_BYTES))
 
     assert record.result is None
     assert record.omitted == {"result": 20 * MIB + 2}

@@ -26,7 +26,8 @@ from asyncbg.errors import (
     UnknownTaskError,
 )
 from asyncbg.privacy import Personal
-from asyncbg.web.problems import ProblemRoute, install_problems
+from asyncbg.web.problem_route import ProblemRoute
+from asyncbg.web.problems import install_problems
 
 PROBLEM = "application/problem+json"
 SECRET = "ada.canary7f3a@canary7f3a.example"
@@ -149,7 +150,7 @@ async def test_a_problem_says_what_to_do(client: httpx.AsyncClient) -> None:
     assert problems["cursor"]["errors"][0]["loc"] == ["query", "cursor"]
     assert "it is succeeded" in problems["state"]["detail"]
     assert problems["http"]["detail"] == "short and stout"
-    assert problems["bug"]["detail"] == "a mistake of the server's; its log tells more"
+    assert problems["bug"]["detail"] == "internal server error; see the server log"
 
 
 async def test_headers_of_an_error_are_kept(client: httpx.AsyncClient) -> None:

@@ -30,7 +30,7 @@ from asyncbg.errors import (
     QuotaError,
     UnknownTaskError,
 )
-from asyncbg.web.problems import describe
+from asyncbg.web.problems import problem_for
 from tests.client.conftest import Connect, Pauses
 from tests.client.peer import NOTHING, Answer, answer, listening, running_peer
 
@@ -52,7 +52,7 @@ def job(state: str, **more: Any) -> dict[str, Any]:
 
 def problem(error: AsyncBGError) -> Answer:
     """What the service answers for an error of the engine."""
-    told = describe(error)
+    told = problem_for(error)
     return answer(told.status, told.body("/jobs"), headers=told.headers)
 
 

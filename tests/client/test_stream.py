@@ -252,7 +252,7 @@ async def test_a_refusal_for_good_is_raised(connect: Connect, pauses: Pauses, st
 
 async def test_a_job_that_is_purged_meanwhile_is_an_error(connect: Connect) -> None:
     """The stream does not end as if all had been told."""
-    gone = answer(404, {"type": "urn:problem-type:asyncbg:job-not-found", "title": "No such job"})
+    gone = answer(404, {"type": "urn:problem-type:asyncbg:job-not-found", "title": "Job not found"})
     async with running_peer(stream(*frames(["job.queued"]), cut=True), gone) as peer:
         with pytest.raises(JobNotFoundError, match="'j1'"):
             await collect((await connect(peer.url)).watch("j1"))

@@ -43,7 +43,7 @@ from asyncbg.errors import (
     UnknownTaskError,
 )
 from asyncbg.settings import Settings, setting_sources
-from asyncbg.web.problems import describe
+from asyncbg.web.problems import problem_for
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -252,7 +252,7 @@ def test_a_problem_is_described_as_it_is_told(kind: str) -> None:
     """Status, type and title in the table are those a caller gets."""
     status, title, _ = table("errors.md", "type", "status", "title", "when")[kind]
 
-    problem = describe(PROBLEMS[kind])
+    problem = problem_for(PROBLEMS[kind])
 
     assert (problem.kind, str(problem.status), problem.title) == (kind, status, title)
 
@@ -264,12 +264,12 @@ def test_the_statuses_without_a_type_are_all_described() -> None:
         raised.update(re.findall(r"HTTPException\((\d{3})\b", path.read_text("utf-8")))
 
     assert set(table("errors.md", "status", "when")) == raised | {"404", "405", "500"}
-    assert describe(HTTPException(405)).body("/")["type"] == "about:blank"
-    assert describe(ZeroDivisionError("a mistake")).body("/") == {
+    assert problem_for(HTTPException(405)).body("/")["type"] == "about:blank"
+    assert problem_for(ZeroDivisionError("a mistake")).body("/") == {
         "type": "about:blank",
         "title": "Internal Server Error",
         "status": 500,
-        "detail": "a mistake of the server's; its log tells more",
+        "detail": "internal server error; see the server log",
         "instance": "/",
     }
 

@@ -12,7 +12,7 @@ from asyncbg.service.integrations.mail_message import MAX_BODY_BYTES as MAX_MAIL
 from asyncbg.service.integrations.mail_message import MAX_RECIPIENTS, MAX_SUBJECT_LENGTH
 from asyncbg.service.multipart import MAX_HEADER_LINE_BYTES, MAX_HEADERS
 from asyncbg.service.upload import OVERHEAD_BYTES
-from asyncbg.web.problems import MAX_BODY_BYTES
+from asyncbg.web.problem_route import MAX_BODY_BYTES
 
 DOCS = Path(__file__).parents[2] / "docs"
 MIB = 1024 * 1024

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from asyncbg.core.clock import Clock, SystemClock, rfc3339
-from asyncbg.core.keyset_page import Page, build_page, parse_cursor
+from asyncbg.core.keyset_page import KeysetPage, build_page, parse_cursor
 from asyncbg.errors import JobError, OutageError
 from asyncbg.privacy import redact
 from asyncbg.store.sqlite.database import Database
@@ -140,7 +140,7 @@ class Audit:
 
     async def read(
         self, *, what: str | None = None, who: str | None = None, limit: int = 50, cursor: str | None = None
-    ) -> Page[AuditEntry]:
+    ) -> KeysetPage[AuditEntry]:
         """Return a page of rows, newest first. Raise BadCursorError."""
         wanted = {"before": parse_cursor(cursor), "what": what, "who": who, "limit": limit + 1}
         rows = await self._database.read(lambda connection: connection.execute(_READ, wanted).fetchone()[0])

@@ -36,7 +36,7 @@ from asyncbg.settings import load_settings
 from asyncbg.store.base import Backend, JobQuery
 from asyncbg.store.search import SearchError, cancel_matching, unfinished
 from asyncbg.store.sqlite import SQLiteBackend
-from asyncbg.web.schemas import MOST_LISTED_BYTES, AttemptOut, Cursor, JobOut, cursor_after
+from asyncbg.web.schemas import MAX_LISTED_BYTES, AttemptOut, Cursor, JobOut, cursor_after
 
 _POLL_S = 0.1
 _PAGE = 500
@@ -79,7 +79,7 @@ def list_jobs(
         batch=batch,
         before_n=_position(cursor),
         limit=limit + 1,
-        most_value_bytes=MOST_LISTED_BYTES,
+        most_value_bytes=MAX_LISTED_BYTES,
     )
     found = asyncio.run(_list(query, profile))
     page, more = found[:limit], len(found) > limit

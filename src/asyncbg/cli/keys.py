@@ -24,7 +24,7 @@ from asyncbg.cli.terminal import (
     print_table,
 )
 from asyncbg.core.clock import SystemClock, rfc3339
-from asyncbg.core.keyset_page import Page
+from asyncbg.core.keyset_page import KeysetPage
 from asyncbg.ops.open_store import existing_file, open_store
 from asyncbg.settings import Settings, load_settings
 from asyncbg.store.sqlite.database import open_all
@@ -175,7 +175,7 @@ def audit(
 
 async def _read(
     settings: Settings, *, what: str | None, who: str | None, limit: int, cursor: str | None
-) -> Page[AuditEntry]:
+) -> KeysetPage[AuditEntry]:
     async with _open_stores(settings) as stores:
         return await stores.audit.read(what=what, who=who, limit=limit, cursor=cursor)
 

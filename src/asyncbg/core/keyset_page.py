@@ -11,7 +11,7 @@ _NEWEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
+class KeysetPage(Generic[T]):
     """Some items, and the cursor of the page after them; None on the last page."""
 
     items: list[T]
@@ -27,7 +27,7 @@ def parse_cursor(cursor: str | None) -> int:
     raise BadCursorError
 
 
-def build_page(items: list[tuple[int, T]], limit: int) -> Page[T]:
+def build_page(items: list[tuple[int, T]], limit: int) -> KeysetPage[T]:
     """Make a page of at most ``limit`` out of ``limit + 1`` items with their positions, newest first."""
     shown = items[:limit]
-    return Page([item for _, item in shown], str(shown[-1][0]) if len(items) > limit else None)
+    return KeysetPage([item for _, item in shown], str(shown[-1][0]) if len(items) > limit else None)

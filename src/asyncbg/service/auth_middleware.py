@@ -16,7 +16,8 @@ from asyncbg.auth.authenticator import COOKIE, Authenticator
 from asyncbg.auth.caller import NO_CALLER, Caller, get_caller, set_caller, set_recheck
 from asyncbg.auth.origin import refuse_cross_site
 from asyncbg.errors import AsyncBGError, AuthError, NotRunningError
-from asyncbg.web.problems import describe, headless, problem_docs, problem_response
+from asyncbg.web.problem_route import headless
+from asyncbg.web.problems import problem_docs, problem_for, problem_response
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class AuthMiddleware:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        problem, shown = describe(error), _loggable_path(served)
+        problem, shown = problem_for(error), _loggable_path(served)
         scope["route"] = _UnroutedRequest(shown)  # for the access log: the request is not routed
         if isinstance(error, AuthError):
             self._audit_refusal(problem.kind, f"{scope['method']} {shown}", get_caller(HTTPConnection(scope)))

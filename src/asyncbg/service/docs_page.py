@@ -12,8 +12,8 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from asyncbg.web.headers import content_policy
-from asyncbg.web.page import html_page
-from asyncbg.web.problems import ProblemRoute, get_and_head
+from asyncbg.web.problem_route import ProblemRoute, get_and_head
+from asyncbg.web.start_page import html_page
 
 _PATH: Final = "/docs"
 _METHODS: Final = ("get", "post", "put", "patch", "delete")

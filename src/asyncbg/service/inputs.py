@@ -14,9 +14,8 @@ from asyncbg.core.plain_text import is_one_line, is_storable
 from asyncbg.errors import ErrorItem
 from asyncbg.service.integrations.egress import MAX_URL_LENGTH
 from asyncbg.service.integrations.mail_address import AddressError, MailAddress
-from asyncbg.web.inputs import refuse_input
-from asyncbg.web.problems import read_body, refuse_media_type
-from asyncbg.web.strict_query import reads_query
+from asyncbg.web.inputs import reads_query, refuse_input
+from asyncbg.web.problem_route import read_body, refuse_media_type
 
 MAX_TEXT_BYTES = 1024 * 1024
 MAX_TEXT_BODY_BYTES = 8 * MAX_TEXT_BYTES

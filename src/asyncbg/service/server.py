@@ -49,12 +49,12 @@ from asyncbg.service.workflows.tracked_task import tracked_task_workflow
 from asyncbg.service.workflows.unfinished import needed_uploads, unfinished_batches
 from asyncbg.settings import SmtpSettings, load_engine_settings
 from asyncbg.store.sqlite.database import open_all
-from asyncbg.web.access_log import show_client, show_route
+from asyncbg.web.access_log import redact_client, redact_path
 from asyncbg.web.event_schema import share_event_schemas
 from asyncbg.web.headers import ServiceApp
-from asyncbg.web.problems import ProblemRoute, get_and_head, install_problems
-from asyncbg.web.shown_path import Paths
-from asyncbg.web.spans import CleanSpans
+from asyncbg.web.path_redaction import PathRedactor, SpanMiddleware
+from asyncbg.web.problem_route import ProblemRoute, get_and_head
+from asyncbg.web.problems import install_problems
 
 logger = logging.getLogger("asyncbg")
 
@@ -107,7 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         license_info={"name": "MIT", "identifier": "MIT"},
     )
-    app.add_middleware(CleanSpans, paths=Paths((service.bg.router.unguarded, *service.routers)))
+    app.add_middleware(SpanMiddleware, paths=PathRedactor((service.bg.router.unguarded, *service.routers)))
     install_problems(app)
     app.add_middleware(AuthMiddleware, authenticator=authenticator, audit=service.bg._audit)
     app.include_router(sign_in_router(authenticator, service.bg._audit, clock=service.bg.clock))
@@ -246,9 +246,9 @@ def _authenticator(settings: Settings, service: _Service) -> Authenticator:
 
 def _redact_logs(settings: Settings) -> None:
     """Remove line breaks from server logs, and personal data unless ``privacy.mask`` is off."""
-    logging.getLogger("uvicorn.access").addFilter(show_client)
+    logging.getLogger("uvicorn.access").addFilter(redact_client)
     if settings.privacy.mask:
-        logging.getLogger("uvicorn.access").addFilter(show_route)
+        logging.getLogger("uvicorn.access").addFilter(redact_path)
     guard_handlers(mask=settings.privacy.mask)
 
 

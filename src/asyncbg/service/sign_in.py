@@ -19,9 +19,10 @@ from asyncbg.auth.sessions import Session
 from asyncbg.core.clock import Clock, rfc3339
 from asyncbg.errors import UnauthenticatedError
 from asyncbg.web.inputs import refuse_input
-from asyncbg.web.page import LINKS, first_page, navigation
-from asyncbg.web.problems import get_and_head, limited_to, problem_docs, refuse_media_type
-from asyncbg.web.schemas import not_stored
+from asyncbg.web.problem_route import get_and_head, limited_to, refuse_media_type
+from asyncbg.web.problems import problem_docs
+from asyncbg.web.schemas import no_store
+from asyncbg.web.start_page import LINKS, navigation, start_page
 
 _MAX_BODY_BYTES: Final = 4_096
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -76,7 +77,7 @@ class _Credentials:
 
 def sign_in_router(authenticator: Authenticator, audit: Audit, *, clock: Clock) -> APIRouter:
     """Return the routes ``GET /``, ``POST`` and ``DELETE /session``, and ``POST /sign-out`` for forms."""
-    router = APIRouter(route_class=limited_to(_MAX_BODY_BYTES), tags=["operations"], dependencies=[Depends(not_stored)])
+    router = APIRouter(route_class=limited_to(_MAX_BODY_BYTES), tags=["operations"], dependencies=[Depends(no_store)])
 
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
     @requires(Access.OPTIONAL)
@@ -172,4 +173,4 @@ def _page(
     signed_in = _SIGNED_IN.format(owner=html.escape(caller.owner)) if caller.session_id is not None else ""
     body = signed_in + _LINKS if caller.scopes else _SIGN_IN.format(alert=alert)
     answer = {"Cache-Control": "no-store", **(headers or {})}
-    return first_page(body, forms="'self'", status_code=status_code, headers=answer)
+    return start_page(body, forms="'self'", status_code=status_code, headers=answer)

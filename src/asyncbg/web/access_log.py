@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from starlette.types import Scope
 
-from asyncbg.web.shown_path import shown_below, shown_route
+from asyncbg.web.path_redaction import shown_below, shown_route
 
 _MOST_KNOWN: Final = 1_000
 _ours: Final[dict[int, str]] = {}
@@ -28,7 +28,7 @@ def remember(scope: Scope) -> None:
     _request.set(scope)
 
 
-def show_route(record: logging.LogRecord) -> bool:
+def redact_path(record: logging.LogRecord) -> bool:
     """A filter for the logger ``uvicorn.access``, which logs client, method, path with query, version and status."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         client, method, path, version, status = record.args
@@ -36,7 +36,7 @@ def show_route(record: logging.LogRecord) -> bool:
     return True
 
 
-def show_client(record: logging.LogRecord) -> bool:
+def redact_client(record: logging.LogRecord) -> bool:
     """Of who called the address only: what a proxy passed on in X-Forwarded-For may be any text (RFC 9110, 17.16)."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         record.args = (_shown_client(record.args[0]), *record.args[1:])
@@ -56,7 +56,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def note_ours(scope: Scope, template: str) -> None:
+def note_library_request(scope: Scope, template: str) -> None:
     """A request that one of our own routes serves; its path ends as ``template``, behind the prefix it has here."""
     path, query = scope["path"], scope["query_string"]
     told = hash(quote(path) + (f"?{query.decode('ascii', 'replace')}" if query else ""))
@@ -66,7 +66,7 @@ def note_ours(scope: Scope, template: str) -> None:
         del _ours[next(iter(_ours))]
 
 
-def show_our_route(record: logging.LogRecord) -> bool:
+def redact_library_path(record: logging.LogRecord) -> bool:
     """As both above, for our own routes in an application that is not ours; no other line is changed."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         client, method, path, version, status = record.args

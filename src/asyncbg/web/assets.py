@@ -10,7 +10,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from asyncbg.web.problems import ProblemRoute, get_and_head
+from asyncbg.web.problem_route import ProblemRoute, get_and_head
 
 STATIC: Final = Path(__file__).with_name("static")
 _MEDIA_TYPES: Final = {"asyncbg.js": "text/javascript", "asyncbg.d.ts": "text/plain"}

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 
 from asyncbg.core.event_model import EventModel, Publisher, Storage
 from asyncbg.web.event_schema import OTHER, EventSchemas
-from asyncbg.web.problems import ProblemRoute, get_and_head
+from asyncbg.web.problem_route import ProblemRoute, get_and_head
 from asyncbg.web.schemas import prefix_of
 
 PATH: Final = "/asyncapi.json"

@@ -24,7 +24,8 @@ from asyncbg.streams.sse_format import MEDIA_TYPE, accepts_gzip
 from asyncbg.streams.streams import Streams
 from asyncbg.web.event_schema import EventSchemas
 from asyncbg.web.inputs import refuse_input
-from asyncbg.web.problems import ProblemRoute, problem_docs
+from asyncbg.web.problem_route import ProblemRoute
+from asyncbg.web.problems import problem_docs
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.?\*)?|\*")
 _MAX_TICKET_AGE_S: Final = 3_600

@@ -20,10 +20,11 @@ from asyncbg.errors import JobNotFoundError
 from asyncbg.store.base import JobQuery
 from asyncbg.web.bulk import add_bulk_route
 from asyncbg.web.inputs import IdempotencyKey
-from asyncbg.web.problems import MAX_BODY_BYTES, ProblemRoute, get_and_head, limited_to, problem_docs
+from asyncbg.web.problem_route import MAX_BODY_BYTES, ProblemRoute, get_and_head, limited_to
+from asyncbg.web.problems import problem_docs
 from asyncbg.web.schemas import (
     EXAMPLE_ID,
-    MOST_LISTED_BYTES,
+    MAX_LISTED_BYTES,
     Accepted,
     AttemptOut,
     Attempts,
@@ -34,7 +35,7 @@ from asyncbg.web.schemas import (
     accepted,
     changed,
     cursor_after,
-    not_stored,
+    no_store,
     off_loop,
     prefix_of,
 )
@@ -151,7 +152,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
     """The routes under ``/jobs``. Who cancels or retries a job stands in ``audit``, if there is one."""
     most = engine.settings.jobs.max_args_bytes
     route_class = ProblemRoute if most <= MAX_BODY_BYTES else limited_to(most + _REST_OF_SUBMISSION_BYTES)
-    router = APIRouter(route_class=route_class, tags=["jobs"], dependencies=[Depends(not_stored)])
+    router = APIRouter(route_class=route_class, tags=["jobs"], dependencies=[Depends(no_store)])
 
     @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 415, 422, 429, 503))
     async def submit_job(
@@ -192,7 +193,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
             return Page(items=[], next=None)
         query = JobQuery(
             states=frozenset(state), task=task, tag=tag, batch=batch, owner=caller.visible_owner or owner,
-            before_n=cursor, limit=limit + 1, most_value_bytes=MOST_LISTED_BYTES,
+            before_n=cursor, limit=limit + 1, most_value_bytes=MAX_LISTED_BYTES,
         )  # fmt: skip
         records = await engine.backend.list(query)
         shown = records[:limit]

@@ -26,13 +26,13 @@ _LONGEST_CURSOR = 40
 _LARGEST_N = 2**63 - 1
 
 
-MOST_LISTED_BYTES = 4096
+MAX_LISTED_BYTES = 4096
 """Arguments and results that are larger are not shown in lists."""
 _MOST_INLINE = 32_768
 _threads = Threads(2)
 
 
-async def not_stored(response: Response) -> None:
+async def no_store(response: Response) -> None:
     """A dependency: the answer is of the moment and about people, so no cache keeps it (RFC 9111, 5.2.2.5)."""
     response.headers["Cache-Control"] = "no-store"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncbg.core.clock import Clock
 from asyncbg.core.job import ANONYMOUS
-from asyncbg.core.keyset_page import Page, build_page, parse_cursor
+from asyncbg.core.keyset_page import KeysetPage, build_page, parse_cursor
 from asyncbg.store.sqlite.database import Database, Guard, unguarded
 
 MAX_ACTIONS = 100
@@ -208,7 +208,7 @@ class Activity:
 
     async def log(
         self, user_id: int, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
-    ) -> Page[ActivityItem]:
+    ) -> KeysetPage[ActivityItem]:
         """A page of the user's log, newest first. Raises BadCursorError."""
         statement, whose = _of(owner, _LOG)
         wanted = (user_id, *whose, parse_cursor(cursor), limit + 1)

@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 
 from asyncbg.core.clock import Clock
 from asyncbg.core.job import ANONYMOUS
-from asyncbg.core.keyset_page import Page, build_page, parse_cursor
+from asyncbg.core.keyset_page import KeysetPage, build_page, parse_cursor
 from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.service.integrations.csv_dialect import Quoting
 from asyncbg.service.integrations.csv_encoding import Source, shown_encoding
@@ -342,7 +342,7 @@ class Imports:
 
     async def list(
         self, user_id: int, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
-    ) -> Page[ImportRecord]:
+    ) -> KeysetPage[ImportRecord]:
         """A page of the user's imports, of one owner or of all, newest first. Raises BadCursorError."""
         statement = _LIST if owner is None else _LIST.replace("user_id = ?", "user_id = ? AND owner = ?")
         wanted = (MAX_REJECTIONS, user_id, *([owner] if owner is not None else []), parse_cursor(cursor), limit + 1)

@@ -11,7 +11,8 @@ from asyncbg.core.clock import rfc3339
 from asyncbg.service.inputs import Cursor, Line, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.activity import Activity, Statistics
 from asyncbg.service.workflows.acceptance import accept, accepts
-from asyncbg.web.problems import ProblemRoute, get_and_head, problem_docs
+from asyncbg.web.problem_route import ProblemRoute, get_and_head
+from asyncbg.web.problems import problem_docs
 from asyncbg.web.schemas import Accepted
 
 

@@ -29,7 +29,8 @@ from asyncbg.service.integrations.uploads import Upload, UploadSpaceError, Uploa
 from asyncbg.service.upload import OVERHEAD_BYTES, FilePart, too_large
 from asyncbg.service.workflows.acceptance import accept, accepts
 from asyncbg.settings import UploadSettings
-from asyncbg.web.problems import ProblemRoute, get_and_head, limited_to, problem_docs
+from asyncbg.web.problem_route import ProblemRoute, get_and_head, limited_to
+from asyncbg.web.problems import problem_docs
 from asyncbg.web.schemas import Accepted
 
 _COLUMNS = (

@@ -22,7 +22,8 @@ from asyncbg.service.integrations.uploads import UploadSpaceError, UploadTooLarg
 from asyncbg.service.upload import OVERHEAD_BYTES, FilePart, too_large
 from asyncbg.service.workflows.acceptance import accept, accepts
 from asyncbg.web.inputs import refuse_input
-from asyncbg.web.problems import limited_to, problem_docs
+from asyncbg.web.problem_route import limited_to
+from asyncbg.web.problems import problem_docs
 from asyncbg.web.schemas import Accepted
 
 Address = Annotated[EmailAddress, Personal("email")]

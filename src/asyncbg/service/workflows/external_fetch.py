@@ -18,7 +18,7 @@ from asyncbg.service.integrations.outbound_error import WebhookError
 from asyncbg.service.workflows.acceptance import accept, accepts
 from asyncbg.settings import OutboundSettings
 from asyncbg.web.inputs import refuse_input
-from asyncbg.web.problems import ProblemRoute
+from asyncbg.web.problem_route import ProblemRoute
 from asyncbg.web.schemas import Accepted
 
 

@@ -14,7 +14,7 @@ from asyncbg.service.integrations.activity import Activity
 from asyncbg.service.integrations.mailer import Mailer
 from asyncbg.service.integrations.notices import Notices
 from asyncbg.service.workflows.acceptance import accept, accepts
-from asyncbg.web.problems import ProblemRoute
+from asyncbg.web.problem_route import ProblemRoute
 from asyncbg.web.schemas import Accepted
 
 

@@ -10,7 +10,7 @@ from asyncbg.engine.context import require_lease
 from asyncbg.service.inputs import EmailAddress, Message, query_or_body
 from asyncbg.service.integrations.notices import Notices
 from asyncbg.service.workflows.acceptance import accept, accepts
-from asyncbg.web.problems import ProblemRoute
+from asyncbg.web.problem_route import ProblemRoute
 from asyncbg.web.schemas import Accepted
 
 

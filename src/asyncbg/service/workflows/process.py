@@ -12,7 +12,7 @@ from asyncbg.service.inputs import Line
 from asyncbg.service.integrations.workspace import Workspace
 from asyncbg.service.workflows.acceptance import accept, accepts
 from asyncbg.settings import DemoSettings
-from asyncbg.web.problems import ProblemRoute
+from asyncbg.web.problem_route import ProblemRoute
 from asyncbg.web.schemas import Accepted
 
 _REPORTS_PER_S = 8

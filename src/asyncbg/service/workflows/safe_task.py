@@ -12,7 +12,7 @@ from asyncbg.service.inputs import Message, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.notices import Notices
 from asyncbg.service.integrations.workspace import Workspace
 from asyncbg.service.workflows.acceptance import accept, accepts
-from asyncbg.web.problems import ProblemRoute
+from asyncbg.web.problem_route import ProblemRoute
 from asyncbg.web.schemas import Accepted
 
 DataId = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]

@@ -17,7 +17,8 @@ from asyncbg.errors import IdempotencyError
 from asyncbg.service.inputs import TaskId, TaskName
 from asyncbg.settings import DemoSettings
 from asyncbg.web.inputs import IdempotencyKey
-from asyncbg.web.problems import ProblemRoute, get_and_head, problem_docs
+from asyncbg.web.problem_route import ProblemRoute, get_and_head
+from asyncbg.web.problems import problem_docs
 from asyncbg.web.schemas import Accepted, accepted
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]

@@ -7,11 +7,12 @@ pseudonyms for marked parameters. Of any other path only ids, numbers and words 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
-from starlette.types import Scope
+from opentelemetry import trace
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asyncbg.auth.access import mount_prefix
 from asyncbg.core.ids import is_job_id
@@ -23,6 +24,8 @@ PATH_CHARS: Final = "/{}[]@:!$&'()*+,;=-._~"
 _ID: Final = re.compile(r"\d{1,20}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HIDDEN: Final = "{...}"
 _LONGEST: Final = 200
+_MOST_NAMES: Final = 20
+_LONGEST_NAME: Final = 100
 
 
 def shown_route(scope: Scope | None, path: str) -> str:
@@ -47,7 +50,7 @@ def _with_job_ids(template: str, scope: Scope) -> str:
     return template
 
 
-class Paths:
+class PathRedactor:
     """The paths of some routers: marked parameters become pseudonyms, and only what is an id or a number is shown."""
 
     def __init__(self, routers: Iterable[APIRouter]) -> None:
@@ -65,6 +68,24 @@ class Paths:
                     path = path.replace(f"/{found[name]}", f"/{_shown(name, found[name], kind)}", 1)
                 return _masked(path)
         return hide_unknown(path, self._words)
+
+
+class SpanMiddleware:
+    """ASGI middleware: the span that FastAPI makes of a request gets the same path, and no values of a query."""
+
+    def __init__(self, app: ASGIApp, *, paths: PathRedactor) -> None:
+        """Wrap ``app``."""
+        self._app = app
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        span = trace.get_current_span()
+        if scope["type"] == "http" and span.is_recording():
+            span.set_attribute("url.path", self._paths.shown(scope["path"]))
+            if scope.get("query_string"):
+                span.set_attribute("url.query", _names_of(scope["query_string"].decode("latin-1")).removeprefix("?"))
+        await self._app(scope, receive, send)
 
 
 def hide_unknown(path: str, words: Iterable[str]) -> str:
@@ -105,3 +126,9 @@ def _with_parameters(routers: Iterable[APIRouter]) -> Iterator[tuple[re.Pattern[
             elif isinstance(route, APIRoute) and route.param_convertors:
                 kinds = kinds_of(route.endpoint)
                 yield route.path_regex, {name: kinds.get(name) for name in route.param_convertors}
+
+
+def _names_of(query: str) -> str:
+    """The names in a query; what they are set to may be anything."""
+    names = [redact(name)[:_LONGEST_NAME] for name, _ in parse_qsl(query, keep_blank_values=True)[:_MOST_NAMES]]
+    return "?" + "&".join(f"{quote(name, safe=PATH_CHARS)}=…" for name in names) if query else ""

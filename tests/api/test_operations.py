@@ -16,7 +16,7 @@ from asyncbg.engine import Engine
 from asyncbg.engine.metrics import Telemetry
 from asyncbg.settings import Settings
 from asyncbg.web.jobs import jobs_router
-from asyncbg.web.ops import ops_router
+from asyncbg.web.operations import operations_router
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def engine(tmp_path: Path) -> Engine:
 async def client(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app that has the routes under /bg."""
     app = FastAPI()
-    app.include_router(ops_router(engine), prefix="/bg")
+    app.include_router(operations_router(engine), prefix="/bg")
     app.include_router(jobs_router(engine), prefix="/bg")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://service") as client:
         yield client
@@ -114,7 +114,7 @@ async def test_metrics_add_up_over_the_processes_of_a_database(tmp_path: Path) -
         engine = Engine(settings)
         engine.task(name="greet")(_greet)
         app = FastAPI()
-        app.include_router(ops_router(engine), prefix="/bg")
+        app.include_router(operations_router(engine), prefix="/bg")
         transport = httpx.ASGITransport(app=app)
         async with engine, httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             await (await engine.submit("greet", {})).result(timeout=30)

@@ -50,7 +50,7 @@ def html_page(*, title: str, style: str, body: str) -> str:
     return _PAGE.format(title=title, style=style, body=body)
 
 
-def first_page(
+def start_page(
     body: str, *, forms: str = "'none'", status_code: int = 200, headers: Mapping[str, str] | None = None
 ) -> HTMLResponse:
     """The first page around ``body``; ``forms`` is where its forms may be sent to, as a policy's source list."""

@@ -7,7 +7,7 @@ import pytest
 from fastapi import APIRouter
 
 from asyncbg.privacy import Personal
-from asyncbg.web.shown_path import Paths
+from asyncbg.web.path_redaction import PathRedactor
 
 router = APIRouter()
 
@@ -20,7 +20,7 @@ async def hello(name: Annotated[str, Personal("name")], number: int) -> str:
 
 outer = APIRouter()
 outer.include_router(router)
-PATHS = Paths([outer])
+PATHS = PathRedactor([outer])
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from asyncbg.core.job import JobState
 from asyncbg.engine import Engine
 from asyncbg.engine.metrics import CONTENT_TYPE
 from asyncbg.errors import DatabaseError, NotRunningError
-from asyncbg.web.page import LINKS, first_page, navigation
-from asyncbg.web.problems import Problem, ProblemRoute, get_and_head, problem_docs, problem_response
-from asyncbg.web.schemas import not_stored
+from asyncbg.web.problem_route import ProblemRoute, get_and_head
+from asyncbg.web.problems import Problem, problem_docs, problem_response
+from asyncbg.web.schemas import no_store
+from asyncbg.web.start_page import LINKS, navigation, start_page
 
 logger = logging.getLogger("asyncbg")
 
@@ -36,9 +37,9 @@ class Ready(Live):
     checks: dict[str, Literal["ok", "failed"]] = Field(examples=[{"engine": "ok", "database": "ok"}])
 
 
-def ops_router(engine: Engine) -> APIRouter:
+def operations_router(engine: Engine) -> APIRouter:
     """Health, metrics and the first page."""
-    router = APIRouter(route_class=ProblemRoute, tags=["operations"], dependencies=[Depends(not_stored)])
+    router = APIRouter(route_class=ProblemRoute, tags=["operations"], dependencies=[Depends(no_store)])
 
     @get_and_head(router, "/health/live")
     @requires(Access.OPEN)
@@ -82,7 +83,7 @@ def ops_router(engine: Engine) -> APIRouter:
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
     async def show_first_page(request: Request) -> HTMLResponse:
         """Where to go from here."""
-        return first_page(navigation({**_docs_link(request), **LINKS}))
+        return start_page(navigation({**_docs_link(request), **LINKS}))
 
     return router
 
@@ -133,7 +134,7 @@ async def _unknown_tasks(engine: Engine) -> Mapping[str, int]:
 
 def _not_ready(failed: list[str], checks: dict[str, Literal["ok", "failed"]]) -> Problem:
     detail = f"not ready: {', '.join(failed)}"
-    return Problem(status=503, kind="not-ready", title="Not ready", detail=detail, extra={"checks": checks})
+    return Problem(status=503, kind="not-ready", title="Service not ready", detail=detail, extra={"checks": checks})
 
 
 def _docs_link(request: Request) -> dict[str, str]:
