@@ -291,6 +291,7 @@ class AsyncBG(Engine):
         self._tickets = Tickets(
             self._parts.database, clock=self.clock, epoch=lambda: self._parts.backend.epoch, audit=self._audit
         )
+        self._store_openers += [self._audit.open, self._tickets.open]
         self._router: EngineRouter | None = None
         self.provide = committing(lambda _: self)
         """For several engines in one app: ``Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")]``."""
@@ -312,15 +313,6 @@ class AsyncBG(Engine):
             routes.include_router(assets_router())
             self._router = EngineRouter(routes, ticket_router(self._streams, self._event_schemas, self._tickets))
         return self._router
-
-    async def start(self) -> None:
-        """Open the database and start to run jobs. Raises DatabaseError; nothing is left open then."""
-        await super().start()
-        try:
-            await asyncio.gather(self._audit.open(), self._tickets.open())
-        except BaseException:
-            await self.stop()
-            raise
 
     def _abandon(self) -> None:
         """Drop all that belongs to an event loop that was closed, the streams too."""

@@ -25,6 +25,7 @@ from asyncbg.engine.worker import Worker
 from asyncbg.errors import NotRunningError
 from asyncbg.settings import Settings, load_settings
 from asyncbg.store.base import Backend
+from asyncbg.store.sqlite.database import open_all
 
 logger = logging.getLogger("asyncbg")
 
@@ -42,6 +43,8 @@ class Engine:
         self.settings = settings or load_settings()
         self.clock = clock or SystemClock()
         self._parts = assemble(self.settings, clock=self.clock, rng=rng)
+        self._store_openers: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """Open the stores beside the jobs in the same database: called at every start, before a job is claimed."""
 
     @property
     def backend(self) -> Backend:
@@ -143,7 +146,7 @@ class Engine:
         await self.stop()
 
     async def start(self) -> None:
-        """Open the database and start to run jobs. Raises DatabaseError; nothing is left open then."""
+        """Open the database and all stores in it, then start to run jobs. Raise DatabaseError and close it again."""
         if self.is_running:
             raise NotRunningError("this AsyncBG runs already; enter its lifespan once")
         if self._parts.runner.is_stranded:
@@ -151,6 +154,7 @@ class Engine:
         self._parts.runner.is_draining = False
         await self.backend.open()
         try:
+            await open_all(*(open_store() for open_store in self._store_openers))
             await self._parts.maintenance.restore_counters()
             position = await self.backend.position()
             self.bus.start(epoch=self.backend.epoch, last_seq=position.last_seq)

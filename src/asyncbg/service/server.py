@@ -48,7 +48,6 @@ from asyncbg.service.workflows.safe_task import safe_task_workflow
 from asyncbg.service.workflows.tracked_task import tracked_task_workflow
 from asyncbg.service.workflows.unfinished import needed_uploads, unfinished_batches
 from asyncbg.settings import SmtpSettings, load_engine_settings
-from asyncbg.store.sqlite.database import open_all
 from asyncbg.web.access_log import redact_client, redact_path
 from asyncbg.web.event_schema import share_event_schemas
 from asyncbg.web.headers import ServiceApp
@@ -91,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         logging.getLogger("uvicorn.error").addFilter(_shorten_startup_error)
         _redact_logs(settings)
         async with service.outbound, service.bg.lifespan(app):
-            await service.open()
+            await service.check_directory()
             await require_authentication(settings, service.keys)
             async with _closing_revoked_streams(service.bg, authenticator):
                 yield
@@ -162,7 +161,7 @@ async def run_worker(settings: Settings) -> None:
     _redact_logs(settings)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with service.outbound, service.bg:
-            await service.open()
+            await service.check_directory()
             logger.info("worker started; stop it with SIGTERM or Ctrl-C")
             async for number in signals:
                 logger.info("%s: running jobs have %g s to finish", number.name, settings.runner.shutdown_grace_s)
@@ -182,9 +181,6 @@ class _Service:
 
     bg: AsyncBG
     outbound: Outbound
-    activity: Activity
-    imports: Imports
-    attachments: Attachments
     keys: Keys
     sessions: Sessions
     routers: tuple[APIRouter, ...]
@@ -216,17 +212,12 @@ class _Service:
         )
         keys = Keys(bg._parts.database, settings.auth, clock=clock)
         sessions = Sessions(bg._parts.database, lifetime_s=settings.auth.session_s, clock=clock)
-        return cls(bg, outbound, activity, imports, attachments, keys, sessions, routers)
+        bg._store_openers += [store.open for store in (activity, imports, attachments, keys, sessions)]
+        return cls(bg, outbound, keys, sessions, routers)
 
-    async def open(self) -> None:
-        """Migrate the tables. Call it as soon as the engine runs.
-
-        All migrations are queued at the single writer before the worker's first claim, so no claimed job runs against
-        old tables.
-        """
+    async def check_directory(self) -> None:
+        """Warn where others may read what the service keeps."""
         await anyio.to_thread.run_sync(warn_if_readable, self.bg.settings.data_dir)
-        stores = (self.activity, self.imports, self.attachments, self.keys, self.sessions)
-        await open_all(*(store.open() for store in stores))
 
 
 def _notifier(smtp: SmtpSettings, mailer: Mailer, notices: Notices) -> Notifier:
