@@ -559,7 +559,7 @@ async def test_the_routes_are_described_with_their_errors_and_examples(client: h
         errors = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
         assert "503" in errors
         assert all(list(answer["content"]) == [PROBLEM] for answer in errors.values())
-    for name in ("JobOut", "Accepted", "ChangedJob", "Page", "Submission", "Cancellation", "Bulk"):
+    for name in ("JobOut", "Accepted", "ChangedJob", "JobPage", "Submission", "CancelRequest", "BulkRequest"):
         assert document["components"]["schemas"][name]["examples"], name
 
 

@@ -241,7 +241,7 @@ def test_the_problem_types_are_all_described() -> None:
     """The table has every kind that the code names, and no other."""
     kinds: set[str] = set()
     for path in [*(SOURCE / "web").glob("*.py"), *(SOURCE / "service").rglob("*.py")]:
-        kinds.update(re.findall(r'(?:\bkind=|_invalid\(|_come_back\()"([a-z-]+)"', path.read_text("utf-8")))
+        kinds.update(re.findall(r'(?:\bkind=|_invalid\(|_retry_later\()"([a-z-]+)"', path.read_text("utf-8")))
 
     assert set(table("errors.md", "type", "status", "title", "when")) == kinds
     assert kinds == {*PROBLEMS, "not-ready"}

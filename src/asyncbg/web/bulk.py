@@ -25,7 +25,7 @@ def _searched(text: str) -> str:
     return text
 
 
-class Bulk(BaseModel):
+class BulkRequest(BaseModel):
     """What to do to all jobs that a search finds."""
 
     model_config = ConfigDict(
@@ -51,7 +51,7 @@ def add_bulk_route(router: APIRouter, engine: Engine, audit: Audit | None) -> No
     """Add ``POST /jobs/bulk`` to the routes of jobs; who used it stands in ``audit``, if there is one."""
 
     @router.post("/jobs/bulk", responses=problem_docs(400, 413, 415, 422, 503))
-    async def change_jobs(bulk: Bulk, caller: CurrentCaller) -> BulkResult:
+    async def change_jobs(bulk: BulkRequest, caller: CurrentCaller) -> BulkResult:
         """Cancel all jobs that a search finds and that are not final: up to 10,000 of them."""
         query = unfinished(bulk.q)
         if caller.visible_owner is not None and query.owner not in {None, caller.visible_owner}:

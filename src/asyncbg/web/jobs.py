@@ -26,12 +26,12 @@ from asyncbg.web.schemas import (
     EXAMPLE_ID,
     MAX_LISTED_BYTES,
     Accepted,
+    AttemptList,
     AttemptOut,
-    Attempts,
     ChangedJob,
     Cursor,
     JobOut,
-    Page,
+    JobPage,
     accepted,
     changed,
     cursor_after,
@@ -187,10 +187,10 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         owner: Filter = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         cursor: Annotated[Cursor, Query(description="`next` of the page before")] = None,
-    ) -> Page:
+    ) -> JobPage:
         """List jobs, newest first."""
         if caller.visible_owner is not None and owner not in {None, caller.visible_owner}:
-            return Page(items=[], next=None)
+            return JobPage(items=[], next=None)
         query = JobQuery(
             states=frozenset(state), task=task, tag=tag, batch=batch, owner=caller.visible_owner or owner,
             before_n=cursor, limit=limit + 1, most_value_bytes=MAX_LISTED_BYTES,
@@ -203,7 +203,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
             lambda: [JobOut.from_record(record, prefix, hint=hint) for record, hint in zip(shown, hints, strict=True)],
             shown,
         )
-        return Page.model_construct(items=items, next=following)
+        return JobPage.model_construct(items=items, next=following)
 
     @get_and_head(router, "/jobs/{job_id}", responses=problem_docs(404, 422, 503))
     async def show_job(
@@ -218,10 +218,10 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         return await off_loop(lambda: JobOut.from_record(record, prefix, hint=hint), [record])
 
     @get_and_head(router, "/jobs/{job_id}/attempts", responses=problem_docs(404, 422, 503))
-    async def show_attempts(job_id: JobId, caller: CurrentCaller) -> Attempts:
+    async def show_attempts(job_id: JobId, caller: CurrentCaller) -> AttemptList:
         """Show what each attempt of a job ended in, with its error and traceback where it failed."""
         caller.require_visible(await engine.get(job_id))
-        return Attempts(items=[AttemptOut.from_attempt(attempt) for attempt in await engine.attempts(job_id)])
+        return AttemptList(items=[AttemptOut.from_attempt(attempt) for attempt in await engine.attempts(job_id)])
 
     add_bulk_route(router, engine, audit)
 

@@ -81,7 +81,7 @@ class AttemptOut(BaseModel):
         )
 
 
-class Attempts(BaseModel):
+class AttemptList(BaseModel):
     """The latest attempts of a job, oldest first."""
 
     items: list[AttemptOut]
@@ -166,10 +166,10 @@ class ChangedJob(JobOut, Accepted):
     )
 
 
-class Page(BaseModel):
+class JobPage(BaseModel):
     """Jobs, newest first."""
 
-    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(examples=[_example(Page)]))
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(examples=[_example(JobPage)]))
 
     items: list[JobOut]
     next: str | None = Field(description="give it as `cursor` to get the next page; null on the last one")
@@ -331,6 +331,6 @@ def _example(model: type[BaseModel]) -> dict[str, Any]:
     """What ``model`` looks like, for the OpenAPI document."""
     job = JobOut.from_record(_EXAMPLE).model_dump(mode="json")
     told = accepted("send_notification was accepted", [_EXAMPLE], Response()).model_dump(mode="json")
-    if model is Page:
+    if model is JobPage:
         return {"items": [job], "next": cursor_after(_EXAMPLE)}
     return (told if issubclass(model, Accepted) else {}) | (job if issubclass(model, JobOut) else {})
