@@ -17,7 +17,7 @@ from asyncbg.service.server import create_app
 PROBLEM = "application/problem+json"
 JOB = "018f3a5e-7b1c-7def-8a90-123456789abc"
 SAMPLES = {
-    "job_id": JOB, "import_id": JOB, "email": "ada@example.com", "user_id": "7", "name": "x", "task_id": "x",
+    "job_id": JOB, "import_id": JOB, "email": "ada.canary7f3a@canary7f3a.example", "user_id": "7", "name": "x", "task_id": "x",
 }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def json_routes(app: FastAPI) -> list[str]:
         (f"/jobs/{JOB}/cancel", {"raeson": "x"}),
         ("/stream-tickets", {"path": "/events", "pth": "x"}),
         ("/session", {"key": "x", "kee": "y"}),
-        ("/send-notification/ada@example.com", {"message": "x", "mesage": "y"}),
+        ("/send-notification/ada.canary7f3a@canary7f3a.example", {"message": "x", "mesage": "y"}),
         ("/safe-task/7", {"message": "x", "mesage": "y"}),
     ],
 )

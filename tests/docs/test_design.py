@@ -46,9 +46,10 @@ def test_the_table_of_rooms_is_the_contract() -> None:
 
 def test_every_room_is_in_the_contract() -> None:
     """No module of the top floor is left out, and there are at most twenty."""
-    entries = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()} - {"__pycache__"}
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    entries = modules | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
-    assert entries - {"__init__"} == {room for layer in _contract() for room in layer}
+    assert entries == {room for layer in _contract() for room in layer}
     assert len(entries) <= 20
 
 
@@ -79,7 +80,7 @@ async def test_a_job_passes_the_files_that_the_design_names(tmp_path: Path, bg_s
         smtp={"host": bg_smtp.host, "port": bg_smtp.port, "security": "none", "sender": "service@example.com"},
     )
     app = create_app(settings)
-    mail = {"to_email": "ada@example.com", "subject": "Hello", "body": "Hi"}
+    mail = {"to_email": "ada.canary7f3a@canary7f3a.example", "subject": "Hello", "body": "Hi"}
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         with _files_called() as called:

@@ -17,6 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "signup"
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
     """Load one of the two files, to run in a directory of its own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASYNCBG_DATABASE_URL", "sqlite:///asyncbg.db")
     loaded: list[str] = []
 
     def load(name: str) -> ModuleType:

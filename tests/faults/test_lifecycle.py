@@ -195,7 +195,7 @@ def newer(path: Path) -> Path:
         (lambda path: path.parent / "nowhere" / "jobs.db", "does not exist; create it"),
         (lambda path: path.parent, "cannot be opened"),
         (letter, "no SQLite database; check ASYNCBG_DATABASE_URL"),
-        (newer, "version 99 of 'engine'"),
+        (newer, "version 99 of its engine tables"),
     ],
     ids=["a missing directory", "a directory", "not a database", "a newer version"],
 )

@@ -308,7 +308,7 @@ async def test_a_script_that_fails_leaves_nothing(database: Database) -> None:
 
 async def test_a_newer_schema_is_refused(database: Database) -> None:
     """A file that a newer version wrote is left alone, and the error says what to do."""
-    with pytest.raises(DatabaseError, match=r"version 1 of 'notes'.*upgrade"):
+    with pytest.raises(DatabaseError, match=r"version 1 of its notes tables.*upgrade"):
         await database.migrate("notes", [])
 
 

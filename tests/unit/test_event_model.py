@@ -31,7 +31,7 @@ def test_the_engines_types_have_a_class_each() -> None:
     others = [model.event_type for model in ENGINE_EVENTS if model.event_publisher is not Publisher.ENGINE]
 
     assert of_engine == [kind.value for kind in EventType]
-    assert others == [LOOP_BLOCKED, "stream.reset", "stream.bye"]
+    assert others == [LOOP_BLOCKED, "stream.reset", "stream.position", "stream.bye"]
 
 
 @pytest.mark.parametrize("model", ENGINE_EVENTS, ids=lambda model: model.event_type)

@@ -24,7 +24,7 @@ from asyncbg.ops.erasure.files import erase_files
 from asyncbg.ops.erasure.verification import verify_erased
 from asyncbg.core.files import files_below
 
-directory, address = Path(sys.argv[1]), EmailMatcher("ada@example.com")
+directory, address = Path(sys.argv[1]), EmailMatcher("ada.canary7f3a@canary7f3a.example")
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 taken = []
 try:
@@ -144,9 +144,9 @@ async def test_a_database_that_cannot_be_looked_at_any_more_was_not_moved(tmp_pa
 
 def test_an_erasure_looks_into_every_file(tmp_path: Path) -> None:
     """One below the data directory too."""
-    address = EmailMatcher("ada@example.com")
+    address = EmailMatcher("ada.canary7f3a@canary7f3a.example")
     (tmp_path / "data" / "work" / "batch").mkdir(parents=True)
-    (tmp_path / "data" / "work" / "batch" / "step.txt").write_text("for ada@example.com\n")
+    (tmp_path / "data" / "work" / "batch" / "step.txt").write_text("for ada.canary7f3a@canary7f3a.example\n")
     database = tmp_path / "jobs.db"
     database.write_bytes(b"")
 

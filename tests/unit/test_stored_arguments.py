@@ -228,7 +228,7 @@ DURABLE: list[tuple[Any, Any]] = [
     (Raw, Raw(data=b"\xff", ratio=float("inf"))),
     (Username, Username("ada")),
     (Price, Money(5)),
-    (EmailStr, "ada@example.com"),
+    (EmailStr, "ada.canary7f3a@canary7f3a.example"),
     (HttpUrl, HttpUrl("https://example.com/a")),
     (Any, {"a": [1, 1.5, None, True, "x"]}),
     (Literal["a", 1], 1),
