@@ -29,7 +29,8 @@ def test_a_reference_is_resolved(reference: str, expected: str) -> None:
     "target",
     [
         "/d?sig=ab%2Fcd%2Be%3D", "/d?sp=%2Ftriggers%2Fmanual%2Frun&sig=x", "/d?u=http%3A%2F%2Fx%2Fy", "/d?a=1%2C2",
-        "/d?to=ada.canary7f3a%40canary7f3a.example", "/d?q=it%27s", "/a%3Ab", "/a%40b", "/o%28x%29%27", "/a%2cb", "/a?", "/?", "/?a=&&b",
+        "/d?to=ada.canary7f3a%40canary7f3a.example",
+        "/d?q=it%27s", "/a%3Ab", "/a%40b", "/o%28x%29%27", "/a%2cb", "/a?", "/?", "/?a=&&b",
         "/a//b/", "/a/./b/../c", "/%7euser/%7Euser", "/100%", "/%zz", "/a+b?c+d", "/a;b=1,2?x[]=1&y[a]=2",
         "/!$&'()*+,;=:@", "/-._~", "/a?b?c/d", "/" + "a" * 7_900,
         "/d?X-Amz-Credential=AKIA%2F20261130%2Fus-east-1%2Fs3%2Faws4_request",
