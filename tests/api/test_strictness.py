@@ -17,7 +17,8 @@ from asyncbg.service.server import create_app
 PROBLEM = "application/problem+json"
 JOB = "018f3a5e-7b1c-7def-8a90-123456789abc"
 SAMPLES = {
-    "job_id": JOB, "import_id": JOB, "email": "ada.canary7f3a@canary7f3a.example", "user_id": "7", "name": "x", "task_id": "x",
+    "job_id": JOB, "import_id": JOB, "email": "ada.canary7f3a@canary7f3a.example",
+    "user_id": "7", "name": "x", "task_id": "x",
 }  # fmt: skip
 
 
