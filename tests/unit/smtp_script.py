@@ -18,7 +18,8 @@ _SAID = {
 class SmtpScript:
     """``say`` maps a step to its reply, or to a list used up one by one of which the last stays.
 
-    ``None`` hangs up, ``...`` stays silent, bytes are sent as they are.
+    ``None`` hangs up, ``...`` stays silent, bytes are sent as they are. ``BODY`` (two replies) comes behind
+    the first line of a message.
     """
 
     say: Mapping[str, object] = field(default_factory=dict)
@@ -53,6 +54,11 @@ class SmtpScript:
             step = line.split()[0].upper()
             said = await self._reply(reader, writer, step)
             if step == "DATA" and said.startswith(b"3"):
+                if "BODY" in self.say:
+                    await reader.readline()
+                    for _ in range(2):
+                        await self._reply(reader, writer, "BODY")
+                    return
                 self.mails.append(await reader.readuntil(b"\r\n.\r\n"))
                 await self._reply(reader, writer, "EOD")
             while step == "AUTH" and said.startswith(b"334"):

@@ -451,6 +451,34 @@ async def test_starttls_encrypts_before_the_login(listen: Listen, authority: tru
     assert inbox.sessions[0].authenticated
 
 
+async def test_what_is_said_before_starttls_ends_is_forgotten(authority: trustme.CA, ca_file: Path) -> None:
+    """Replies injected in clear text behind the 220 of STARTTLS are no replies of the server (RFC 3207, 4.2)."""
+    lines: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mx\r\n")
+        lines.append(await reader.readline())
+        writer.write(b"250-mx\r\n250 STARTTLS\r\n")
+        lines.append(await reader.readline())
+        writer.write(b"220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n")
+        await writer.start_tls(server_tls(authority))
+        lines.append(await reader.readline())
+        writer.write(b"250 mx\r\n")
+        lines.append(await reader.readline())
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    section = settings(
+        port, security="starttls", ca_file=ca_file, username="app", password=SecretStr("s3cret-canary7f3a")
+    )
+    async with server:
+        with pytest.raises(MailRefusedError, match="does not offer a login"):
+            await Mailer(section).send(**MAIL)
+
+    assert [line.split()[0] for line in lines if line] == [b"EHLO", b"STARTTLS", b"EHLO"]
+
+
 async def test_tls_encrypts_from_the_first_byte(listen: Listen, authority: trustme.CA, ca_file: Path) -> None:
     """With security=tls the connection begins with the handshake."""
     inbox = Inbox()

@@ -1,5 +1,6 @@
 """The SMTP conversation against servers that say anything at any step: what is taken, final, tried again, uncertain."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from pydantic import SecretStr, ValidationError
 from tests.unit.smtp_script import SmtpScript
 
 from asyncbg.errors import FinalError
+from asyncbg.service.integrations.mail_message import Attachment
 from asyncbg.service.integrations.mailer import Mailer, MailError, MailUncertainError, Sent
 from asyncbg.service.integrations.smtp import after_dot_s
 from asyncbg.settings import SmtpSettings
@@ -50,6 +52,10 @@ async def error_of(say: dict[str, Any], **fields: Any) -> MailError:
         {"MAIL": b"250 ok\n"},
         {"MAIL": b"250\tok\r\n"},
         {"EOD": b"\r\n250 ok queued\r\n"},
+        {"RCPT": b"\r\n\n \r\n250 ok\r\n"},
+        *({step: b"250 ok\r\n\r\n"} for step in ("MAIL", "RCPT")),
+        {"BANNER": b"220 mx\n\r\n"},
+        {"EHLO": b"250-\r\n250 SIZE 1000\r\n"},
         {"EHLO": "502 no"},
         {"EHLO": "500 no"},
         {"QUIT": None},
@@ -107,6 +113,7 @@ async def test_what_is_no_reply_may_pass(step: str, said: bytes | None) -> None:
         (b"+OK POP3 ready\r\n", "a POP3 server"),
         (b"* OK IMAP4rev1\r\n", "an IMAP server"),
         (b"\x15\x03\x01\x00\x02\x02\x46\n", "TLS from the first byte"),
+        (b"\x15\x03\x03\x00\x02\x02\x50", "TLS from the first byte"),
         (b"hello\r\n", "garbage"),
         (..., "silent at the greeting"),
         (None, "lost at the greeting"),
@@ -149,6 +156,58 @@ async def test_an_answer_that_got_lost_is_uncertain(said: object) -> None:
 async def test_a_message_cut_off_before_the_dot_is_not_uncertain() -> None:
     """What a server has not seen the end of, it does not deliver."""
     assert not isinstance(await error_of({"DATA": None}), MailUncertainError)
+
+
+LARGE = {"attachments": [Attachment("a.bin", bytes(12 * 1024 * 1024))]}  # more than the buffers of a connection hold
+
+
+@pytest.mark.parametrize("said", [None, ["250 ok", None]])
+async def test_a_large_message_cut_off_in_the_middle_is_not_uncertain(said: object) -> None:
+    """The final dot was not sent when the connection was lost, and a 250 before it counts for nothing."""
+    async with SmtpScript({"BODY": said}).running() as server:
+        with pytest.raises(MailError, match="lost at the message") as caught:
+            await Mailer(settings(server.port)).send(**MAIL | LARGE)
+
+    assert not isinstance(caught.value, FinalError | MailUncertainError)
+
+
+@pytest.mark.parametrize("more", [{}, LARGE])
+async def test_a_refusal_in_the_middle_of_a_message_counts(more: dict[str, Any]) -> None:
+    """A server need not read a message to its end to refuse it."""
+    async with SmtpScript({"BODY": ["552 5.3.4 too big", ...]}).running() as server:
+        with pytest.raises(MailError, match=r"refused the message: 552 5\.3\.4") as caught:
+            await Mailer(settings(server.port)).send(**MAIL | more)
+
+    assert isinstance(caught.value, FinalError)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("250 go", "does not fit the command: 250"),
+        ("454 4.7.0 later", "refused STARTTLS (ASYNCBG_SMTP__SECURITY): 454 4.7.0"),
+        ("502 no", "refused STARTTLS"),
+        (None, "lost at STARTTLS"),
+        ("220 go", "no verified TLS connection"),
+        (b"220 go\r\n250-mx\r\n250 AUTH PLAIN\r\n", "no verified TLS connection"),
+    ],
+)
+async def test_nothing_is_said_before_the_connection_is_encrypted(said: object, named: str) -> None:
+    """Whatever a server answers to STARTTLS: no login and no message goes out in clear text."""
+    say = {"EHLO": "250-mx\r\n250-\r\n250-STARTTLS\r\n250 AUTH PLAIN", "STARTTLS": said}
+    async with SmtpScript(say).running() as server:
+        with pytest.raises(MailError, match=re.escape(named)):
+            await Mailer(settings(server.port, security="starttls", timeout_s=5, **LOGIN)).send(**MAIL)
+
+    assert not any(line.startswith(("AUTH", "MAIL")) for line in server.lines)
+    assert server.lines[1] == "STARTTLS"
+
+
+async def test_extensions_are_read_behind_an_empty_first_line() -> None:
+    """The first line of the answer to EHLO is a name, not an extension, also where it is empty."""
+    _, server = await send({"EHLO": "250-\r\n250 AUTH PLAIN"}, **LOGIN)
+
+    assert server.lines[1].startswith("AUTH PLAIN ")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ from enum import StrEnum
 
 from asyncbg.errors import AsyncBGError, FinalError
 
-_ENHANCED_CODE = re.compile(r"([245]\.\d{1,3}\.\d{1,3})\b")
+_ENHANCED_CODE = re.compile(r"([245]\.\d{1,3}\.\d{1,3})\b", re.ASCII)
+_REPLY = re.compile(rb"[2-5]\d\d[ \t\r\n-]")
+_EMPTY_FIRST_LINE = re.compile(rb"\d{3}-[ \t\r]*\n")
 
 
 class MailError(AsyncBGError):
@@ -51,6 +53,16 @@ class Reply:
     code: int
     text: str = ""
 
+    @classmethod
+    def read(cls, code: int, text: str, received: bytes) -> "Reply | None":
+        """The reply that aiosmtplib parsed; None if what was ``received`` is none (``2500 ok``, ``999``).
+
+        Its text is without an empty first line, behind which the extensions of EHLO begin.
+        """
+        if not 200 <= code < 600 or not _REPLY.match(received):
+            return None
+        return cls(code, f"\n{text}" if _EMPTY_FIRST_LINE.match(received) else text)
+
     @property
     def kind(self) -> int:
         """The first digit, which alone decides (RFC 5321, 4.3.2)."""
@@ -61,6 +73,15 @@ class Reply:
         enhanced = _ENHANCED_CODE.match(self.text)
         return f"{self.code} {enhanced[1]}" if enhanced else str(self.code)
 
+
+_OTHER_PROTOCOLS = (
+    (re.compile(rb"HTTP/|<(!|html)", re.IGNORECASE), "an HTTP server"),
+    (re.compile(rb"SSH-"), "an SSH server"),
+    (re.compile(rb"\+OK"), "a POP3 server"),
+    (re.compile(rb"\* (OK|BYE|PREAUTH)"), "an IMAP server"),
+    (re.compile(rb"[\x14-\x17]\x03"), "TLS from the first byte (ASYNCBG_SMTP__SECURITY=tls)"),
+    (re.compile(rb"(?![2-5]\d\d)."), "another protocol, or garbage"),
+)
 
 # Servers may delay a refusal to a later command, usually to RCPT: the reply itself then says what it is about.
 # Each row matches "CODE TEXT". Sources: RFC 3207 and 4954 (530, 534, 535, 538), RFC 3463 and 5248 (X.1.7, X.7.8 …),
@@ -91,6 +112,45 @@ def refusal(reply: Reply, part: Part) -> MailError:
         return MailError(f"the SMTP server gave a reply that does not fit the command: {reply}", code=reply.code)
     kind = MailRefusedError if reply.kind == 5 else MailError
     return kind(f"the SMTP server {_blamed(reply, part)}: {reply}", code=reply.code)
+
+
+def failure(step: str, error: Exception) -> MailError:
+    """The error for a step that got no reply: the connection was lost or silent, or the command could not be sent."""
+    if isinstance(error, TimeoutError):
+        hint = "; is it a mail server, and does it expect TLS at once (ASYNCBG_SMTP__SECURITY=tls)?"
+        return MailError(
+            f"the SMTP server was silent at {step} and did not answer in time (ASYNCBG_SMTP__TIMEOUT_S)"
+            + hint * (step == "the greeting")
+        )
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
+        return MailRefusedError(f"{step} cannot be sent: it holds a character that SMTP does not allow")
+    return MailError(f"the connection to the SMTP server was lost at {step}")
+
+
+def no_smtp(received: bytes) -> MailError | None:
+    """The error for a greeting that is no SMTP: it names what was ``received``. None if that may be SMTP."""
+    kind = next((name for pattern, name in _OTHER_PROTOCOLS if pattern.match(received)), None)
+    if kind is None:
+        return None
+    return MailError(
+        f"what answers at ASYNCBG_SMTP__HOST and ASYNCBG_SMTP__PORT does not speak SMTP: it looks like {kind}"
+    )
+
+
+def no_tls() -> MailError:
+    """The error for a TLS handshake that failed."""
+    return MailError(
+        "no verified TLS connection to the SMTP server could be made; check ASYNCBG_SMTP__SECURITY, "
+        "ASYNCBG_SMTP__HOST against its certificate, and ASYNCBG_SMTP__CA_FILE"
+    )
+
+
+def uncertain(what: str) -> MailUncertainError:
+    """The error for a message that was sent whole and not answered."""
+    return MailUncertainError(
+        f"it is uncertain whether the SMTP server took the message: all of it was sent, and {what}; "
+        "the next attempt repeats it with the same Message-ID"
+    )
 
 
 def _blamed(reply: Reply, part: Part) -> Part:
