@@ -15,7 +15,8 @@ from asyncbg.core.job import Done, JobRecord, JobState, Lease, NewJob, Outcome
 from asyncbg.privacy.encryption import KEY_BYTES, Encryption
 from asyncbg.store.base import Backend, Settlement
 from asyncbg.store.sqlite import SQLiteBackend
-from asyncbg.store.sqlite.database import MEMORY, Database
+from asyncbg.store.sqlite.database import Database
+from asyncbg.store.sqlite.database_file import MEMORY
 
 LEASE_S = 30.0
 

@@ -18,8 +18,8 @@ from asyncbg.core.job import JobState
 from asyncbg.service.server import create_app
 from asyncbg.store import encrypted
 from asyncbg.store.base import JobQuery
-from asyncbg.store.sql import load_statements
 from asyncbg.store.sqlite.read import conditions, find_events, find_records
+from asyncbg.store.sqlite.statement import load_statements
 from tests.workflows.conftest import settings_below
 
 SMALL = {

@@ -294,7 +294,7 @@ def test_the_errors_of_the_engine_itself_are_all_described() -> None:
     """What the engine writes on a job as the type of its error stands in the table."""
     written = {"AttemptTimeoutError"}
     for path in (SOURCE / "store" / "sqlite").glob("*.py"):
-        written.update(re.findall(r'^_[A-Z]+ = \(\s*"(\w+Error)"', path.read_text("utf-8"), re.MULTILINE))
+        written.update(re.findall(r'^_[A-Z]+ = Fate\(\s*"(\w+Error)"', path.read_text("utf-8"), re.MULTILINE))
 
     assert len(written) > 1
     assert set(table("errors.md", "type", "when")) == written

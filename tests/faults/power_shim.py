@@ -160,7 +160,7 @@ class WatchedDatabase(Database):
         self._vfs, self._log = vfs, log
         self._writer_pragmas = (*self._writer_pragmas, *pragmas)
 
-    def _dial(self) -> aiosqlite.Connection:
+    def _connect(self) -> aiosqlite.Connection:
         def connect() -> sqlite3.Connection:
             return cast(sqlite3.Connection, _WatchedConnection(self.path, self._vfs, self._log))
 

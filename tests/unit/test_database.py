@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from asyncbg.core.event import Event
 from asyncbg.errors import DatabaseError, NotRunningError
-from asyncbg.store.sqlite.database import MEMORY, Database, Transaction
+from asyncbg.store.sqlite.database import Database, Transaction
+from asyncbg.store.sqlite.database_file import MEMORY
 
 TABLE = "CREATE TABLE note (text TEXT NOT NULL UNIQUE)"
 
@@ -65,7 +67,7 @@ def mode_of(path: str) -> int:
 def lane(tx: Transaction, items: list[str]) -> Sequence[str | Exception]:
     """A lane that writes all its items at once and notes them for after the commit."""
     add(tx.connection, *items)
-    tx.notes.extend(items)
+    tx.events.extend(Event(0, item, 0, "", "", "", "", 0) for item in items)
     return [item.upper() if item != "refused" else _SpoiltError(item) for item in items]
 
 
@@ -186,7 +188,7 @@ async def test_a_lane_refuses_one_item_by_returning_an_error(database: Database)
 async def test_a_spoilt_lane_is_tried_item_by_item(database: Database) -> None:
     """An item that breaks a constraint is found, the others of its lane are written, and their notes told once."""
     told: list[str] = []
-    database.after_commit = told.extend
+    database.after_commit = lambda events: told.extend(event.type for event in events)
 
     results = await asyncio.gather(
         *(database.submit(lane, item) for item in ("a", "b", "b", "c")), return_exceptions=True
@@ -200,7 +202,7 @@ async def test_a_spoilt_lane_is_tried_item_by_item(database: Database) -> None:
 async def test_notes_are_told_in_commit_order_before_any_caller_goes_on(database: Database) -> None:
     """Whoever waits for a commit finds its notes told already."""
     told: list[str] = []
-    database.after_commit = told.extend
+    database.after_commit = lambda events: told.extend(event.type for event in events)
     seen: list[bool] = []
 
     async def write(text: str) -> None:
@@ -414,7 +416,7 @@ async def test_a_bad_item_costs_few_commits(database: Database) -> None:
 async def test_a_follower_that_raises_costs_no_commit(database: Database) -> None:
     """What is on disk is told to who waited for it, whoever fails to take note of it."""
 
-    def breaks(_: list[object]) -> None:
+    def breaks(_: list[Event]) -> None:
         raise SystemExit
 
     database.after_commit = breaks

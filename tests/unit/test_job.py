@@ -31,7 +31,8 @@ from asyncbg.core.job import (
 )
 from asyncbg.errors import JobStateError
 from asyncbg.store.sqlite import MIGRATIONS, SQLiteBackend
-from asyncbg.store.sqlite.database import MEMORY, Database
+from asyncbg.store.sqlite.database import Database
+from asyncbg.store.sqlite.database_file import MEMORY
 
 BOOM = JobFailure(type="BoomError", message="it went off")
 PAIRS = list(itertools.product(JobState, JobState))

@@ -42,7 +42,8 @@ from asyncbg.errors import (
 )
 from asyncbg.settings import RunnerSettings, load_settings
 from asyncbg.store.sqlite import SQLiteBackend
-from asyncbg.store.sqlite.database import MEMORY, Database
+from asyncbg.store.sqlite.database import Database
+from asyncbg.store.sqlite.database_file import MEMORY
 
 SOON_S = 10
 """No test waits so long unless it fails."""

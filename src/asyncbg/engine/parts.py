@@ -21,7 +21,8 @@ from asyncbg.privacy.encryption import Encryption
 from asyncbg.settings import Settings
 from asyncbg.store.base import Backend
 from asyncbg.store.sqlite import SQLiteBackend
-from asyncbg.store.sqlite.database import Database, sqlite_path
+from asyncbg.store.sqlite.database import Database
+from asyncbg.store.sqlite.database_file import sqlite_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from asyncbg.core.ids import random_token
 from asyncbg.errors import DatabaseError
-from asyncbg.store.sqlite.database import translate
+from asyncbg.store.sqlite.database_file import translate
 
 _BUSY_TIMEOUT_S = 30.0
 

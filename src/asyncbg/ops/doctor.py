@@ -21,10 +21,10 @@ from asyncbg.ops.open_store import database_file
 from asyncbg.privacy.encryption import Encryption
 from asyncbg.service.integrations import activity, imports
 from asyncbg.settings import Settings, SmtpSettings, load_settings
-from asyncbg.store.sql import load_statements
 from asyncbg.store.sqlite import MIGRATIONS
-from asyncbg.store.sqlite.database import OLDEST_SQLITE
+from asyncbg.store.sqlite.database_file import OLDEST_SQLITE
 from asyncbg.store.sqlite.process_slot import ProcessSlot
+from asyncbg.store.sqlite.statement import load_statements
 from asyncbg.store.sqlite.wal_limit import MOST_BYTES, WANTED_BYTES
 
 SQL = load_statements("doctor.sql")

@@ -12,7 +12,8 @@ from asyncbg.privacy import use_pseudonym_key
 from asyncbg.privacy.encryption import Encryption
 from asyncbg.settings import Settings
 from asyncbg.store.sqlite import SQLiteBackend
-from asyncbg.store.sqlite.database import MEMORY, Database, sqlite_path, translate
+from asyncbg.store.sqlite.database import Database
+from asyncbg.store.sqlite.database_file import MEMORY, sqlite_path, translate
 from asyncbg.store.sqlite.process_slot import ProcessSlot
 from asyncbg.store.sqlite.wal_limit import WalLimit
 

@@ -13,7 +13,8 @@ from asyncbg.errors import AsyncBGError, NotRunningError
 from asyncbg.fastapi import AsyncBG
 from asyncbg.settings import Settings
 from asyncbg.store.sqlite import SQLiteBackend
-from asyncbg.store.sqlite.database import MEMORY, Database
+from asyncbg.store.sqlite.database import Database
+from asyncbg.store.sqlite.database_file import MEMORY
 
 _DRAIN_S = 30.0
 

@@ -15,7 +15,7 @@ from asyncbg.ops.erasure.rows import TABLES, FoundJob, Rows
 from asyncbg.ops.erasure.verification import Verification, verify_erased
 from asyncbg.ops.open_store import empty_log
 from asyncbg.store.sqlite import SQLiteBackend
-from asyncbg.store.sqlite.database import translate
+from asyncbg.store.sqlite.database_file import translate
 
 _REASON = "the person it was for is forgotten"
 _POLL_S = 0.1

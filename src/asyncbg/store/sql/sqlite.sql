@@ -219,7 +219,8 @@ WHERE job.n = v.value->>0 AND job.token = v.value->>1 AND job.state = 'running'
 UPDATE job SET lease_until = :lease_until WHERE state = 'running' AND place = :place
 
 -- name: running_here
-SELECT json_group_array(json_array(id, token, cancel_reason)) FROM job WHERE state = 'running' AND place = :place
+-- The running jobs of a process: {id: the reason of a requested cancel, or null}.
+SELECT json_group_object(id, cancel_reason) FROM job WHERE state = 'running' AND place = :place
 
 -- name: busy_places
 -- The places that running jobs, and jobs bound to their process, name: one step of an index for each place, not for
@@ -241,7 +242,7 @@ SELECT json_group_array(place) FROM (
 
 -- name: find_lost
 -- Running jobs whose place is gone, or whose lease has lapsed and whose place has not been heard of either.
-SELECT json_group_array(json_array(n, at_most_once, durable, crashes, attempt, cancel_reason, batch, stop_on_failure))
+SELECT json_group_array(json_array(n, at_most_once, durable, crashes, cancel_reason, batch, stop_on_failure))
 FROM job
 WHERE state = 'running' AND (
     place IN (SELECT value FROM json_each(:gone))
@@ -250,8 +251,8 @@ WHERE state = 'running' AND (
 
 -- name: find_bound
 -- Jobs whose function lived only in a place that is gone, a slice at a time.
-SELECT json_group_array(json_array(n, attempt, batch, stop_on_failure)) FROM (
-    SELECT n, attempt, batch, stop_on_failure FROM job
+SELECT json_group_array(json_array(n, batch, stop_on_failure)) FROM (
+    SELECT n, batch, stop_on_failure FROM job
     WHERE durable = 0 AND finished_at IS NULL AND state <> 'running' AND place IN (SELECT value FROM json_each(:gone))
     LIMIT :limit
 )

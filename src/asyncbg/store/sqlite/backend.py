@@ -18,16 +18,15 @@ from asyncbg.errors import IdempotencyError, LeaseLostError, OutageError, Overlo
 from asyncbg.privacy.encryption import Encryption
 from asyncbg.store.base import Claimed, Enqueued, JobQuery, LogPosition, Settlement, Tail, TaskCount
 from asyncbg.store.encrypted import decrypt_record, digest_keys, load_digest_key
-from asyncbg.store.sql import load_script
-from asyncbg.store.sqlite.attempt import AttemptLanes
-from asyncbg.store.sqlite.attempts import find_attempts
+from asyncbg.store.sqlite.attempt import AttemptLanes, ClaimRequest, ProgressReport, PublishedEvent
+from asyncbg.store.sqlite.attempt_history import find_attempts
 from asyncbg.store.sqlite.caller_transaction import join
-from asyncbg.store.sqlite.database import MEMORY, Database, Guard, Transaction
-from asyncbg.store.sqlite.enqueue import EnqueueLanes
-from asyncbg.store.sqlite.probe import ProbeLane
+from asyncbg.store.sqlite.database import Database, Guard, Transaction
+from asyncbg.store.sqlite.database_file import MEMORY
+from asyncbg.store.sqlite.enqueue import DueSlot, EnqueueLanes, remember_slots
+from asyncbg.store.sqlite.event_log import LogRow
+from asyncbg.store.sqlite.housekeeping import ProbeLane, WallClockLane, purge
 from asyncbg.store.sqlite.process_slot import CounterFiles, ProcessSlot
-from asyncbg.store.sqlite.purge import purge
-from asyncbg.store.sqlite.quarantine import QuarantineLane
 from asyncbg.store.sqlite.read import (
     conditions,
     count_open,
@@ -39,11 +38,9 @@ from asyncbg.store.sqlite.read import (
     read_tail,
     require_ended,
 )
-from asyncbg.store.sqlite.rescue import SLICE, RescueLane
-from asyncbg.store.sqlite.schedule import ScheduleLane, remember_slots
-from asyncbg.store.sqlite.statement import SQL, read_json
-from asyncbg.store.sqlite.steering import SteeringLanes
-from asyncbg.store.sqlite.wall_clock import WallClockLane
+from asyncbg.store.sqlite.rescue import SLICE, QuarantineLane, RescueLane
+from asyncbg.store.sqlite.statement import SQL, load_script, read_json
+from asyncbg.store.sqlite.transition import CancelRequest, ControlLanes
 
 MIGRATIONS = tuple(load_script(f"sqlite_{version:04}.sql") for version in (1, 2, 3, 4, 5, 6, 7))
 
@@ -66,9 +63,8 @@ class SQLiteBackend:
         self._counters = CounterFiles(None if database.path == MEMORY else Path(database.path), self._slot)
         database.after_commit = self._after_commit
         self._enqueues = EnqueueLanes(self.encryption)
-        self._schedules = ScheduleLane(self._enqueues)
         self._attempts = AttemptLanes(self.clock, self.encryption, self._slot)
-        self._steering = SteeringLanes(self.clock)
+        self._control = ControlLanes(self.clock)
         self._rescues = RescueLane(self.clock, self._slot)
         self._quarantine = QuarantineLane(self.clock)
         self._wall_clock = WallClockLane(self.clock)
@@ -76,15 +72,15 @@ class SQLiteBackend:
 
     @property
     def place(self) -> str:
-        """The name of this process's place at the database."""
+        """The name of this process's slot at the database."""
         return self._slot.name
 
     async def open(self) -> None:
-        """Open the database, bring its tables up to date, take a place and take up what it left behind."""
+        """Open the database, migrate its tables, acquire a process slot and rescue the jobs its last process left."""
         await self.database.open()
         try:
             await self.database.migrate("engine", MIGRATIONS)
-            self._wall_clock.look()
+            self._wall_clock.measure()
             self.epoch = await self.database.write(self._start_log)
             await load_digest_key(self.database, self.encryption)
             self._slot.acquire()
@@ -94,16 +90,16 @@ class SQLiteBackend:
             raise
 
     async def attach(self) -> None:
-        """Open the store beside those who run its jobs: to look, submit and steer, never to run.
+        """Open the store beside the processes that run its jobs: to read, submit, cancel and retry, never to run.
 
-        Takes no place and takes up no job; writes only where the tables are not up to date.
+        Acquires no slot and rescues no job; writes only where the tables are not up to date.
         """
         await self.database.open()
         try:
             epoch = await self.database.read(_current_epoch)
             if epoch is None:
                 await self.database.migrate("engine", MIGRATIONS)
-                self._wall_clock.look()
+                self._wall_clock.measure()
                 epoch = await self.database.write(self._start_log)
             self.epoch = epoch
             await load_digest_key(self.database, self.encryption)
@@ -112,7 +108,7 @@ class SQLiteBackend:
             raise
 
     async def close(self) -> None:
-        """Commit what is pending, close the connections, leave the place."""
+        """Commit what is pending, close the connections, release the slot."""
         await self.database.close()
         self._slot.release()
 
@@ -120,28 +116,28 @@ class SQLiteBackend:
         connection.execute(SQL["start_log"], {"epoch": secrets.token_hex(4), "wall_offset": self._wall_clock.offset_ms})
         return str(connection.execute(SQL["read_log"]).fetchone()[0])
 
-    def _after_commit(self, notes: list[Any]) -> None:
-        if progress := [event for event in notes if not event.seq]:
+    def _after_commit(self, events: list[Event]) -> None:
+        if progress := [event for event in events if not event.seq]:
             self.on_progress(progress)
-            notes = [event for event in notes if event.seq]
-        if notes:
-            self.on_commit(notes)
+            events = [event for event in events if event.seq]
+        if events:
+            self.on_commit(events)
 
     # Accepting
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
-        """Store one batch; returns when it is on disk. Refuses while too much waits for a commit that hangs."""
+        """Store one batch; returns when it is on disk. Raises OverloadedError while a stalled commit has a backlog."""
         if self.database.waiting >= _MOST_WAITING and self.database.stalled_s > _STALL_S:
-            raise OverloadedError("too much waits for the database; come back later", retry_after_s=1.0)
+            raise OverloadedError("too many writes wait for the database; retry later", retry_after_s=1.0)
         digested = [digest_keys(job, self.encryption) for job in jobs] if self.encryption.is_on else jobs
         try:
-            return await self.database.submit(self._enqueues.enqueue, digested)  # type: ignore[no-any-return]  # a lane's result
+            return await self.database.submit(self._enqueues.enqueue, digested)
         except IdempotencyError as error:
             given = {new.idempotency_key: job.idempotency_key for new, job in zip(digested, jobs, strict=True)}
             raise IdempotencyError(given.get(error.key) or error.key) from None
 
     async def enqueue_within(self, connection: aiosqlite.Connection, job: NewJob) -> JobRecord:
-        """Store a job in the open transaction of the caller's own connection; the log's tail tells of its commit."""
+        """Store a job in the open transaction of the caller's own connection; its commit is found in the event log."""
 
         def enqueue(tx: Transaction) -> JobRecord | None:
             (result,) = self._enqueues.enqueue(tx, [[digest_keys(job, self.encryption)]])
@@ -154,29 +150,29 @@ class SQLiteBackend:
     # Scheduling
 
     async def slots(self, names: Collection[str], *, since_ms: int, latest_ms: int) -> Mapping[str, int]:
-        """The last slot fired of each schedule; one that is new, or beyond ``latest_ms``, is set to ``since_ms``."""
+        """Return the last slot fired of each schedule; a new one, or one beyond ``latest_ms``, becomes ``since_ms``."""
         return await self.database.write(
             lambda connection: remember_slots(connection, names, since_ms=since_ms, latest_ms=latest_ms)
         )
 
     async def fire(self, schedule: str, slot_ms: int, job: NewJob) -> bool:
-        """Store the job of a slot and move the schedule on, unless the slot was fired before."""
-        item = (schedule, slot_ms, digest_keys(job, self.encryption))
-        return await self.database.submit(self._schedules.fire, item)  # type: ignore[no-any-return]
+        """Store the job of a slot and advance the schedule, unless the slot was fired before."""
+        item = DueSlot(schedule, slot_ms, digest_keys(job, self.encryption))
+        return await self.database.submit(self._enqueues.fire, item)
 
     # Running
 
     async def claim(self, limit: int, *, lease_s: float, skip: Collection[str] = ()) -> Claimed:
-        """Promote what is due, then take up to ``limit`` queued jobs."""
-        claiming = self.database.submit(self._attempts.claim, (limit, lease_s, skip))
+        """Promote jobs that are due, then claim up to ``limit`` queued jobs."""
+        claiming = self.database.submit(self._attempts.claim, ClaimRequest(limit, lease_s, skip))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            claiming.add_done_callback(self._give_back)
+            claiming.add_done_callback(self._release_claimed)
             raise
 
-    def _give_back(self, claiming: "asyncio.Future[Claimed]") -> None:
-        """Who claimed was cancelled meanwhile: the jobs are queued again, for nobody would run them."""
+    def _release_claimed(self, claiming: "asyncio.Future[Claimed]") -> None:
+        """Queue the claimed jobs again: their caller was cancelled, so none would run them."""
         if claiming.cancelled() or claiming.exception() is not None:
             return
         released = [Settlement(lease, Released("its claim was cancelled")) for lease in claiming.result().leases]
@@ -185,22 +181,22 @@ class SQLiteBackend:
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """End attempts and release the next jobs of their batches; False where the lease had lapsed."""
-        return await self.database.submit(self._attempts.settle, settlements)  # type: ignore[no-any-return]
+        return await self.database.submit(self._attempts.settle, settlements)
 
     async def renew(self, *, lease_s: float) -> Mapping[str, str | None]:
-        """Prolong the leases of this place; its running jobs, with the reason where a cancel is requested."""
-        return await self.database.submit(self._attempts.renew, lease_s)  # type: ignore[no-any-return]
+        """Renew the leases of this process. Return its running jobs: id → reason where a cancel is requested."""
+        return await self.database.submit(self._attempts.renew, lease_s)
 
     async def report(self, lease: Lease, progress: str) -> bool:
         """Keep the latest progress on the job, unless the lease has lapsed."""
-        return await self.database.submit(self._attempts.report, (lease, progress))  # type: ignore[no-any-return]
+        return await self.database.submit(self._attempts.report, ProgressReport(lease, progress))
 
     def record(self, lease: Lease, event_type: str, data: str) -> Awaitable[bool]:
-        """Store an event of the task's own, unless the lease has lapsed."""
-        return self.database.submit(self._attempts.record, (lease, event_type, data))
+        """Store an event that the task publishes, unless the lease has lapsed."""
+        return self.database.submit(self._attempts.record, PublishedEvent(lease, event_type, data))
 
     def guard(self, lease: Lease) -> Guard:
-        """What a transaction of the attempt's own asks first: it raises LeaseLostError where the lease has lapsed."""
+        """Return a check that raises LeaseLostError where the lease has lapsed."""
 
         def require_lease(connection: sqlite3.Connection) -> None:
             if not lease_holds(connection, lease):
@@ -209,61 +205,61 @@ class SQLiteBackend:
         return require_lease
 
     def guard_ended(self, job_id: str) -> Guard:
-        """What whoever cleans up after a job asks first: it raises JobStateError where the job is not final."""
+        """Return a check that raises JobStateError where the job is not final."""
         return partial(require_ended, job_id=job_id)
 
     async def holds(self, lease: Lease) -> bool:
         """Whether the lease still holds."""
         return await self.database.read(lambda connection: lease_holds(connection, lease))
 
-    # Steering
+    # Control
 
     async def cancel(self, job_id: str, reason: str) -> JobState:
-        """Cancel a job, or request it of the place that runs it."""
-        return await self.database.submit(self._steering.cancel, (job_id, reason))  # type: ignore[no-any-return]
+        """Cancel a job, or request it of the process that runs it."""
+        return await self.database.submit(self._control.cancel, CancelRequest(job_id, reason))
 
     async def retry(self, job_id: str) -> JobState:
-        """Queue a final job again, its history kept."""
-        return await self.database.submit(self._steering.retry, job_id)  # type: ignore[no-any-return]
+        """Queue a final job again; its history is kept."""
+        return await self.database.submit(self._control.retry, job_id)
 
     # Maintenance
 
     async def follow_clock(self) -> int:
-        """Move delays and retries along where the wall clock has jumped; returns by how many milliseconds it did."""
+        """Move delays and retries along with a jump of the wall clock. Return the jump in milliseconds."""
         if not self._wall_clock.has_jumped:
             return 0
-        return await self.database.submit(self._wall_clock.follow, None)  # type: ignore[no-any-return]
+        return await self.database.submit(self._wall_clock.follow, None)
 
     def beat(self, *, lease_s: float, at_ms: int | None = None) -> None:
-        """Tell the other processes that this one lives; needs neither the event loop nor the database."""
+        """Write the heartbeat of this process; needs neither the event loop nor the database."""
         self._slot.beat(self.clock.monotonic_ms() if at_ms is None else at_ms, lease_ms=int(lease_s * 1000))
 
     def write_note(self, text: str) -> None:
-        """Leave word in this process's place, for whoever looks from outside."""
+        """Write a note into this process's slot, for ``asyncbg doctor``."""
         self._slot.write_note(text)
 
     async def quarantine(self) -> Sequence[str]:
-        """Fail the open jobs whose rows hold what cannot be read; returns their ids."""
-        return await self.database.submit(self._quarantine.quarantine, None)  # type: ignore[no-any-return]
+        """Fail the open jobs whose rows cannot be read. Return their ids."""
+        return await self.database.submit(self._quarantine.quarantine, None)
 
     async def save_counters(self, text: str) -> None:
-        """Keep this process's counters where the others find them, in place of what was kept before."""
-        await self.database.read(lambda _: self._counters.save(text))  # in a thread that is there already
+        """Save this process's counters for the other processes."""
+        await self.database.read(lambda _: self._counters.save(text))  # in a reader thread, which exists already
 
     async def load_counters(self) -> tuple[str | None, Sequence[str]]:
-        """The counters kept for this place, and for the others."""
+        """Return the counters saved for this slot, and for the others."""
         return await self.database.read(lambda _: (self._counters.load_own(), self._counters.load_others()))
 
     async def processes(self) -> int:
-        """How many processes run jobs here now."""
+        """Return how many processes run jobs here now."""
         return 1 if self.database.path == MEMORY else await self.database.read(lambda _: len(self._slot.held()))
 
     async def rescue(self) -> int:
-        """Take up the jobs of dead places and lapsed leases; returns how many."""
+        """Rescue the jobs of dead processes and lapsed leases. Return how many."""
         return await self._rescue([])
 
     async def _rescue(self, places: list[str]) -> int:
-        """In slices: between them others write."""
+        """Rescue in slices; other writes commit between them."""
         rescued, many = 0, SLICE
         while many >= SLICE:
             many = await self.database.submit(self._rescues.rescue, places)
@@ -275,7 +271,7 @@ class SQLiteBackend:
         return await purge(self.database, before_ms=before_ms, limit=limit)
 
     async def probe(self) -> None:
-        """Prove that a write and a claim work; leaves nothing behind."""
+        """Prove that a write and a claim work; both are rolled back."""
         if not self.database.has_room():
             raise OutageError("the disk is full; free some space")
         await self.database.submit(self._probes.probe, None)
@@ -283,11 +279,11 @@ class SQLiteBackend:
     # Reading
 
     async def get(self, job_id: str) -> JobRecord | None:
-        """One job, or None."""
+        """Return one job, or None."""
         return await self._find("id = ?", job_id)
 
     async def find_by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
-        """The job that was submitted under this idempotency key, or None."""
+        """Return the job that was submitted under this idempotency key, or None."""
         stored = self.encryption.digest(idempotency_key, "idempotency_key")
         return await self._find("owner = ? AND idempotency_key = ?", owner, stored)
 
@@ -296,7 +292,7 @@ class SQLiteBackend:
         return None if record is None else decrypt_record(record, self.encryption)
 
     async def list(self, query: JobQuery) -> Sequence[JobRecord]:
-        """Jobs, newest first."""
+        """Return jobs, newest first."""
         where, values = conditions(query)
         found = await self.database.read(
             lambda connection: find_records(
@@ -308,33 +304,34 @@ class SQLiteBackend:
     async def events(
         self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None
     ) -> tuple[Sequence[Event], int]:
-        """Stored events after ``after_seq`` that ``wanted`` matches, and the seq the scan reached."""
+        """Return stored events after ``after_seq`` that ``wanted`` matches, and the seq the scan reached."""
         return await self.database.read(lambda connection: find_events(connection, after_seq, wanted, limit, up_to_seq))
 
     async def attempts(self, job_id: str) -> Sequence[Attempt]:
-        """The latest attempts of a job, oldest first."""
+        """Return the latest attempts of a job, oldest first."""
         return await self.database.read(lambda connection: find_attempts(connection, job_id, self.encryption))
 
     async def position(self) -> LogPosition:
-        """Which part of the log there is."""
-        log = await self.database.read(lambda connection: connection.execute(SQL["read_log"]).fetchone())
-        return LogPosition(first_seq=log[3] + 1, last_seq=log[1])
+        """Return which part of the event log is stored."""
+        row = await self.database.read(lambda connection: connection.execute(SQL["read_log"]).fetchone())
+        log = LogRow._make(row)
+        return LogPosition(first_seq=log.purged + 1, last_seq=log.seq)
 
     async def tail(self, *, after_report: int | None) -> Tail:
-        """Where the log is now, and the progress that other places have reported after ``after_report``."""
+        """Return the end of the log, and the progress that other processes reported after ``after_report``."""
         place, now_ms = self.place, self.clock.now_ms()
         return await self.database.read(lambda connection: read_tail(connection, after_report, place, now_ms))
 
     async def counts(self) -> Mapping[JobState, int]:
-        """How many jobs are in each state that is not final."""
+        """Count the jobs in each state that is not final."""
         return await self.database.read(count_open)
 
     async def waiting(self) -> Sequence[TaskCount]:
-        """How many jobs of each task have not begun, by state; tasks without any are left out."""
+        """Count the jobs of each task that have not started, by state; tasks without any are left out."""
         return await self.database.read(count_waiting)
 
     async def waiting_of(self, owners: Collection[str], most: int) -> Mapping[str, int]:
-        """How many jobs of each of these owners have not begun, counted up to ``most``."""
+        """Count the jobs of each of these owners that have not started, up to ``most``."""
         values = {"owners": json.dumps(list(owners)), "most": most}
         found: Mapping[str, int] = await self.database.read(
             lambda connection: read_json(connection, "count_owners", values)
@@ -342,13 +339,13 @@ class SQLiteBackend:
         return found
 
     async def owners(self) -> Sequence[str]:
-        """The owners of jobs that are not final."""
+        """Return the owners of jobs that are not final."""
         found: Sequence[str] = await self.database.read(lambda connection: read_json(connection, "find_owners", {}))
         return found
 
 
 def _current_epoch(connection: sqlite3.Connection) -> str | None:
-    """The name of the database, or None where its tables are not up to date."""
+    """Return the epoch of the log, or None where the tables are not up to date."""
     version = connection.execute("SELECT version FROM schema_version WHERE component = 'engine'").fetchone()
     if version is None or version[0] != len(MIGRATIONS):
         return None

@@ -1,4 +1,4 @@
-"""Work inside a transaction that is the caller's own: on the caller's aiosqlite connection, committed by the caller."""
+"""Work inside the caller's own transaction: on the caller's aiosqlite connection, committed by the caller."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -9,12 +9,13 @@ from typing import TypeVar, cast
 import aiosqlite
 
 from asyncbg.errors import DatabaseError, TransactionError
-from asyncbg.store.sqlite.database import MEMORY, Transaction, translate
+from asyncbg.store.sqlite.database import Transaction
+from asyncbg.store.sqlite.database_file import MEMORY, translate
 
 T = TypeVar("T")
 
-# A write that changes nothing: the caller's transaction has the lock before anything is read, so no number that is
-# read can be given out by somebody else.
+# A write that changes nothing acquires the write lock before anything is read, so that no other connection can assign
+# the numbers that are read.
 _TAKE_LOCK = "UPDATE log SET seq = seq"
 
 
@@ -26,35 +27,35 @@ async def join(connection: aiosqlite.Connection, path: str, work: Callable[[Tran
     """
 
     def joined(raw: sqlite3.Connection) -> T:
-        with _plain(raw):
+        with _default_factories(raw):
             _require_file(raw, path)
             _require_transaction(raw)
             with _all_or_nothing(raw):
-                return _finished(Transaction(raw), work)
+                return _run(Transaction(raw), work)
 
     try:
         # aiosqlite's public methods are one hop a statement; this is the call they are all made of.
         return cast(T, await connection._execute(joined, connection._conn))  # type: ignore[no-untyped-call]  # private: no annotations
     except sqlite3.Error as error:
-        raise _told(error) from error
+        raise _translate(error) from error
     except ValueError as error:  # what aiosqlite raises for a connection that is not open
         if isinstance(error, TransactionError):
             raise
-        raise TransactionError("the connection is not open; hand over one whose transaction is still open") from error
+        raise TransactionError("the connection is not open; pass one whose transaction is still open") from error
 
 
-def _finished(tx: Transaction, work: Callable[[Transaction], T]) -> T:
-    """Do the work and write back the numbers it gave out."""
+def _run(tx: Transaction, work: Callable[[Transaction], T]) -> T:
+    """Do the work and write back the numbers it assigned."""
     tx.connection.execute(_TAKE_LOCK)
     result = work(tx)
-    for finish in tx.memo.values():
+    for finish in tx.finishers.values():
         finish(tx)
     return result
 
 
 @contextmanager
-def _plain(raw: sqlite3.Connection) -> Iterator[None]:
-    """Rows as tuples and text as str, whatever the caller has asked of the connection."""
+def _default_factories(raw: sqlite3.Connection) -> Iterator[None]:
+    """Read rows as tuples and text as str, whatever the caller has configured on the connection."""
     rows, text = raw.row_factory, raw.text_factory
     raw.row_factory, raw.text_factory = None, str
     try:
@@ -65,7 +66,7 @@ def _plain(raw: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def _all_or_nothing(raw: sqlite3.Connection) -> Iterator[None]:
-    """What fails leaves the rest of the caller's transaction as it was."""
+    """Leave the rest of the caller's transaction as it was where the work fails."""
     raw.execute("SAVEPOINT asyncbg")
     try:
         yield
@@ -93,7 +94,7 @@ def _is_same(file: str, path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise TransactionError(f"cannot tell which database the connection is to: {error.strerror}") from error
+        raise TransactionError(f"cannot determine which database the connection is to: {error.strerror}") from error
 
 
 def _require_transaction(raw: sqlite3.Connection) -> None:
@@ -104,10 +105,10 @@ def _require_transaction(raw: sqlite3.Connection) -> None:
         )
 
 
-def _told(error: sqlite3.Error) -> DatabaseError:
+def _translate(error: sqlite3.Error) -> DatabaseError:
     code = getattr(error, "sqlite_errorname", "")
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return DatabaseError(
-            f"another connection writes to the database; roll back, begin with BEGIN IMMEDIATE, try again ({code})"
+            f"another connection writes to the database; roll back, begin with BEGIN IMMEDIATE, and retry ({code})"
         )
     return translate(error)

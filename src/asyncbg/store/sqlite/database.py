@@ -1,47 +1,40 @@
-"""The only door to SQLite: one group-committing writer, separate readers, versioned migrations.
+"""The only access to SQLite: one group-committing writer, separate readers, versioned migrations.
 
-While one commit is on its way to the disk, everything that is submitted gathers; the next commit takes it all in a
-single transaction, with one hop into the database's thread and as few statements as there are kinds of work.
+While one commit is on its way to the disk, new work is collected; the next commit writes it all in a single
+transaction, with one hop into the database's thread and as few statements as there are kinds of work.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
-from pathlib import Path
-from threading import Thread
-from typing import Any, Protocol, Self, TypeAlias, TypeVar, cast
-from urllib.parse import quote
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import aiosqlite
 
-from asyncbg.core.error_log import ErrorLog, capture
-from asyncbg.errors import DatabaseError, NotRunningError, OutageError, SettingsError
+from asyncbg.core.error_log import ErrorLog
+from asyncbg.core.event import Event
+from asyncbg.errors import DatabaseError, NotRunningError, OutageError
+from asyncbg.store.sqlite.connection import Connection
+from asyncbg.store.sqlite.database_file import DAMAGE, STALE, DatabaseFile, is_error_of, translate
 from asyncbg.store.sqlite.wal_limit import CHECKPOINT_PAGES, WalLimit
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+
 logger = logging.getLogger("asyncbg")
-MEMORY = ":memory:"
-_URL = "sqlite:///"
-OLDEST_SQLITE = (3, 38, 0)
-"""The first version with ``->>``."""
 
 _BUSY_TIMEOUT_MS = 5_000
-_THREAD_END_S = 1.0
-_THREAD_LOOK_S = 0.2
 _CANCELLED_PAUSE_S = 0.05
-_CHECKED_BYTES = 64 * 1024 * 1024
-"""A file up to this size is read through at the start: damage is told before anything is accepted."""
-_LEAST_BYTES = 256 * 1024
 _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA secure_delete = ON",
-    "PRAGMA wal_autocheckpoint = 0",  # wal_limit.py says when a commit is followed by a checkpoint
+    "PRAGMA wal_autocheckpoint = 0",  # wal_limit.py decides when a commit is followed by a checkpoint
     "PRAGMA journal_size_limit = 67108864",
     "PRAGMA cache_size = -16000",
     "PRAGMA temp_store = MEMORY",
@@ -51,25 +44,18 @@ _READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA temp_store = MEMORY", f"PRA
 _VERSIONS = "CREATE TABLE IF NOT EXISTS schema_version (component TEXT PRIMARY KEY, version INTEGER NOT NULL)"
 
 
-def sqlite_path(url: str) -> str:
-    """The file of a ``sqlite:///`` URL. Raises SettingsError for another kind of database."""
-    if not url.startswith(_URL):
-        raise SettingsError(
-            "ASYNCBG_DATABASE_URL: only sqlite:/// is supported by this version; PostgreSQL comes later"
-        )
-    return url.removeprefix(_URL)
-
-
 class Transaction:
-    """One write transaction, as a lane sees it: the connection, and notes for after the commit."""
+    """One write transaction, as a lane sees it: the connection, the events to publish, and what runs at its end."""
 
-    __slots__ = ("connection", "memo", "notes")
+    __slots__ = ("connection", "events", "finishers")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Wrap an open transaction."""
         self.connection = connection
-        self.notes: list[Any] = []
-        self.memo: dict[str, Any] = {}
+        self.events: list[Event] = []
+        """Events to publish after the commit."""
+        self.finishers: dict[str, Callable[[Transaction], None]] = {}
+        """State that is shared by the lanes and written once, right before the commit."""
 
 
 Guard = Callable[[sqlite3.Connection], None]
@@ -77,10 +63,10 @@ Guard = Callable[[sqlite3.Connection], None]
 
 
 def unguarded(connection: sqlite3.Connection) -> None:
-    """Let every transaction through."""
+    """Allow every transaction."""
 
 
-class Lane(Protocol):
+class Lane(Protocol[Item, Result_co]):
     """Work of one kind: writes all its pending items at once and returns one result for each.
 
     A result that is an exception is raised at the caller; an exception that escapes rolls everything back.
@@ -88,113 +74,20 @@ class Lane(Protocol):
     It runs in the database's thread, may run again after a rollback, and so must change nothing but the database.
     """
 
-    def __call__(self, tx: Transaction, items: list[Any], /) -> Sequence[Any]:
-        """Write ``items``; the results are handed out after the commit."""
+    def __call__(self, tx: Transaction, items: list[Item], /) -> Sequence[Result_co | Exception]:
+        """Write ``items``; the results are delivered after the commit."""
         ...
 
 
-_Batch: TypeAlias = dict[Lane, tuple[list[Any], list[asyncio.Future[Any]]]]
-"""What is written together: for each lane its items, and for each item the future of who waits for it."""
-
-_REMEDIES = (
-    ("SQLITE_FULL", "the disk is full; free some space"),
-    ("SQLITE_BUSY", "another transaction holds the database; end it (or join it: connection=), then retry"),
-    ("SQLITE_READONLY", "the database is read-only; check the permissions of the file and its directory"),
-    ("SQLITE_CANTOPEN", "the database cannot be opened; check that its directory exists and is writable"),
-    ("SQLITE_CORRUPT", "the database is damaged; restore it from a backup"),
-    ("SQLITE_NOTADB", "the file is no SQLite database; check ASYNCBG_DATABASE_URL"),
-    ("SQLITE_IOERR", "the disk reports an error; check the device"),
-)
-"""Errors of the database itself, whoever's statement met them, and what to do about each."""
-
-
-_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-_DOUBTFUL = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
-"""After these a connection's own idea of the file is not trusted any more."""
-
-
-def translate(error: sqlite3.Error) -> DatabaseError:
-    """Say what is the matter with the database and what to do about it."""
-    code = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    remedy = _remedy(error)
-    return OutageError(f"{remedy} ({code})") if remedy else DatabaseError(f"{error} ({code})")
-
-
-def _remedy(error: Exception) -> str | None:
-    """What to do about the database; None where the matter is with one statement."""
-    code = getattr(error, "sqlite_errorname", "")
-    return next((text for prefix, text in _REMEDIES if code.startswith(prefix)), None)
-
-
-def _is(error: BaseException, kinds: tuple[str, ...]) -> bool:
-    return str(getattr(error, "sqlite_errorname", "")).startswith(kinds)
-
-
-class _Reply:
-    """How the database's thread answers: as through a future, but an event loop that was closed does not end it."""
-
-    __slots__ = ("_loop", "future")
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self._loop.create_future()
-
-    def get_loop(self) -> Self:
-        return self
-
-    def call_soon_threadsafe(self, settle: Callable[[Any, Any], None], _: Self, value: Any) -> None:
-        """Called in the thread."""
-        try:
-            self._loop.call_soon_threadsafe(settle, self.future, value)
-        except RuntimeError:
-            if not self._loop.is_closed():
-                raise
-
-
-class _Connection:
-    """An aiosqlite connection that runs a whole function in its thread: one hop, whatever the function does."""
-
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._aio = connection
-        self.pending = 0
-
-    async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
-        # aiosqlite's public methods are one hop a statement; this is what they are all made of.
-        if not self._aio._running or self._aio._connection is None:
-            raise NotRunningError("the database is not open")
-        reply = _Reply()
-        self._aio._tx.put_nowait((cast(Any, reply), partial(capture, fn, self._aio._connection)))
-        self.pending += 1
-        try:
-            value, error = await reply.future
-        finally:
-            self.pending -= 1
-        if error is None:
-            return cast(T, value)
-        if isinstance(error, Exception) and not isinstance(error, StopIteration):
-            raise error
-        raise RuntimeError(f"{type(error).__name__} was raised in the database's thread") from error
-
-    async def close(self) -> None:
-        thread = cast(Thread, getattr(self._aio, "_thread", self._aio))  # in aiosqlite 0.21 it is the thread itself
-        closing = asyncio.ensure_future(self._aio.close())
-        while thread.is_alive() and not closing.done():
-            await asyncio.wait([closing], timeout=_THREAD_LOOK_S)
-        if not closing.done():  # the thread is on its last lines, or has met an event loop that was closed
-            await asyncio.wait([closing], timeout=_THREAD_LOOK_S)
-        if closing.done():
-            thread.join(_THREAD_END_S)
-            closing.result()
-        else:
-            closing.cancel()
-            self._aio._connection = None
+_Batch: TypeAlias = dict[Lane[Any, Any], tuple[list[Any], list[asyncio.Future[Any]]]]
+"""What is written together: for each lane its items, and for each item the future that its caller awaits."""
 
 
 class Database:
     """A SQLite file (or ``:memory:``) with one writer and a few readers, each an aiosqlite connection.
 
-    ``after_commit`` is called on the event loop with the notes of each transaction, in the order of the commits and
-    before anybody who waits for that commit goes on.
+    ``after_commit`` is called on the event loop with the events of each transaction, in the order of the commits and
+    before the callers that await that commit resume.
     """
 
     def __init__(
@@ -205,31 +98,30 @@ class Database:
         checkpoint_pages: int = CHECKPOINT_PAGES,
         errors: ErrorLog | None = None,
     ) -> None:
-        """Name the file; nothing is opened yet."""
+        """Nothing is opened before :meth:`open`."""
         self.path = path
-        self.after_commit: Callable[[list[Any]], None] = lambda notes: None
+        self.after_commit: Callable[[list[Event]], None] = lambda events: None
         self.commits = 0
         self._errors = errors or ErrorLog()
+        self._file = DatabaseFile(path)
         self._reader_count = readers
         self._writer_pragmas: Sequence[str] = _WRITER_PRAGMAS
         self._wal_limit = WalLimit(
-            None if path == MEMORY else path, busy_timeout_ms=_BUSY_TIMEOUT_MS, pages=checkpoint_pages
+            None if self._file.is_in_memory else path, busy_timeout_ms=_BUSY_TIMEOUT_MS, pages=checkpoint_pages
         )
-        self._writer: _Connection | None = None
-        self._readers: list[_Connection] = []
+        self._writer: Connection | None = None
+        self._readers: list[Connection] = []
         self._pending: _Batch = {}
         self._batch: _Batch = {}
         self._committing: asyncio.Task[None] | None = None
         self._commit_items = 0
         self._commit_began = 0.0
-        self._absolute_path = path
-        self._file: tuple[int, int] | None = None
         self._outage_since: float | None = None
         self._damage: OutageError | None = None
 
     @property
     def waiting(self) -> int:
-        """How many items wait for their commit, those of the commit on its way included."""
+        """How many items wait for their commit, including those of the commit in progress."""
         return self._commit_items + sum(len(items) for items, _ in self._pending.values())
 
     @property
@@ -239,34 +131,28 @@ class Database:
 
     def has_room(self) -> bool:
         """Whether the disk has space for more than a few pages."""
-        if self._file is None:
-            return True
-        try:
-            disk = os.statvfs(os.path.dirname(self._absolute_path))  # noqa: PTH120 - a path is a string here
-        except OSError:
-            return True  # that it cannot be asked does not make the disk full: the next write says what is the matter
-        return disk.f_bavail * disk.f_frsize >= _LEAST_BYTES
+        return self._file.has_disk_space()
 
     @property
     def stalled_s(self) -> float:
-        """How long the commit on its way has taken by now; 0 where none is."""
+        """How long the commit in progress has taken so far; 0 without one."""
         return time.monotonic() - self._commit_began if self._commit_items else 0.0
 
     async def open(self) -> None:
         """Create or open the file and its connections. Raises DatabaseError."""
         self._damage = self._outage_since = None
-        self._check_place()
+        self._file.prepare()
         try:
-            await self._check_content()
-            self._remember_file()
-            self._writer = await self._connect(self._writer_pragmas)
+            await self._file.check_content()
+            self._file.remember()
+            self._writer = await Connection.open(self._connect(), self._writer_pragmas)
             await self._writer.run(lambda connection: connection.execute(_VERSIONS))
             self._open_wal_limit()
-            if self.path == MEMORY:
+            if self._file.is_in_memory:
                 self._readers = [self._writer]
             else:
                 for _ in range(self._reader_count):
-                    self._readers.append(await self._connect(_READER_PRAGMAS))
+                    self._readers.append(await Connection.open(self._connect(), _READER_PRAGMAS))
         except sqlite3.Error as error:
             await self.close()
             raise translate(error) from error
@@ -277,7 +163,7 @@ class Database:
     async def close(self) -> None:
         """Commit what is pending, then close every connection and end its thread.
 
-        What is pending of an event loop that was closed meanwhile is dropped: nobody waits for it.
+        Work pending in an event loop that was closed meanwhile is dropped: its callers are gone.
         """
         committing = self._committing
         if committing is not None and committing.get_loop() is asyncio.get_running_loop():
@@ -317,7 +203,7 @@ class Database:
 
         ``fn`` runs in the database's thread and may run twice (after a rollback that another caller's error caused).
         """
-        return cast(T, await self.submit(_each, fn))
+        return cast(T, await self.submit(_call_each, fn))
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``fn`` on the least busy reader. It must be quick: an open read lets the write-ahead log grow."""
@@ -328,17 +214,17 @@ class Database:
             return await reader.run(fn)
         except sqlite3.Error as error:
             shown = translate(error)
-            if _is(error, _DAMAGE):
-                self._meet(shown, is_damage=True)
+            if is_error_of(error, DAMAGE):
+                self._note_outage(shown, is_damage=True)
             raise shown from error
 
-    def submit(self, lane: Lane, item: Any) -> asyncio.Future[Any]:
+    def submit(self, lane: Lane[Item, Result], item: Item) -> "asyncio.Future[Result]":
         """Add ``item`` to the next commit; the future gives the lane's result for it. Never blocks."""
         if self._writer is None:
             raise NotRunningError("the database is not open")
         if self._damage is not None:
             raise OutageError(str(self._damage))
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         pending = self._pending.get(lane)
         if pending is None:
             pending = self._pending[lane] = ([], [])
@@ -354,18 +240,18 @@ class Database:
             self._committing.add_done_callback(self._commits_ended)
 
     def _commits_ended(self, task: "asyncio.Task[None]") -> None:
-        """Where the task was cancelled or failed, those who wait for its commit are told, and the rest is committed."""
+        """Where the task was cancelled or failed, fail the callers of its commit and commit the rest."""
         if self._committing is task:
             self._committing, lost, self._batch = None, self._batch, {}
             self._commit_items = 0
             if not task.cancelled() and (error := task.exception()) is not None:
-                self._errors.add("commit", error, "the group commit failed and goes on", is_ours=True)
+                self._errors.add("commit", error, "the group commit failed and is started again", is_ours=True)
             _fail(lost, DatabaseError("the commit was interrupted; whether it is on disk is not known"))
             task.get_loop().call_later(_CANCELLED_PAUSE_S, self._begin_commits)
 
     async def _commit_pending(self) -> None:
         while self._pending:
-            await asyncio.sleep(0)  # whoever the last commit woke may have something to add
+            await asyncio.sleep(0)  # callers that the last commit resumed may add to this one
             self._batch, self._pending = self._pending, {}
             if not self._batch:
                 break  # the database was closed meanwhile
@@ -377,19 +263,19 @@ class Database:
 
     async def _commit(self, batch: _Batch) -> None:
         work = [(lane, items) for lane, (items, _) in batch.items()]
-        writer = cast(_Connection, self._writer)
+        writer = cast(Connection, self._writer)
         try:
-            results, notes = await writer.run(lambda connection: self._transact(connection, work))
-        except Exception as error:  # noqa: BLE001 - handed to those who wait
+            results, events = await writer.run(lambda connection: self._transact(connection, work))
+        except Exception as error:  # noqa: BLE001 - raised at the callers
             await self._commit_failed(batch, error)
             return
         self.commits += 1
         if self._outage_since is not None:
-            self._recover()
+            self._note_recovery()
         try:
-            self.after_commit(notes)
-        except BaseException as error:  # noqa: BLE001 - what is on disk is done, whoever fails to take note of it
-            self._errors.add("commit", error, "what was committed could not be published", is_ours=True)
+            self.after_commit(events)
+        except BaseException as error:  # noqa: BLE001 - the commit is on disk, whatever its listeners do
+            self._errors.add("commit", error, "committed events could not be published", is_ours=True)
         for (_, futures), lane_results in zip(batch.values(), results, strict=True):
             for future, result in zip(futures, lane_results, strict=True):
                 if future.done():
@@ -400,9 +286,9 @@ class Database:
                     future.set_result(result)
 
     def _transact(
-        self, connection: sqlite3.Connection, work: list[tuple[Lane, list[Any]]]
-    ) -> tuple[list[Sequence[Any]], list[Any]]:
-        """Everything in one transaction; runs in the database's thread."""
+        self, connection: sqlite3.Connection, work: list[tuple[Lane[Any, Any], list[Any]]]
+    ) -> tuple[list[Sequence[Any]], list[Event]]:
+        """Write everything in one transaction; runs in the database's thread."""
         if connection.in_transaction:  # one that could not be rolled back
             connection.execute("ROLLBACK")
         self._wal_limit.begin(connection)
@@ -410,27 +296,27 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             tx = Transaction(connection)
             results = [_run_lane(lane, tx, items) for lane, items in work]
-            for finish in tx.memo.values():
+            for finish in tx.finishers.values():
                 finish(tx)
-            self._check_file()
+            self._file.require_in_place()
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):  # the first error tells more; the next one reopens it
+                with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
                     connection.execute("ROLLBACK")
             raise
         finally:
             self._wal_limit.end()
-        return results, tx.notes
+        return results, tx.events
 
     async def _commit_failed(self, batch: _Batch, error: Exception) -> None:
-        """One item spoilt the batch: each half of it apart, until only the guilty gets the error."""
+        """Commit each half of a failed batch by itself, until only the item at fault gets the error."""
         many = sum(len(items) for items, _ in batch.values())
         own = (sqlite3.IntegrityError, sqlite3.DataError)  # a broken constraint, a value too long: not the database
         shown = translate(error) if isinstance(error, sqlite3.Error) and not isinstance(error, own) else error
         if isinstance(shown, OutageError):
-            self._meet(shown, is_damage=_is(error, _DAMAGE))
-            if _is(error, _DOUBTFUL):
+            self._note_outage(shown, is_damage=is_error_of(error, DAMAGE))
+            if is_error_of(error, STALE):
                 await self._reopen()
         if many == 1 or isinstance(shown, OutageError):
             _fail(batch, shown)
@@ -438,30 +324,30 @@ class Database:
         for half in _halves(batch, many // 2):
             await self._commit(half)
 
-    def _meet(self, error: DatabaseError, *, is_damage: bool) -> None:
-        """Tell an outage once; of a damaged file nothing is taken any more before the next start has checked it."""
+    def _note_outage(self, error: DatabaseError, *, is_damage: bool) -> None:
+        """Log an outage once. A damaged file accepts nothing more until the next start has checked it."""
         if is_damage:
             self._damage = OutageError(str(error))
         if self._outage_since is None:
             self._outage_since = time.monotonic()
             logger.error("the database cannot be used, nothing is accepted until it can: %s", error)
 
-    def _recover(self) -> None:
+    def _note_recovery(self) -> None:
         if not self.has_room():
-            return  # what fitted was small: the next one may not
+            return  # this write was small enough; the next one may not be
         since, self._outage_since = self._outage_since, None
         if since is not None:
             logger.warning("the database can be used again after %.1f s", time.monotonic() - since)
 
     async def _reopen(self) -> None:
-        """Give up a connection whose view of the file is in doubt; where no other can be had, it stays for now."""
+        """Replace a writer whose view of the file may be outdated; where no other can be opened, keep it for now."""
         try:
-            if self._file is None or _identity(self._absolute_path) != self._file:
+            if not (self._file.is_remembered and self._file.is_in_place()):
                 return
         except OutageError:
-            return  # whoever waited has the first error, which tells more
+            return  # the callers get the first error
         try:
-            fresh = await self._connect(self._writer_pragmas)
+            fresh = await Connection.open(self._connect(), self._writer_pragmas)
         except sqlite3.Error:
             return
         stale, self._writer = self._writer, fresh
@@ -469,69 +355,18 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 await stale.close()
 
+    def _connect(self) -> aiosqlite.Connection:
+        return aiosqlite.connect(self.path, isolation_level=None, cached_statements=256)
+
     def _open_wal_limit(self) -> None:
         try:
             self._wal_limit.open()
         except OSError as error:
             raise DatabaseError(f"cannot open {error.filename}: {error.strerror}; check its permissions") from error
 
-    def _remember_file(self) -> None:
-        self._absolute_path = os.path.abspath(self.path)  # noqa: PTH100 - symbolic links stay what they are
-        self._file = None if self.path == MEMORY else _identity(self._absolute_path)
 
-    def _check_file(self) -> None:
-        """What is written into a file that was moved or deleted would be lost with this process."""
-        if self._file is not None and _identity(self._absolute_path) != self._file:
-            raise OutageError("the database file was moved or deleted while in use; put it back, or restart")
-
-    def _is_quick_to_check(self) -> bool:
-        file = Path(self.path)
-        return self.path != MEMORY and file.is_file() and 0 < file.stat().st_size <= _CHECKED_BYTES
-
-    async def _check_content(self) -> None:
-        """Refuse a damaged file before it is touched. Raises DatabaseError."""
-        if not self._is_quick_to_check():
-            return
-        verdict = "ok"
-        try:
-            async with aiosqlite.connect(f"file:{quote(self.path)}?mode=ro", uri=True) as connection:
-                for (line,) in await connection.execute_fetchall("PRAGMA quick_check(1)"):
-                    verdict = str(line)
-        except sqlite3.Error as error:
-            if _is(error, _DAMAGE):
-                raise translate(error) from error
-        if verdict != "ok":
-            raise OutageError(f"the database is damaged; restore it from a backup ({' '.join(verdict.split())[:200]})")
-
-    def _dial(self) -> aiosqlite.Connection:
-        return aiosqlite.connect(self.path, isolation_level=None, cached_statements=256)
-
-    async def _connect(self, pragmas: Sequence[str]) -> _Connection:
-        connection = await self._dial()
-        wrapped = _Connection(connection)
-        try:
-            for pragma in pragmas:
-                await connection.execute_fetchall(pragma)
-        except BaseException:
-            await wrapped.close()
-            raise
-        return wrapped
-
-    def _check_place(self) -> None:
-        """Refuse what cannot work, and create the file for its owner's eyes only."""
-        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-            raise DatabaseError(f"SQLite {sqlite3.sqlite_version} is too old; asyncbg needs 3.38 or newer")
-        if self.path == MEMORY:
-            return
-        path = Path(self.path)
-        if not path.parent.is_dir():
-            raise DatabaseError(f"the directory {path.parent} of the database does not exist; create it")
-        with contextlib.suppress(OSError):  # what cannot be created is told by the connection, with SQLite's own word
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-
-
-def _run_lane(lane: Lane, tx: Transaction, items: list[Any]) -> Sequence[Any]:
-    """A lane's results, one for each item: a lane that breaks that rule must not leave anybody waiting."""
+def _run_lane(lane: Lane[Any, Any], tx: Transaction, items: list[Any]) -> Sequence[Any]:
+    """Return a lane's results; a lane that returns too few must not leave a caller waiting."""
     results = lane(tx, items)
     if len(results) != len(items):
         raise RuntimeError(f"a lane gave {len(results)} results for {len(items)} items")
@@ -539,14 +374,14 @@ def _run_lane(lane: Lane, tx: Transaction, items: list[Any]) -> Sequence[Any]:
 
 
 async def open_all(*stores: Coroutine[Any, Any, None]) -> None:
-    """Open several stores of one database at once; each comes to its end. Raises the first error as it is."""
+    """Open several stores of one database concurrently, each to completion. Raises the first error as it is."""
     for outcome in await asyncio.gather(*stores, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
 
 
 def _halves(batch: _Batch, first: int) -> tuple[_Batch, _Batch]:
-    """The first so many items of a batch, and the rest, in their lanes and their order."""
+    """Return the first ``first`` items of a batch, and the rest, in their lanes and their order."""
     head: _Batch = {}
     tail: _Batch = {}
     for lane, (items, futures) in batch.items():
@@ -559,27 +394,16 @@ def _halves(batch: _Batch, first: int) -> tuple[_Batch, _Batch]:
 
 
 def _fail(batch: _Batch, error: Exception) -> None:
-    """Raise ``error`` at all who wait for a batch."""
+    """Raise ``error`` at all callers that await a batch."""
     for _, futures in batch.values():
         for future in futures:
             if not future.done():
                 future.set_exception(error)
 
 
-def _each(tx: Transaction, items: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
-    """The lane of ``write``: every function in turn."""
+def _call_each(tx: Transaction, items: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
+    """The lane of ``write``: calls every function in turn."""
     return [fn(tx.connection) for fn in items]
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Which file a path leads to now; None where there is none. Raises OutageError where that cannot be told."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 - once a commit: the quickest way
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise OutageError(f"the database file cannot be looked at: {error.strerror}; check its directory") from error
-    return found.st_dev, found.st_ino
 
 
 def _statements(script: str) -> list[str]:

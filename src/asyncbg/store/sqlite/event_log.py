@@ -1,16 +1,27 @@
-"""The event log, as a write transaction adds to it: numbers given out, events stored and noted for the bus."""
+"""The event log inside a write transaction: numbers are assigned, events are stored and noted for the bus."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 from asyncbg.core.event import Event, dump
+from asyncbg.core.job import Lease
 from asyncbg.store.sqlite.database import Transaction
 from asyncbg.store.sqlite.statement import SQL, insert_rows, read_json
 
 
+class LogRow(NamedTuple):
+    """The single row of the table ``log``: see ``read_log``."""
+
+    epoch: str
+    seq: int
+    n: int
+    purged: int
+    reports: int
+
+
 class JobRef(NamedTuple):
-    """What an event says of its job."""
+    """What an event says of its job: a row of ``event_refs``."""
 
     n: int
     id: str
@@ -21,51 +32,62 @@ class JobRef(NamedTuple):
     state: str
 
 
-class Log:
-    """The numbers given out in this transaction; written back once, at its end."""
+class EventLog:
+    """The log of one transaction: the last numbers assigned, written back once at its end."""
+
+    __slots__ = ("_events", "_values", "n", "reports", "seq")
 
     def __init__(self, tx: Transaction) -> None:
-        """Read where the log is."""
-        self.epoch, self.seq, self.n, _, reports = tx.connection.execute(SQL["read_log"]).fetchone()
-        self.reports: int = reports
+        row = LogRow._make(tx.connection.execute(SQL["read_log"]).fetchone())
+        self.seq, self.n, self.reports = row.seq, row.n, row.reports
+        self._events = tx.events
+        self._values: list[Any] = []
+
+    @staticmethod
+    def of(tx: Transaction) -> "EventLog":
+        """Return the log of a transaction; its row is read once."""
+        log = tx.finishers.get("log")
+        if log is None:
+            log = tx.finishers["log"] = EventLog(tx)
+        return cast(EventLog, log)
 
     def __call__(self, tx: Transaction) -> None:
-        """Write back where it is now."""
+        """Write the last numbers back, at the end of the transaction."""
         tx.connection.execute(SQL["write_log"], (self.seq, self.n, self.reports))
 
     def next_report(self) -> int:
-        """The number of a change of progress."""
+        """Return the number of a change of progress."""
         self.reports += 1
         return self.reports
 
-    @staticmethod
-    def of(tx: Transaction) -> "Log":
-        """The log of a transaction, read once."""
-        log = tx.memo.get("log")
-        if log is None:
-            log = tx.memo["log"] = Log(tx)
-        return log
+    def append(
+        self,
+        n: int,
+        event_type: str,
+        at_ms: int,
+        job: Lease | JobRef,
+        attempt: int,
+        data: str | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """Assign the next number to an event of the job ``n`` and note it for the bus; :meth:`store` writes it."""
+        self.seq = seq = self.seq + 1
+        self._values.extend((seq, n, event_type, at_ms, attempt, data))
+        self._events.append(Event(seq, event_type, at_ms, job.id, job.task, job.batch, job.owner, attempt, data, error))
+
+    def store(self, tx: Transaction) -> None:
+        """Write the events appended since the last call."""
+        if self._values:
+            insert_rows(tx, "insert_events", 6, self._values)
+            self._values = []
 
 
-def tell(tx: Transaction, told: Sequence[tuple[Any, ...]]) -> None:
-    """Store events (n, type, at, job, attempt, data) and note them for the bus."""
-    if not told:
-        return
-    log = Log.of(tx)
-    seq = log.seq
-    values: list[Any] = []
-    for n, event_type, at_ms, job, attempt, data in told:
-        seq += 1
-        values += (seq, n, event_type, at_ms, attempt, data)
-        tx.notes.append(Event(seq, event_type, at_ms, job.id, job.task, job.batch, job.owner, attempt, data))
-    log.seq = seq
-    insert_rows(tx, "insert_events", 6, values)
-
-
-def tell_refs(
+def append_state_events(
     tx: Transaction, ns: list[int], event_type: str | None, now_ms: int, data: Mapping[str, Any] | None = None
 ) -> None:
-    """Store one event for each job; without a type it is named after the state the job is in now."""
-    refs = [JobRef(*row) for row in read_json(tx.connection, "event_refs", {"ns": json.dumps(ns)})]
-    text = dump(data) if data else None
-    tell(tx, [(ref.n, str(event_type or f"job.{ref.state}"), now_ms, ref, ref.attempt, text) for ref in refs])
+    """Store one event for each of the jobs ``ns``; without a type it is named after the current state of the job."""
+    log, text = EventLog.of(tx), dump(data) if data else None
+    for row in read_json(tx.connection, "event_refs", {"ns": json.dumps(ns)}):
+        job = JobRef._make(row)
+        log.append(job.n, str(event_type or f"job.{job.state}"), now_ms, job, job.attempt, text)
+    log.store(tx)

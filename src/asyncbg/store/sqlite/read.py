@@ -1,9 +1,9 @@
-"""What the SQLite backend reads: job records, job lists, pages of the event log."""
+"""The reads of the SQLite store: job records, job lists, pages of the event log."""
 
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from asyncbg.core.event import Event, EventFilter, EventType
 from asyncbg.core.job import FINAL_STATES, JobFailure, JobRecord, JobState, Lease, ProgressValue
@@ -13,12 +13,8 @@ from asyncbg.store.base import JobQuery, Tail, TaskCount
 from asyncbg.store.sqlite.statement import SQL, read_json
 
 _SCAN = 50_000
-"""Events that one read looks at: some 4 ms, so that a rare filter goes through a long log in few hops."""
+"""Events scanned by one read: some 4 ms, so that a rare filter gets through a long log in few reads."""
 _NO_REPORT = 2**62
-_RECORD_COLUMNS = (
-    "n, id, task, queue, state, owner, priority, batch, tags, durable, attempt, max_attempts, crashes, created_at, "
-    "run_at, started_at, finished_at, personal, progress, error_type, error_message, cancel_reason"
-)
 # The header of a row tells the size of a column since SQLite 3.43; before, the text is counted where it is stored.
 _SIZE = "octet_length" if sqlite3.sqlite_version_info >= (3, 43) else "length"
 _WHOLE = "args, NULL, result, NULL"
@@ -38,8 +34,54 @@ _OF_JOBS = "e.job IN (SELECT n FROM job WHERE id IN (SELECT value FROM json_each
 _ENDED_BADLY = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 
+class RecordRow(NamedTuple):
+    """The columns of a job record; arguments and result each with their size where they may be left out."""
+
+    n: int
+    id: str
+    task: str
+    queue: str
+    state: str
+    owner: str
+    priority: int
+    batch: str
+    tags: str
+    durable: int
+    attempt: int
+    max_attempts: int
+    crashes: int
+    created_at: int
+    run_at: int
+    started_at: int | None
+    finished_at: int | None
+    personal: str
+    progress: str | None
+    error_type: str | None
+    error_message: str | None
+    cancel_reason: str | None
+    args: str | None
+    args_size: int | None
+    result: str | None
+    result_size: int | None
+
+
+_RECORD_COLUMNS = ", ".join(RecordRow._fields[:-4])
+
+
+class ProgressRow(NamedTuple):
+    """The progress of a job that another process has reported: an item of ``read_tail``."""
+
+    job_id: str
+    task: str
+    batch: str
+    owner: str
+    attempt: int
+    progress: str
+    is_running: int
+
+
 def find_record(connection: sqlite3.Connection, where: str, *values: Any) -> JobRecord | None:
-    """The job that a condition of ours picks, or None."""
+    """Return the job that a condition selects, or None."""
     found = find_records(connection, where, values, 1)
     return found[0] if found else None
 
@@ -52,25 +94,23 @@ def find_records(
     *,
     most_value_bytes: int | None = None,
 ) -> list[JobRecord]:
-    """The newest jobs that a condition of ours picks; arguments and results that are larger are not read."""
+    """Return the newest jobs that a condition selects; values over ``most_value_bytes`` are not read."""
     large = _WHOLE if most_value_bytes is None else _BOUNDED.format(most=int(most_value_bytes))
     statement = f"SELECT {_RECORD_COLUMNS}, {large} FROM job WHERE {where} ORDER BY n DESC LIMIT ?"  # nosec B608  # noqa: S608 - no input
-    return [_record(row) for row in connection.execute(statement, (*values, limit)).fetchall()]
+    return [_record(RecordRow._make(row)) for row in connection.execute(statement, (*values, limit)).fetchall()]
 
 
-def _record(row: tuple[Any, ...]) -> JobRecord:
-    (*plain, personal, progress, error_type, error_message, cancel_reason, args, args_size, result, result_size) = row
-    sizes = (("args", args, args_size), ("result", result, result_size))
-    n, job_id, task, queue, state, owner, priority, batch, tags, durable, *counts_and_times = plain
-    attempt, max_attempts, crashes, *times = counts_and_times
-    created_at_ms, run_at_ms, started_at_ms, finished_at_ms = times
+def _record(row: RecordRow) -> JobRecord:
+    sizes = (("args", row.args, row.args_size), ("result", row.result, row.result_size))
     return JobRecord(
-        n=n, id=job_id, task=task, queue=queue, state=JobState(state), owner=owner, priority=priority, batch=batch,
-        tags=_texts(load_json(tags, ())), durable=bool(durable), attempt=attempt, max_attempts=max_attempts,
-        crashes=crashes, created_at_ms=created_at_ms, run_at_ms=run_at_ms, started_at_ms=started_at_ms,
-        finished_at_ms=finished_at_ms, args="{}" if args is None else args, personal=_marks(load_json(personal, {})),
-        progress=ProgressValue.read(progress) if progress else None, result=result,
-        error=JobFailure(type=error_type, message=error_message) if error_type else None, cancel_reason=cancel_reason,
+        n=row.n, id=row.id, task=row.task, queue=row.queue, state=JobState(row.state), owner=row.owner,
+        priority=row.priority, batch=row.batch, tags=_texts(load_json(row.tags, ())), durable=bool(row.durable),
+        attempt=row.attempt, max_attempts=row.max_attempts, crashes=row.crashes, created_at_ms=row.created_at,
+        run_at_ms=row.run_at, started_at_ms=row.started_at, finished_at_ms=row.finished_at,
+        args="{}" if row.args is None else row.args, personal=_marks(load_json(row.personal, {})),
+        progress=ProgressValue.read(row.progress) if row.progress else None, result=row.result,
+        error=JobFailure(type=row.error_type, message=row.error_message or "") if row.error_type else None,
+        cancel_reason=row.cancel_reason,
         omitted={name: size for name, value, size in sizes if value is None and size is not None},
     )  # fmt: skip
 
@@ -84,11 +124,11 @@ def _texts(stored: object) -> tuple[str, ...]:
 
 
 def conditions(query: JobQuery) -> tuple[str, list[Any]]:
-    """A query as a condition and its values."""
+    """Return a query as an SQL condition and its values."""
     parts: list[str] = ["1"]
     values: list[Any] = []
     if query.states:
-        # Spelt out, since the partial indexes serve only literals, and only where their own words are repeated.
+        # Spelt out: a partial index is used only where its own condition is repeated with literals.
         if query.batch is not None:
             pass  # its own index is the narrower one
         elif len(query.states) == 1 and query.states <= _ENDED_BADLY:
@@ -113,7 +153,7 @@ def conditions(query: JobQuery) -> tuple[str, list[Any]]:
 
 
 def count_waiting(connection: sqlite3.Connection) -> list[TaskCount]:
-    """How many jobs of each task have not begun, by state."""
+    """Count the jobs of each task that have not started, by state."""
     return [
         TaskCount(task=task, is_durable=bool(durable), state=JobState(state), many=many)
         for task, durable, state, many in read_json(connection, "count_waiting", {})
@@ -121,7 +161,7 @@ def count_waiting(connection: sqlite3.Connection) -> list[TaskCount]:
 
 
 def count_open(connection: sqlite3.Connection) -> dict[JobState, int]:
-    """How many jobs are in each state that is not final."""
+    """Count the jobs in each state that is not final."""
     counts = dict.fromkeys((JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING), 0)
     for counted in count_waiting(connection):
         counts[counted.state] += counted.many
@@ -131,7 +171,7 @@ def count_open(connection: sqlite3.Connection) -> dict[JobState, int]:
 def find_events(
     connection: sqlite3.Connection, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None
 ) -> tuple[list[Event], int]:
-    """Events after ``after_seq`` that are wanted, and the seq the scan reached; it is bounded unless jobs are named."""
+    """Return the matching events after ``after_seq`` and the seq the scan reached; bounded unless jobs are named."""
     last_seq = connection.execute(SQL["read_log"]).fetchone()[1]
     end = last_seq if up_to_seq is None else min(up_to_seq, last_seq)
     parts = ["e.seq > ?", "e.seq <= ?"]
@@ -168,7 +208,7 @@ def find_events(
 
 
 def lease_holds(connection: sqlite3.Connection, lease: Lease) -> bool:
-    """Whether an attempt is still the job's own."""
+    """Whether the lease still holds."""
     return connection.execute(SQL["lease_holds"], (lease.n, lease.token)).fetchone() is not None
 
 
@@ -182,18 +222,17 @@ def require_ended(connection: sqlite3.Connection, job_id: str) -> None:
 
 
 def read_tail(connection: sqlite3.Connection, after_report: int | None, place: str, now_ms: int) -> Tail:
-    """Where the log is, and the latest progress of the jobs that another place has reported on since."""
+    """Return the end of the log, and the latest progress that other processes have reported since."""
     after = _NO_REPORT if after_report is None else after_report
     seq, report, found = read_json(connection, "read_tail", {"after": after, "place": place})
-    told: dict[bool, list[Event]] = {True: [], False: []}
-    for job_id, task, batch, owner, attempt, progress, is_running in found:
-        event = Event(0, EventType.PROGRESS.value, now_ms, job_id, task, batch, owner, attempt, progress)
-        told[bool(is_running)].append(event)
-    return Tail(last_seq=seq, last_report=report, running=told[True], ended=told[False])
+    events: dict[bool, list[Event]] = {True: [], False: []}
+    for row in map(ProgressRow._make, found):
+        events[bool(row.is_running)].append(Event(0, EventType.PROGRESS.value, now_ms, *row[:-1]))
+    return Tail(last_seq=seq, last_report=report, running=events[True], ended=events[False])
 
 
 def _of_types(types: Collection[str]) -> tuple[str, list[str]]:
-    """The condition on an event's type; names that end with a star are prefixes."""
+    """Return the condition on an event's type; names that end with a star are prefixes."""
     prefixes = sorted(name[:-1] for name in types if name.endswith("*"))
     parts = ["substr(e.type, 1, length(?)) = ?"] * len(prefixes)
     values = [prefix for prefix in prefixes for _ in range(2)]
@@ -205,7 +244,7 @@ def _of_types(types: Collection[str]) -> tuple[str, list[str]]:
 
 
 def _one_of(column: str, names: Collection[str]) -> tuple[str, str]:
-    """A condition that is asked of every event of a long scan: one name by itself costs half as much as a list."""
+    """Return a condition for every event of a long scan: comparing with one name costs half as much as with a list."""
     if len(names) == 1:
         return f"{column} = ?", next(iter(names))
     return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(sorted(names))  # noqa: S608 - a column of ours  # nosec B608

@@ -1,88 +1,156 @@
-"""Taking up the jobs of processes that are gone."""
+"""Recovery: jobs of dead processes are queued again or ended, jobs whose rows cannot be read are failed."""
 
 import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from asyncbg.core.clock import Clock
 from asyncbg.core.event import EventType
-from asyncbg.store.sqlite.batch import release_next
 from asyncbg.store.sqlite.database import Transaction
-from asyncbg.store.sqlite.event_log import tell_refs
+from asyncbg.store.sqlite.event_log import append_state_events
 from asyncbg.store.sqlite.process_slot import ProcessSlot
 from asyncbg.store.sqlite.statement import SQL, read_json
+from asyncbg.store.sqlite.transition import EndedJob, release_next
 
 SLICE = 1_000
-"""Jobs of dead places that one commit ends; those that ran there are no more than had slots."""
+"""Jobs bound to dead processes that one commit ends; running jobs are limited by the concurrency of a process."""
 
 POISON_AFTER = 3
-"""A job that took its process down this often is failed instead of run again."""
+"""A job whose process crashed this often is failed instead of run again."""
 
 WORKER_LOST = "its worker was lost"
-"""Why a job is queued again whose process is gone."""
-_LOST = ("NotDurableError", "its function lived only in a process that is gone; hand over a module-level function")
-_INTERRUPTED = ("JobInterruptedError", "its process ended while it ran, and it may run at most once")
-_POISON = ("PoisonError", f"it took its process down {POISON_AFTER} times; mend it, then retry it")
+"""Why a job of a dead process is queued again."""
+
+
+class Fate(NamedTuple):
+    """The new state of a lost job, or the type of its error; and the reason, or the message."""
+
+    state_or_error: str
+    text: str
+
+
+_LOST = Fate("NotDurableError", "its function existed only in a process that ended; pass a module-level function")
+_INTERRUPTED = Fate("JobInterruptedError", "its process ended while it ran, and it may run at most once")
+_POISON = Fate("PoisonError", f"its worker process crashed {POISON_AFTER} times; fix the task, then retry it")
+_UNREADABLE = Fate("UnreadableRowError", "its row in the database holds a value that is no text; see the server log")
+
+
+class LostJob(NamedTuple):
+    """A running job whose process is dead or silent: a row of ``find_lost``."""
+
+    n: int
+    at_most_once: int
+    durable: int
+    crashes: int
+    cancel_reason: str | None
+    batch: str
+    stop_on_failure: int
+
+
+class BoundJob(NamedTuple):
+    """A job that does not run and whose function lived in a dead process only: a row of ``find_bound``."""
+
+    n: int
+    batch: str
+    stop_on_failure: int
 
 
 class RescueLane:
-    """Finds lost jobs by the places that are dead and the leases that have lapsed."""
+    """Finds lost jobs by dead processes and lapsed leases."""
 
     def __init__(self, clock: Clock, slot: ProcessSlot) -> None:
-        """Made by the backend."""
         self._clock = clock
         self._slot = slot
 
     def rescue(self, tx: Transaction, items: list[list[str]]) -> list[int]:
-        """Queue them again, or end them; returns how many there were. An item names places known to be gone.
-        ``SLICE`` or more were found: there may be more of them.
+        """Queue lost jobs again, or end them. Return how many there were; ``SLICE`` or more: ask again.
 
-        The locks of the other places are tried here: who takes a place from now on cannot claim a job before this
-        transaction has ended.
+        An item names slots whose processes are known to be dead. The locks of the other slots are tried here, in the
+        transaction: a process that acquires a slot from now on cannot claim a job before this transaction has ended.
         """
         now_ms, monotonic_ms = self._clock.now_ms(), self._clock.monotonic_ms()
         busy = read_json(tx.connection, "busy_places", {})
-        gone = json.dumps(sorted({*(place for item in items for place in item), *self._slot.gone(busy)}))
+        gone = json.dumps(sorted({*(name for item in items for name in item), *self._slot.gone(busy)}))
         silent = json.dumps(self._slot.silent(busy, monotonic_ms))
-        lost = read_json(tx.connection, "find_lost", {"gone": gone, "monotonic_ms": monotonic_ms, "silent": silent})
-        bound = read_json(tx.connection, "find_bound", {"gone": gone, "limit": SLICE})
-        fates: dict[tuple[str, str], list[int]] = {}
-        ended: list[tuple[str, bool]] = []
-        for n, at_most_once, durable, crashes, _, cancel_reason, batch, stops in lost:
-            fate = _fate(at_most_once, durable, crashes, cancel_reason)
-            fates.setdefault(fate, []).append(n)
-            if fate[0] != "queued":
-                ended.append((batch, bool(stops)))
-        for n, _, batch, stops in bound:
-            fates.setdefault(_LOST, []).append(n)
-            ended.append((batch, bool(stops)))
+        found = read_json(tx.connection, "find_lost", {"gone": gone, "monotonic_ms": monotonic_ms, "silent": silent})
+        lost = [LostJob._make(row) for row in found]
+        bound = [BoundJob._make(row) for row in read_json(tx.connection, "find_bound", {"gone": gone, "limit": SLICE})]
+        fates: dict[Fate, list[int]] = {}
+        ended: list[EndedJob] = []
+        jobs: list[LostJob | BoundJob] = [*lost, *bound]
+        for job in jobs:
+            fate = _fate(job) if isinstance(job, LostJob) else _LOST
+            fates.setdefault(fate, []).append(job.n)
+            if fate.state_or_error != "queued":
+                ended.append(EndedJob(job.batch, bool(job.stop_on_failure)))
         for fate, ns in fates.items():
             self._apply_fate(tx, fate, ns, now_ms)
         release_next(tx, ended, now_ms)
         return [len(lost) + len(bound)] * len(items)
 
-    def _apply_fate(self, tx: Transaction, fate: tuple[str, str], ns: list[int], now_ms: int) -> None:
+    def _apply_fate(self, tx: Transaction, fate: Fate, ns: list[int], now_ms: int) -> None:
         text = json.dumps(ns)
         match fate:
             case ("queued", reason):
                 tx.connection.execute(SQL["requeue_lost"], {"ns": text})
-                tell_refs(tx, ns, EventType.QUEUED, now_ms, {"reason": reason})
+                append_state_events(tx, ns, EventType.QUEUED, now_ms, {"reason": reason})
             case ("cancelled", reason):
                 tx.connection.execute(SQL["cancel_lost"], {"ns": text, "now_ms": now_ms})
-                tell_refs(tx, ns, EventType.CANCELLED, now_ms, {"reason": reason})
+                append_state_events(tx, ns, EventType.CANCELLED, now_ms, {"reason": reason})
             case (error_type, message):
-                tx.connection.execute(
-                    SQL["fail_lost"], {"ns": text, "now_ms": now_ms, "type": error_type, "message": message}
-                )
-                tell_refs(tx, ns, EventType.FAILED, now_ms, {"error": {"type": error_type, "message": message}})
+                values = {"ns": text, "now_ms": now_ms, "type": error_type, "message": message}
+                tx.connection.execute(SQL["fail_lost"], values)
+                append_state_events(tx, ns, EventType.FAILED, now_ms, _error_data(fate))
 
 
-def _fate(at_most_once: int, durable: int, crashes: int, cancel_reason: str | None) -> tuple[str, str]:
-    """What becomes of a job whose process is gone: (state or error type, reason or message)."""
-    if cancel_reason is not None:
-        return ("cancelled", cancel_reason)
-    if not durable:
+def _fate(job: LostJob) -> Fate:
+    """Decide about a running job whose process is gone."""
+    if job.cancel_reason is not None:
+        return Fate("cancelled", job.cancel_reason)
+    if not job.durable:
         return _LOST
-    if at_most_once:
+    if job.at_most_once:
         return _INTERRUPTED
-    if crashes + 1 >= POISON_AFTER:
+    if job.crashes + 1 >= POISON_AFTER:
         return _POISON
-    return ("queued", WORKER_LOST)
+    return Fate("queued", WORKER_LOST)
+
+
+def _error_data(fate: Fate) -> dict[str, Any]:
+    return {"error": {"type": fate.state_or_error, "message": fate.text}}
+
+
+class QuarantineLane:
+    """Fails open jobs whose rows another program has damaged, so that the others can be claimed."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def quarantine(self, tx: Transaction, items: list[None]) -> list[list[str]]:
+        """Fail those jobs and replace their unreadable values. Return their ids."""
+        found = [self._fail(tx, *row) for row in _unreadable(tx.connection)]
+        return [found] * len(items)
+
+    def _fail(self, tx: Transaction, n: int, texts: Sequence[str | None]) -> str:
+        now_ms = self._clock.now_ms()
+        tx.connection.execute(SQL["repair_job"], (*texts, n))
+        values = {"n": n, "now_ms": now_ms, "type": _UNREADABLE.state_or_error, "message": _UNREADABLE.text}
+        tx.connection.execute(SQL["fail_unreadable"], values)
+        append_state_events(tx, [n], EventType.FAILED, now_ms, _error_data(_UNREADABLE))
+        batch, stops = tx.connection.execute(SQL["batch_of"], (n,)).fetchone()
+        release_next(tx, [EndedJob(batch, bool(stops))], now_ms)
+        return str(texts[0])
+
+
+def _unreadable(connection: sqlite3.Connection) -> list[tuple[int, list[str | None]]]:
+    """Return the number and the values, as texts, of each open row with a value that is no text.
+
+    Read as bytes, since SQLite's text conversion fails on such values.
+    """
+    found = []
+    for n, blobs, *values in connection.execute(SQL["find_open_values"]):
+        texts = [None if value is None else bytes(value).decode("utf-8", "replace") for value in values]
+        if blobs or any(text is not None and text.encode() != value for text, value in zip(texts, values, strict=True)):
+            found.append((n, texts))
+    return found

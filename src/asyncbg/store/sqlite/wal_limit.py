@@ -137,7 +137,7 @@ class WalLimit:
         except FileNotFoundError:
             return 0
         except OSError as error:
-            raise OutageError(f"the write-ahead log cannot be looked at: {error.strerror}") from error
+            raise OutageError(f"the write-ahead log cannot be checked: {error.strerror}") from error
 
 
 def _commit_one_page(connection: sqlite3.Connection) -> None:
