@@ -45,7 +45,7 @@ MAY_SCAN = {
     "shift_delays": "a jump of the wall clock moves every delay",
     "asyncbg.ops.erasure.rows._JOBS": "an erasure looks at everything there is, page by page",
     "asyncbg.ops.rekey._READ": "a change of keys looks at everything there is, page by page",
-    "asyncbg.auth.audit._TEXTS": "an erasure looks at everything there is",
+    "asyncbg.auth.audit._SELECT_TEXTS": "an erasure looks at everything there is",
 }
 
 
