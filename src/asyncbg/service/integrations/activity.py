@@ -1,6 +1,6 @@
-"""Keep the log of what users did, and count it: triggers count every row of the log in the transaction that writes it.
+"""The activity log and its statistics, which triggers update in the transaction that writes a row.
 
-Reading the statistics of a user costs the same however long the log is.
+Reading the statistics of a user takes constant time, however long the log is.
 """
 
 import json
@@ -14,9 +14,9 @@ from asyncbg.core.keyset_page import KeysetPage, build_page, parse_cursor
 from asyncbg.store.sqlite.database import Database, Guard, unguarded
 
 MAX_ACTIONS = 100
-"""Actions that statistics show one by one, the most frequent first; the others are one number."""
+"""Number of actions that statistics list, most frequent first; the others are summed."""
 MAX_DAYS = 366
-"""Days that statistics show one by one, the latest; those before are one number."""
+"""Number of days that statistics list, the latest ones; earlier days are summed."""
 
 _SCHEMA = """
 CREATE TABLE activity (
@@ -39,7 +39,7 @@ CREATE TABLE user_statistics (
 );
 """
 
-# A user's number is another user for every owner. The statistics are computed anew with the next action.
+# A user number is scoped to its owner. The statistics are recomputed with the next action.
 _OWNERS = """
 ALTER TABLE activity ADD COLUMN owner TEXT NOT NULL DEFAULT 'anonymous';
 CREATE INDEX activity_of_owner ON activity (owner, user_id, seq);
@@ -58,8 +58,8 @@ CREATE TABLE user_statistics (
 ) WITHOUT ROWID;
 """
 
-# The counts of a user: one row in all, one for each action and one for each UTC day. The triggers keep them equal to
-# the log, whoever writes, changes or removes a row of it.
+# The counts of a user: one row in total, one for each action and one for each UTC day. Triggers keep them equal to the
+# log for every insert, update and delete.
 _ADD = """
     INSERT INTO activity_total VALUES (new.user_id, new.owner, 1, new.at_ms, new.at_ms)
     ON CONFLICT DO UPDATE SET count = count + 1, first_ms = min(first_ms, new.at_ms), last_ms = max(last_ms, new.at_ms);
@@ -116,7 +116,7 @@ CREATE TRIGGER activity_recounted AFTER UPDATE ON activity BEGIN {_SUBTRACT}{_AD
 CREATE TRIGGER activity_uncounted AFTER DELETE ON activity BEGIN {_SUBTRACT} END;
 """  # noqa: S608 - our own statements  # nosec B608
 
-# A job that runs again finds its row there.
+# A repeated attempt of a job adds no second row.
 _RECORD = """
 INSERT INTO activity (job_id, owner, user_id, action, at_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING
 """
@@ -150,7 +150,7 @@ _STORE = "INSERT OR REPLACE INTO user_statistics VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 @dataclass(frozen=True, slots=True)
 class ActivityItem:
-    """One thing a user did. ``id`` grows with each row of the log."""
+    """One row of the log. ``id`` increases with each row."""
 
     id: int
     user_id: int
@@ -160,9 +160,9 @@ class ActivityItem:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a user's log adds up to.
+    """The statistics of a user's log.
 
-    ``by_action`` holds the most frequent actions, ``by_day`` the latest UTC dates, ``2026-11-22``, with actions.
+    ``by_action`` holds the most frequent actions, ``by_day`` the latest UTC dates with actions, such as ``2026-11-22``.
     """
 
     total: int
@@ -173,31 +173,31 @@ class Statistics:
 
     @property
     def by_action_rest(self) -> int:
-        """How many were of actions that ``by_action`` does not show."""
+        """Return the count of actions that ``by_action`` does not list."""
         return self.total - sum(self.by_action.values())
 
     @property
     def by_day_rest(self) -> int:
-        """How many were on days before those that ``by_day`` shows."""
+        """Return the count of actions on days before those in ``by_day``."""
         return self.total - sum(self.by_day.values())
 
 
 class Activity:
-    """The activity log of all users and the statistics computed from it; ``owner`` None reads those of all owners."""
+    """The activity log of all users and its statistics; ``owner`` None reads the rows of all owners."""
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
-        """Keep the log in ``database``, which must be open before ``open`` is called."""
+        """Store the log in ``database``, which must be open before ``open`` is called."""
         self._database = database
         self._clock = clock
 
     async def open(self) -> None:
-        """Create or upgrade the tables."""
+        """Create or migrate the tables."""
         await self._database.migrate("activity", MIGRATIONS)
 
     async def record(
         self, *, user_id: int, action: str, job_id: str, owner: str = ANONYMOUS, guard: Guard = unguarded
     ) -> bool:
-        """Add one row, unless ``guard`` raises; False when ``job_id`` has added its row before."""
+        """Add one row, unless ``guard`` raises. Return False if ``job_id`` has added its row before."""
         row = (job_id, owner, user_id, action, self._clock.now_ms())
 
         def write(connection: sqlite3.Connection) -> bool:
@@ -209,18 +209,18 @@ class Activity:
     async def log(
         self, user_id: int, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> KeysetPage[ActivityItem]:
-        """A page of the user's log, newest first. Raises BadCursorError."""
+        """Return a page of the user's log, newest first. Raises BadCursorError."""
         statement, whose = _of(owner, _LOG)
         wanted = (user_id, *whose, parse_cursor(cursor), limit + 1)
         rows = await self._database.read(lambda connection: connection.execute(statement, wanted).fetchone()[0])
         return build_page([(row[0], ActivityItem(*row)) for row in json.loads(rows)], limit)
 
     async def statistics(self, user_id: int, *, owner: str | None = None) -> Statistics:
-        """What the log adds up to now, every committed row counted."""
+        """Return the current statistics of all committed rows."""
         return await self._database.read(lambda connection: _statistics(connection, user_id, owner))
 
     async def refresh_statistics(self, user_id: int, *, owner: str = ANONYMOUS) -> Statistics:
-        """Store the statistics of now as the user's row of ``user_statistics``, in one transaction."""
+        """Compute the statistics and store them in ``user_statistics``, in one transaction."""
         now_ms = self._clock.now_ms()
 
         def refresh(connection: sqlite3.Connection) -> Statistics:
@@ -234,7 +234,7 @@ class Activity:
 
 
 def _of(owner: str | None, statement: str) -> tuple[str, tuple[str, ...]]:
-    """A statement about one user, for one owner or for all, and the values for the owner."""
+    """Return the statement restricted to ``owner`` unless it is None, and the parameters for the owner."""
     if owner is None:
         return statement, ()
     return statement.replace("user_id = ?", "user_id = ? AND owner = ?"), (owner,)

@@ -1,4 +1,4 @@
-"""Undoing the codings of an HTTP body (RFC 9110, 8.4) in bounded pieces, and telling a whole body from one cut off."""
+"""Decoder of HTTP content codings (RFC 9110, 8.4) in bounded pieces, which detects truncated bodies."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,31 +13,29 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class CodingError(ValueError):
-    """The body cannot be decoded. ``is_final`` where the sender used a coding that was not asked for."""
+    """The body cannot be decoded. ``is_final`` if a retry would fail too, as for an unrequested coding."""
 
     def __init__(self, message: str, *, is_final: bool = False) -> None:
-        """Say what its sender did."""
         super().__init__(message)
         self.is_final = is_final
 
 
 class TruncatedBodyError(CodingError):
-    """The body ends before its coding does."""
+    """The body is truncated."""
 
     def __init__(self) -> None:
-        """Say so."""
-        super().__init__("sent a compressed body that is cut off")
+        super().__init__("sent a truncated compressed body")
 
 
 class Decoder:
-    """Undoes the codings that ``Content-Encoding`` names, the last one first.
+    """Decoder of the codings in ``Content-Encoding``, applied last to first.
 
-    A name that is no coding (``utf-8``, ``none``, ``application/json``) changes nothing, as in browsers. Raises
-    CodingError for one that we cannot undo.
+    Names that are not codings (``utf-8``, ``none``, ``application/json``) are ignored, as in browsers. Raises
+    CodingError for an unsupported coding.
     """
 
     def __init__(self, content_encoding: Sequence[str], *, max_bytes: int) -> None:
-        """Take the header's values; ``max_bytes`` bounds what any coding in the row may decode to."""
+        """Parse the header's values; ``max_bytes`` limits the output of each coding."""
         names = [name.strip().lower() for value in content_encoding for name in value.split(",")]
         if found := next((name for name in names if name in _UNDECODED), None):
             raise CodingError(f"sent its answer in the coding {found}, which was not asked for", is_final=True)
@@ -47,22 +45,22 @@ class Decoder:
         self._stages = [_Inflater(name, max_bytes) for name in reversed(codings)]
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The next pieces of the decoded body. Raises CodingError."""
+        """Return the next pieces of the decoded body. Raises CodingError."""
         pieces: Iterator[bytes] = iter((data,))
         for stage in self._stages:
             pieces = stage.inflated(pieces)
         return pieces
 
     def finish(self) -> None:
-        """Raise TruncatedBodyError if more should have come."""
+        """Raise TruncatedBodyError if the body is incomplete."""
         if not all(stage.is_whole for stage in self._stages):
             raise TruncatedBodyError
 
 
 class _Inflater:
-    """One coding undone: gzip with any number of members and whatever padding behind them, or deflate.
+    """Decoder of one coding: gzip with any number of members and padding, or deflate.
 
-    "deflate" is zlib's format (RFC 9110, 8.4.1.2), and the bare one of some servers.
+    "deflate" is the zlib format (RFC 9110, 8.4.1.2), or raw deflate, which some servers send.
     """
 
     def __init__(self, name: str, max_bytes: int) -> None:
@@ -75,11 +73,11 @@ class _Inflater:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no member is open; so it is where nothing came at all."""
+        """Whether no member is incomplete; True for an empty body."""
         return self._member is None
 
     def inflated(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The decoded pieces of the pieces."""
+        """Yield the decoded output of the pieces."""
         for piece in pieces:
             data, self._held = self._held + piece, b""
             while data and not self._is_over:
@@ -90,7 +88,7 @@ class _Inflater:
                 data = member.unused_data if member.eof else member.unconsumed_tail
 
     def _begin(self, data: bytes) -> "zlib._Decompress | None":
-        """The first member, or the next one of gzip; None where there is none, or its mark is not whole yet."""
+        """Start the first or next member; None if there is none, or its signature is incomplete."""
         if self._members == 0:
             raw_or_zlib = 15 if data[0] & 0x0F == 8 else -15
             self._member = zlib.decompressobj(31 if self._name == "gzip" else raw_or_zlib)
@@ -103,7 +101,7 @@ class _Inflater:
         return self._member
 
     def _step(self, member: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
-        """One bounded piece of what ``data`` decodes to."""
+        """Yield one bounded piece of the output of ``data``."""
         try:
             piece = member.decompress(data, _PIECE_BYTES)
         except zlib.error:

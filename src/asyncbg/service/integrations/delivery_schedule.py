@@ -1,4 +1,4 @@
-"""When a webhook or a mail that did not arrive is sent again: a schedule with a little jitter."""
+"""The retry schedule of webhooks and mails, with jitter."""
 
 import random
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DeliverySchedule:
-    """``delays_s[k]`` seconds lie between attempt ``k + 1`` and the next; there is one attempt more than delays.
+    """Delays between delivery attempts: ``delays_s[k]`` seconds after attempt ``k + 1``, then a final attempt.
 
-    ``jitter`` is the fraction by which a delay is lengthened at most, shortened where it is negative, so that the
-    messages a receiver missed do not all come back in the same moment.
+    ``jitter`` is the largest fraction by which a delay is lengthened, or shortened if negative, so that the retries
+    for one receiver are spread out.
     """
 
     delays_s: Sequence[float]
@@ -18,13 +18,13 @@ class DeliverySchedule:
 
     @property
     def retries(self) -> int:
-        """How many attempts follow the first."""
+        """Return the number of attempts after the first."""
         return len(self.delays_s)
 
     def delay_s(self, attempt: int, rng: random.Random, *, asked_s: float | None = None) -> float:
-        """Seconds to wait after the failed attempt number ``attempt`` (1 is the first).
+        """Return the seconds to wait after the failed attempt number ``attempt`` (1 is the first).
 
-        What the receiver asked for (``Retry-After``) wins, without jitter.
+        ``asked_s``, the receiver's ``Retry-After``, takes precedence and gets no jitter.
         """
         if asked_s is not None:
             return asked_s

@@ -1,6 +1,6 @@
-"""Which addresses our own HTTP requests may reach: a URL check at the gate, and the final say when a socket is made.
+"""Egress policy for outbound HTTP requests: URLs are checked in advance, addresses when a socket is created.
 
-What is no public host stands in :mod:`asyncbg.service.integrations.special_address`.
+Non-public addresses are listed in :mod:`asyncbg.service.integrations.special_address`.
 """
 
 import ipaddress
@@ -23,8 +23,8 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label of this form makes the host an IPv4 address (WHATWG URL)
 _BLANK_OR_CONTROL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\\]")
 
-# The ports a browser refuses too (Fetch standard, "port blocking"): what listens there acts on the lines it gets, and
-# takes a request for a mail or a command. tcpmux, echo and discard (1, 7, 9) are left out: nothing there acts on them.
+# Ports that browsers block (Fetch standard, "port blocking"): their services could interpret a request as a mail or a
+# command. tcpmux, echo and discard (1, 7, 9) are not blocked: they execute nothing.
 BLOCKED_PORTS = frozenset(
     (11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110, 111, 113,
      115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548,
@@ -39,32 +39,31 @@ _NAME_HOST = "add it to ASYNCBG_OUTBOUND__ALLOW_HOSTS if it is meant"
 
 
 class BadUrlError(FinalError):
-    """The URL is malformed or of a form that two parsers read differently. The message never quotes it."""
+    """The URL is malformed or ambiguous between parsers. The message never quotes it."""
 
 
 class EgressRefusedError(FinalError, PermissionError):
-    """The policy forbids reaching this host or address. An OSError too, so that a connector tries the next address."""
+    """The policy forbids this host or address. Also an OSError, so that a connector tries the next address."""
 
 
 class EgressPolicy:
-    """Decides which URLs and addresses may be reached.
+    """Policy of the URLs and addresses that jobs may reach.
 
-    Without ``allow_hosts`` every public address may be. With it, only the hosts listed: ``host``, ``host:port``, an
-    address, ``[address]:port``, without regard to case. A listed address is granted even if it is private; a listed
-    name still needs a public address unless ``allow_private``. A port of ``BLOCKED_PORTS`` is reached only where an
-    entry names host and port. Raises SettingsError for a malformed entry.
+    Without ``allow_hosts`` every public address is allowed. With it, only the listed hosts: ``host``, ``host:port``, an
+    address or ``[address]:port``, case-insensitive. A listed address is allowed even if it is private; a listed name
+    must resolve to a public address unless ``allow_private``. A port in ``BLOCKED_PORTS`` needs an entry with host and
+    port. Raises SettingsError for a malformed entry.
     """
 
     def __init__(self, allow_hosts: Sequence[str] = (), allow_private: bool = False) -> None:
-        """Take the two settings of the outbound section."""
         self._allowed = frozenset(_entry(text) for text in allow_hosts)
         self._allow_private = allow_private
 
     def check_url(self, url: str) -> URL:
-        """The parsed URL, without its fragment, if it is well-formed and its host may be reached as far as one can see.
+        """Return the parsed URL without its fragment if it is well-formed and its host is not refused.
 
-        A name is resolved only when the connection is made: ``socket_factory`` has the final say. Raises BadUrlError
-        and EgressRefusedError.
+        A name is resolved only when the connection is made, and ``socket_factory`` checks its addresses. Raises
+        BadUrlError and EgressRefusedError.
         """
         parsed = _parse(url)
         host, port = _host(parsed), parsed.port or 0
@@ -74,7 +73,7 @@ class EgressPolicy:
         return parsed
 
     def check_address(self, address: Address, port: int) -> None:
-        """Return if a connection to ``address`` and ``port`` may be made; raises EgressRefusedError."""
+        """Raise EgressRefusedError unless a connection to ``address`` and ``port`` is allowed."""
         address = embedded(address)
         if {(address, port), (address, None)} & self._allowed:
             return
@@ -86,10 +85,10 @@ class EgressPolicy:
         raise EgressRefusedError(f"the host is a special address ({row.name}, {row.source}); {_NAME_ADDRESS}")
 
     def socket_factory(self, addr_info: AddrInfo) -> socket.socket:
-        """Make the socket for an address about to be connected to, or raise EgressRefusedError.
+        """Create the socket for an address, or raise EgressRefusedError.
 
-        For ``aiohttp.TCPConnector(socket_factory=…)``, which asks for resolved names, literals and redirects alike.
-        The message is the same for every address: a connector merges the errors of several and keeps equal ones whole.
+        For ``aiohttp.TCPConnector(socket_factory=…)``, which calls it for resolved names, literals and redirects. The
+        message is the same for every address, since a connector merges the errors of several addresses.
         """
         family, type_, proto, _, sockaddr = addr_info
         try:
@@ -103,7 +102,7 @@ class EgressPolicy:
             raise EgressRefusedError(f"the URL's port belongs to another protocol than HTTP; {_NAME_PORT}")
 
     def _check_unlisted(self, host: Address | str, port: int) -> None:
-        """RFC 6761 section 6.3: localhost and all below it is loopback. A name has more to pass: its addresses."""
+        """Check a host that no entry lists; ``localhost`` and its subdomains are loopback (RFC 6761, 6.3)."""
         if not isinstance(host, str):
             self.check_address(host, port)
         elif (host == "localhost" or host.endswith(".localhost")) and not self._allow_private:
@@ -113,11 +112,11 @@ class EgressPolicy:
 
 
 def _parse(url: str) -> URL:
-    """A URL whose scheme, host, port and characters are sound.
+    """Return a URL whose scheme, host, port and characters are valid.
 
-    Only the host is made uniform. Path and query stay as they are written, but for what is not legal in a URL: a
-    signature may cover each of their bytes, and ``%2F`` and ``/`` are not the same (RFC 3986, 2.2). They go into yarl's
-    path as one, since it drops the mark of an empty query.
+    Only the host is normalized. In path and query, only illegal characters are encoded: a signature may cover every
+    byte, and ``%2F`` differs from ``/`` (RFC 3986, 2.2). Both go into yarl's path, since yarl drops the question mark
+    of an empty query.
     """
     if len(url) > MAX_URL_LENGTH:
         raise BadUrlError(f"the URL is longer than {MAX_URL_LENGTH} characters")
@@ -140,7 +139,7 @@ def _parse(url: str) -> URL:
 
 
 def _host(url: URL) -> Address | str:
-    """The host as an address, or as a name in lower case without its trailing dot."""
+    """Return the host as an address, or as a lower-case name without its trailing dot."""
     try:
         return _address_or_name(url.raw_host or "")
     except ipaddress.AddressValueError:
@@ -150,7 +149,7 @@ def _host(url: URL) -> Address | str:
 
 
 def _address_or_name(text: str) -> Address | str:
-    """Read a host strictly: ValueError for what a resolver may take for another host than a reader does."""
+    """Parse a host strictly. Raises ValueError for forms that resolvers interpret differently."""
     text = text.lower()
     if ":" in text:
         if "%" in text:
@@ -169,7 +168,7 @@ def _address_or_name(text: str) -> Address | str:
 
 
 def _entry(text: str) -> tuple[Address | str, int | None]:
-    """One ``allow_hosts`` entry as host and port, where no port means any."""
+    """Return one ``allow_hosts`` entry as host and port; None as the port means any."""
     host, port = text.strip(), None
     if match := re.fullmatch(r"\[([^\[\]]*)\](?::(\d+))?|([^:]*):(\d+)", host):
         host, port = match[1] or match[3] or "", match[2] or match[4]
@@ -182,7 +181,7 @@ def _entry(text: str) -> tuple[Address | str, int | None]:
 
 
 def _port(text: str) -> int:
-    """A port number; ValueError for one that is none."""
+    """Return a port number. Raises ValueError."""
     port = int(text)
     if not 0 < port < 65_536:
         raise ValueError("has a port out of range")

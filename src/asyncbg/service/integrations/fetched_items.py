@@ -1,4 +1,4 @@
-"""The items of a fetched JSON document: validated against a small model, counted, summed, a few kept as a sample."""
+"""Summary of the items of a fetched JSON document: validated, counted, summed, with a sample."""
 
 import math
 from typing import Annotated, Any
@@ -12,9 +12,9 @@ _Text = Annotated[str, StringConstraints(max_length=200)]
 
 
 class Item(BaseModel):
-    """What an item may hold; other members are allowed and left out. ``value``, or ``amount`` or ``price``, is summed.
+    """Model of an item; other members are ignored. ``value``, ``amount`` or ``price`` is summed.
 
-    A number or a text alone is an item's value or name.
+    A bare number is an item's value, a bare string its name.
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -27,14 +27,14 @@ class Item(BaseModel):
 
 
 class ItemRejection(BaseModel):
-    """Why an item was not taken: its place in the document and what is wrong, never what it holds."""
+    """An invalid item: its index in the document and the reason, never its content."""
 
     index: int
     reason: str
 
 
 class ItemSummary(BaseModel):
-    """What came of a document: ``items`` counts all of them, ``valid`` and ``rejected`` share them out."""
+    """The summary of a document; ``items`` is the sum of ``valid`` and ``rejected``."""
 
     items: int = 0
     valid: int = 0
@@ -45,7 +45,7 @@ class ItemSummary(BaseModel):
 
 
 def summarize(document: Any) -> ItemSummary:
-    """Validate every item of a document; the first valid ones are the sample, the first rejections have a reason."""
+    """Validate every item of a document. Return the counts, the first valid items and the first rejections."""
     found, values = ItemSummary(), []
     for index, given in enumerate(items_in(document)):
         found.items += 1
@@ -61,10 +61,10 @@ def summarize(document: Any) -> ItemSummary:
 
 
 def items_in(document: Any) -> list[Any]:
-    """The items of a JSON document.
+    """Return the items of a JSON document.
 
-    A list: its entries. An object: the entries of its only list (``{"items": […], "next": 2}``), or else its members.
-    Null holds none, any other value is one.
+    A list: its entries. An object: the entries of its only list (``{"items": […], "next": 2}``), else its members. Null
+    has no items; any other value is one item.
     """
     match document:
         case None:
@@ -79,7 +79,7 @@ def items_in(document: Any) -> list[Any]:
 
 
 def _item(value: Any) -> Item:
-    """An item as the model has it. Raises ValidationError."""
+    """Return the validated item. Raises ValidationError."""
     if isinstance(value, str):
         return Item.model_validate({"name": value})
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -97,6 +97,6 @@ def _reject(found: ItemSummary, index: int, error: ValidationError) -> None:
     found.rejected += 1
     if len(found.rejections) < REJECTIONS_KEPT:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = f"{first['loc'][0]}: " if first["loc"] else ""  # a name of the model's, never one of the document's
+        place = f"{first['loc'][0]}: " if first["loc"] else ""  # a field of the model, never a name from the document
         reason = "should be an object, a number or a text" if first["type"] == "model_type" else first["msg"]
         found.rejections.append(ItemRejection(index=index, reason=f"{place}{reason}"))

@@ -1,4 +1,4 @@
-"""The notification log: a file that gains one durable line for each notification."""
+"""The notification log: a file with one durable line for each notification."""
 
 import os
 import re
@@ -15,32 +15,31 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class NoticeError(AsyncBGError):
-    """The notification log cannot be written now. Nothing of the line can be relied on."""
+    """The notification log cannot be written. The line may be missing or incomplete."""
 
 
 class Notices:
-    """Appends to ``notifications.log`` in ``data_dir``, which is made on first use, readable by its owner only."""
+    """Writer of ``notifications.log`` in ``data_dir``, created on first use and readable by its owner only."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Take the directory; nothing is touched before the first notification."""
         self._path = data_dir / _FILE_NAME
 
     @property
     def path(self) -> Path:
-        """The log file, whether it is there already or not."""
+        """Return the path of the log file, which may not exist yet."""
         return self._path
 
     async def append(self, email: str, message: str) -> None:
-        r"""Add the line ``notification for EMAIL: MESSAGE`` and return when it is on disk.
+        r"""Append the line ``notification for EMAIL: MESSAGE`` and return when it is on disk.
 
-        Line breaks and control characters are written as escapes (``\n``, ``\x1b``): one call is one line. Raises
-        NoticeError when the file cannot be written.
+        Line breaks and control characters are escaped (``\n``, ``\x1b``), so one call writes one line. Raises
+        NoticeError if the file cannot be written.
         """
         line = f"notification for {_escaped(email)}: {_escaped(message)}\n".encode("utf-8", "backslashreplace")
         await anyio.to_thread.run_sync(self._write, line)
 
     def _write(self, line: bytes) -> None:
-        """One O_APPEND write, so that lines of several threads and processes never mix."""
+        """Write with one O_APPEND call, so that lines of several threads and processes never interleave."""
         try:
             make_data_dir(self._path.parent)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -55,16 +54,16 @@ class Notices:
                 f"cannot write {self._path}: {error.strerror}; make the directory ASYNCBG_DATA_DIR names writable"
             ) from error
         if written != len(line):
-            raise NoticeError(f"only a part of a line fitted into {self._path}; free some disk space")
+            raise NoticeError(f"only part of a line was written to {self._path}; free some disk space")
 
 
 def _escaped(text: str) -> str:
-    """``text`` on one line."""
+    """Return ``text`` on one line."""
     return _LINE_BREAKER.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:
-    """One character as its escape."""
+    """Return the escape sequence of one character."""
     character = match[0]
     code = ord(character)
     return _SHORT.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")

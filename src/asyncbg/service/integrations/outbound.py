@@ -1,4 +1,4 @@
-"""HTTP requests to addresses that users gave us: JSON fetched and webhooks delivered, guarded, bounded and timed."""
+"""Outbound HTTP requests to user-supplied URLs: JSON fetches and webhooks, with egress policy, limits and timeouts."""
 
 import json
 import ssl
@@ -60,7 +60,7 @@ _MAX_RETRY_AFTER_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A fetched JSON document: its value, the final status and how many decoded bytes it had."""
+    """A fetched JSON document: its value, the final status and its decoded size in bytes."""
 
     value: Any
     status: int
@@ -69,23 +69,22 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A webhook the receiver took: its status and how long it needed."""
+    """A delivered webhook: the receiver's status and the duration."""
 
     status: int
     duration_s: float
 
 
 class Outbound:
-    """One client session for all requests; use it as an async context manager.
+    """HTTP client session for all outbound requests; use it as an async context manager.
 
-    No proxy and no login of the environment is used, no cookie is kept, every address is checked when its socket is
-    made, and ``timeout_s`` bounds a request as a whole, redirects and body included. A connection that is kept alive
-    was checked when it was made, and each request on it has its URL checked. Several webhook secrets all sign every
-    message, so that a receiver may hold either while they rotate.
+    It ignores proxies and credentials of the environment and stores no cookies. Every address is checked when its
+    socket is created, every URL at each request. ``timeout_s`` limits a whole request, including redirects and body.
+    With several webhook secrets, each of them signs every message, so that a receiver can rotate.
     """
 
     def __init__(self, settings: OutboundSettings, *, clock: Clock, resolver: AbstractResolver | None = None) -> None:
-        """Take the section, and the system's resolver unless given another; raises SettingsError for a bad value."""
+        """Use the system's resolver unless ``resolver`` is given. Raises SettingsError for an invalid setting."""
         self._settings = settings
         self._clock = clock
         self._resolver = resolver
@@ -99,16 +98,16 @@ class Outbound:
             connector=aiohttp.TCPConnector(
                 socket_factory=self._policy.socket_factory,
                 resolver=self._resolver,
-                use_dns_cache=False,  # a new connection goes where the name leads now
+                use_dns_cache=False,  # resolve the name for every new connection
                 ssl=_trust(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"asyncbg/{version()}", "Accept-Encoding": ", ".join(ASKED)},
-            auto_decompress=False,  # so that a body that is cut off is told from a whole one
+            auto_decompress=False,  # to distinguish a truncated body from a complete one
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
             max_headers=MAX_HEADERS,
-            timeout=aiohttp.ClientTimeout(total=None),  # the deadline is ours, over all hops
+            timeout=aiohttp.ClientTimeout(total=None),  # _deadline limits all hops together
             trust_env=False,
         )
         return self
@@ -123,13 +122,13 @@ class Outbound:
                 await session.close()
 
     def check_url(self, url: str) -> URL:
-        """Raise BadUrlError or EgressRefusedError for a URL that would be refused in any case."""
+        """Return the parsed URL. Raises BadUrlError or EgressRefusedError."""
         return self._policy.check_url(url)
 
     async def fetch_json(self, url: str) -> Fetched:
-        """GET ``url``, following up to five redirects, and parse the answer as JSON.
+        """GET ``url``, following up to five redirects, and parse the response as JSON.
 
-        Raises FetchError where another try may help; its final kinds, BadUrlError and EgressRefusedError where not.
+        Raises FetchError if a retry may succeed; its final subclasses, BadUrlError and EgressRefusedError otherwise.
         """
         target = self._policy.check_url(url)
         with _deadline(self._settings.timeout_s, FetchError):
@@ -141,11 +140,11 @@ class Outbound:
         raise FetchRejectedError(f"{target.origin()} was not reached after {MAX_REDIRECTS} redirects")
 
     async def deliver_webhook(self, url: str, payload: Mapping[str, object], *, message_id: str) -> Delivered:
-        """POST ``payload`` as compact JSON. ``message_id`` must be the same for every attempt: receivers drop repeats.
+        """POST ``payload`` as compact JSON. Keep ``message_id`` for every attempt: receivers deduplicate by it.
 
-        No redirect is followed. Every answer but a 2xx is a failure that another try may mend (Standard Webhooks,
-        "Delivery success and failure"): WebhookError. Final are 410, WebhookGoneError; a payload without a JSON form,
-        WebhookRejectedError; a URL that is not to be asked, BadUrlError and EgressRefusedError.
+        Redirects are not followed. Raises WebhookError for every status but 2xx and 410 (Standard Webhooks, "Delivery
+        success and failure"), WebhookGoneError for 410, WebhookRejectedError for a payload without a JSON form, and
+        BadUrlError or EgressRefusedError for the URL.
         """
         target = self._policy.check_url(url)
         body, headers = self._message(payload, message_id)
@@ -153,12 +152,12 @@ class Outbound:
         with _deadline(self._settings.timeout_s, WebhookError):
             async with self._request("POST", target, WebhookError, headers=headers, data=body) as answer:
                 if answer.status == HTTPStatus.GONE:
-                    raise WebhookGoneError(f"{target.origin()} answered 410: it wants no more of these", status=410)
+                    raise WebhookGoneError(f"{target.origin()} answered 410: the receiver is gone", status=410)
                 self._check_status(answer, WebhookError, final=WebhookError)
                 return Delivered(answer.status, (self._clock.monotonic_ms() - started_ms) / 1000)
 
     def _message(self, payload: Mapping[str, object], message_id: str) -> tuple[bytes, dict[str, str]]:
-        """Body and headers of a webhook; signed where there is a secret."""
+        """Return body and headers of a webhook, signed if there is a secret."""
         try:
             body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError):
@@ -175,29 +174,29 @@ class Outbound:
     async def _request(
         self, method: str, url: URL, error: type[OutboundError], **options: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request without redirects; the client's errors become ``error``, also while the body is read."""
+        """Send one request without redirects. Client errors, also while reading the body, are raised as ``error``."""
         if self._session is None:
             raise NotRunningError("Outbound is used outside its context; write: async with Outbound(...) as outbound")
         try:
             async with self._session.request(method, url, allow_redirects=False, **options) as answer:
                 yield answer
-        except AsyncBGError:  # ours already, though one of them is an OSError too
+        except AsyncBGError:  # EgressRefusedError is an OSError too
             raise
         except (aiohttp.ClientError, OSError, ValueError) as cause:
             raise_outbound_error(cause, url, error)
 
     def _next_hop(self, answer: aiohttp.ClientResponse) -> URL:
-        """Where a redirect leads, checked like the first URL; never from https to http."""
+        """Return the checked target of a redirect; a redirect from https to http is refused."""
         location = next((value for name, value in answer.raw_headers if name.lower() == b"location"), b"")
         if not location.strip():
-            raise FetchRejectedError(f"{answer.url.origin()} redirects to nowhere", status=answer.status)
+            raise FetchRejectedError(f"{answer.url.origin()} sent a redirect without a Location", status=answer.status)
         target = self._policy.check_url(_absolute(answer.url, location))
         if answer.url.scheme == "https" and target.scheme != "https":
             raise FetchRejectedError(f"{answer.url.origin()} redirects from https to http", status=answer.status)
         return target
 
     async def _read(self, answer: aiohttp.ClientResponse) -> Fetched:
-        """The body as JSON, with decoded bytes counted as they come."""
+        """Read the body as JSON, with its decoded size limited."""
         self._check_status(answer, FetchError, final=FetchRejectedError)
         if answer.status in (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT):
             raise NotJsonError(f"{answer.url.origin()} answered {answer.status}, without content", status=answer.status)
@@ -208,12 +207,12 @@ class Outbound:
             raise TooLargeError(f"{answer.url.origin()} sent JSON that {error}", status=answer.status) from None
         except (ValueError, RecursionError) as error:
             if _ends_early(answer, body, error):
-                raise FetchError(f"{answer.url.origin()} sent JSON that is cut off", status=answer.status) from None
+                raise FetchError(f"{answer.url.origin()} sent truncated JSON", status=answer.status) from None
             raise NotJsonError(f"{answer.url.origin()} did not answer with JSON", status=answer.status) from None
         return Fetched(value, answer.status, len(body))
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
-        """The decoded body. Raises TooLargeError, and FetchError or its final kind for what cannot be decoded."""
+        """Return the decoded body. Raises TooLargeError, FetchError or FetchRejectedError."""
         origin, body = answer.url.origin(), bytearray()
         try:
             decoder = Decoder(answer.headers.getall("Content-Encoding", ()), max_bytes=self._settings.max_bytes)
@@ -233,7 +232,7 @@ class Outbound:
     def _check_status(
         self, answer: aiohttp.ClientResponse, error: type[OutboundError], *, final: type[OutboundError]
     ) -> None:
-        """Raise for anything but 2xx: ``error`` for 408, 429 and 5xx, ``final`` for the rest."""
+        """Raise ``error`` for 408, 429 and 5xx, ``final`` for any other status but 2xx."""
         status = answer.status
         if 200 <= status < 300:
             return
@@ -242,7 +241,7 @@ class Outbound:
         raise kind(f"{answer.url.origin()} answered {status}", status=status, retry_after_s=retry_after_s)
 
     def _retry_after_s(self, value: str) -> float | None:
-        """RFC 9110 section 10.2.3: seconds or a date; at most a day, None if there is none or it is malformed."""
+        """Parse ``Retry-After`` (RFC 9110, 10.2.3): seconds or a date, at most a day; None if missing or malformed."""
         if value.isascii() and value.isdigit() and len(value) < 10:
             return min(float(value), _MAX_RETRY_AFTER_S)
         try:
@@ -253,14 +252,14 @@ class Outbound:
 
 
 def _trust() -> ssl.SSLContext:
-    """The system's authorities; nothing is spoken but HTTP/1.1."""
+    """Return a TLS context with the system's certificate authorities and HTTP/1.1 only."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 def _signer(secret: SecretStr | None) -> WebhookSigner | None:
-    """A signer with all the secrets of the setting; None where there is none."""
+    """Return a signer with all secrets of the setting, None without one."""
     if secret is None:
         return None
     try:
@@ -270,7 +269,7 @@ def _signer(secret: SecretStr | None) -> WebhookSigner | None:
 
 
 def _absolute(base: URL, location: bytes) -> str:
-    """A Location as a whole URL, its bytes as they are. Raises BadUrlError."""
+    """Return a Location as an absolute URL, its bytes unchanged. Raises BadUrlError."""
     try:
         reference = UrlText.of_location(location)
     except UnicodeDecodeError:
@@ -279,7 +278,7 @@ def _absolute(base: URL, location: bytes) -> str:
 
 
 def _ends_early(answer: aiohttp.ClientResponse, body: bytes, error: Exception) -> bool:
-    """Whether JSON that does not parse was cut off: only the end of the connection says where such a body ends."""
+    """Whether JSON that does not parse is truncated: without a length, only the connection's end delimits the body."""
     if "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers:
         return False
     if isinstance(error, UnicodeDecodeError):
@@ -292,7 +291,7 @@ def _ends_early(answer: aiohttp.ClientResponse, body: bytes, error: Exception) -
 
 @contextmanager
 def _deadline(timeout_s: float, error: type[OutboundError]) -> Iterator[None]:
-    """Bound a block in time, whatever it waits for; running out of it raises ``error``."""
+    """Limit the time of a block. Raises ``error`` on timeout."""
     try:
         with anyio.fail_after(timeout_s):
             yield
@@ -301,7 +300,7 @@ def _deadline(timeout_s: float, error: type[OutboundError]) -> Iterator[None]:
 
 
 async def _parsed(body: bytes) -> Any:
-    """The JSON value of ``body``; a large one is parsed in a thread, away from the event loop."""
+    """Parse ``body`` as JSON; a large body is parsed in a worker thread."""
     if len(body) <= _PARSE_IN_LOOP_BYTES:
         return _loads(body)
     return await anyio.to_thread.run_sync(_loads, body)
@@ -313,5 +312,5 @@ def _loads(body: bytes) -> Any:
 
 
 def _not_json(name: str) -> NoReturn:
-    """RFC 8259 knows no NaN and no Infinity."""
+    """Refuse NaN and Infinity, which are not JSON (RFC 8259)."""
     raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""What can go wrong with a request of ours: to be tried again or final, told without more of a URL than its origin."""
+"""Errors of outbound requests, retryable or final. Messages contain only the origin of a URL."""
 
 import os
 from typing import NoReturn
@@ -10,49 +10,48 @@ from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.service.integrations.egress import BadUrlError, EgressRefusedError
 
 MAX_HEADER_BYTES, MAX_HEADERS = 65_536, 256
-"""How large the headers of an answer may be, and how many."""
+"""Limits of the size and number of response headers."""
 
 
 class OutboundError(AsyncBGError):
-    """A request did not succeed. ``status`` is the answer's, if one came; ``retry_after_s`` what it asked for."""
+    """An outbound request failed. ``status`` and ``retry_after_s`` come from the response, if there was one."""
 
     def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
-        """Say what happened; name the peer by its origin only."""
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
 
 
 class FetchError(OutboundError):
-    """A fetch failed in a way that may pass: no connection, no answer in time, 408, 429 or 5xx."""
+    """A fetch failed temporarily: no connection, a timeout, 408, 429 or 5xx."""
 
 
 class FetchRejectedError(FetchError, FinalError):
-    """The peer will not give us this: another 4xx, too many redirects or an impossible one."""
+    """A fetch failed permanently: another 4xx, too many redirects or an invalid one."""
 
 
 class NotJsonError(FetchError, FinalError):
-    """The answer is not JSON."""
+    """The response is not JSON."""
 
 
 class TooLargeError(FetchError, FinalError):
-    """The decoded answer is larger than ASYNCBG_OUTBOUND__MAX_BYTES."""
+    """The decoded response is larger than ASYNCBG_OUTBOUND__MAX_BYTES."""
 
 
 class WebhookError(OutboundError):
-    """A delivery failed, and is tried again: no connection, no answer in time, or any answer but a 2xx and 410."""
+    """A delivery failed and is retried: no connection, a timeout, or any status but 2xx and 410."""
 
 
 class WebhookRejectedError(WebhookError, FinalError):
-    """This message can never be delivered: its payload has no JSON form, or the receiver is gone."""
+    """The message cannot be delivered: its payload has no JSON form, or the receiver is gone."""
 
 
 class WebhookGoneError(WebhookRejectedError):
-    """The receiver answered 410: it wants no more of these."""
+    """The receiver answered 410 Gone."""
 
 
 def raise_outbound_error(cause: Exception, url: URL, error: type[OutboundError]) -> NoReturn:
-    """Turn the client's error into ours, naming the peer by its origin."""
+    """Raise ``error`` for an error of the HTTP client, naming the peer by its origin."""
     origin = url.origin()
     match cause:
         case aiohttp.ClientConnectorError(os_error=EgressRefusedError() as refused):
@@ -70,7 +69,7 @@ def raise_outbound_error(cause: Exception, url: URL, error: type[OutboundError])
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             said = f"{origin} closed the connection before its answer was complete"
         case aiohttp.ClientPayloadError():
-            said = f"{origin} sent a body that is cut off"
+            said = f"{origin} sent a truncated body"
         case aiohttp.ClientResponseError():
             said = f"{origin} {_unreadable(cause)}"
         case _:
@@ -79,7 +78,7 @@ def raise_outbound_error(cause: Exception, url: URL, error: type[OutboundError])
 
 
 def _unreadable(cause: aiohttp.ClientResponseError) -> str:
-    """Why the client could not read the head of an answer. Its own words may quote headers."""
+    """Return why the client could not parse the head of a response. Its own message may quote headers."""
     if "Got more than" in cause.message:
         return f"answered with a header over {MAX_HEADER_BYTES // 1024} KiB"
     if "Too many headers" in cause.message:

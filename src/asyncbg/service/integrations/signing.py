@@ -1,4 +1,4 @@
-"""Webhook signatures in the Standard Webhooks form: HMAC-SHA256 over ``id.timestamp.body``, several keys for rotation.
+"""Webhook signatures as in Standard Webhooks: HMAC-SHA256 over ``id.timestamp.body``, with key rotation.
 
 The specification: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -27,26 +27,26 @@ class SigningError(FinalError):
 
 
 class SignatureError(AsyncBGError):
-    """A received message is not signed by any of our secrets, or its time is too far away."""
+    """A received message is not signed by any of the secrets, or its timestamp is outside the tolerance."""
 
 
 class WebhookSigner:
-    """Signs and verifies webhook messages.
+    """Signer and verifier of webhook messages.
 
-    Each secret is ``whsec_`` followed by base64, or raw text whose UTF-8 bytes are the key. With several, a message
-    carries one signature for each, so that a receiver may hold the old secret or the new one while they rotate.
+    Each secret is ``whsec_`` followed by base64, or raw text whose UTF-8 bytes are the key. With several secrets, a
+    message carries one signature for each, so that a receiver can verify it during a rotation.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        """Take at least one secret; raises SigningError for an empty or malformed one."""
+        """Parse at least one secret. Raises SigningError for an empty or malformed one."""
         if not secrets:
             raise SigningError("no webhook secret is given; set ASYNCBG_OUTBOUND__WEBHOOK_SECRET")
         self._keys = [_key(secret) for secret in secrets]
 
     def sign(self, message_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
-        """The three headers of a message: ``webhook-id``, ``webhook-timestamp`` (seconds), ``webhook-signature``.
+        """Return the headers ``webhook-id``, ``webhook-timestamp`` (seconds) and ``webhook-signature``.
 
-        Keep ``message_id`` the same for every delivery attempt of one message: receivers drop repeats by it.
+        Keep ``message_id`` for every delivery attempt of one message: receivers deduplicate by it.
         """
         check_message_id(message_id)
         return {
@@ -56,9 +56,9 @@ class WebhookSigner:
         }
 
     def verify(self, headers: Mapping[str, str], body: bytes, *, now_s: int, tolerance_s: int = 300) -> None:
-        """Return if one of the signatures is ours and the timestamp is within ``tolerance_s`` of ``now_s``.
+        """Raise SignatureError unless a signature matches and the timestamp is within ``tolerance_s`` of ``now_s``.
 
-        Header names are compared without regard to case. Raises SignatureError otherwise.
+        Header names are case-insensitive.
         """
         lowered = {name.lower(): value for name, value in headers.items()}
         missing = [name for name in (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER) if not lowered.get(name)]
@@ -79,9 +79,9 @@ class WebhookSigner:
 
 
 def split_secrets(text: str) -> list[str]:
-    """The secrets in one setting: one, several with blanks between, ``whsec_`` ones also with commas, or a JSON list.
+    """Return the secrets of one setting: separated by blanks, ``whsec_`` secrets also by commas, or a JSON list.
 
-    A comma is a part of a raw secret, so it separates only where every part has the prefix. Raises SigningError.
+    A raw secret may contain a comma, so a comma separates only if every part has the prefix. Raises SigningError.
     """
     if text.lstrip().startswith("["):
         return _json_list(text)
@@ -100,13 +100,13 @@ def _json_list(text: str) -> list[str]:
 
 
 def check_message_id(message_id: str) -> None:
-    """Raise SigningError for an id that could shift the signed parts or break out of its header."""
+    """Raise SigningError for an id that could shift the signed parts or inject a header."""
     if not _MESSAGE_ID.fullmatch(message_id):
         raise SigningError("a webhook message id is 1 to 256 visible ASCII characters without a full stop")
 
 
 def _key(secret: str) -> bytes:
-    """The key bytes of one secret. Messages never quote it."""
+    """Return the key bytes of one secret. Errors never quote it."""
     if not secret.startswith(_PREFIX):
         key = secret.encode()
     else:

@@ -1,7 +1,7 @@
-"""The addresses that are no public host: the IANA special-purpose registries row by row, and what lies beside them.
+"""Special-purpose addresses: the rows of the IANA registries and further non-public blocks.
 
-``ipaddress.is_global`` of Python 3.11 is out of date and follows the registries' "globally reachable", which is true of
-anycast services and of prefixes that only carry another address. A job has no business with either.
+``ipaddress.is_global`` of Python 3.11 is out of date and follows the registries' "globally reachable", which includes
+anycast services and prefixes that embed another address. Jobs must reach neither.
 """
 
 import ipaddress
@@ -13,19 +13,19 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Verdict(StrEnum):
-    """What becomes of an address in a block."""
+    """How the policy treats the addresses of a block."""
 
     PRIVATE = "private"
-    """Refused, unless ASYNCBG_OUTBOUND__ALLOW_PRIVATE opens it."""
+    """Refused unless ASYNCBG_OUTBOUND__ALLOW_PRIVATE is set."""
     SPECIAL = "special"
-    """Refused, unless ASYNCBG_OUTBOUND__ALLOW_HOSTS names that very address."""
+    """Refused unless ASYNCBG_OUTBOUND__ALLOW_HOSTS lists the address."""
     EMBEDS = "embeds"
-    """Judged by the IPv4 address in its last 32 bits."""
+    """Treated as the IPv4 address in its last 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpecialBlock:
-    """One row: the block, the name it is registered under, who says so, and what becomes of its addresses."""
+    """One row: the block, its registered name, its source and its treatment."""
 
     block: Network
     name: str
@@ -128,7 +128,7 @@ _NARROWEST_FIRST = sorted(
 
 
 def special_block(address: Address) -> SpecialBlock | None:
-    """The narrowest row that holds ``address``; None for a public one."""
+    """Return the narrowest block that contains ``address``; None for a public address."""
     for row in _NARROWEST_FIRST:
         if row.block.version == address.version and address in row.block:
             return row
@@ -136,7 +136,7 @@ def special_block(address: Address) -> SpecialBlock | None:
 
 
 def embedded(address: Address) -> Address:
-    """The IPv4 address that ``address`` stands for, or itself; without the zone, which names an interface."""
+    """Return the IPv4 address embedded in ``address``, or the address itself without its zone."""
     row = special_block(address)
     if row is not None and row.verdict is Verdict.EMBEDS:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)

@@ -1,4 +1,4 @@
-"""Keep uploaded files on disk under names of our own, from the first byte until somebody discards them."""
+"""Uploaded files on disk, stored under random tokens until they are discarded."""
 
 import errno
 import os
@@ -20,9 +20,9 @@ from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.service.integrations.private_directory import make_private_directory
 
 PART_AGE_MS = 24 * 3_600_000
-"""A partial file this old belongs to a process that died."""
+"""Age at which a partial file is removed: its process has died."""
 UPLOAD_AGE_MS = 7 * PART_AGE_MS
-"""A whole upload this old goes, unless a job is still going to read it."""
+"""Age at which a complete upload is removed, unless an unfinished job needs it."""
 
 _WRITE_BYTES = 1_048_576
 _NAME_CHARS = 100
@@ -31,39 +31,33 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class UploadTooLargeError(AsyncBGError):
-    """The upload is over the limit; what came of it was removed."""
+    """The upload exceeds the limit; its partial file was removed."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Name the limit."""
         super().__init__(f"the upload is larger than {limit_bytes:,} bytes; send it in parts or raise upload.max_bytes")
         self.limit_bytes = limit_bytes
 
 
 class UploadSpaceError(AsyncBGError):
-    """There is no room on the disk for the upload; what came of it was removed."""
+    """The disk is too full for the upload; its partial file was removed."""
 
     def __init__(self) -> None:
-        """Say what to do."""
         super().__init__(
-            "there is too little disk space for the upload; the operator frees some, moves ASYNCBG_DATA_DIR or lowers "
+            "there is too little disk space for the upload; the operator can free some, move ASYNCBG_DATA_DIR or lower "
             "ASYNCBG_UPLOAD__MIN_FREE_BYTES; then send it again"
         )
 
 
 class UploadGoneError(FinalError):
-    """The uploaded file is not there any more."""
+    """The uploaded file no longer exists."""
 
     def __init__(self) -> None:
-        """Say what to do."""
-        super().__init__("the uploaded file is gone: it was imported or given up before; send it again")
+        super().__init__("the uploaded file no longer exists: its import has completed or failed; send it again")
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file on our disk: ``token`` finds it, ``file_name`` is for people, ``size`` counts bytes.
-
-    ``charset`` is what its sender declares it to be encoded in.
-    """
+    """A stored file: its token, its display name, its size in bytes and the charset that its sender declared."""
 
     token: str
     file_name: str = field(repr=False)
@@ -72,10 +66,10 @@ class Upload:
 
 
 class Uploads:
-    """A directory of uploads that only we can read."""
+    """A directory of uploads, accessible by its owner only."""
 
     def __init__(self, directory: Path, *, max_bytes: int, min_free_bytes: int, clock: Clock) -> None:
-        """Keep the files in ``directory``, each of at most ``max_bytes``, and leave ``min_free_bytes`` to others."""
+        """Store files of at most ``max_bytes`` in ``directory``, and keep ``min_free_bytes`` of the disk free."""
         self._directory = directory
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
@@ -83,18 +77,18 @@ class Uploads:
         self._limiter = anyio.CapacityLimiter(4)
 
     async def open(self) -> None:
-        """Create the directory and remove the partial files of processes that died."""
+        """Create the directory and remove partial files of dead processes."""
         await run_sync(self._open, limiter=self._limiter)
 
     async def check_space(self, expected_bytes: int) -> None:
-        """Raise UploadSpaceError if so much more would not leave the disk what it should have free."""
+        """Raise UploadSpaceError if the disk has no room for ``expected_bytes`` more."""
         await run_sync(self._check_space, expected_bytes, limiter=self._limiter)
 
     async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str) -> Upload:
-        """Stream ``chunks`` to disk; when this returns the file survives a power cut.
+        """Stream ``chunks`` to disk. When this returns, the file survives a power cut.
 
-        Raises UploadTooLargeError, UploadSpaceError and whatever ``chunks`` raises; on any error, and when it is
-        cancelled, nothing of the upload stays.
+        Raises UploadTooLargeError, UploadSpaceError and any error of ``chunks``. On an error or cancellation, the
+        partial file is removed.
         """
         token = secrets.token_hex(16)
         try:
@@ -118,21 +112,21 @@ class Uploads:
             raise UploadGoneError from error
 
     async def discard(self, *uploads: Upload) -> None:
-        """Remove the files; one that is gone already is fine."""
+        """Remove the files; a missing one is ignored."""
         for upload in uploads:
             await run_sync(self.remove, upload, limiter=self._limiter)
 
     def remove(self, upload: Upload) -> None:
-        """Remove the file, in a worker thread; one that is gone already is fine."""
+        """Remove the file, in a worker thread; a missing one is ignored."""
         if _TOKEN.fullmatch(upload.token):  # a token may come from a client's own job arguments
             self._remove(upload.token)
 
     async def tokens(self) -> list[str]:
-        """The whole uploads there are."""
+        """Return the tokens of all complete uploads."""
         return await run_sync(self._tokens, limiter=self._limiter)
 
     async def old_tokens(self) -> list[str]:
-        """The whole uploads that have been here for so long that their job may be gone."""
+        """Return the tokens of complete uploads older than ``UPLOAD_AGE_MS``."""
         return await run_sync(lambda: self._older_than(UPLOAD_AGE_MS, ".csv"), limiter=self._limiter)
 
     def _open(self) -> None:
@@ -144,7 +138,7 @@ class Uploads:
         return [Path(name).stem for name in names_in(self._directory) if name.endswith(".csv")]
 
     def _older_than(self, age_ms: int, suffix: str) -> list[str]:
-        """Files of ours; a link is none."""
+        """Return the tokens of regular files older than ``age_ms``; symbolic links are skipped."""
         oldest_ms = self._clock.now_ms() - age_ms
         with os.scandir(self._directory) as entries:
             return [
@@ -175,7 +169,7 @@ class Uploads:
         os.close(os.open(self._part(token), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def _append(self, token: str, data: bytes) -> None:
-        """Write to the end of a file that is there: a write overtaken by the removal must not create it again."""
+        """Append to an existing file: a write after the removal must not create the file again."""
         self._check_space(len(data))
         with os.fdopen(os.open(self._part(token), os.O_WRONLY | os.O_APPEND), "wb", buffering=0) as file:
             left = memoryview(data)
@@ -196,7 +190,7 @@ class Uploads:
             os.close(directory)
 
     def _remove(self, token: str) -> None:
-        self._part(token).unlink(missing_ok=True)  # first: so that it can no longer become the other
+        self._part(token).unlink(missing_ok=True)  # first, so that it can no longer be renamed
         self._whole(token).unlink(missing_ok=True)
 
     def _check_space(self, expected_bytes: int) -> None:
@@ -211,7 +205,7 @@ class Uploads:
 
 
 def display_name(file_name: str) -> str:
-    """A client's file name, fit to be shown: no directories, control or direction characters, at most 100 long."""
+    """Return a client's file name without directories, control and direction characters, at most 100 characters."""
     name = unicodedata.normalize("NFC", file_name).replace("\\", "/").rsplit("/", 1)[-1]
     name = " ".join("".join(char for char in name if char == " " or unicodedata.category(char)[0] not in "CZ").split())
     stem, dot, suffix = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""A URL as text: its parts byte for byte, what is not legal in one quoted, a reference resolved (RFC 3986)."""
+"""URLs as text: split without normalization, illegal characters quoted, references resolved (RFC 3986)."""
 
 import re
 from typing import NamedTuple, Self
@@ -6,14 +6,14 @@ from typing import NamedTuple, Self
 _PARTS = re.compile(
     r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(\?[^#]*)?(?:#.*)?", re.DOTALL
 )  # RFC 3986, appendix B
-# Quoted is what is not legal; but brackets stay, which browsers send too, and what no URL may hold, to be refused.
+# Brackets are not quoted, as in browsers; nor are characters for which the URL is refused later.
 _ILLEGAL = re.compile(rb"[^A-Za-z0-9._~!$&'()*+,;=:@/?%\[\]\\\x00-\x1f\x7f-]")
 
 
 class UrlText(NamedTuple):
-    """The parts of a URL or of a reference to one; None for one that is not there. A fragment is dropped.
+    """The parts of a URL or of a relative reference; None for a missing part. The fragment is dropped.
 
-    ``query`` begins with its question mark, so that an empty query is not none.
+    ``query`` includes its question mark, so that an empty query differs from a missing one.
     """
 
     scheme: str | None
@@ -23,13 +23,13 @@ class UrlText(NamedTuple):
 
     @classmethod
     def split(cls, text: str) -> Self:
-        """Cut a text into parts; each stays as it is written."""
+        """Split a URL into its parts, unchanged except for the scheme's case."""
         scheme, authority, path, query = _PARTS.fullmatch(text).groups()  # type: ignore[union-attr]  # fits any text
         return cls(scheme.lower() if scheme else None, authority, path, query)
 
     @classmethod
     def of_location(cls, raw: bytes) -> Self:
-        """A ``Location`` as it came: bytes that are not legal are quoted one by one, as browsers do.
+        """Parse a ``Location`` header; illegal bytes are percent-encoded, as in browsers.
 
         Raises UnicodeDecodeError for a host that is not UTF-8.
         """
@@ -38,14 +38,14 @@ class UrlText(NamedTuple):
         return cls(scheme, host, path, query).quoted("latin-1")
 
     def quoted(self, encoding: str = "utf-8") -> Self:
-        """Percent-encode in path and query what is not legal in a URL, and nothing else."""
+        """Percent-encode only the illegal characters in path and query."""
         return self._replace(
             path=_quote(self.path.encode(encoding)),
             query=None if self.query is None else _quote(self.query.encode(encoding)),
         )
 
     def resolve(self, reference: "UrlText") -> "UrlText":
-        """Where ``reference`` leads from here (RFC 3986, 5.2.2)."""
+        """Resolve ``reference`` against this URL (RFC 3986, 5.2.2)."""
         scheme, authority, path, query = reference
         if scheme is None:
             scheme = self.scheme
@@ -59,12 +59,12 @@ class UrlText(NamedTuple):
 
     @property
     def target(self) -> str:
-        """What a request line asks for."""
+        """Return the request target: path and query."""
         path = self.path if self.path.startswith("/") else f"/{self.path}"
         return path + (self.query or "")
 
     def __str__(self) -> str:
-        """The text again, without a fragment."""
+        """Return the URL without a fragment."""
         scheme = "" if self.scheme is None else f"{self.scheme}:"
         authority = "" if self.authority is None else f"//{self.authority}"
         return f"{scheme}{authority}{self.path}{self.query or ''}"

@@ -1,4 +1,4 @@
-"""Keep the working files of a batch of jobs together, one directory a batch, until somebody cleans up."""
+"""Working files of jobs, in one directory for each batch, until they are removed."""
 
 import logging
 import os
@@ -16,10 +16,10 @@ from asyncbg.service.integrations.private_directory import make_private_director
 logger = logging.getLogger("asyncbg")
 
 LEFTOVER_AGE_MS = 7 * 24 * 3_600_000
-"""A directory untouched for this long belongs to a batch whose clean-up never ran."""
+"""Age at which an unused directory is removed: the clean-up of its batch never ran."""
 
 MARKER = ".asyncbg-batch"
-"""The file by which a directory is known as one of ours: no other is ever removed."""
+"""The file that marks a directory of the workspace; no other directory is removed."""
 
 _NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 
@@ -30,24 +30,24 @@ class Workspace:
     def __init__(
         self, data_dir: Path, *, clock: Clock, find_open: Callable[[Collection[str]], Awaitable[Collection[str]]]
     ) -> None:
-        """Take the directory; nothing is touched before the first file.
+        """Use ``data_dir/work``, created with the first file.
 
-        ``find_open`` tells which of the given batches have a job that is not final.
+        ``find_open`` returns those of the given batches that have an unfinished job.
         """
         self._directory = data_dir / "work"
         self._clock = clock
         self._find_open = find_open
 
     async def write(self, batch: str, name: str, text: str) -> None:
-        """Write the file ``name`` of ``batch``, in place of an earlier one."""
+        """Write the file ``name`` of ``batch``, replacing an earlier one."""
         await run_sync(self._write, self._path(batch), name, text)
 
     async def remove(self, batch: str) -> int:
-        """Remove what ``batch`` left; returns how many files."""
+        """Remove the files of ``batch``. Return their number."""
         return await run_sync(_remove, self._path(batch))
 
     async def sweep(self) -> int:
-        """Remove the directories whose clean-up never ran and never will; returns how many files."""
+        """Remove old directories without unfinished jobs. Return the number of removed files."""
         old = await run_sync(self._find_old)
         kept = frozenset(await self._find_open(old)) if old else frozenset()
         return sum([await self.remove(batch) for batch in old if batch not in kept])
@@ -66,7 +66,7 @@ class Workspace:
                 stream.write(content)
 
     def _find_old(self) -> list[str]:
-        """The batches whose directories are old enough and ours."""
+        """Return the batches whose directories are old and carry the marker."""
         if self._directory.is_symlink() or not is_directory(self._directory):
             return []
         oldest_ms = self._clock.now_ms() - LEFTOVER_AGE_MS
@@ -82,13 +82,13 @@ class Workspace:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether it is a directory itself, and has our marker in it."""
+    """Whether the path is a real directory with the marker in it."""
     marker = path / MARKER
     return not path.is_symlink() and marker.is_file() and not marker.is_symlink()
 
 
 def _remove(path: Path) -> int:
-    """Remove one of our directories; what is in it is removed as it is, never what a link in it leads to."""
+    """Remove a directory of the workspace. Symbolic links in it are removed, not followed."""
     if path.parent.is_symlink() or not _is_ours(path):
         return 0
     files = sum(len(names) for _, _, names in os.walk(path)) - 1
