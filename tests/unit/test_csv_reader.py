@@ -251,7 +251,7 @@ def test_what_is_no_csv_is_refused_by_what_it_is(data: bytes, reason: str) -> No
     ("header", "reason"),
     [
         (b"name,secret, name ", "column 3 of the header has the same name as column 1"),
-        (b",".join(b"c%d" % n for n in range(1_001)), "the header has 1,001 columns; at most 1,000 are taken"),
+        (b",".join(b"c%d" % n for n in range(1_001)), "the header has 1,001 columns; at most 1,000 are allowed"),
     ],
 )
 def test_a_header_that_cannot_name_the_columns_is_refused(header: bytes, reason: str) -> None:

@@ -121,7 +121,7 @@ async def test_a_file_with_too_many_rows_fails(service: Service) -> None:
         (b"name,,\nAda,x,\n", ("utf-8", "guessed", ",", "guessed", "none", ["name", "column_2"], 0,
          ["column 2 has no name; it is called column_2", "empty columns were left out: 3"])),
         (b"Report\n\nname,city\nAda,London\n", ("utf-8", "guessed", ",", "guessed", "none", ["name", "city"], 0,
-         ["rows 1 to 2 are above the header and no part of the table; row 3 was read as the header"])),
+         ["rows 1 to 2 are above the header and not part of the table; row 3 was read as the header"])),
     ],
 )  # fmt: skip
 async def test_an_import_shows_how_the_file_was_read(service: Service, content: bytes, seen: tuple[Any, ...]) -> None:

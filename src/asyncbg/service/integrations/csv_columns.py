@@ -11,20 +11,21 @@ from asyncbg.service.integrations.csv_row import unescaped
 MAX_COLUMNS = 1_000
 MAX_FIELD_CHARS = 65_536
 REJECTED_COLUMNS = ("rejected_row", "rejected_column", "rejected_reason")
-"""The first columns of a download of rejected rows; sent again, it is read without them."""
+"""The first columns of a download of rejected rows; they are ignored when the file is uploaded again."""
 FIELD_TOO_LONG = f"a field is longer than {MAX_FIELD_CHARS:,} characters"
 _WITHOUT_NAME = "this column has no name and was empty in the rows before; give it a name in the header"
 
 
 class HeaderError(CsvError):
-    """The header row cannot name the columns."""
+    """The header row is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns of a row are values: the first ``needed``, or only those of ``kept``.
+    """The columns of a row that hold values: the first ``needed``, or only those in ``kept``.
 
-    Those behind ``width`` and those of ``empty`` hold nothing, and the first few tell why a row was rejected before.
+    Columns beyond ``width`` and those in ``empty`` must be blank. The ``first`` columns of a download of rejected rows
+    hold the reasons and are skipped.
     """
 
     first: int
@@ -43,13 +44,13 @@ class Columns:
         return cls(first, needed, width, kept, tuple(place for place in range(width) if place not in used))
 
     def is_plain(self, rows: Sequence[list[str]]) -> bool:
-        """Whether the rows are values as they are: of the header's width, none blank. Quick, for it is asked of all."""
+        """Whether all rows can be stored unchanged: all have the header's width, none is blank. A fast check."""
         if self.kept or self.first or set(map(len, rows)) != {self.needed}:
             return False
         return all(map(str.strip, map(itemgetter(0), rows))) or not any(map(is_blank, rows))
 
     def values(self, row: list[str]) -> list[str] | tuple[int | None, str]:
-        """The values of a row, or the column and the reason why it is none of this shape."""
+        """Return the values of a row, or the column and the reason of its rejection."""
         if len(row) < self.needed or (len(row) > self.width and any(cell.strip() for cell in row[self.width :])):
             return None, f"expected {_counted(self.needed)}, found {len(row):,}"
         if len(row) == self.needed and not self.kept:
@@ -61,14 +62,14 @@ class Columns:
         return [unescaped(value) for value in values] if self.first else values
 
     def restored(self, row: Sequence[str]) -> Sequence[str]:
-        """A row as it was before it was rejected the first time."""
+        """Return a row without the columns and escapes of a download of rejected rows."""
         return [unescaped(cell) for cell in row[self.first :]] if self.first else row
 
 
 def column_names(names: Sequence[str], kept: Sequence[int]) -> list[str]:
-    """The names of the columns that are kept, with one of our own for a column without."""
+    """Return the names of the kept columns, with a generated name for each unnamed one. Raises HeaderError."""
     if len(kept) > MAX_COLUMNS:
-        raise HeaderError(f"the header has {len(kept):,} columns; at most {MAX_COLUMNS:,} are taken")
+        raise HeaderError(f"the header has {len(kept):,} columns; at most {MAX_COLUMNS:,} are allowed")
     seen: dict[str, int] = {}
     for place in kept:
         name = names[place]
@@ -89,7 +90,7 @@ def column_names(names: Sequence[str], kept: Sequence[int]) -> list[str]:
 def column_warnings(
     valued: Sequence[int], empty: Sequence[int], header: Sequence[str], kept: Sequence[int], *, is_mended: bool
 ) -> list[str]:
-    """What to tell about columns that got a name or were left out."""
+    """Return warnings about columns that were named or left out."""
     warnings = []
     if is_mended:
         warnings.append(f"the first {len(REJECTED_COLUMNS)} columns, of a download of rejected rows, were left out")

@@ -1,4 +1,4 @@
-"""Find out how the lines of a CSV file are cut into columns, and which of them is the header."""
+"""Detection of a CSV file's delimiter, quoting and header row."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from asyncbg.service.integrations.csv_encoding import Source
 Quoting = Literal["none", "minimal", "all"]
 
 DELIMITERS = "\t|;,"
-"""Those that are looked for, the rarer first: a tie goes to the rarer."""
+"""The candidate delimiters, the rarer first: a tie goes to the rarer."""
 SAMPLE_CHARS = 131_072
 _SAMPLE_ROWS = 500
 _MAX_PREAMBLE_ROWS = 30
@@ -29,7 +29,7 @@ Row = list[str]
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What separates the columns, and how many lines and rows of the text stand above the header."""
+    """The delimiter and quoting of a file, and the number of lines and rows above its header."""
 
     delimiter: str
     source: Source
@@ -37,13 +37,13 @@ class Dialect:
     lines_above: int
     rows_above: int
     is_table: bool
-    """Whether there are two columns or more, and most of the rows have as many as the header."""
+    """Whether there are at least two columns, and most rows have as many as the header."""
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """The text as rows under one delimiter, ``ends`` the line behind each, and the row that is the header."""
+    """The rows of a text under one delimiter, the line number after each, and the index of the header."""
 
     delimiter: str
     rows: Sequence[Row]
@@ -61,18 +61,18 @@ class _Reading:
 
     @property
     def is_prose(self) -> bool:
-        """Whether blanks follow the delimiter, as they follow the commas of a sentence."""
+        """Whether blanks follow the delimiter, as in the commas of a sentence."""
         return any(cell.startswith(" ") for row in self.rows[self.at :] for cell in row[1:])
 
 
 def separator_line(text: str) -> tuple[str, int] | None:
-    """The delimiter that Excel's first line ``sep=;`` names, and the characters of this line; None without one."""
+    """Return the delimiter in Excel's first line ``sep=;`` and the length of that line; None without one."""
     found = _SEP.match(text)
     return (found[2], found.end()) if found else None
 
 
 def find_dialect(text: str, *, whole: bool, delimiter: str | None) -> Dialect | None:
-    """How ``text``, the start of a file, is written; ``delimiter`` is one that is told. None if it is blank."""
+    """Return the dialect of ``text``, the start of a file; ``delimiter`` is a declared one. None for a blank text."""
     text = text[:SAMPLE_CHARS]
     whole = whole and len(text) < SAMPLE_CHARS
     readings = [found for one in delimiter or DELIMITERS if (found := _read(text, one, whole=whole))]
@@ -92,15 +92,15 @@ def find_dialect(text: str, *, whole: bool, delimiter: str | None) -> Dialect | 
 
 
 def is_blank(row: Sequence[str]) -> bool:
-    """Whether a row holds nothing but blanks."""
+    """Whether all cells of a row are blank."""
     return not "".join(row).strip()
 
 
 def _best(readings: Sequence[_Reading]) -> _Reading:
-    """The delimiter under which most rows fit the header.
+    """Return the reading under which most rows fit the header.
 
-    A tie goes to the one without blanks behind it, then to the rarer. A file in which none cuts the header is of one
-    column: then the best is the one that cuts no row.
+    A tie goes to the delimiter without blanks behind it, then to the rarer. If no delimiter splits the header, the file
+    has one column, and the delimiter that splits no row is best.
     """
     tables = [reading for reading in readings if reading.width > 1]
     if tables:
@@ -116,10 +116,10 @@ def _read(text: str, delimiter: str, *, whole: bool) -> _Reading | None:
         for row in islice(parser, _SAMPLE_ROWS):
             rows.append(row)
             ends.append(parser.line_num)
-    except csv.Error:  # a field over the parser's limit: judge by the rows before it
+    except csv.Error:  # a field over the parser's limit: use the rows before it
         whole = True
     if not whole and 1 < len(rows) < _SAMPLE_ROWS:
-        rows.pop()  # cut off in the middle
+        rows.pop()  # truncated at the end of the sample
     filled = [index for index, row in enumerate(rows) if not is_blank(row)]
     if not filled:
         return None
@@ -132,7 +132,7 @@ def _read(text: str, delimiter: str, *, whole: bool) -> _Reading | None:
 
 
 def _header_at(rows: Sequence[Row], filled: Sequence[int]) -> int:
-    """The first row that is no title or comment above a table; the first of all where there is no table below."""
+    """Return the index of the first row that is not a title or comment; the first row if no table follows."""
     widths = Counter(len(rows[index]) for index in filled if len(rows[index]) > 1)
     [(width, many)] = widths.most_common(1) or [(1, 0)]
     if many < 2:
@@ -160,7 +160,7 @@ def _is_above(row: Row, width: int, below: Sequence[Row]) -> bool:
 
 
 def _can_be_header(row: Row) -> bool:
-    """Whether its cells can be names: at least two, without a number, a repeat, or a sentence's blanks before them."""
+    """Whether the cells can be column names: at least two, no numbers, no repeats, not the words of a sentence."""
     names = [cell for cell in row if cell.strip()]
     if len(names) < 2 or len(set(names)) < len(names) or all(cell.startswith(" ") for cell in row[1:]):
         return False
@@ -168,7 +168,7 @@ def _can_be_header(row: Row) -> bool:
 
 
 def _fit(rows: Sequence[Row], filled: Sequence[int], at: int) -> float:
-    """Which part of the rows below the header can be stored under it; those above count as rows that cannot."""
+    """Return the fraction of the other rows that fit the header; rows above it do not fit."""
     needed, width = _filled(rows[at]), len(rows[at])
     others = [rows[index] for index in filled if index != at]
     if not others:
@@ -178,7 +178,7 @@ def _fit(rows: Sequence[Row], filled: Sequence[int], at: int) -> float:
 
 
 def _filled(row: Sequence[str]) -> int:
-    """The number of columns without the empty ones at the end."""
+    """Return the number of columns without trailing empty ones."""
     return next((place for place in range(len(row), 0, -1) if row[place - 1].strip()), 0)
 
 
@@ -193,7 +193,7 @@ def _warnings(best: _Reading, first: int, readings: Sequence[_Reading], *, is_de
     warnings = []
     if best.at > first:
         rows = f"row {first + 1} is" if best.at == first + 1 else f"rows {first + 1} to {best.at} are"
-        warnings.append(f"{rows} above the header and no part of the table; row {best.at + 1} was read as the header")
+        warnings.append(f"{rows} above the header and not part of the table; row {best.at + 1} was read as the header")
     elif best.header[0].lstrip().startswith("#"):
         warnings.append(f"the header, row {best.at + 1}, begins with #; is it a comment?")
     rivals = [other for other in readings if other.width > 1]
@@ -207,5 +207,5 @@ def _warnings(best: _Reading, first: int, readings: Sequence[_Reading], *, is_de
 
 
 def _cuts(reading: _Reading) -> bool:
-    """Whether a delimiter cuts the most of the rows."""
+    """Whether a delimiter splits most of the rows."""
     return sum(_filled(row) > 1 for row in reading.rows) * 2 > sum(not is_blank(row) for row in reading.rows)

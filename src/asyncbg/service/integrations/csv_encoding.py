@@ -1,7 +1,7 @@
-"""Find out how a CSV file is encoded: its mark, else what its sender declares, else a guess; and where its text ends.
+"""Detection of a CSV file's encoding and of the end of its text.
 
-The order is that of the HTML standard: a byte order mark, the declared charset, detection (charset-normalizer for what
-is not UTF-8), Windows-1252. A declaration that the bytes contradict is set aside, and the warnings say so.
+The order follows the HTML standard: the byte order mark, the declared charset, detection (charset-normalizer for what
+is not UTF-8), Windows-1252. A declared charset that the bytes contradict is ignored with a warning.
 """
 
 import codecs
@@ -22,7 +22,7 @@ UTF_16 = ("utf-16-le", "utf-16-be")
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, UTF_16[0]), (codecs.BOM_UTF16_BE, UTF_16[1]))
 _ASCII = string.ascii_letters + string.digits + "\t\r\n \",;|:=<>'#_-/"
 _NOT_FOR_FILES = {"idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7", "mbcs", "oem"}
-# What a label means to the browsers that write it (WHATWG Encoding), and what we show for a codec of Python's.
+# The meaning of a label in browsers (WHATWG Encoding), and the displayed name of a Python codec.
 _LABELS = {
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin-1", "latin1", "l1", "ansi", "windows-1252"), "cp1252"),
     **dict.fromkeys(("shift-jis", "shift_jis", "sjis", "x-sjis", "ms_kanji", "windows-31j"), "cp932"),
@@ -50,16 +50,16 @@ _PADDING = {"utf-16-le": (b"\0\0", b"\x1a\0"), "utf-16-be": (b"\0\0", b"\0\x1a")
 
 
 class CsvError(FinalError):
-    """The file as a whole cannot be read as CSV; sending it again unchanged is pointless."""
+    """The file cannot be read as CSV; a retry with the same file fails too."""
 
 
 class NotCsvError(CsvError):
-    """The file is not CSV at all, or of an encoding that is not read."""
+    """The file is not CSV, or its encoding is not supported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A codec, the length of the byte order marks before the text, how it was found, and what to tell about it."""
+    """A codec, the length of the byte order marks, how the codec was determined, and warnings."""
 
     codec: str
     start: int
@@ -68,7 +68,7 @@ class Encoding:
 
 
 def find_encoding(file: BinaryIO, head: bytes, *, declared: str | None) -> Encoding:
-    """The encoding of a file that begins with ``head``; reads on to the first byte that is not ASCII.
+    """Return the encoding of a file that begins with ``head``; reads up to the first byte that is not ASCII.
 
     Raises NotCsvError for UTF-32.
     """
@@ -91,7 +91,7 @@ def find_encoding(file: BinaryIO, head: bytes, *, declared: str | None) -> Encod
 
 
 def codec_of(label: str) -> str | None:
-    """Python's codec for a charset's label; None for one that is unknown or no encoding of text with ASCII in it."""
+    """Return Python's codec for a charset label; None if it is unknown or not a superset of ASCII."""
     label = label.strip().strip("'\"").lower()
     try:
         info = codecs.lookup(_LABELS.get(label, label))
@@ -106,7 +106,7 @@ def codec_of(label: str) -> str | None:
 
 
 def shown_encoding(codec: str) -> str:
-    """A codec's name as the web knows it: ``windows-1252``, ``shift_jis``, ``utf-16le``."""
+    """Return the web's name of a codec: ``windows-1252``, ``shift_jis``, ``utf-16le``."""
     if re.fullmatch("cp125[0-8]", codec):
         return f"windows-{codec[2:]}"
     if re.fullmatch("iso8859-[0-9]+", codec):
@@ -115,12 +115,12 @@ def shown_encoding(codec: str) -> str:
 
 
 def encoding_in_words(codec: str) -> str:
-    """A codec's name in a sentence: ``UTF-16``, ``windows-1252``."""
+    """Return a codec's name for messages: ``UTF-16``, ``windows-1252``."""
     return codec.upper()[:6].rstrip("-") if codec.startswith("utf-") else shown_encoding(codec)
 
 
 def content_end(file: BinaryIO, codec: str) -> tuple[int, int, bool]:
-    """Where the text ends, before zero bytes and a ^Z that fill the file up; how many zeros, and whether ^Z."""
+    """Return the end of the text without padding: the offset, the number of zero bytes, and whether ^Z was found."""
     size = end = file.seek(0, os.SEEK_END)
     zero, stop = _PADDING.get(codec, (b"\0", b"\x1a"))
     unit, zeros, has_stop = len(zero), 0, False
@@ -163,7 +163,7 @@ def _marked(head: bytes, mark: bytes, codec: str, declared: str | None) -> Encod
 
 
 def _first_part(file: BinaryIO, head: bytes) -> bytes:
-    """The first piece of the file that is not ASCII, or nothing."""
+    """Return the first chunk of the file that is not ASCII, or empty bytes."""
     part = head
     while part and part.isascii():
         part = file.read(CHUNK_BYTES)
@@ -175,7 +175,7 @@ def _contradicted(guess: Encoding, why: str) -> Encoding:
 
 
 def _confirmed(wanted: str, head: bytes, part: bytes) -> str | None:
-    """The declared codec, unless the bytes say that it cannot be."""
+    """Return the declared codec, or None if the bytes contradict it."""
     utf_16 = _unmarked_utf_16(head)
     if wanted.startswith("utf-32"):
         raise NotCsvError("the file is declared as UTF-32 text; save it as UTF-8")
@@ -199,14 +199,14 @@ def _guess(head: bytes, part: bytes) -> Encoding:
 
 
 def _fits(part: bytes, codec: str) -> bool:
-    """Whether it is that encoding in the main; a few broken characters among good ones are broken rows."""
+    """Whether most non-ASCII characters decode; a few invalid ones belong to broken rows."""
     text = decode_leniently(part, codec)
     invalid = len(_ESCAPED.findall(text))
     return not invalid or sum(not char.isascii() for char in text) - invalid >= invalid
 
 
 def _unmarked_utf_16(head: bytes) -> str | None:
-    """UTF-16 without a mark: zeros in the high bytes of ASCII characters, on one side only, and lines of text."""
+    """Detect UTF-16 without a byte order mark by the zero high bytes of ASCII characters."""
     head = head.rstrip(b"\0\x1a") + b"\0"
     head = head[: len(head) // 2 * 2]
     zeros = (head[1::2].count(0), head[0::2].count(0))
@@ -219,18 +219,18 @@ def _unmarked_utf_16(head: bytes) -> str | None:
 
 
 def _is_plain_text(head: bytes) -> bool:
-    """Whether it is text a byte at a time, but for zeros: no control characters, and ASCII or UTF-8."""
+    """Whether the bytes are ASCII or UTF-8 text without control characters, apart from zeros."""
     return not _CONTROL.search(head) and _fits(head, "utf-8")
 
 
 def _is_text(text: str) -> bool:
-    """Whether it has lines or columns and no characters that text has none of."""
+    """Whether the text has lines or columns and no control or private characters."""
     has_shape = "\n" in text or "\r" in text or any(delimiter in text for delimiter in ",;\t|")
     return has_shape and not re.search("[\0-\x08\x0e-\x19\x1b-\x1f\ufffd\ufffe\uffff\ue000-\uf8ff]", text)
 
 
 def _is_one_script(text: str) -> bool:
-    """Whether its letters are mostly of one alphabet; bytes that are wrongly read in pairs are of many."""
+    """Whether most letters belong to one script; bytes wrongly decoded in pairs yield many."""
     blocks = [ord(char) >> 8 for char in text if char.isalpha() and not char.isascii()]
     cjk = sum(0x30 <= block <= 0x9F or 0xAC <= block <= 0xD7 for block in blocks)
     common = max((blocks.count(block) for block in set(blocks)), default=0)
@@ -238,7 +238,7 @@ def _is_one_script(text: str) -> bool:
 
 
 def _detect(part: bytes) -> tuple[str, bool]:
-    """The codec of a text that is not UTF-8, and whether that is more than a weak guess."""
+    """Return the codec of a text that is not UTF-8, and whether the detection is reliable."""
     from charset_normalizer import from_bytes
 
     sample = _around(part)
@@ -255,7 +255,7 @@ def _detect(part: bytes) -> tuple[str, bool]:
 
 
 def _around(part: bytes) -> bytes:
-    """The lines from the first one that is not ASCII on."""
+    """Return a sample beginning with the first line that is not ASCII."""
     first = next(at for at, byte in enumerate(part) if byte > 127)
     return part[part.rfind(b"\n", 0, first) + 1 :][:_SAMPLE_BYTES]
 
@@ -268,7 +268,7 @@ def _decoded(data: bytes, codec: str) -> str | None:
 
 
 def _is_western(text: str) -> bool:
-    """Whether letters with accents are the exception, as in the languages that Windows-1252 is for."""
+    """Whether accented letters are rare, as in the languages of Windows-1252."""
     words: Iterable[str] = re.findall(r"\w*[^\W\d_a-zA-Z]\w*", text)
     letters = [char for word in words for char in word if char.isalpha()]
     return sum(not char.isascii() for char in letters) * 2 <= len(letters)

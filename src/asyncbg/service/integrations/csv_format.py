@@ -1,4 +1,4 @@
-"""Find out how a CSV file is written, encoding and delimiter, and refuse what is no CSV."""
+"""Detection of a CSV file's format, refusal of other formats, and decoding of its lines."""
 
 import codecs
 import io
@@ -35,7 +35,7 @@ _OTHER_LINE_ENDS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 @dataclass(frozen=True, slots=True)
 class DeclaredFormat:
-    """What is said about a file: the charset its sender declares, and what the settings say where it says nothing."""
+    """The declared format of a file: the sender's charset, and the settings' encoding and delimiter."""
 
     charset: str | None = None
     encoding: str | None = None
@@ -47,7 +47,7 @@ UNDECLARED = DeclaredFormat()
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a file is written: its encoding and dialect, the byte that the header begins at, the rows before that."""
+    """The detected format of a file: encoding, dialect, the offset of the header, and warnings."""
 
     encoding: Encoding
     dialect: Dialect
@@ -57,9 +57,9 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A text cut into lines; what cannot be decoded is a surrogate in it.
+    """Decoded lines; undecodable bytes become surrogates.
 
-    ``sizes`` are their lengths in bytes, or None where encoding a line again gives its bytes.
+    ``sizes`` are the lengths in bytes, or None if encoding a line again yields its bytes.
     """
 
     text: str
@@ -69,7 +69,7 @@ class Lines:
 
 
 def sniff(file: BinaryIO, declared: DeclaredFormat) -> Format:
-    """Look at the start of ``file``, and on to its first text that is not ASCII. Raises NotCsvError."""
+    """Detect the format from the start of ``file`` and its first text that is not ASCII. Raises NotCsvError."""
     file.seek(0)
     head = file.read(CHUNK_BYTES)
     if not head:
@@ -97,7 +97,7 @@ def sniff(file: BinaryIO, declared: DeclaredFormat) -> Format:
 
 
 def lines_of(data: bytes, codec: str) -> Lines:
-    """Decode, and cut behind each LF, CRLF and CR."""
+    """Decode bytes into lines that end with LF, CRLF or CR."""
     if codec not in {"utf-8", "cp1252", *UTF_16}:
         pieces = data.splitlines(keepends=True)
         lines = [piece.decode(codec, "surrogateescape") for piece in pieces]
@@ -112,23 +112,23 @@ def lines_of(data: bytes, codec: str) -> Lines:
 
 
 def _marked_invalid(data: bytes, codec: str) -> str:
-    """Mark what cannot be decoded with a surrogate that encodes to the same bytes again."""
+    """Decode with a surrogate for each invalid byte, which encodes to the same byte again."""
     if codec not in UTF_16:
         return data.decode(codec, "surrogateescape")
     if len(data) % 2:
-        return data[:-1].decode(codec, "surrogatepass") + "\udfff"  # cut off inside the last character
+        return data[:-1].decode(codec, "surrogatepass") + "\udfff"  # truncated inside the last character
     return data.decode(codec, "surrogatepass")
 
 
 def _split(text: str) -> list[str]:
-    """Cut behind each LF, CRLF and CR; ``splitlines`` is four times as fast but knows more line ends than CSV has."""
+    """Split after each LF, CRLF and CR; ``splitlines`` is four times as fast but splits at more line ends."""
     if any(end in text for end in _OTHER_LINE_ENDS):
         return list(io.StringIO(text, newline=""))
     return text.splitlines(keepends=True)
 
 
 def _bytes_of_lines(file: BinaryIO, start: int, codec: str, count: int) -> int:
-    """How many bytes the first lines from ``start`` on take."""
+    """Return the size in bytes of the first ``count`` lines from ``start``."""
     if not count:
         return 0
     file.seek(start)
@@ -179,7 +179,7 @@ def _refuse_other_formats(head: bytes, text: str) -> None:
 
 
 def _is_json_object(text: str) -> bool:
-    """Whether the first line is a JSON object: lines of such objects may look like columns."""
+    """Whether the first line is a JSON object, which could look like columns."""
     line = text.lstrip().partition("\n")[0]
     try:
         return line.startswith("{") and isinstance(json.loads(line), dict)

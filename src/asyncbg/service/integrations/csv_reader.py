@@ -53,7 +53,7 @@ from asyncbg.service.integrations.csv_row import first_flaw, is_whole_row, raw_c
 MAX_ROW_BYTES = 1_048_576
 BATCH_ROWS = 2_000
 _SCAN_BYTES = 8 * 1_048_576
-"""How far a file is searched for values in columns without a name; one that comes later is rejected."""
+"""How many bytes are searched for values in unnamed columns; rows with later values are rejected."""
 
 _LINE_ENDS = {"utf-16-le": (b"\n\0", b"\r\0"), "utf-16-be": (b"\0\n", b"\0\r")}
 _MARK = "\ufeff"
@@ -65,20 +65,19 @@ _BEHIND_QUOTE = "text follows a closing quote; a quote inside a quoted field is 
 
 
 class RowTooLongError(CsvError):
-    """A row does not end within a mebibyte: a quote is not closed, or this is not CSV."""
+    """A row is longer than 1 MiB: a quote is not closed, or the file is not CSV."""
 
     def __init__(self, row: int) -> None:
-        """Name the row."""
         super().__init__(f"row {row} is longer than {MAX_ROW_BYTES:,} bytes; is a closing quote missing?")
         self.row = row
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where reading goes on: after ``offset`` bytes and ``row`` rows; the rest says how to read what follows.
+    """A position in the file, after ``offset`` bytes and ``row`` rows, and the format of the rest.
 
-    ``kept`` are the places of the header's columns in the file's rows, where they are not simply the first ones, and
-    ``width`` how many columns the file's header row has.
+    ``kept`` are the indexes of the header's columns in the file's rows, empty if they are the first ones; ``width`` is
+    the number of columns in the file's header row.
     """
 
     offset: int
@@ -89,12 +88,12 @@ class Cursor:
     kept: tuple[int, ...] = ()
     width: int = 0
     is_mended: bool = False
-    """Whether the file is a download of rejected rows, whose first columns say why."""
+    """Whether the file is a download of rejected rows, whose first columns hold the reasons."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedCsv:
-    """A file that is ready to be read, and how it is written: found by itself, or as somebody says."""
+    """An opened file: the cursor after its header, and its format, declared or guessed."""
 
     cursor: Cursor
     encoding_source: Source
@@ -105,9 +104,9 @@ class OpenedCsv:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why one row was not taken. ``column`` counts from 1; None says that the whole row is meant.
+    """A rejected row and the reason. ``column`` counts from 1; None means the whole row.
 
-    ``cells`` are the row as it is in the file, for the eyes of its owner.
+    ``cells`` are the row's cells in the file, shown to its owner only.
     """
 
     row: int
@@ -118,9 +117,9 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some rows in the file's order, and where to go on.
+    """Consecutive rows of the file, and the cursor after them.
 
-    ``rows[i]`` is the file's row ``first_row + i``; None stands for one that was rejected or is blank.
+    ``rows[i]`` is the file's row ``first_row + i``; None for a rejected or blank row.
     """
 
     first_row: int
@@ -131,12 +130,12 @@ class Batch:
 
     @property
     def blank(self) -> int:
-        """How many rows hold nothing but blanks."""
+        """Return the number of blank rows."""
         return len(self.rows) - self.accepted - len(self.rejections)
 
 
 def open_csv(file: BinaryIO, declared: DeclaredFormat = UNDECLARED) -> OpenedCsv:
-    """Find out how ``file`` is written and read its header. Raises CsvError when that cannot be done."""
+    """Detect the format of ``file`` and read its header. Raises CsvError."""
     form = sniff(file, declared)
     dialect, codec = form.dialect, form.encoding.codec
     cursor = Cursor(form.start, dialect.rows_above, (), dialect.delimiter, codec)
@@ -149,16 +148,16 @@ def read_batches(
 ) -> Iterator[Batch]:
     """Yield the rows after ``cursor``, at most ``batch_rows`` at a time and about ``chunk_bytes`` bytes.
 
-    Raises RowTooLongError behind the batch of the rows before it.
+    Raises RowTooLongError after the batch of the rows before it.
     """
     return _Reader(file, cursor, batch_rows=batch_rows, chunk_bytes=chunk_bytes).batches()
 
 
 class _Reader:
-    """Feeds the csv module with lines and keeps count of the bytes that each row took.
+    """Reader that feeds lines to the csv module and tracks the byte offset of each row.
 
-    The csv module says how many lines it has taken, so the lines since the last batch, encoded again, give a row's
-    exact end. A marker line behind the last one tells a file that ended from one that ended inside a quoted field.
+    The csv module counts the lines it has consumed, so the lines since the last batch, encoded again, give the end
+    of a row. A marker line after the last one distinguishes a complete file from an unclosed quoted field.
     """
 
     def __init__(self, file: BinaryIO, cursor: Cursor, *, batch_rows: int, chunk_bytes: int) -> None:
@@ -167,17 +166,17 @@ class _Reader:
         self._batch_rows = batch_rows
         self._chunk_bytes = chunk_bytes
         self._columns = Columns.of(cursor.header, cursor.kept, cursor.width, is_mended=cursor.is_mended)
-        self._lines: list[str] = []  # loaded and not yet behind the cursor
-        self._sizes: list[int] | None = None  # of the lines in bytes, where encoding them again would not tell
-        self._behind = 0  # lines behind the cursor
-        self._loaded = 0  # lines loaded in all
-        self._suspect_until = 0  # lines up to here hold something that needs a look at every field
-        self._last: int | None = None  # the number of lines in all, known at the end of the file
+        self._lines: list[str] = []  # loaded lines after the cursor
+        self._sizes: list[int] | None = None  # sizes of the lines in bytes, if encoding them again may differ
+        self._behind = 0  # number of lines before the cursor
+        self._loaded = 0  # number of loaded lines
+        self._suspect_until = 0  # lines up to here need a check of every field
+        self._last: int | None = None  # the total number of lines, known at the end of the file
         self._feed = chain.from_iterable(self._load())
         self._parser = self._new_parser()
-        self._parser_began = 0  # lines taken before this parser was made
+        self._parser_began = 0  # lines consumed by earlier parsers
         self._rows: list[list[str]] = []
-        self._ends: list[int] = []  # the line behind each of the rows
+        self._ends: list[int] = []  # the line after each row
         self._flaws: dict[int, tuple[int | None, str]] = {}  # column and reason, by index in the rows
         self._error: CsvError | None = None
 
@@ -189,7 +188,7 @@ class _Reader:
             raise self._error
 
     def header(self) -> tuple[Cursor, list[str]]:
-        """The cursor behind the header row, and what to tell about its columns."""
+        """Return the cursor after the header row, and warnings about its columns."""
         self._start()
         while self._take():
             row = self._rows[0]
@@ -215,7 +214,7 @@ class _Reader:
         ), warnings
 
     def _valued(self, unnamed: set[int]) -> set[int]:
-        """Those of the columns that have a value in a row below."""
+        """Return those of the columns that have a value in a following row."""
         found: set[int] = set()
         self._batch_rows, limit = BATCH_ROWS, self._cursor.offset + _SCAN_BYTES
         while found != unnamed and self._cursor.offset < limit and self._take():
@@ -239,7 +238,7 @@ class _Reader:
                 self._parse()
             except csv.Error as error:
                 self._skip_row(is_too_long="limit" in str(error))
-            except CsvError as error:  # the rows before it are still good
+            except CsvError as error:  # the rows before it are valid
                 self._error = error
             else:
                 break
@@ -262,9 +261,9 @@ class _Reader:
         return bool(self._ends) and (self._ends[-1] >= self._loaded or len(self._rows) >= self._batch_rows)
 
     def _skip_row(self, *, is_too_long: bool) -> None:
-        """Give up on the row being parsed: go to the line where its quotes are even again, or before a good row."""
+        """Skip the current row: up to the line where its quotes are balanced, or to the next well-formed row."""
         start, end = self._row_start(), self._parser_began + self._parser.line_num
-        if self._last is not None and end > self._last:  # the marker is inside the row: a quote is open to the end
+        if self._last is not None and end > self._last:  # the marker is inside the row: a quote is not closed
             self._flaws[len(self._rows)] = (None, _UNCLOSED)
             self._rows.append([])
             self._ends.append(self._last)
@@ -325,7 +324,7 @@ class _Reader:
         return Batch(first_row, rows, accepted, tuple(rejections), self._advance())
 
     def _validate(self, index: int, row: list[str], *, deep: bool) -> list[str] | Rejection | None:
-        """The row's values, why it is rejected, or None for a blank one."""
+        """Return the row's values, its rejection, or None for a blank row."""
         flaw = self._flaws.get(index)
         if not flaw:
             if is_blank(row):
@@ -352,14 +351,14 @@ class _Reader:
         return None
 
     def _cells(self, index: int, row: list[str]) -> tuple[str, ...]:
-        """The row as it is in the file, for a download of the rejected ones; nothing of one that is too long."""
+        """Return the row's cells for the download of rejected rows; empty for a row that is too long."""
         if index in self._flaws:
             text = self._text(self._ends[index - 1] if index else self._behind, self._ends[index])
             row = raw_cells(text, self._cursor.delimiter) if len(text) <= MAX_FIELD_CHARS else []
         return readable(self._columns.restored(row)) if sum(map(len, row)) <= MAX_FIELD_CHARS else ()
 
     def _advance(self) -> Cursor:
-        """Put the cursor behind the rows taken and let go of their lines."""
+        """Move the cursor after the parsed rows and drop their lines."""
         behind = self._row_start()
         offset = self._cursor.offset + self._size(self._behind, behind)
         self._cursor = replace(self._cursor, offset=offset, row=self._cursor.row + len(self._rows))
@@ -371,7 +370,7 @@ class _Reader:
         return self._cursor
 
     def _row_start(self) -> int:
-        """The line that the row after the last one taken begins with."""
+        """Return the number of the line at which the next row begins."""
         return self._ends[-1] if self._ends else self._behind
 
     def _has_line_breaks(self) -> bool:
@@ -381,14 +380,14 @@ class _Reader:
         return "".join(self._lines[first - self._behind : last - self._behind])
 
     def _size(self, first: int, last: int) -> int:
-        """How many bytes of the file the lines from ``first`` up to ``last`` are."""
+        """Return the size in bytes of the lines from ``first`` to ``last``, exclusive."""
         if self._sizes is not None:
             return sum(self._sizes[first - self._behind : last - self._behind])
         codec = self._cursor.encoding
         return len(self._text(first, last).encode(codec, "surrogatepass" if codec in UTF_16 else "surrogateescape"))
 
     def _load(self) -> Iterator[Iterable[str]]:
-        """Read chunk after chunk and yield its whole lines; a line that is cut off waits for the next chunk."""
+        """Yield the complete lines of each chunk; an incomplete line waits for the next chunk."""
         rest = b""
         while chunk := self._file.read(min(self._chunk_bytes, max(0, self._end - self._file.tell()))):
             rest += chunk
@@ -415,13 +414,13 @@ class _Reader:
         return self._unmarked(found.lines, first) if _MARK in found.text else found.lines
 
     def _unmarked(self, lines: Sequence[str], first: int) -> Iterator[str]:
-        """The lines without the byte order mark that a joined file has in its middle: one that a row begins with."""
+        """Yield the lines without a byte order mark at the start of a row, which concatenated files contain."""
         for number, line in enumerate(lines, first):
             yield line[1:] if line.startswith(_MARK) and self._row_start() == number else line
 
 
 def _last_line_end(data: bytes, encoding: str) -> int:
-    """The position behind the last line that is surely whole: a CR at the very end may be half of a CRLF."""
+    """Return the end of the last complete line; a CR at the very end may be half of a CRLF."""
     if encoding not in _LINE_ENDS:
         return max(data.rfind(b"\n"), data.rfind(b"\r", 0, len(data) - 1)) + 1
     feed, carriage = _LINE_ENDS[encoding]
@@ -430,7 +429,7 @@ def _last_line_end(data: bytes, encoding: str) -> int:
 
 
 def _rfind_unit(data: bytes, unit: bytes, end: int) -> int:
-    """The last place where ``unit`` stands on a two-byte boundary before ``end``; -2 when there is none."""
+    """Return the last index of ``unit`` on a two-byte boundary before ``end``, or -2."""
     found = data.rfind(unit, 0, max(end, 0))
     while found % 2 and found >= 0:
         found = data.rfind(unit, 0, found + 1)

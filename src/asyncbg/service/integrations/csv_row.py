@@ -1,4 +1,4 @@
-"""One row of a CSV file looked at closely: what is wrong with its quotes, and its cells as they are written."""
+"""Analysis of a malformed CSV row, its raw cells, and the escaping of formulas."""
 
 import csv
 import re
@@ -8,13 +8,13 @@ _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def _field(delimiter: str) -> re.Pattern[str]:
-    """A well-formed field up to the delimiter or the end of the row: quoted as in RFC 4180, or not begun by a quote."""
+    """Return the pattern of a well-formed field: quoted as in RFC 4180, or not beginning with a quote."""
     one = re.escape(delimiter)
     return re.compile(f'(?:"((?:[^"]|"")*)"|((?!")[^{one}\r\n]*))(?={one}|[\r\n]*\\Z)')
 
 
 def first_flaw(text: str, delimiter: str) -> int | None:
-    """The column, from 1, of the first field of a row that has text behind its closing quote."""
+    """Return the column, from 1, of the first field with text after its closing quote; None without one."""
     pattern, at, column = _field(delimiter), 0, 1
     while at <= len(text):
         found = pattern.match(text, at)
@@ -27,7 +27,7 @@ def first_flaw(text: str, delimiter: str) -> int | None:
 
 
 def raw_cells(text: str, delimiter: str) -> list[str]:
-    """The cells of a row that is not well-formed: a broken field is kept with its quotes, up to the next delimiter."""
+    """Return the cells of a malformed row; a broken field keeps its quotes and ends at the next delimiter."""
     pattern, text, at = _field(delimiter), text.rstrip("\r\n"), 0
     cells = []
     while at <= len(text):
@@ -44,7 +44,7 @@ def raw_cells(text: str, delimiter: str) -> list[str]:
 
 
 def is_whole_row(line: str, delimiter: str, width: int) -> bool:
-    """Whether a line by itself is a row as RFC 4180 has it, of ``width`` columns, two or more."""
+    """Whether a line alone is a row as in RFC 4180 with ``width`` columns, at least two."""
     one = re.escape(delimiter)
     cell = f'(?:"(?:[^"]|"")*"|[^"{one}\r\n]*)'
     if width < 2 or not re.fullmatch(f"{cell}(?:{one}{cell})*[\r\n]*", line):
@@ -53,12 +53,12 @@ def is_whole_row(line: str, delimiter: str, width: int) -> bool:
 
 
 def readable(cells: Sequence[str]) -> tuple[str, ...]:
-    """The cells with a replacement character for what is no text."""
+    """Return the cells with a replacement character for each NUL and surrogate."""
     return tuple(_UNREADABLE.sub("\ufffd", cell) for cell in cells)
 
 
-# What begins a formula, at the start of a cell or behind what another program may take for the end of one (OWASP, "CSV
-# Injection"): quotes do not help against a program that separates by semicolons. The wide forms begin one in some.
+# A formula begins at the start of a cell, or after a character that another program may take for a delimiter (OWASP,
+# "CSV Injection"); quotes do not help there. Some programs accept the full-width forms too.
 CELL_START = r"(\A|[,;|\t\r\n])([ \u00a0]*)"
 FORMULA_CHARS = r"[=+\-@\uff1d\uff0b\uff0d\uff20\t\r\n]"
 _FORMULA = re.compile(f"{CELL_START}(?='*{FORMULA_CHARS})")
@@ -66,10 +66,10 @@ _TEXT = re.compile(f"{CELL_START}'(?='*{FORMULA_CHARS})")
 
 
 def escaped(cell: str) -> str:
-    """The cell with a ``'`` before what a spreadsheet takes for a formula, and before such a ``'`` of its own."""
+    """Return the cell with a ``'`` before each formula, and before each ``'`` that :func:`unescaped` would remove."""
     return _FORMULA.sub(r"\1\2'", cell)
 
 
 def unescaped(cell: str) -> str:
-    """The cell without the ``'`` of :func:`escaped`, exactly as it was."""
+    """Return the original cell of :func:`escaped`."""
     return _TEXT.sub(r"\1\2", cell)

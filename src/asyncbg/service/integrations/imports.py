@@ -1,4 +1,4 @@
-"""Import uploaded CSV files into the database, batch by batch, going on at the cursor after a crash."""
+"""Import of uploaded CSV files into the database in batches, resumed at a cursor after a crash."""
 
 import json
 import sqlite3
@@ -23,8 +23,8 @@ from asyncbg.settings import UploadSettings
 from asyncbg.store.sqlite.database import Database, Guard, unguarded
 
 OnProgress = Callable[[int, int, int, str], None]
+"""Called after every commit with the rows read, the bytes read, the total bytes and a message."""
 FindNeeded = Callable[[Collection[str]], Awaitable[Collection[str]]]
-"""Called behind every commit: rows read, bytes read, bytes in all, a line for people."""
 Status = Literal["running", "completed", "failed"]
 
 MAX_REJECTIONS = 1_000
@@ -169,10 +169,9 @@ _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=
 
 
 class TooManyRowsError(FinalError):
-    """The file has more rows than are taken."""
+    """The file has more rows than the limit."""
 
     def __init__(self, limit: int) -> None:
-        """Name the limit."""
         super().__init__(f"the file has more than {limit:,} rows; the first {limit:,} were imported and stay")
         self.limit = limit
 
@@ -181,22 +180,20 @@ class NothingStoredError(FinalError):
     """Every row of the file was rejected."""
 
     def __init__(self, rejected: int, row: int, reason: str) -> None:
-        """Name the first of them."""
         which = "the only row was" if rejected == 1 else f"all {rejected:,} rows were"
         super().__init__(f"{which} rejected, so nothing was stored; row {row}: {reason}")
 
 
 class ImportOvertakenError(AsyncBGError):
-    """Another worker went on with this import, or ended it; nothing was stored twice."""
+    """Another worker has continued or ended this import; nothing was stored twice."""
 
     def __init__(self, import_id: str) -> None:
-        """Name the import."""
         super().__init__(f"import {import_id} is being continued elsewhere or has ended; this attempt stops")
 
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What came of an import. ``rows_skipped`` held nothing but blanks."""
+    """The result of an import. ``rows_skipped`` counts blank rows."""
 
     rows_stored: int
     rows_rejected: int
@@ -206,9 +203,9 @@ class ImportResult:
 
 @dataclass(frozen=True, slots=True)
 class ImportRecord:
-    """One import as its owner sees it. ``rejections`` are the first thousand, ``rows_rejected`` counts them all.
+    """One import as shown to its owner. ``rejections`` are the first thousand, ``rows_rejected`` counts all.
 
-    What is said of the file's format is None before its header is read.
+    The fields of the file's format are None until its header is read.
     """
 
     id: str
@@ -233,7 +230,7 @@ class ImportRecord:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRows:
-    """The rejected rows of an import: the file they are of, its columns, and the rows page by page."""
+    """The rejected rows of an import: the file name, its columns, and the pages of rows."""
 
     file: str
     columns: tuple[str, ...]
@@ -241,14 +238,14 @@ class RejectedRows:
 
 
 class Imports:
-    """Receives CSV files and imports them."""
+    """Receiver and importer of CSV files."""
 
     def __init__(
         self, database: Database, data_dir: Path, settings: UploadSettings, *, clock: Clock, find_needed: FindNeeded
     ) -> None:
-        """Keep uploads below ``data_dir`` and rows in ``database``, which must be open before ``open`` is called.
+        """Store uploads below ``data_dir`` and rows in ``database``, which must be open before ``open`` is called.
 
-        ``find_needed`` tells which of the given uploads a job that is not final is going to read.
+        ``find_needed`` returns those of the given uploads that an unfinished job will read.
         """
         self._database = database
         self._clock = clock
@@ -260,7 +257,7 @@ class Imports:
         self._limiter = anyio.CapacityLimiter(2)
 
     async def open(self) -> None:
-        """Create or upgrade the tables, and remove the uploads that nobody will import any more."""
+        """Create or migrate the tables, and remove uploads that no job will import."""
         await self._database.migrate("imports", MIGRATIONS)
         await self._uploads.open()
         tokens = json.dumps(await self._uploads.tokens())
@@ -270,18 +267,18 @@ class Imports:
         await self._uploads.discard(*(Upload(token, "", 0) for token in left.difference(needed)))
 
     async def check_space(self, expected_bytes: int) -> None:
-        """Raise UploadSpaceError if there is no room for an upload of that size."""
+        """Raise UploadSpaceError if the disk has no room for an upload of that size."""
         await self._uploads.check_space(expected_bytes)
 
     async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str) -> Upload:
-        """Stream an upload to disk. Raises UploadTooLargeError, UploadSpaceError and what ``chunks`` raises."""
+        """Stream an upload to disk. Raises UploadTooLargeError, UploadSpaceError and any error of ``chunks``."""
         return await self._uploads.receive(chunks, file_name=file_name)
 
     async def discard(self, upload: Upload, *, guard: Guard | None = None) -> None:
-        """Remove an upload; one that is gone already is fine.
+        """Remove an upload; a missing one is ignored.
 
-        With a ``guard`` it is removed inside a transaction that the guard has let through: nobody can be given the job,
-        and with it the upload, in between.
+        With a ``guard`` it is removed inside a transaction after the guard's check, so no other worker can claim the
+        job, and with it the upload, in between.
         """
         if guard is None:
             await self._uploads.discard(upload)
@@ -303,12 +300,12 @@ class Imports:
         owner: str = ANONYMOUS,
         guard: Guard = unguarded,
     ) -> ImportResult:
-        """Import ``upload``, from the start or from where an earlier attempt of ``import_id`` got to.
+        """Import ``upload``, from the start or from the cursor of an earlier attempt of ``import_id``.
 
-        An import that is complete is not run again: its result is returned. Raises CsvError, TooManyRowsError,
+        A complete import is not repeated: its result is returned. Raises CsvError, TooManyRowsError,
         NothingStoredError and UploadGoneError, after which the import is marked as failed, and ImportOvertakenError,
         after which it is not.
-        ``guard`` stands before every write: what it raises leaves the import as it is.
+        ``guard`` is called before every write; an error of it leaves the import unchanged.
         """
         begin = (import_id, owner, user_id, upload.token, upload.file_name, upload.size, self._clock.now_ms())
 
@@ -331,7 +328,7 @@ class Imports:
         return run.result
 
     async def fail(self, import_id: str, *, reason: str, guard: Guard = unguarded) -> None:
-        """Mark a running import as failed; one that has ended stays as it is. The rows stored so far stay too."""
+        """Mark a running import as failed. An ended import and the stored rows stay unchanged."""
         failure = (self._clock.now_ms(), reason, import_id)
 
         def write(connection: sqlite3.Connection) -> None:
@@ -343,14 +340,14 @@ class Imports:
     async def list(
         self, user_id: int, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> KeysetPage[ImportRecord]:
-        """A page of the user's imports, of one owner or of all, newest first. Raises BadCursorError."""
+        """Return a page of the user's imports, of one owner or of all, newest first. Raises BadCursorError."""
         statement = _LIST if owner is None else _LIST.replace("user_id = ?", "user_id = ? AND owner = ?")
         wanted = (MAX_REJECTIONS, user_id, *([owner] if owner is not None else []), parse_cursor(cursor), limit + 1)
         rows = await self._database.read(lambda connection: connection.execute(statement, wanted).fetchone()[0])
         return build_page([(row[0], _record(row[1:])) for row in json.loads(rows)], limit)
 
     async def rejected(self, import_id: str, *, user_id: int, owner: str | None = None) -> RejectedRows | None:
-        """The rejected rows of an import with their cells, as many as are kept; None if the user has no such import."""
+        """Return the stored rejected rows of an import with their cells; None if the user has no such import."""
         statement = _FIND if owner is None else f"{_FIND} AND owner = ?"
         wanted = (user_id, import_id, *([owner] if owner is not None else []))
         found = await self._database.read(lambda connection: connection.execute(statement, wanted).fetchone())
@@ -370,7 +367,7 @@ class Imports:
             after = place + rows[-1][0]
 
     async def rows(self, import_id: str, *, first_row: int = 1, limit: int = 100) -> Sequence[dict[str, str]]:
-        """Some imported rows in the file's order, from row ``first_row`` on; empty for an unknown import."""
+        """Return imported rows in the file's order, from row ``first_row`` on; empty for an unknown import."""
         wanted = {"id": import_id, "first_row": first_row, "limit": limit}
         found = await self._database.read(lambda connection: connection.execute(_ROWS, wanted).fetchone())
         if not found or not found[0]:
@@ -384,7 +381,7 @@ class Imports:
         while parsed := await run_sync(source.next, limiter=self._limiter):
             await run.store(parsed)
             self._report(run, min(parsed.batch.cursor.offset, upload.size), upload.size, on_progress)
-        if run.offset < upload.size:  # what fills the file up is no row
+        if run.offset < upload.size:  # the file ends with padding
             self._report(run, upload.size, upload.size, on_progress)
 
     async def _open(self, file: BinaryIO, upload: Upload) -> OpenedCsv:
@@ -398,14 +395,14 @@ class Imports:
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A batch, and its rows as the database takes them."""
+    """A batch, and its rows as JSON for the database."""
 
     batch: Batch
     rows_json: str
 
 
 class _Source:
-    """The batches of a file, up to the limit of rows. Works in worker threads, one call at a time."""
+    """The batches of a file up to the limit of rows; called in worker threads, one call at a time."""
 
     def __init__(self, file: BinaryIO, cursor: Cursor, *, limit: int, taken: int) -> None:
         self._file = file
@@ -415,7 +412,7 @@ class _Source:
         self._batches = read_batches(file, cursor)
 
     def next(self) -> _Parsed | None:
-        """The next batch, None behind the last one. Raises CsvError and TooManyRowsError behind what can be stored."""
+        """Return the next batch, None after the last. Raises CsvError or TooManyRowsError after the valid batches."""
         batch = next(self._batches, None)
         if batch is None:
             return None
@@ -427,7 +424,7 @@ class _Source:
         return _Parsed(batch, _encode(batch.rows))
 
     def _last(self) -> _Parsed | None:
-        """Read the batch again, but only as many of its rows as are allowed."""
+        """Read the batch again, limited to the remaining rows."""
         if self._allowed <= 0:
             raise TooManyRowsError(self._limit)
         self._batches = read_batches(self._file, self._cursor, batch_rows=self._allowed)
@@ -435,7 +432,7 @@ class _Source:
 
 
 class _Run:
-    """One attempt at one import: where it stands, and its writes."""
+    """One attempt of one import: its position and its writes."""
 
     def __init__(self, database: Database, import_id: str, row: tuple[Any, ...], guard: Guard) -> None:
         self._database = database
@@ -455,7 +452,7 @@ class _Run:
         return self.result.rows_stored + self.result.rows_rejected
 
     async def set_format(self, opened: OpenedCsv) -> Cursor:
-        """Keep how the file is written, and that its header is read."""
+        """Store the file's format and the cursor after its header."""
         cursor = opened.cursor
         values = (
             _encode(cursor.header), cursor.delimiter, cursor.encoding, cursor.offset, cursor.row, _encode(cursor.kept),
@@ -468,7 +465,7 @@ class _Run:
         return cursor
 
     async def store(self, parsed: _Parsed) -> None:
-        """Store a batch, its rejections and the cursor behind it: all of it in one transaction, or nothing."""
+        """Store a batch, its rejections and the cursor after it in one transaction."""
         batch = parsed.batch
         rejected = len(batch.rejections)
         kept = batch.rejections[: max(0, MAX_KEPT_REJECTIONS - self.result.rows_rejected)]
@@ -497,7 +494,7 @@ class _Run:
         )
 
     async def check_stored(self) -> None:
-        """Raises NothingStoredError where there were rows and every one was rejected."""
+        """Raise NothingStoredError if every row was rejected."""
         if self.result.rows_stored or not self.result.rows_rejected:
             return
         place = (self._seq << 32,)

@@ -1,4 +1,1 @@
-"""The service's workflows, one vertical slice a file: what may be sent, the route, the tasks. None imports another.
-
-What they share is how work is accepted: ``acceptance``.
-"""
+"""The workflows of the service, one file each: input model, routes and tasks. They share only ``acceptance``."""

@@ -1,4 +1,4 @@
-"""How a workflow's route accepts work: documented in both forms of its input, and once for each ``Idempotency-Key``."""
+"""Shared parts of the workflows' routes: documented inputs, ``Idempotency-Key`` and the 202 response."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,18 +14,17 @@ from asyncbg.web.schemas import Accepted, accepted
 
 
 async def _once(background_tasks: BackgroundTasks, idempotency_key: IdempotencyKey = None) -> None:
-    """Let a request that is sent again be the jobs it was."""
+    """Pass the idempotency key on: a repeated request returns the jobs of the first."""
     background_tasks.idempotency_key = idempotency_key
 
 
 def accepts(form: type[BaseModel] | None = None, *, openapi_extra: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The options of a route that answers 202 with the jobs a request became, for ``@router.post(path, **accepts(…))``.
+    """Return the options of a route that answers 202 with jobs: ``@router.post(path, **accepts(…))``.
 
-    They document ``form``, which the route reads with ``query_or_body``, in both its forms, and read the header
-    ``Idempotency-Key``.
+    They document ``form``, which the route reads with ``query_or_body``, and read the header ``Idempotency-Key``.
     """
-    location = {"schema": {"type": "string"}, "description": "the first of the jobs"}
-    accepted = {"description": "The jobs are on disk and will be run", "headers": {"Location": location}}
+    location = {"schema": {"type": "string"}, "description": "the first job"}
+    accepted = {"description": "The jobs are stored and will run", "headers": {"Location": location}}
     return {
         "status_code": 202,
         "responses": {202: accepted, **problem_docs(400, 413, 415, 422, 429, 503)},
@@ -35,7 +34,7 @@ def accepts(form: type[BaseModel] | None = None, *, openapi_extra: dict[str, Any
 
 
 async def accept(message: str, jobs: Sequence[Job], background_tasks: BackgroundTasks, response: Response) -> Accepted:
-    """Put the jobs on disk and tell of them; of the earlier ones where the request was sent before.
+    """Commit the jobs and return the response body; a repeated request returns the jobs of the first.
 
     Raises IdempotencyError, OverloadedError, DatabaseError.
     """
@@ -44,7 +43,7 @@ async def accept(message: str, jobs: Sequence[Job], background_tasks: Background
 
 
 def _form_docs(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of both forms of ``model``."""
+    """Return the OpenAPI description of ``model`` as query parameters and as a JSON body."""
     schema = model.model_json_schema()
     parameters = [
         {"name": name, "in": "query", "required": False, "schema": part}

@@ -1,4 +1,4 @@
-"""Record what a user did, compute the statistics from it, and read both back."""
+"""Record user actions and serve the activity log and its statistics."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from asyncbg.web.schemas import Accepted
 
 
 class ActionForm(BaseModel):
-    """What the user did."""
+    """An action of a user."""
 
     action: Annotated[Line, Field(examples=["login"])]
 
@@ -32,17 +32,17 @@ class ActivityEntry(BaseModel):
 
 
 class ActivityPage(BaseModel):
-    """Some rows, newest first; ``next`` is the cursor of the page after, null on the last one."""
+    """A page of rows, newest first; ``next`` is the cursor of the next page, null on the last."""
 
     items: list[ActivityEntry]
     next: str | None
 
 
 class StatisticsView(BaseModel):
-    """What a user's activity log adds up to.
+    """The statistics of a user's activity log.
 
     ``by_action`` shows the 100 most frequent actions and ``by_day`` the latest 366 UTC dates with actions; the
-    ``_rest`` beside each counts the actions it does not show.
+    matching ``_rest`` counts the other actions.
     """
 
     user_id: int
@@ -56,12 +56,12 @@ class StatisticsView(BaseModel):
 
 
 def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
-    """The routes ``action``, ``activity`` and ``statistics`` below ``/user/{user_id}``, and the two tasks."""
+    """Return the routes ``action``, ``activity`` and ``statistics`` below ``/user/{user_id}``; register both tasks."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="log_user_activity", retries=3, timeout=30)
     async def log_user_activity(user_id: UserNumber, action: Annotated[Line, Personal("action")]) -> None:
-        """Add a row to the activity log; a repeat of the job adds none."""
+        """Add a row to the activity log; a retry adds no second row."""
         job = current_job()
         await activity.record(user_id=user_id, action=action, job_id=job.id, owner=job.owner, guard=job.guard)
 
@@ -77,7 +77,7 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
         background_tasks: BackgroundTasks,
         response: Response,
     ) -> Accepted:
-        """Accept an action: it is logged, then the user's statistics are brought up to date."""
+        """Accept an action: it is logged, then the user's statistics are updated."""
         jobs = [
             background_tasks.add_task(log_user_activity, user_id, form.action),
             background_tasks.add_task(update_user_statistics, user_id),
@@ -88,7 +88,7 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
     async def activity_route(
         user_id: UserId, caller: CurrentCaller, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
     ) -> ActivityPage:
-        """The user's activity log, newest first."""
+        """Return the user's activity log, newest first."""
         page = await activity.log(user_id, owner=caller.visible_owner, limit=limit, cursor=cursor)
         return ActivityPage(
             items=[
@@ -100,7 +100,7 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
 
     @get_and_head(router, "/user/{user_id}/statistics", name="show_statistics", responses=problem_docs(422, 503))
     async def statistics_route(user_id: UserId, caller: CurrentCaller) -> StatisticsView:
-        """The user's statistics, every recorded action counted."""
+        """Return the user's statistics over all recorded actions."""
         return _view(user_id, await activity.statistics(user_id, owner=caller.visible_owner))
 
     return router

@@ -56,7 +56,7 @@ _UPLOAD_DOCS: dict[str, Any] = {
 
 
 class RejectionView(BaseModel):
-    """Why one row was not taken. Rows are counted as a spreadsheet counts them; ``column`` null means the whole row."""
+    """A rejected row. Rows are numbered as in a spreadsheet; ``column`` null means the whole row."""
 
     row: int
     column: int | None
@@ -64,11 +64,11 @@ class RejectionView(BaseModel):
 
 
 class ImportView(BaseModel):
-    """One import. ``rejections`` are the first thousand, ``rows_rejected`` counts them all.
+    """One import. ``rejections`` are the first thousand, ``rows_rejected`` counts all.
 
-    ``rows_skipped`` counts rows of nothing but blanks. ``encoding`` and ``delimiter`` were ``declared`` (by the file,
-    its sender or a setting) or ``guessed``; ``quoting`` says whether the first fields are in quotes. ``warnings`` tells
-    what was left out, named or uncertain. ``rejected_url`` is where the rejected rows are, to be mended and sent again.
+    ``rows_skipped`` counts blank rows. ``encoding`` and ``delimiter`` were ``declared`` (by the file, its sender or a
+    setting) or ``guessed``; ``quoting`` describes the quotes in the first rows. ``warnings`` lists what was left out,
+    named or uncertain. ``rejected_url`` returns the rejected rows as a file to correct and upload again.
     """
 
     id: str
@@ -92,39 +92,39 @@ class ImportView(BaseModel):
 
 
 class ImportPage(BaseModel):
-    """Some imports, newest first; ``next`` is the cursor of the page after, null on the last one."""
+    """A page of imports, newest first; ``next`` is the cursor of the next page, null on the last."""
 
     items: list[ImportView]
     next: str | None
 
 
 class CsvImported(EventModel):
-    """The file was read to its end."""
+    """The import has completed."""
 
     event_type = "csv.imported"
 
-    user_id: int = Field(description="whose file it was", examples=[42])
-    rows_stored: int = Field(ge=0, description="rows that are in the database now", examples=[1280])
+    user_id: int = Field(description="the user of the file", examples=[42])
+    rows_stored: int = Field(ge=0, description="rows stored in the database", examples=[1280])
     rows_rejected: int = Field(
-        ge=0, description="rows that were not taken; `GET /user/{user_id}/imports` says why", examples=[3]
+        ge=0, description="rejected rows; `GET /user/{user_id}/imports` lists the reasons", examples=[3]
     )
-    rows_skipped: int = Field(default=0, ge=0, description="rows of nothing but blanks", examples=[1])
+    rows_skipped: int = Field(default=0, ge=0, description="blank rows", examples=[1])
     warnings: list[str] = Field(
         default=[], description="what was left out, named or uncertain", examples=[["empty columns were left out: 4"]]
     )
 
 
 class CsvFailed(EventModel):
-    """The file was given up; the rows before the error stay."""
+    """The import has failed; the rows before the error stay."""
 
     event_type = "csv.failed"
 
-    user_id: int = Field(description="whose file it was", examples=[42])
-    error: str = Field(description="the class of the exception, by its name", examples=["CsvError"])
+    user_id: int = Field(description="the user of the file", examples=[42])
+    error: str = Field(description="the class name of the exception", examples=["CsvError"])
 
 
 def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, settings: UploadSettings) -> APIRouter:
-    """``POST /upload-csv/{user_id}``, ``GET /user/{user_id}/imports`` and the task ``process_csv``."""
+    """Return ``POST /upload-csv/{user_id}`` and ``GET /user/{user_id}/imports``; register the task ``process_csv``."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
     uploads = APIRouter(route_class=limited_to(settings.max_bytes + OVERHEAD_BYTES), tags=["workflows"])
 
@@ -137,7 +137,7 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
         charset: str | None = None,
         progress: Progress = Progress(),
     ) -> dict[str, Any]:
-        """Store the upload's rows and tell the owner what came of it; every step needs the lease of this attempt."""
+        """Store the upload's rows and notify the owner of the result; every step needs the lease of this attempt."""
         job, file = current_job(), Upload(upload, file_name, size, charset)
 
         def on_progress(_rows: int, bytes_read: int, bytes_total: int, message: str) -> None:
@@ -155,7 +155,7 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
                 await job.require_lease()
                 await notices.append(f"user {user_id}", f"{file_name}: import failed: {error}")
             raise
-        await imports.discard(file)  # of a complete import no attempt reads it any more
+        await imports.discard(file)  # no attempt of a complete import reads it
         await job.publish(CsvImported(user_id=user_id, **asdict(done)))
         await job.require_lease()
         counted = f"{file_name}: {done.rows_stored} rows imported, {done.rows_rejected} rejected"
@@ -166,10 +166,9 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
     @bg.on(EventType.FAILED, task="process_csv")
     @bg.on(EventType.CANCELLED, task="process_csv")
     async def clean_up(event: Event) -> None:
-        """Remove the upload and close the record: the job is final, so no attempt needs either.
+        """Remove the upload and mark the import as failed once the job is final.
 
-        Every process that shares the database does this: it may be done twice. A job that was retried meanwhile is
-        left alone.
+        Every process that shares the database runs this, possibly twice. A job that was retried meanwhile is skipped.
         """
         record = await bg.get(event.job_id)
         args = json.loads(record.args)
@@ -185,7 +184,7 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
         background_tasks: BackgroundTasks,
         response: Response,
     ) -> Accepted:
-        """Accept a CSV file; it is imported in the background, and its owner is told what came of it."""
+        """Accept a CSV file; it is imported in the background, and its owner is notified of the result."""
         upload, background_tasks.fingerprint = got.upload, got.fingerprint(user_id)
         job = background_tasks.add_task(
             process_csv, user_id, upload.token, upload.file_name, upload.size, upload.charset
@@ -200,7 +199,7 @@ def csv_import_workflow(bg: AsyncBG, *, imports: Imports, notices: Notices, sett
 
 
 def _add_reading(router: APIRouter, imports: Imports) -> None:
-    """The routes that show what was imported and what was not."""
+    """Add the routes that list imports and rejected rows."""
 
     @get_and_head(
         router,
@@ -213,12 +212,12 @@ def _add_reading(router: APIRouter, imports: Imports) -> None:
         user_id: UserId,
         caller: CurrentCaller,
         limit: Annotated[
-            int | None, Query(ge=1, le=_MAX_LIMIT, description="of a page; not given: 50, csv: all")
+            int | None, Query(ge=1, le=_MAX_LIMIT, description="page size; default 50, for csv all")
         ] = None,
         cursor: Cursor = None,
-        format: Annotated[Literal["json", "csv"], Query(description="csv: a line for each rejection")] = "json",  # noqa: A002 - what one would look for
+        format: Annotated[Literal["json", "csv"], Query(description="csv: one line for each rejection")] = "json",  # noqa: A002 - the conventional name
     ) -> Any:
-        """What was imported for the user, newest first: file, rows stored, rows rejected and why."""
+        """Return the user's imports, newest first: file, stored rows, rejected rows and reasons."""
         if format == "csv" and limit is None:
             lines = _all_lines(imports, user_id, caller.visible_owner, cursor)
             return csv_stream(f"imports-{user_id}.csv", _COLUMNS, lines)
@@ -241,7 +240,7 @@ def _add_reading(router: APIRouter, imports: Imports) -> None:
     async def rejected_route(
         user_id: UserId, import_id: Annotated[str, Path(description="`id` of an import")], caller: CurrentCaller
     ) -> Response:
-        """The rejected rows of an import with the reasons, as a CSV file to mend and to send again."""
+        """Return the rejected rows of an import with the reasons, as a CSV file to correct and upload again."""
         found = await imports.rejected(import_id, user_id=user_id, owner=caller.visible_owner)
         if found is None:
             raise HTTPException(404, "the user has no import of this id; GET /user/{user_id}/imports lists them")
@@ -251,20 +250,20 @@ def _add_reading(router: APIRouter, imports: Imports) -> None:
 
 @dataclass(slots=True)
 class _Received:
-    """An upload, what it held, and whether it came before."""
+    """A received upload, the digest of its content, and whether the request is a repeat."""
 
     upload: Upload
     digest: hashlib.blake2b
     is_repeat: bool = False
 
     def fingerprint(self, user_id: int) -> str:
-        """What tells it from another upload: whose it is, the file's name and every byte."""
+        """Return a fingerprint of the user, the file name and the content."""
         self.digest.update(f"{user_id} {self.upload.charset} {self.upload.file_name}".encode())
         return self.digest.hexdigest()
 
 
 def _receiver(imports: Imports, max_bytes: int) -> Callable[[Request], AsyncIterator[_Received]]:
-    """A dependency: the file, on disk; removed again if the request is not accepted after all, or was before."""
+    """Return a dependency that stores the file, and removes it if the request is refused or a repeat."""
 
     async def received(request: Request) -> AsyncIterator[_Received]:
         got = await _receive(imports, request, max_bytes)
@@ -309,7 +308,7 @@ def _table(user_id: int, views: list[ImportView], next_query: str | None) -> Res
 async def _all_lines(
     imports: Imports, user_id: int, owner: str | None, cursor: str | None
 ) -> AsyncIterator[Iterable[Sequence[Cell]]]:
-    """All imports from a cursor on as lines of a table, with every rejection that is kept, a page at a time."""
+    """Yield all imports from a cursor on as table lines with every stored rejection, one page at a time."""
     is_first = True
     while cursor or is_first:
         page = await imports.list(user_id, owner=owner, limit=_PAGE, cursor=cursor)
@@ -329,7 +328,7 @@ def _has_more(record: ImportRecord) -> bool:
 
 
 def _lines(view: ImportView, rejections: Sequence[RejectionView | Rejection]) -> Iterator[list[Cell]]:
-    """An import as lines of a table: one for each rejection, or one alone."""
+    """Yield an import as table lines: one for each rejection, or a single one."""
     place = _COLUMNS.index("row")
     about = [getattr(view, name) for name in _COLUMNS[:place]]
     format_of = [view.rows_skipped, view.encoding, view.delimiter, "; ".join(view.warnings)]

@@ -48,22 +48,22 @@ _UPLOAD_DOCS: dict[str, Any] = {
 
 
 class EmailForm(BaseModel):
-    """A message. What is optional is read from the JSON body only."""
+    """A message. Optional fields are read from the JSON body only."""
 
     to_email: Annotated[EmailAddress, Field(examples=["ada@example.com"])]
     subject: Annotated[Line, Field(examples=["Welcome"])]
     body: Annotated[LongText, Field(examples=["Good to see you."])]
-    html: Annotated[LongText | None, BodyOnly, Field(description="the same in HTML, beside the text")] = None
-    reply_to: Annotated[EmailAddress | None, BodyOnly, Field(description="where answers go")] = None
-    cc: Annotated[Addresses, BodyOnly, Field(description="more recipients, seen by all")] = []
-    bcc: Annotated[Addresses, BodyOnly, Field(description="more recipients, seen by nobody")] = []
+    html: Annotated[LongText | None, BodyOnly, Field(description="HTML alternative of the text")] = None
+    reply_to: Annotated[EmailAddress | None, BodyOnly, Field(description="address for replies")] = None
+    cc: Annotated[Addresses, BodyOnly, Field(description="further recipients, visible to all")] = []
+    bcc: Annotated[Addresses, BodyOnly, Field(description="further recipients, hidden from the others")] = []
     attachments: Annotated[
-        FilePaths, BodyOnly, Field(description="files by the `path` that `POST /attachments` answered with")
+        FilePaths, BodyOnly, Field(description="files by the `path` in the response of `POST /attachments`")
     ] = []
 
 
 class AttachmentUploaded(BaseModel):
-    """A file that mails may carry; ``path`` names it for a week."""
+    """An uploaded attachment; ``path`` is valid for a week."""
 
     path: str = Field(examples=["/attachments/0f8fad5bd9cb469fa16570867728950e/report.pdf"])
     file_name: str
@@ -71,7 +71,7 @@ class AttachmentUploaded(BaseModel):
 
 
 class EmailSent(EventModel):
-    """The mail server took the message."""
+    """The mail server accepted the message."""
 
     event_type = "email.sent"
 
@@ -80,12 +80,12 @@ class EmailSent(EventModel):
         examples=["<01a205a8-7c81-7000-a84f-7e8968cdc313@asyncbg>"],
     )
     refused: list[int] = Field(
-        default=[], description="the reply code of each recipient it refused while it took the message for others"
+        default=[], description="reply codes of the recipients it refused while it accepted the message for others"
     )
 
 
 def email_workflow(bg: AsyncBG, *, mailer: Mailer, files: Attachments) -> APIRouter:
-    """``POST /send-email/``, ``POST /attachments`` and the task ``send_email``."""
+    """Return ``POST /send-email/`` and ``POST /attachments``; register the task ``send_email``."""
     router = APIRouter(route_class=limited_to(MAX_TEXT_BODY_BYTES), tags=["workflows"])
     uploads = APIRouter(route_class=limited_to(MAX_ATTACHMENT_BYTES + OVERHEAD_BYTES), tags=["workflows"])
 
@@ -102,9 +102,9 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer, files: Attachments) -> APIRou
         only: Addresses | None = None,
         message_id: str | None = None,
     ) -> dict[str, Any]:
-        """Hand a message to the SMTP server; its Message-ID is the job's, so that a repeat can be recognised.
+        """Send a message to the SMTP server; its Message-ID derives from the job id, so that repeats can be detected.
 
-        Recipients that the server may take later get the message by a job of their own, which sends to ``only`` them.
+        Recipients that the server refused temporarily are retried by a separate job with ``only`` them.
         """
         job = current_job()
         message_id = message_id or f"<{job.id}@asyncbg>"
@@ -133,7 +133,7 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer, files: Attachments) -> APIRou
         background_tasks: BackgroundTasks,
         response: Response,
     ) -> Accepted:
-        """Accept an e-mail. Send the JSON form: a query ends up in access logs."""
+        """Accept an e-mail. Prefer the JSON form: queries are written to access logs."""
         _check_addresses(mailer, form)
         await _check_files(files, form)
         job = background_tasks.add_task(send_email, **form.model_dump(exclude_defaults=True))
@@ -147,7 +147,7 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer, files: Attachments) -> APIRou
         openapi_extra=_UPLOAD_DOCS,
     )
     async def upload_attachment_route(request: Request) -> AttachmentUploaded:
-        """Keep a file for the mails that name its ``path``."""
+        """Store an attachment for mails that refer to its ``path``."""
         part = FilePart(request, max_bytes=MAX_ATTACHMENT_BYTES)
         try:
             got = await files.receive(part.chunks(), file_name=await part.open())
@@ -162,13 +162,13 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer, files: Attachments) -> APIRou
 
 
 def _outcome(number: int, code: int) -> dict[str, Any]:
-    """What the server said to one recipient, told by its place (to, cc, bcc, each once) and never by its address."""
+    """Return the outcome for one recipient by its number (to, cc, bcc, without repeats), never by its address."""
     outcome = "sent" if code < 300 else "later" if code < 500 else "refused"
     return {"recipient": number, "code": code, "outcome": outcome}
 
 
 def _check_addresses(mailer: Mailer, form: EmailForm) -> None:
-    """Refuse special-use domains, and more recipients than a message may have."""
+    """Refuse special-use domains and too many recipients."""
     given: tuple[tuple[str, Iterable[str]], ...] = (
         ("to_email", [form.to_email]), ("cc", form.cc), ("bcc", form.bcc), ("reply_to", filter(None, [form.reply_to])),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Fetch JSON from elsewhere, process it, and tell a webhook."""
+"""Fetch and process JSON from a URL, then deliver a webhook."""
 
 import random
 from typing import Annotated, Any
@@ -23,22 +23,20 @@ from asyncbg.web.schemas import Accepted
 
 
 class FetchForm(BaseModel):
-    """Where the data is, and whom to tell."""
+    """The URL of the data and the URL of the webhook."""
 
     data_url: Annotated[UrlText, Field(examples=["https://example.com/items.json"])]
     webhook_url: Annotated[UrlText, Field(examples=["https://example.com/hooks/fetched"])]
 
 
 class WebhookAttempted(EventModel):
-    """A delivery was tried, whatever came of it. All of a job's are its delivery log."""
+    """A delivery was attempted. All of these events of a job are its delivery log."""
 
     event_type = "webhook.attempted"
 
-    status: int | None = Field(description="the status that was answered; null where no answer came", examples=[503])
-    duration_s: float = Field(ge=0, description="seconds that took", examples=[0.042])
-    error: str | None = Field(
-        description="null for a success, else the class of the error by its name", examples=["WebhookError"]
-    )
+    status: int | None = Field(description="the response status; null without a response", examples=[503])
+    duration_s: float = Field(ge=0, description="duration in seconds", examples=[0.042])
+    error: str | None = Field(description="the class name of the error; null on success", examples=["WebhookError"])
 
 
 class WebhookDelivered(EventModel):
@@ -46,12 +44,12 @@ class WebhookDelivered(EventModel):
 
     event_type = "webhook.delivered"
 
-    status: int = Field(ge=200, le=299, description="the status it answered with", examples=[204])
-    duration_s: float = Field(ge=0, description="seconds that took", examples=[0.042])
+    status: int = Field(ge=200, le=299, description="the response status", examples=[204])
+    duration_s: float = Field(ge=0, description="duration in seconds", examples=[0.042])
 
 
 def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: OutboundSettings) -> APIRouter:
-    """``POST /trigger-external-fetch/{user_id}`` and its tasks ``fetch_external_data`` and ``send_webhook``."""
+    """Return ``POST /trigger-external-fetch/{user_id}``; register ``fetch_external_data`` and ``send_webhook``."""
     schedule, rng = DeliverySchedule(settings.webhook_schedule_s), random.Random()  # nosec B311  # noqa: S311 - jitter
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
@@ -73,7 +71,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
 
     @bg.task(name="send_webhook", retries=schedule.retries, timeout=600)
     async def send_webhook(user_id: UserNumber, webhook_url: Annotated[UrlText, Personal("url")]) -> dict[str, int]:
-        """POST the news to the webhook, signed; its id is the job's, so that a repeat can be recognised."""
+        """POST a signed webhook; its id is the job id, so that receivers can detect repeats."""
         job, began_ms = current_job(), bg.clock.monotonic_ms()
         payload = {"user_id": user_id, "action": "external_fetch_triggered"}
 
@@ -102,7 +100,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
         background_tasks: BackgroundTasks,
         response: Response,
     ) -> Accepted:
-        """Accept a fetch. A URL that would be refused in any case is refused now; the rest when the job connects."""
+        """Accept a fetch. Invalid and forbidden URLs are refused now; resolved addresses are checked on connecting."""
         _check_urls(outbound, form)
         jobs = [
             background_tasks.add_task(fetch_external_data, user_id, form.data_url),

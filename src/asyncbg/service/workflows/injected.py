@@ -1,4 +1,4 @@
-"""Act on a user's action with injected parts: they are made when the task runs and closed after it."""
+"""Handle a user action with injected dependencies, resolved when the task runs and closed after it."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Protocol
@@ -19,40 +19,39 @@ from asyncbg.web.schemas import Accepted
 
 
 class InjectedActionForm(BaseModel):
-    """What the user did."""
+    """An action of a user."""
 
     action: Annotated[Line, Field(examples=["login"])]
 
 
 class Notifier(Protocol):
-    """Tells the operator what a user did."""
+    """Notifier of the operator about user actions."""
 
     @property
     def retries(self) -> int:
-        """How many attempts follow the first."""
+        """Return the number of attempts after the first."""
         ...
 
     @property
     def attempt_s(self) -> float:
-        """The longest an attempt may take."""
+        """Return the timeout of an attempt, in seconds."""
         ...
 
     async def notify(self, user_id: int, action: str) -> None:
-        """Return when the word is out."""
+        """Send the notification."""
         ...
 
 
 class MailNotifier:
-    """Notifies by mail: one message to the operator's address."""
+    """Notifier that mails the operator."""
 
     def __init__(self, mailer: Mailer, operator: str) -> None:
-        """Send to ``operator``."""
         self._mailer = mailer
         self._operator = operator
         self.retries, self.attempt_s = mailer.retries, mailer.attempt_s
 
     async def notify(self, user_id: int, action: str) -> None:
-        """Send the message; its Message-ID is the job's."""
+        """Send the message; its Message-ID derives from the job id."""
         job, subject = current_job(), f"User {user_id}: {action}"[:255]
         await job.require_lease()
         await self._mailer.send(
@@ -65,21 +64,20 @@ class MailNotifier:
 
 
 class LogNotifier:
-    """Notifies by a line in the notification log, where no mail server is configured."""
+    """Notifier that writes to the notification log, used without a mail server."""
 
     def __init__(self, notices: Notices) -> None:
-        """Write to ``notices``."""
         self._notices = notices
         self.retries, self.attempt_s = 3, 300.0
 
     async def notify(self, user_id: int, action: str) -> None:
-        """Append the line."""
+        """Append one line."""
         await require_lease()
         await self._notices.append(f"user {user_id}", action)
 
 
 def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) -> APIRouter:
-    """``POST /action/{user_id}`` and its task ``notification_task``."""
+    """Return ``POST /action/{user_id}``; register the task ``notification_task``."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     async def open_notifier() -> AsyncIterator[Notifier]:
@@ -107,7 +105,7 @@ def injected_workflow(bg: AsyncBG, *, notifier: Notifier, activity: Activity) ->
         background_tasks: BackgroundTasks,
         response: Response,
     ) -> Accepted:
-        """Accept an action; the task gets its notifier and its activity log when it runs."""
+        """Accept an action; the notifier and the activity log are injected when the task runs."""
         job = background_tasks.add_task(notification_task, user_id, form.action)
         return await accept("Action will be handled in the background", [job], background_tasks, response)
 

@@ -1,4 +1,4 @@
-"""Notify somebody: one line in the notification log."""
+"""Send a notification: one line in the notification log."""
 
 from typing import Annotated
 
@@ -15,13 +15,13 @@ from asyncbg.web.schemas import Accepted
 
 
 class NotificationForm(BaseModel):
-    """What to say."""
+    """The text of a notification."""
 
     message: Message = "some notification"
 
 
 def notification_workflow(bg: AsyncBG, *, notices: Notices) -> APIRouter:
-    """``POST /send-notification/{email}`` and its task ``send_notification``."""
+    """Return ``POST /send-notification/{email}``; register the task ``send_notification``."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="send_notification", retries=3, timeout=30)

@@ -1,4 +1,4 @@
-"""Process something in two slow steps and clean up after them, whatever became of the steps."""
+"""Process something in two slow steps, followed by a clean-up that runs even if a step failed."""
 
 import math
 from typing import Annotated
@@ -21,17 +21,17 @@ Name = Annotated[Line, Personal("name")]
 
 
 def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSettings) -> APIRouter:
-    """``POST /process/{name}`` and its tasks ``slow_task_1``, ``slow_task_2`` and ``cleanup_task``."""
+    """Return ``POST /process/{name}``; register ``slow_task_1``, ``slow_task_2`` and ``cleanup_task``."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="slow_task_1")
     async def slow_task_1(name: Name, progress: Progress = Progress()) -> dict[str, int]:
-        """Two units of slow work."""
+        """Do two units of slow work."""
         return await _work(workspace, name, progress, steps=2, step_s=settings.step_s)
 
     @bg.task(name="slow_task_2")
     async def slow_task_2(name: Name, progress: Progress = Progress()) -> dict[str, int]:
-        """Three units of slow work."""
+        """Do three units of slow work."""
         return await _work(workspace, name, progress, steps=3, step_s=settings.step_s)
 
     @bg.task(name="cleanup_task", retries=3, timeout=60)
@@ -45,7 +45,7 @@ def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSetting
     async def process_route(
         name: Annotated[Name, Path(examples=["report"])], background_tasks: BackgroundTasks, response: Response
     ) -> Accepted:
-        """Accept a process: two slow steps one after the other, then a clean-up that runs even if a step failed."""
+        """Accept a process: two slow steps in sequence, then a clean-up that runs even if a step failed."""
         jobs = [background_tasks.add_task(task, name) for task in (slow_task_1, slow_task_2, cleanup_task)]
         return await accept("Processing started in the background", jobs, background_tasks, response)
 
@@ -53,7 +53,7 @@ def process_workflow(bg: AsyncBG, *, workspace: Workspace, settings: DemoSetting
 
 
 async def _work(workspace: Workspace, name: str, progress: Progress, *, steps: int, step_s: float) -> dict[str, int]:
-    """Take ``steps`` times ``step_s`` seconds, tell several times a second how far it is, leave a working file."""
+    """Sleep ``steps`` times ``step_s`` seconds, report progress several times a second, write a working file."""
     parts = max(1, math.ceil(step_s * _REPORTS_PER_S))
     for step in range(steps):
         for part in range(parts):

@@ -1,4 +1,4 @@
-"""Run tasks chosen by name; whatever goes wrong is recorded on the job, announced and retried, never raised here."""
+"""Run tasks chosen by name; errors are recorded on the job, published and retried, never raised in the route."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -19,14 +19,14 @@ DataId = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
 class SafeTaskForm(BaseModel):
-    """What to tell the user."""
+    """A message for the user, and the id of data to process."""
 
     message: Annotated[Message, Field(examples=["Your report is ready"])]
     data_id: Annotated[DataId | None, Field(description="also process this data", examples=[42])] = None
 
 
 def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -> APIRouter:
-    """``POST /safe-task/{user_id}`` and its tasks ``send_notification_task``, ``process_data_task`` and ``cleanup``."""
+    """Return ``POST /safe-task/{user_id}``; register ``send_notification_task``, ``process_data_task``, ``cleanup``."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="send_notification_task", retries=3, timeout=30)
@@ -37,7 +37,7 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
 
     @bg.task(name="process_data_task", timeout=60)
     async def process_data_task(data_id: DataId) -> dict[str, int]:
-        """Process the data of that id into a working file of its batch; ValueError for an id that is not valid."""
+        """Process the data of that id into a working file of the batch. Raises ValueError for an invalid id."""
         if data_id < 1:
             raise ValueError(f"invalid data ID {data_id}; ids begin with 1")
         job = current_job()
@@ -46,7 +46,7 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
 
     @bg.task(name="cleanup", retries=3, timeout=60)
     async def cleanup(user_id: UserNumber) -> dict[str, int]:
-        """Remove the working files of the batch, and of those whose own clean-up never ran."""
+        """Remove the working files of the batch, and those of batches whose clean-up never ran."""
         return {"files_removed": await workspace.remove(current_job().batch) + await workspace.sweep()}
 
     tasks: Mapping[str, Task[..., Any]] = {

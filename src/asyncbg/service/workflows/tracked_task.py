@@ -1,4 +1,4 @@
-"""Start a long task under a name of the caller's own, and ask by that name how far it is."""
+"""Start a long task under an id chosen by the caller, and report its progress by that id."""
 
 import hashlib
 import json
@@ -38,14 +38,14 @@ ItemsCount = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Started(Accepted):
-    """A started task: also where to ask how far it is."""
+    """A started task, with the URL of its progress."""
 
     task_id: str
     check_progress_url: str
 
 
 class TaskProgress(BaseModel):
-    """How far a task is: ``progress`` of ``total`` items."""
+    """The progress of a task: ``progress`` of ``total`` items."""
 
     status: Status
     progress: int
@@ -54,7 +54,7 @@ class TaskProgress(BaseModel):
 
 
 def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
-    """``POST /start-task/{task_id}``, ``GET /task-progress/{task_id}`` and the task ``long_running_task``."""
+    """Return ``POST /start-task/{task_id}`` and ``GET /task-progress/{task_id}``; register ``long_running_task``."""
     router = APIRouter(route_class=ProblemRoute, tags=["workflows"])
 
     @bg.task(name="long_running_task")
@@ -63,7 +63,7 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
         items_count: ItemsCount,
         progress: Progress = Progress(),
     ) -> dict[str, int]:
-        """Work through the items, one after the other."""
+        """Process the items one after the other."""
         progress.set(0, total=items_count, unit="items", message="starting")
         for item in range(1, items_count + 1):
             await anyio.sleep(settings.item_s)
@@ -71,7 +71,7 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
         return {"items": items_count}
 
     async def start(task_id: str, items_count: int, owner: str, idempotency_key: str | None) -> Job:
-        """The job under that name. Raises HTTPException where it belongs to another request."""
+        """Return the job of that task id. Raises HTTPException if the id is taken by another request."""
         sent = None if idempotency_key is None else f"{idempotency_key} {items_count}"
         try:
             job = await bg.submit(
@@ -97,29 +97,29 @@ def tracked_task_workflow(bg: AsyncBG, *, settings: DemoSettings) -> APIRouter:
         response: Response,
         idempotency_key: IdempotencyKey = None,
     ) -> Started:
-        """Start a long task. Its name stays taken for as long as its job is kept."""
+        """Start a long task. Its id stays taken while its job is retained."""
         job = await start(task_id, items_count, owner, idempotency_key)
         body = accepted("Task started in the background", [job], response)
         return Started(**body.model_dump(), task_id=task_id, check_progress_url=f"/task-progress/{task_id}")
 
     @get_and_head(router, "/task-progress/{task_id}", name="show_task_progress", responses=problem_docs(404, 422, 503))
     async def task_progress_route(task_id: TaskId, owner: CurrentOwner) -> TaskProgress:
-        """How far the caller's task of this id is."""
+        """Return the progress of the caller's task with this id."""
         known = await bg.backend.find_by_key(owner, _key(task_id))
         if known is None:
-            raise HTTPException(404, "no task of this id was started")
+            raise HTTPException(404, "no task with this id was started")
         return _progress(await bg.get(known.id))
 
     return router
 
 
 def _key(task_id: str) -> str:
-    """The idempotency key that keeps a task id from being taken twice."""
+    """Return the idempotency key that reserves a task id."""
     return f"task-id/{task_id}"
 
 
 def _taken() -> HTTPException:
-    return HTTPException(409, "a task of this id was started before; choose another id")
+    return HTTPException(409, "a task with this id exists; choose another id")
 
 
 def _progress(record: JobRecord) -> TaskProgress:

@@ -1,4 +1,4 @@
-"""Which files on disk are still needed: those of jobs that are not final."""
+"""Queries for the files that unfinished jobs still need."""
 
 import json
 from collections.abc import AsyncIterator, Collection
@@ -12,14 +12,14 @@ _PAGE = 500
 
 
 async def unfinished_batches(backend: Backend, batches: Collection[str]) -> Collection[str]:
-    """Those of the batches that have a job that is not final."""
+    """Return those of the batches that have an unfinished job."""
     return [
         batch for batch in batches if await backend.list(JobQuery(states=_UNFINISHED, batch=batch, limit=1))
     ]  # fmt: skip
 
 
 async def needed_uploads(backend: Backend, tokens: Collection[str]) -> Collection[str]:
-    """Those of the uploads that a job which is not final names; all of them where a job's arguments cannot be read."""
+    """Return those of the uploads that an unfinished job names; all of them if a job's arguments are unreadable."""
     needed: set[str] = set()
     async for record in _unfinished_imports(backend):
         token = json.loads(record.args).get("upload")
