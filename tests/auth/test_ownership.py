@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 
 from asyncbg.auth.api_key import Scope
+from asyncbg.testing import SmtpSink
 from tests.auth.conftest import House, Street
 from tests.documents import frames
+from tests.workflows.conftest import with_mail
 
 TASK_ID = "report-of-ada"
 
@@ -164,6 +166,26 @@ async def test_every_workflow_hands_its_jobs_to_the_caller(house: House) -> None
     items = (await root.get("/jobs?limit=200")).json()["items"]
     assert len(items) == len(jobs)
     assert {item["owner"] for item in items} == {"ada"}
+
+
+async def test_an_attachment_goes_with_the_mails_of_its_owner_only(street: Street, bg_smtp: SmtpSink) -> None:
+    """Somebody else who knows its path cannot send the file, by neither route."""
+    house = await street.build(with_mail(street.settings(), bg_smtp))
+    ada, bob = await house.enter("ada"), await house.enter("bob")
+    upload = await ada.post("/attachments", files={"file": ("a.txt", b"canary7f3a")})
+    mail = {"to_email": "ada.canary7f3a@canary7f3a.example", "subject": "Hi", "body": "x"}
+    mail_with_file = mail | {"attachments": [upload.json()["path"]]}
+
+    refused = await bob.post("/send-email/", json=mail_with_file)
+    [submitted] = (await bob.post("/jobs", json={"task": "send_email", "args": mail_with_file})).json()["jobs"]
+    failed = (await bob.get(f"/jobs/{submitted['id']}", params={"wait": 15})).json()
+    [accepted] = (await ada.post("/send-email/", json=mail_with_file)).json()["jobs"]
+    sent = (await ada.get(f"/jobs/{accepted['id']}", params={"wait": 15})).json()
+
+    assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, ["body", "attachments"])
+    assert (failed["state"], failed["error"]["type"]) == ("failed", "AttachmentError")
+    assert sent["state"] == "succeeded"
+    assert [message.content.count(b"a.txt") > 0 for message in bg_smtp.messages] == [True]
 
 
 async def test_the_admin_sees_and_steers_everything(house: House) -> None:

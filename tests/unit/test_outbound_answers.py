@@ -200,6 +200,7 @@ async def test_odd_heads_are_read(say: Say, answer: bytes) -> None:
     ("answer", "named"),
     [
         (whole(b"[]", f"X: {'a' * 70_000}"), "answered with a header over 64 KiB"),
+        (whole(b"[]", *(f"X-{n}: {'a' * 7_000}" for n in range(10))), "answered with headers over 64 KiB in all"),
         (whole(b"[]", *(f"X-{n}: y" for n in range(300))), "answered with more than 256 headers"),
         (whole(b"[]", "X: a\0b"), "answered in malformed HTTP"),
         (head("Content-Length: x"), "answered in malformed HTTP"),

@@ -63,6 +63,7 @@ Background jobs over HTTP: every accepted request is on disk before its answer l
 """
 _EXPECTED_ERROR = re.compile(r"\ATraceback .*^asyncbg\.[\w.]+Error: ([^\n]*)\s*\Z", re.DOTALL | re.MULTILINE)
 _REVOCATION_CHECK_S = 0.2
+_ATTACHMENT_CHECK_S = 3_600.0
 _DAY_MS = 86_400_000
 _SECURITY_TXT_DAYS = 30
 _TAGS = [
@@ -92,7 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with service.outbound, service.bg.lifespan(app):
             await service.check_directory()
             await require_authentication(settings, service.keys)
-            async with _closing_revoked_streams(service.bg, authenticator):
+            async with _repeating_chores(service, authenticator):
                 yield
 
     app = ServiceApp(
@@ -137,18 +138,20 @@ async def require_authentication(settings: Settings, keys: Keys) -> None:
 
 
 @asynccontextmanager
-async def _closing_revoked_streams(bg: AsyncBG, authenticator: Authenticator) -> AsyncIterator[None]:
-    """Close the streams of revoked keys, of ended sessions and of callers that now need a key."""
+async def _repeating_chores(service: "_Service", authenticator: Authenticator) -> AsyncIterator[None]:
+    """Remove old attachments, and close the streams of revoked keys, ended sessions and callers that now need a key."""
+    bg = service.bg
 
     async def close_revoked() -> None:
         if bg._streams.are_open and bg._streams.close_unauthorized(await authenticator.load_valid()):
             authenticator.clear_cache()  # a cached caller must not reconnect after its stream was closed
 
     supervisor = Supervisor()
-    supervisor.start(
-        "revocation-check",
-        partial(every, _REVOCATION_CHECK_S, close_revoked, name="revocation check", errors=bg._parts.errors),
-    )
+    for period_s, chore, name in (
+        (_REVOCATION_CHECK_S, close_revoked, "revocation check"),
+        (_ATTACHMENT_CHECK_S, service.attachments.remove_old, "removal of old attachments"),
+    ):
+        supervisor.start(name.replace(" ", "-"), partial(every, period_s, chore, name=name, errors=bg._parts.errors))
     try:
         yield
     finally:
@@ -181,6 +184,7 @@ class _Service:
 
     bg: AsyncBG
     outbound: Outbound
+    attachments: Attachments
     keys: Keys
     sessions: Sessions
     routers: tuple[APIRouter, ...]
@@ -213,7 +217,7 @@ class _Service:
         keys = Keys(bg._parts.database, settings.auth, clock=clock)
         sessions = Sessions(bg._parts.database, lifetime_s=settings.auth.session_s, clock=clock)
         bg._store_openers += [store.open for store in (activity, imports, attachments, keys, sessions)]
-        return cls(bg, outbound, keys, sessions, routers)
+        return cls(bg, outbound, attachments, keys, sessions, routers)
 
     async def check_directory(self) -> None:
         """Warn where others may read what the service keeps."""

@@ -179,6 +179,7 @@ class Outbound:
             raise NotRunningError("Outbound is used outside its context; write: async with Outbound(...) as outbound")
         try:
             async with self._session.request(method, url, allow_redirects=False, **options) as answer:
+                _check_headers(answer, error)
                 yield answer
         except AsyncBGError:  # EgressRefusedError is an OSError too
             raise
@@ -249,6 +250,12 @@ class Outbound:
         except (ValueError, OverflowError):
             return None
         return min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)
+
+
+def _check_headers(answer: aiohttp.ClientResponse, error: type[OutboundError]) -> None:
+    """Raise ``error`` for headers that are too large in all; aiohttp bounds the size of each, and their number."""
+    if sum(len(name) + len(value) for name, value in answer.raw_headers) > MAX_HEADER_BYTES:
+        raise error(f"{answer.url.origin()} answered with headers over {MAX_HEADER_BYTES // 1024} KiB in all")
 
 
 def _trust() -> ssl.SSLContext:

@@ -10,7 +10,7 @@ from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.service.integrations.egress import BadUrlError, EgressRefusedError
 
 MAX_HEADER_BYTES, MAX_HEADERS = 65_536, 256
-"""Limits of the size and number of response headers."""
+"""Limits of the total size and the number of response headers."""
 
 
 class OutboundError(AsyncBGError):

@@ -84,13 +84,13 @@ class Uploads:
         """Raise UploadSpaceError if the disk has no room for ``expected_bytes`` more."""
         await run_sync(self._check_space, expected_bytes, limiter=self._limiter)
 
-    async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str) -> Upload:
-        """Stream ``chunks`` to disk. When this returns, the file survives a power cut.
+    async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str, token: str | None = None) -> Upload:
+        """Stream ``chunks`` to disk, under a new token unless given. When this returns, the file survives a power cut.
 
         Raises UploadTooLargeError, UploadSpaceError and any error of ``chunks``. On an error or cancellation, the
         partial file is removed.
         """
-        token = secrets.token_hex(16)
+        token = token or secrets.token_hex(16)
         try:
             size = await self._write(token, chunks)
             await run_sync(self._complete, token, limiter=self._limiter)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from asyncbg import AsyncBG, BackgroundTasks, EventModel, Personal, current_job
+from asyncbg.auth.caller import CurrentOwner
 from asyncbg.service.inputs import MAX_TEXT_BODY_BYTES, BodyOnly, EmailAddress, Line, LongText, query_or_body
 from asyncbg.service.integrations.attachments import (
     MAX_ATTACHMENT_BYTES,
@@ -111,7 +112,8 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer, files: Attachments) -> APIRou
         await job.require_lease()
         sent = await mailer.send(
             to=to_email, subject=subject, body=body, message_id=message_id, html=html, reply_to=reply_to, cc=cc or (),
-            bcc=bcc or (), attachments=await files.load(attachments or ()), only=only or (), attempt=job.attempt,
+            bcc=bcc or (), attachments=await files.load(attachments or (), owner=job.owner), only=only or (),
+            attempt=job.attempt,
         )  # fmt: skip
         await job.publish(EmailSent(message_id=message_id, refused=list(sent.refused)))
         result: dict[str, Any] = {"message_id": message_id}
@@ -130,12 +132,13 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer, files: Attachments) -> APIRou
     @router.post("/send-email/", name="send_email", **accepts(EmailForm))
     async def send_email_route(
         form: Annotated[EmailForm, Depends(query_or_body(EmailForm))],
+        owner: CurrentOwner,
         background_tasks: BackgroundTasks,
         response: Response,
     ) -> Accepted:
         """Accept an e-mail. Prefer the JSON form: queries are written to access logs."""
         _check_addresses(mailer, form)
-        await _check_files(files, form)
+        await _check_files(files, form, owner)
         job = background_tasks.add_task(send_email, **form.model_dump(exclude_defaults=True))
         return await accept("Email will be sent in the background", [job], background_tasks, response)
 
@@ -146,11 +149,11 @@ def email_workflow(bg: AsyncBG, *, mailer: Mailer, files: Attachments) -> APIRou
         responses=problem_docs(400, 413, 415, 422, 503, 507),
         openapi_extra=_UPLOAD_DOCS,
     )
-    async def upload_attachment_route(request: Request) -> AttachmentUploaded:
-        """Store an attachment for mails that refer to its ``path``."""
+    async def upload_attachment_route(request: Request, owner: CurrentOwner) -> AttachmentUploaded:
+        """Store an attachment for mails of the same owner that refer to its ``path``."""
         part = FilePart(request, max_bytes=MAX_ATTACHMENT_BYTES)
         try:
-            got = await files.receive(part.chunks(), file_name=await part.open())
+            got = await files.receive(part.chunks(), file_name=await part.open(), owner=owner)
         except UploadTooLargeError:
             raise too_large(MAX_ATTACHMENT_BYTES) from None
         except UploadSpaceError as error:
@@ -182,8 +185,8 @@ def _check_addresses(mailer: Mailer, form: EmailForm) -> None:
         raise refuse_input(("body", "bcc"), f"a message has at most {MAX_RECIPIENTS} recipients", "too_long")
 
 
-async def _check_files(files: Attachments, form: EmailForm) -> None:
+async def _check_files(files: Attachments, form: EmailForm, owner: str) -> None:
     try:
-        await files.load(form.attachments)
+        await files.load(form.attachments, owner=owner)
     except AttachmentError as error:
         raise refuse_input(("body", "attachments"), str(error), "attachment") from None
