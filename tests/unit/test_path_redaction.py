@@ -40,4 +40,4 @@ def test_a_path_is_shown_without_people(path: str, shown: str) -> None:
 
     Of a path that is no route's, what is no word of ours is not shown.
     """
-    assert re.fullmatch(shown, PATHS.shown(path))
+    assert re.fullmatch(shown, PATHS.redact(path))

@@ -1,1 +1,1 @@
-"""The library's HTTP routes: jobs, event streams, health, metrics and the dashboard."""
+"""The library's HTTP routes, their schemas and problem documents, and the JavaScript client."""

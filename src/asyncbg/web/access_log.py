@@ -1,9 +1,9 @@
-"""What the access log shows of a request: the path of its route, never what a stranger put into it.
+"""Redaction of the access log: the path of the matched route instead of the path that was requested.
 
-uvicorn logs the path and the query as they came, and ``POST /send-notification/{email}`` has a person in its path. So
-the line names the route, job ids stay, every other parameter is shown by its name, and a query is not shown at all.
-Where there is no route, what is no word of ours may be a name in a mistyped path, and is not shown either. In an
-application of somebody else's that holds for our own routes only; how the others are logged is its own matter.
+uvicorn logs the path and the query as sent, and ``POST /send-notification/{email}`` has a person in its path. So the
+logged path is that of the route with job ids filled in; other parameters are logged by name, and queries not at all.
+Where no route matched, only words that occur in the paths of routes are logged, since a mistyped path may hold a name.
+In an application that includes the library's router, only requests to the library's routes are redacted.
 """
 
 import logging
@@ -14,36 +14,37 @@ from urllib.parse import quote
 
 from starlette.types import Scope
 
-from asyncbg.web.path_redaction import shown_below, shown_route
+from asyncbg.web.path_redaction import library_route_path, route_path
 
-_MOST_KNOWN: Final = 1_000
-_ours: Final[dict[int, str]] = {}
-"""What to show of the latest requests to our own routes, by a hash of what uvicorn would log: its context may be lost
-between there and here, in a middleware that runs the application in a task of its own."""
+_MAX_REMEMBERED: Final = 1_000
+_paths: Final[dict[int, str]] = {}
+"""The redacted paths of the latest requests to the library's routes, by the hash of what uvicorn logs.
+
+A context variable may be lost in a middleware that runs the application in another task."""
 _request: Final[ContextVar[Scope | None]] = ContextVar("asyncbg_request", default=None)
 
 
-def remember(scope: Scope) -> None:
-    """The request that the current task serves: its route is known when the line is written."""
+def set_request(scope: Scope) -> None:
+    """Set the request of the current task; its route is known when its line is logged."""
     _request.set(scope)
 
 
 def redact_path(record: logging.LogRecord) -> bool:
-    """A filter for the logger ``uvicorn.access``, which logs client, method, path with query, version and status."""
+    """Filter that redacts the path in a record of ``uvicorn.access`` (client, method, path, version, status)."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         client, method, path, version, status = record.args
-        record.args = (client, method, shown_route(_request.get(), str(path)), version, status)
+        record.args = (client, method, route_path(_request.get(), str(path)), version, status)
     return True
 
 
 def redact_client(record: logging.LogRecord) -> bool:
-    """Of who called the address only: what a proxy passed on in X-Forwarded-For may be any text (RFC 9110, 17.16)."""
+    """Filter that keeps the client only if it is an IP address: X-Forwarded-For may hold any text (RFC 9110, 17.16)."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
-        record.args = (_shown_client(record.args[0]), *record.args[1:])
+        record.args = (_redacted_client(record.args[0]), *record.args[1:])
     return True
 
 
-def _shown_client(client: object) -> object:
+def _redacted_client(client: object) -> object:
     host, _, port = str(client).rpartition(":")
     return client if not client or _is_address(host or port) else "?"
 
@@ -57,20 +58,20 @@ def _is_address(text: str) -> bool:
 
 
 def note_library_request(scope: Scope, template: str) -> None:
-    """A request that one of our own routes serves; its path ends as ``template``, behind the prefix it has here."""
+    """Remember the redacted path of a request to the library's route with the path ``template``."""
     path, query = scope["path"], scope["query_string"]
-    told = hash(quote(path) + (f"?{query.decode('ascii', 'replace')}" if query else ""))
-    _ours.pop(told, None)
-    _ours[told] = shown_below(scope, template)
-    if len(_ours) > _MOST_KNOWN:
-        del _ours[next(iter(_ours))]
+    key = hash(quote(path) + (f"?{query.decode('ascii', 'replace')}" if query else ""))
+    _paths.pop(key, None)
+    _paths[key] = library_route_path(scope, template)
+    if len(_paths) > _MAX_REMEMBERED:
+        del _paths[next(iter(_paths))]
 
 
 def redact_library_path(record: logging.LogRecord) -> bool:
-    """As both above, for our own routes in an application that is not ours; no other line is changed."""
+    """Filter that redacts path and client of requests to the library's routes, and leaves other lines unchanged."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         client, method, path, version, status = record.args
-        shown = _ours.get(hash(path))
+        shown = _paths.get(hash(path))
         if shown is not None:
-            record.args = (_shown_client(client), method, shown, version, status)
+            record.args = (_redacted_client(client), method, shown, version, status)
     return True

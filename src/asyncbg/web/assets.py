@@ -1,6 +1,6 @@
-"""The JavaScript client, served beside the jobs it follows: ``/asyncbg.js`` and its types, ``/asyncbg.d.ts``.
+"""The JavaScript client as static files: ``/asyncbg.js`` and its types, ``/asyncbg.d.ts``.
 
-The folder ``static`` is an npm package as it stands. A page that imports the module needs no build step.
+The folder ``static`` is an npm package. A page that imports the module needs no build step.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from asyncbg.web.problem_route import ProblemRoute, get_and_head
 
 STATIC: Final = Path(__file__).with_name("static")
 _MEDIA_TYPES: Final = {"asyncbg.js": "text/javascript", "asyncbg.d.ts": "text/plain"}
-"""Types are for people and editors: a browser shows them, and never runs them."""
+"""Type declarations are plain text, so that a browser shows them and never runs them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asset:
-    """A file's bytes and the headers it is served with."""
+    """A file and its response headers."""
 
     body: bytes
     headers: dict[str, str]
@@ -38,7 +38,7 @@ class _Asset:
         )
 
     def answer(self, request: Request) -> Response:
-        """The file, or 304 where the caller has it (RFC 9110, section 13.1.2: a weak comparison)."""
+        """Return the file, or 304 where the client has it (RFC 9110, section 13.1.2: a weak comparison)."""
         known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
         if known & {self.headers["ETag"], "*"}:
             return Response(
@@ -48,13 +48,13 @@ class _Asset:
 
 
 class AssetRoute(ProblemRoute):
-    """The route of a file: pages put a version behind its name, to get past a cache."""
+    """The route of a file; it allows any query, since pages append a version to bypass caches."""
 
     strict_query = False
 
 
 def assets_router() -> APIRouter:
-    """The routes of the JavaScript client. They are no part of the API, so the OpenAPI document has none of them."""
+    """Return the routes of the JavaScript client, which the OpenAPI document does not list."""
     router = APIRouter(route_class=AssetRoute)
     for name in _MEDIA_TYPES:
         _serve(router, name)

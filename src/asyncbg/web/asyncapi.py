@@ -1,7 +1,7 @@
-"""``/asyncapi.json``: the event streams as AsyncAPI 3.0 describes them, with a message for every type of event.
+"""``/asyncapi.json``: an AsyncAPI 3.0 document of the event streams, with a message for every event type.
 
-A channel is a stream, its address the path as a client sees it. What SSE carries beside the data (``event``, ``id``,
-``retry``) stands as a message's headers.
+A channel is a stream; its address is the path as a client sees it. The fields of SSE beside the data (``event``,
+``id``, ``retry``) are the headers of a message.
 """
 
 from typing import Any, Final
@@ -19,8 +19,8 @@ _VERSION: Final = "3.0.0"
 _HTTP_BINDING: Final = "0.3.0"
 _DESCRIPTION: Final = """\
 What happens to jobs, as server-sent events (WHATWG HTML, section 9.2). Each frame has the type as `event` and as `data`
-one line of JSON with the names of CloudEvents 1.0. A stored event has an `id`: send the last one you got as the header
-`Last-Event-ID`, and the stream goes on exactly after it."""
+one line of JSON with the names of CloudEvents 1.0. A stored event has an `id`: send the last one you received in the
+header `Last-Event-ID`, and the stream resumes exactly after it."""
 _JOB_ID: Final = {"description": "the id of the job", "examples": ["01a205a8-7c81-7000-a84f-7e8968cdc313"]}
 _START: Final[dict[str, Any]] = {
     "last_event_id": {"type": "string", "description": "the cursor, where no header can be set"},
@@ -41,7 +41,7 @@ _FILTER: Final[dict[str, Any]] = {
 
 
 def asyncapi_router(schemas: EventSchemas) -> APIRouter:
-    """The route ``/asyncapi.json``, for the streams of the router it is in."""
+    """Return the route ``/asyncapi.json`` for the streams of the router that includes it."""
     router = APIRouter(tags=["events"], route_class=ProblemRoute)
 
     @get_and_head(router, PATH, name="asyncapi", response_model=None, responses={200: {"description": "The document"}})
@@ -54,7 +54,7 @@ def asyncapi_router(schemas: EventSchemas) -> APIRouter:
 
 
 def asyncapi_document(schemas: EventSchemas, *, prefix: str, title: str, version: str) -> dict[str, Any]:
-    """The document of an application of that title and version, whose streams are below the path ``prefix``."""
+    """Return the document of an application whose streams are below the path ``prefix``."""
     messages = {model.__name__: _known(schemas, model) for model in schemas.vocabulary} | {OTHER: _other(schemas)}
     return {
         "asyncapi": _VERSION,
@@ -71,7 +71,7 @@ def asyncapi_document(schemas: EventSchemas, *, prefix: str, title: str, version
             "events": {
                 "address": f"{prefix}/events",
                 "title": "All events",
-                "description": "Of all jobs the caller may see, from now on or from a cursor, narrowed by the query.",
+                "description": "Of all jobs the caller may see, from now on or from a cursor, filtered by the query.",
                 "messages": _refer("components/messages", messages),
             },
         },
@@ -84,7 +84,7 @@ def asyncapi_document(schemas: EventSchemas, *, prefix: str, title: str, version
 
 
 def _operation(channel: str, summary: str, query: dict[str, Any]) -> dict[str, Any]:
-    """Seen from the service: it sends, to who has asked with GET."""
+    """Return an operation from the service's point of view: it sends, in answer to GET."""
     binding = {"method": "GET", "query": {"type": "object", "properties": query}, "bindingVersion": _HTTP_BINDING}
     return {
         "action": "send",
@@ -95,14 +95,14 @@ def _operation(channel: str, summary: str, query: dict[str, Any]) -> dict[str, A
 
 
 def _known(schemas: EventSchemas, model: type[EventModel]) -> dict[str, Any]:
-    """A type that has a class."""
+    """Return the message of an event class."""
     required = ["event", "id"] if model.event_storage is Storage.ALL else ["event"]
     event = {"const": model.event_type}
     return _message(schemas, model.__name__, model.event_type, model.event_publisher, _headers(event, required))
 
 
 def _other(schemas: EventSchemas) -> dict[str, Any]:
-    """Whatever else a task publishes."""
+    """Return the message for events that a task publishes without a class."""
     event = {"not": {"enum": schemas.vocabulary.names}}
     return _message(schemas, OTHER, OTHER, Publisher.TASK, _headers(event, ["event", "id"]))
 
@@ -123,7 +123,7 @@ def _message(
 
 
 def _headers(event: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    """The fields of the frame beside ``data``."""
+    """Return the schema of the fields of a frame beside ``data``."""
     return {
         "type": "object",
         "required": required,
@@ -135,5 +135,5 @@ def _headers(event: dict[str, Any], required: list[str]) -> dict[str, Any]:
     }
 
 
-def _refer(place: str, names: dict[str, Any]) -> dict[str, Any]:
-    return {name: {"$ref": f"#/{place}/{name}"} for name in names}
+def _refer(section: str, names: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/{section}/{name}"} for name in names}

@@ -1,4 +1,4 @@
-"""The JSON Schemas of events, made from their classes: of what ``data:`` carries, and of one frame of a stream."""
+"""JSON Schemas of events, generated from their classes: the payload in ``data:``, and one frame of a stream."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -13,7 +13,7 @@ from asyncbg.core.event_model import EventModel, Publisher, Storage, Vocabulary,
 from asyncbg.streams.sse_format import MEDIA_TYPE
 
 OTHER: Final = "TaskEvent"
-"""The name of the schema of whatever else a task publishes."""
+"""The name of the schema for events that a task publishes without a class."""
 
 _ID: Final = "^[A-Za-z0-9._]+-[0-9]+$"
 _JOB: Final = "01a205a8-7c81-7000-a84f-7e8968cdc313"
@@ -35,27 +35,29 @@ _OF_JOB: Final = {
 
 
 class EventSchemas:
-    """The schemas of a vocabulary: of each class by its name, and an open one for what a task publishes without one.
+    """The schemas of a vocabulary: one for each event class by name, and a generic one for events without a class.
 
-    They are whole: none refers to another. Raises TypeError where data has no JSON Schema, or one that holds itself.
+    No schema refers to another. Raises TypeError where the data of a class has no JSON Schema, or a recursive one.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Make them when they are asked for. Raises ValueError where a class has the name of the open one."""
+        """Generate the schemas on first use. Raise ValueError where a class has the name of the generic schema."""
         if any(model.__name__ == OTHER for model in vocabulary):
-            raise ValueError(f"the documents call what has no class {OTHER}; give your class another name")
+            raise ValueError(
+                f"{OTHER} is the name of the schema for events without a class; give your class another name"
+            )
         self.vocabulary = vocabulary
 
     @cached_property
     def payloads(self) -> Mapping[str, dict[str, Any]]:
-        """The JSON that ``data:`` carries, for each class and for any other event of a task."""
+        """The schemas of the JSON in ``data:``, for each class and for events without one."""
         return {model.__name__: _payload(model) for model in self.vocabulary} | {OTHER: self._other()}
 
     def frame(self, *, refer_to: str = "") -> dict[str, Any]:
-        """One frame of a stream as OpenAPI describes it: the ``itemSchema`` of ``text/event-stream``.
+        """Return the schema of one frame of a stream: the OpenAPI ``itemSchema`` of ``text/event-stream``.
 
-        With ``refer_to``, the payloads are referred to below that place: ``#/components/schemas/``. Otherwise they
-        stand in it without their examples, whose nulls FastAPI would drop.
+        With ``refer_to`` it refers to the payloads below that path, such as ``#/components/schemas/``. Otherwise it
+        contains them, without their examples, because FastAPI would drop the nulls in those.
         """
 
         def content(name: str) -> dict[str, Any]:
@@ -78,9 +80,9 @@ class EventSchemas:
 
     def _other(self) -> dict[str, Any]:
         kind = {"type": "string", "not": {"enum": self.vocabulary.names}, "examples": ["order.shipped"]}
-        data = {"type": "object", "description": "whatever the task gave"}
+        data = {"type": "object", "description": "the data that the task published"}
         example = {**_EXAMPLE, "type": "order.shipped", "data": {"order": 7}}
-        return _envelope(OTHER, "Whatever else a task publishes.", kind, data, example, Storage.ALL)
+        return _envelope(OTHER, "An event that a task publishes without a class.", kind, data, example, Storage.ALL)
 
     def _other_frame(self, content: dict[str, Any]) -> dict[str, Any]:
         event = {"not": {"enum": self.vocabulary.names}}
@@ -88,7 +90,7 @@ class EventSchemas:
 
 
 def share_event_schemas(app: FastAPI, schemas: EventSchemas) -> None:
-    """Let the OpenAPI document of ``app`` hold the schemas of events once, below ``components``, and refer to them."""
+    """Put the schemas of events into the ``components`` of the OpenAPI document of ``app``, and refer to them."""
     build = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -105,7 +107,7 @@ def share_event_schemas(app: FastAPI, schemas: EventSchemas) -> None:
 
 
 def data_schema(model: type[EventModel]) -> dict[str, Any]:
-    """The JSON Schema of a class' data, with nested ones in their place."""
+    """Return the JSON Schema of the data of a class, with nested schemas inlined."""
     try:
         schema = model.model_json_schema(mode="serialization", schema_generator=_WithoutTitles)
     except PydanticInvalidForJsonSchema as error:
@@ -118,7 +120,7 @@ def data_schema(model: type[EventModel]) -> dict[str, Any]:
 
 
 def _inlined(schema: Any, defined: Mapping[str, Any], model: type[BaseModel], within: tuple[str, ...]) -> Any:
-    """Put what is referred to in the place of the reference: neither document has a place for definitions of ours."""
+    """Replace each reference by its schema: neither document has room for definitions."""
     if isinstance(schema, list):
         return [_inlined(item, defined, model, within) for item in schema]
     if not isinstance(schema, dict):
@@ -126,7 +128,7 @@ def _inlined(schema: Any, defined: Mapping[str, Any], model: type[BaseModel], wi
     schema = dict(schema)
     name = str(schema.pop("$ref", "")).removeprefix("#/$defs/")
     if name in within:
-        raise TypeError(f"the data of {model.__qualname__} holds itself ({name}); describe an event by flat data")
+        raise TypeError(f"the data of {model.__qualname__} is recursive ({name}); describe an event by flat data")
     found = _inlined(defined[name], defined, model, (*within, name)) if name else {}
     return {**found, **{key: _inlined(value, defined, model, within) for key, value in schema.items()}}
 
@@ -144,18 +146,21 @@ def _payload(model: type[EventModel]) -> dict[str, Any]:
 def _envelope(
     title: str, meaning: str, kind: dict[str, Any], data: dict[str, Any], example: dict[str, Any], storage: Storage
 ) -> dict[str, Any]:
-    """An event of a job, by the names of CloudEvents 1.0."""
+    """Return the schema of a job's event, with the names of CloudEvents 1.0."""
     subject = {"type": "string", "description": "the id of the job"}
     if storage is Storage.OF_JOBS:
-        subject["description"] += "; empty where it was none"
+        subject["description"] += "; empty where the event is not about a job"
     properties = {"id": _id(storage), "type": kind, "time": _TIME, "subject": subject, **_OF_JOB, "data": data}
     return _object(title, meaning, properties, example)
 
 
 def _notice(model: type[EventModel], kind: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
-    """What a stream says of itself: of no job, with the reason where a glance finds it."""
+    """Return the schema of a notice about the stream itself, with the reason on the top level."""
     data = data_schema(model)
-    subject = {"type": ["string", "null"], "description": "the id of the job whose stream this is, if it is one's"}
+    subject = {
+        "type": ["string", "null"],
+        "description": "the id of the job of this stream; null for a stream of several jobs",
+    }
     reason = data["properties"]["reason"]
     properties = {
         "id": _id(Storage.NONE), "type": kind, "time": _TIME, "subject": subject, "reason": reason, "data": data
@@ -182,16 +187,20 @@ def _id(storage: Storage) -> dict[str, Any]:
         case Storage.ALL:
             return stored
         case Storage.NONE:
-            return {"type": "null", "description": "it is not stored"}
+            return {"type": "null", "description": "the event is not stored"}
         case Storage.OF_JOBS:
-            return {**stored, "type": ["string", "null"], "description": "null where it is of no job, and not stored"}
+            return {
+                **stored,
+                "type": ["string", "null"],
+                "description": "null where the event is not about a job, and not stored",
+            }
 
 
 _TIME: Final = {"type": "string", "format": "date-time", "description": "RFC 3339, UTC"}
 
 
 def _frame_of(model: type[EventModel], content: dict[str, Any]) -> dict[str, Any]:
-    """One branch: known by ``event``; it carries an ``id`` if it is stored. Those of the stream itself tell more."""
+    """Return the branch for one event type: a frame has an ``id`` if the event is stored."""
     event = {"const": model.event_type}
     branch: dict[str, Any] = {"title": model.event_type, "properties": {"event": event, "data": content}}
     if model.event_storage is Storage.ALL:
@@ -202,8 +211,8 @@ def _frame_of(model: type[EventModel], content: dict[str, Any]) -> dict[str, Any
 
 
 class _WithoutTitles(GenerateJsonSchema):
-    """A field's name is title enough."""
+    """A generator without titles: they only repeat the names of fields."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002, RUF100 - pydantic's signature
-        """Never."""
+        """Return False for every schema."""
         return False

@@ -1,4 +1,4 @@
-"""The routes of the event streams: one job's, everybody's by filter, and the tickets that open them from a browser."""
+"""The routes of the event streams of one job and of all jobs, and of the tickets that open them from a browser."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -29,43 +29,43 @@ from asyncbg.web.problems import problem_docs
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.?\*)?|\*")
 _MAX_TICKET_AGE_S: Final = 3_600
-"""How long a ticket opens its stream again where nobody can be asked whether its holder's credentials still stand."""
+"""How long a ticket can reopen its stream where the credentials of its holder cannot be checked again."""
 _NONE = frozenset({""})  # no job has this id
-_ANY: frozenset[str] = frozenset()  # one for all: an empty one of its own takes 216 bytes
-_OF_FASTAPI = {"fastapi_inner_astack", "fastapi_function_astack", "starlette.exception_handlers"}
+_ANY: frozenset[str] = frozenset()  # shared by all streams: an empty set takes 216 bytes
+_FASTAPI_KEYS = {"fastapi_inner_astack", "fastapi_function_astack", "starlette.exception_handlers"}
 _STREAM_OF_JOB = re.compile(r"/jobs/([^/]+)/events")
 
 _ENDED_DOCS: Final[dict[int | str, dict[str, Any]]] = {
-    204: {"description": "The cursor has seen the job's final event: do not reconnect"}
+    204: {"description": "The cursor is at the job's final event: do not reconnect"}
 }
 
 
 class TicketRequest(BaseModel):
-    """Which stream a ticket is wanted for."""
+    """A request for a ticket."""
 
     model_config = ConfigDict(extra="forbid")
 
     path: str = Field(
         min_length=1,
         max_length=8_192,
-        description="the path of the stream, with or without the prefix of these routes; a query is not looked at",
+        description="the path of the stream, with or without the prefix of these routes; a query is ignored",
         examples=["/jobs/018f3a5e-7b1c-7def-8a90-123456789abc/events"],
     )
 
 
 class StreamTicket(BaseModel):
-    """A ticket for one stream, good once, and for the reconnects of the stream that it opened."""
+    """A ticket, valid once for one stream, and for the reconnects of that stream."""
 
     ticket: str
     path: str
-    url: str = Field(description="the stream's path with the ticket in its query; put filters of your own behind it")
+    url: str = Field(description="the stream's path with the ticket in its query; append your filters to it")
     expires_at: str
     expires_in_s: int = LIFETIME_S
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where and how a stream is asked to start."""
+    """The start position and form of a requested stream."""
 
     cursor: str | None
     follow: bool
@@ -73,31 +73,31 @@ class _Start:
 
 
 class StreamRoute(ProblemRoute):
-    """A route whose stream runs when FastAPI is done with the request: it would hold 4 KiB a stream for nothing."""
+    """A route whose stream runs after FastAPI's handler has returned, which would hold 4 KiB a stream."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let FastAPI make the response, then run it."""
-        later: list[Callable[[Receive], Awaitable[None]]] = []
-        scope[DEFERRED] = later
+        """Let FastAPI create the response, then run its stream."""
+        deferred: list[Callable[[Receive], Awaitable[None]]] = []
+        scope[DEFERRED] = deferred
         await super().handle(scope, receive, send)
-        for name in _OF_FASTAPI & scope.keys():
+        for name in _FASTAPI_KEYS & scope.keys():
             del scope[name]
-        for run in later:
+        for run in deferred:
             await run(receive)
 
 
 class TicketRoute(StreamRoute):
-    """A stream's route for requests that show a ticket, in an application whose own dependency knows nothing of it."""
+    """A stream route for requests with a ticket, which bypass the application's own authentication."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Only with a ticket in the query, good or not."""
+        """Match only requests with a ticket in the query, valid or not."""
         found, child = super().matches(scope)
         has_ticket = found is not Match.NONE and "ticket" in QueryParams(scope["query_string"])
         return (found, child) if has_ticket else (Match.NONE, {})
 
 
 def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> APIRouter:
-    """The routes ``/jobs/{id}/events``, ``/events`` and ``/stream-tickets``; ``schemas`` are told."""
+    """Return the routes ``/jobs/{id}/events``, ``/events`` and ``/stream-tickets``, documented with ``schemas``."""
     router = APIRouter(tags=["events"], route_class=StreamRoute)
     _add_streams(router, streams, schemas, tickets, without_ticket=True)
 
@@ -109,10 +109,10 @@ def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> 
     )
     @requires(Access.READ)
     async def issue_ticket(
-        wish: TicketRequest, request: Request, response: Response, caller: CurrentCaller
+        body: TicketRequest, request: Request, response: Response, caller: CurrentCaller
     ) -> StreamTicket:
-        """A ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""
-        path = _stream_path(wish.path, request)
+        """Get a ticket that opens one stream once, within a minute: append it to the stream's URL as `?ticket=`."""
+        path = _stream_path(body.path, request)
         token, expires_ms = await tickets.issue(path, owner=caller.owner, holder=caller.dump())
         response.headers["Cache-Control"] = "no-store"
         shown = quote(path)
@@ -122,7 +122,7 @@ def events_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> 
 
 
 def ticket_router(streams: Streams, schemas: EventSchemas, tickets: Tickets) -> APIRouter:
-    """The streams once more, for those who show a ticket: they need not be asked who they are."""
+    """Return the stream routes for requests that a ticket authenticates."""
     router = APIRouter(route_class=TicketRoute, include_in_schema=False)
     _add_streams(router, streams, schemas, tickets, without_ticket=False)
     return router
@@ -132,7 +132,7 @@ def _add_streams(
     router: APIRouter, streams: Streams, schemas: EventSchemas, tickets: Tickets, *, without_ticket: bool
 ) -> None:
     stream_docs = _stream_docs(schemas)
-    Watching = Annotated[Caller, Depends(_watcher(tickets, without_ticket=without_ticket))]  # noqa: N806 - a type
+    StreamCaller = Annotated[Caller, Depends(_stream_caller(tickets, without_ticket=without_ticket))]  # noqa: N806 - a type
 
     @router.head("/jobs/{job_id}/events", include_in_schema=False)
     @router.get(
@@ -143,7 +143,7 @@ def _add_streams(
     )
     @requires(Access.STREAM)
     async def stream_job(
-        job_id: Annotated[str, Path(description="the id of the job")], caller: Watching, start: Start
+        job_id: Annotated[str, Path(description="the id of the job")], caller: StreamCaller, start: Start
     ) -> Response:
         """Server-Sent Events of one job: from its first event, or from a cursor, until its final one."""
         wanted = EventFilter(jobs=frozenset({job_id}), owner=caller.visible_owner)
@@ -155,21 +155,21 @@ def _add_streams(
     @router.head("/events", include_in_schema=False)
     @router.get("/events", summary="Stream events", response_class=Response, responses=stream_docs)
     @requires(Access.STREAM)
-    async def stream_all(wanted: Wanted, caller: Watching, start: Start) -> Response:
+    async def stream_all(wanted: Wanted, caller: StreamCaller, start: Start) -> Response:
         """Server-Sent Events of all jobs the caller may see, from now on or from a cursor."""
         return await streams.open(
-            _narrow(wanted, caller), owner=caller.owner, cursor=start.cursor, follow=start.follow, gzip=start.gzip,
+            _restrict(wanted, caller), owner=caller.owner, cursor=start.cursor, follow=start.follow, gzip=start.gzip,
             caller=caller,
         )  # fmt: skip
 
 
 def _stream_docs(schemas: EventSchemas) -> dict[int | str, dict[str, Any]]:
     content = {MEDIA_TYPE: {"itemSchema": schemas.frame()}}
-    return {200: {"description": "Events as they happen", "content": content}, **problem_docs(401, 422, 503)}
+    return {200: {"description": "Events as they are published", "content": content}, **problem_docs(401, 422, 503)}
 
 
-def _watcher(tickets: Tickets, *, without_ticket: bool) -> Callable[..., Awaitable[Caller]]:
-    """A dependency: who opens a stream, by a ticket or, ``without_ticket``, as on any other route."""
+def _stream_caller(tickets: Tickets, *, without_ticket: bool) -> Callable[..., Awaitable[Caller]]:
+    """Return a dependency for the caller of a stream, by a ticket or, ``without_ticket``, as on any other route."""
 
     async def read(
         request: Request, ticket: Annotated[str | None, Query(description="from `POST /stream-tickets`")] = None
@@ -189,9 +189,9 @@ async def _start(
     request: Request,
     last_event_id: Annotated[str | None, Query(description="the cursor, where no header can be set")] = None,
     follow: Annotated[bool, Query(description="false: send what is stored and close")] = True,
-    cursor: Annotated[str | None, Header(alias="Last-Event-ID", description="go on after this event")] = None,
+    cursor: Annotated[str | None, Header(alias="Last-Event-ID", description="resume after this event")] = None,
 ) -> _Start:
-    """The header wins; whatever stands in it is taken, since an error would end an EventSource for good."""
+    """Return where the stream starts. Any cursor is accepted, since an error would end an EventSource for good."""
     return _Start(cursor or last_event_id or None, follow, accepts_gzip(request.headers.get("accept-encoding", "")))
 
 
@@ -204,23 +204,23 @@ async def _wanted(
     ] = [],  # noqa: B006
     owner: Annotated[str | None, Query(description="the owner of the jobs")] = None,
 ) -> EventFilter:
-    types = _words(type)
+    types = _split(type)
     if not all(_TYPE.fullmatch(word) for word in types):
         raise refuse_input(("query", "type"), "should be event types such as job.failed or job.*", "event_type")
-    return EventFilter(jobs=_words(job), tasks=_words(task), batches=_words(batch), types=types, owner=owner or None)
+    return EventFilter(jobs=_split(job), tasks=_split(task), batches=_split(batch), types=types, owner=owner or None)
 
 
 Start = Annotated[_Start, Depends(_start)]
 Wanted = Annotated[EventFilter, Depends(_wanted)]
 
 
-def _words(values: list[str]) -> frozenset[str]:
-    """A parameter may be given many times, or once with commas between."""
+def _split(values: list[str]) -> frozenset[str]:
+    """Return the values of a parameter that is repeated or comma-separated."""
     return frozenset(word.strip() for value in values for word in value.split(",") if word.strip()) or _ANY
 
 
-def _narrow(wanted: EventFilter, caller: Caller) -> EventFilter:
-    """The part of what is wanted that the caller may see; nothing where another owner's is wanted."""
+def _restrict(wanted: EventFilter, caller: Caller) -> EventFilter:
+    """Restrict a filter to what the caller may see; it matches nothing where it names another owner."""
     visible = caller.visible_owner
     if visible is None:
         return wanted
@@ -228,10 +228,10 @@ def _narrow(wanted: EventFilter, caller: Caller) -> EventFilter:
     return replace(wanted, jobs=jobs, owner=visible)
 
 
-def _stream_path(wish: str, request: Request) -> str:
-    """The full path of a stream, made anew: of what the caller wrote nothing but a job's id is repeated."""
+def _stream_path(sent: str, request: Request) -> str:
+    """Return the full path of a stream; only a job's id is copied from what the client sent."""
     prefix = mount_prefix(request.scope["path"], request.scope["route"].path_format)
-    path = unquote(wish.partition("?")[0]).removeprefix(prefix)
+    path = unquote(sent.partition("?")[0]).removeprefix(prefix)
     of_job = _STREAM_OF_JOB.fullmatch(path)
     if path != "/events" and not (of_job and is_job_id(of_job[1])):
         raise refuse_input(("body", "path"), "should be the path of a stream: /events or /jobs/ID/events", "stream")

@@ -1,4 +1,4 @@
-"""Security headers: on every answer of the service, whoever wrote it, also on the 500 of a mistake."""
+"""Security headers on every response of the service, also on the 500 of an unexpected error."""
 
 import base64
 import hashlib
@@ -8,16 +8,16 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asyncbg.web.access_log import remember
+from asyncbg.web.access_log import set_request
 
 _UNUSED: Final = ("camera", "display-capture", "geolocation", "microphone", "payment", "usb")
-"""What a page of ours never asks a browser for, and what it embeds may not ask for either."""
+"""Browser features that no page of the service uses."""
 
 
 def content_policy(*, style: str | None = None, forms: str = "'none'") -> str:
-    """A Content-Security-Policy that allows one inline style, by its hash, and forms to ``forms``, or nothing at all.
+    """Return a Content-Security-Policy that allows one inline style, by its hash, and forms to ``forms``.
 
-    Never ``unsafe-*``.
+    Without arguments it allows nothing. It never contains ``unsafe-*``.
     """
     allowed = ""
     if style is not None:
@@ -35,38 +35,37 @@ SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""What an answer says unless it says it itself: a page brings the policy that lets its own style in."""
+"""The headers of a response that does not set them itself: a page sets the policy that allows its own style."""
 
 RAW_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 class SecurityHeaders:
-    """ASGI middleware that adds what an answer lacks of :data:`SECURITY_HEADERS`.
+    """ASGI middleware that adds the missing :data:`SECURITY_HEADERS` to every response.
 
-    It looks at the first message only. The ``send`` it puts before the server's is no coroutine, so that the thousandth
-    event of a stream costs one comparison more than it would without.
+    It changes only the first message of a response. Its ``send`` is not a coroutine function, so that each further
+    event of a stream costs no more than one comparison.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand before ``app``."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let ``app`` answer."""
+        """Pass the request to the application."""
         if scope["type"] == "http":
-            remember(scope)
+            set_request(scope)
             send = _complete(send)
         await self._app(scope, receive, send)
 
 
 class ServiceApp(FastAPI):
-    """FastAPI with :class:`SecurityHeaders` before everything, where ``add_middleware`` cannot put it.
+    """FastAPI with :class:`SecurityHeaders` outside of all other middleware, where ``add_middleware`` cannot put it.
 
-    The answer to an error nobody foresaw is made before all middleware that is added the usual way.
+    Starlette answers an unexpected error outside of the middleware that is added the usual way.
     """
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The application as the server calls it."""
+        """Return the ASGI application with all middleware."""
         return SecurityHeaders(super().build_middleware_stack())
 
 

@@ -1,6 +1,6 @@
-"""What a route refuses in a query: a name it does not know, and a name given twice that takes one value.
+"""Validation of request inputs beyond FastAPI's: unknown or repeated query parameters, and the idempotency key.
 
-A misspelt filter that is ignored answers with everything; so a query is taken as strictly as a body.
+A misspelt filter that is ignored would return everything, so queries are validated as strictly as bodies.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,18 +25,18 @@ IdempotencyKey = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern=r"^[\x20-\x7e]{1,255}$",
-        description="send the same request again with it and get the same jobs; 1 to 255 printable ASCII characters",
+        description="a repeated request with the same key returns the same jobs; 1 to 255 printable ASCII characters",
     ),
 ]
 
 
 def refuse_input(loc: tuple[str, ...], msg: str, kind: str) -> RequestValidationError:
-    """The error for an input that is well-formed and still cannot be taken; answered as 422."""
+    """Return the error for an input that is well-formed but not acceptable; answered with 422."""
     return RequestValidationError([ErrorItem(loc=list(loc), msg=msg, type=kind)])
 
 
 def reads_query(fields: Iterable[str]) -> Callable[[Reader], Reader]:
-    """Declare which names a dependency reads from the query by itself, where its signature does not tell."""
+    """Declare the query parameters that a dependency reads from the request, and that its signature does not name."""
 
     def declare(reader: Reader) -> Reader:
         setattr(reader, _FIELDS, tuple(fields))
@@ -46,7 +46,7 @@ def reads_query(fields: Iterable[str]) -> Callable[[Reader], Reader]:
 
 
 async def refuse_unknown_query(request: Request) -> None:
-    """A dependency of every route of ours: it comes after those of an application, which say who calls."""
+    """A dependency of every library route; it runs after the application's own, which authenticate."""
     if not request.scope["query_string"]:
         return
     known = dict(_known(_dependant(request)))
@@ -67,7 +67,7 @@ def _has_body_params(dependant: Dependant) -> bool:
 
 
 def _unknown(given: Iterable[str], known: Mapping[str, bool]) -> Iterator[ErrorItem]:
-    msg = f"is no parameter of this route; it takes {', '.join(sorted(known)) or 'none'}"
+    msg = f"is not a parameter of this route; it takes {', '.join(sorted(known)) or 'none'}"
     for name in dict.fromkeys(given):
         if name not in known:
             yield ErrorItem(loc=["query", name], msg=msg, type="extra_forbidden")
@@ -80,14 +80,14 @@ def _repeated(given: list[str], known: Mapping[str, bool]) -> Iterator[ErrorItem
 
 
 def _dependant(request: Request) -> Dependant:
-    """What FastAPI knows of the route, with the dependencies it was included with where it keeps these."""
+    """Return FastAPI's description of the route, with the dependencies that it was included with."""
     context = request.scope.get("fastapi", {}).get("effective_route_context")
     found = getattr(context, "dependant", None)
     return found if isinstance(found, Dependant) else request.scope["route"].dependant
 
 
 def _known(dependant: Dependant) -> Iterator[tuple[str, bool]]:
-    """The names a route and its dependencies take, and whether as often as one likes."""
+    """Yield the query parameters of a route and its dependencies, and whether each can be repeated."""
     for field in dependant.query_params:
         annotation = field.field_info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -1,4 +1,4 @@
-"""The routes of jobs: submit, list, look, wait, cancel and retry."""
+"""The routes of jobs: submit, list, show, wait, cancel and retry."""
 
 import hashlib
 import json
@@ -36,8 +36,8 @@ from asyncbg.web.schemas import (
     changed,
     cursor_after,
     no_store,
-    off_loop,
     prefix_of,
+    run_off_loop,
 )
 
 _EXAMPLE: dict[str, Any] = {
@@ -49,28 +49,28 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 _YEAR_S = 31_536_000
-_DEEPEST = 64
-_REST_OF_SUBMISSION_BYTES = 64 * 1024
+_MAX_DEPTH = 64
+_MAX_OTHER_BYTES = 64 * 1024
 
 
 def _text(text: str) -> str:
-    """Any text that can be stored and encoded."""
+    """Return a text that can be stored and encoded. Raise PydanticCustomError for any other."""
     if not is_storable(text):
         raise PydanticCustomError("text", "should hold no NUL character and no lone surrogate")
     return text
 
 
 def _one_line(text: str) -> str:
-    """A word that can be printed and found again."""
+    """Return a text of one line. Raise PydanticCustomError for any other."""
     if not is_one_line(text):
         raise PydanticCustomError("line", "should be one line without control characters")
     return text
 
 
 def _storable(value: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object that can be stored: no odd text or number anywhere in it, and not nested without end."""
+    """Return a JSON object that can be stored: only storable texts, finite numbers, and limited nesting."""
     level: list[Any] = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -89,12 +89,12 @@ def _storable(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _split(value: object) -> object:
-    """``a,b`` as well as ``a`` and ``b`` given one by one; nothing where it is empty."""
+    """Split comma-separated values, and drop empty ones."""
     return [word for item in value for word in str(item).split(",") if word] if isinstance(value, list) else value
 
 
 async def _job_id(job_id: Annotated[str, Path(description="the job's id", examples=[EXAMPLE_ID])]) -> str:
-    """A job's id out of the path. One of another form names no job: 404."""
+    """Return the job id of the path. Raise JobNotFoundError for a malformed one."""
     if not is_job_id(job_id):
         raise JobNotFoundError("?")
     return job_id
@@ -125,33 +125,33 @@ class Submission(BaseModel):
     task: Name = Field(description="the name of a registered task")
     args: Annotated[dict[str, Any], AfterValidator(_storable)] = Field(default={}, description="its arguments by name")
     delay_s: float | None = Field(
-        default=None, ge=0, le=_YEAR_S, allow_inf_nan=False, strict=True, description="run it so many seconds from now"
+        default=None, ge=0, le=_YEAR_S, allow_inf_nan=False, strict=True, description="seconds to wait before it runs"
     )
     priority: int | None = Field(default=None, ge=-1000, le=1000, strict=True, description="higher runs first")
     tags: list[Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_one_line)]] = Field(
-        default=[], max_length=32, description="words to find it by"
+        default=[], max_length=32, description="tags to search it by"
     )
 
     def fingerprint(self) -> str:
-        """What tells this submission from another under the same idempotency key."""
+        """Return a hash that distinguishes this submission from another one with the same idempotency key."""
         text = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 class CancelRequest(BaseModel):
-    """Why a job is cancelled."""
+    """The optional body of a cancel request."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "no longer needed"}]})
 
     reason: Annotated[str, StringConstraints(max_length=500), AfterValidator(_text)] = Field(
-        default="", description="is stored with the job's event; up to 500 characters"
+        default="", description="stored with the job's event; up to 500 characters"
     )
 
 
 def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
-    """The routes under ``/jobs``. Who cancels or retries a job stands in ``audit``, if there is one."""
+    """Return the routes under ``/jobs``; cancels and retries are recorded in ``audit``."""
     most = engine.settings.jobs.max_args_bytes
-    route_class = ProblemRoute if most <= MAX_BODY_BYTES else limited_to(most + _REST_OF_SUBMISSION_BYTES)
+    route_class = ProblemRoute if most <= MAX_BODY_BYTES else limited_to(most + _MAX_OTHER_BYTES)
     router = APIRouter(route_class=route_class, tags=["jobs"], dependencies=[Depends(no_store)])
 
     @router.post("/jobs", status_code=202, responses=problem_docs(400, 404, 413, 415, 422, 429, 503))
@@ -162,7 +162,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         response: Response,
         idempotency_key: IdempotencyKey = None,
     ) -> Accepted:
-        """Submit a job. It is on disk when the answer comes."""
+        """Submit a job. It is on disk when the response is sent."""
         job = await engine.submit(
             submission.task,
             submission.args,
@@ -173,7 +173,9 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
             idempotency_key=idempotency_key,
             fingerprint=submission.fingerprint() if idempotency_key else None,
         )
-        message = f"{job.task} was accepted" if job.created else f"{job.task} had been accepted under this key before"
+        message = (
+            f"{job.task} was accepted" if job.created else f"{job.task} was accepted before with this idempotency key"
+        )
         return accepted(message, [job], response, prefix=prefix)
 
     @get_and_head(router, "/jobs", responses=problem_docs(422, 503))
@@ -199,7 +201,7 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         shown = records[:limit]
         following = cursor_after(shown[-1]) if len(records) > limit else None
         hints = [unknown_task_hint(record, engine._parts.registry) for record in shown]
-        items = await off_loop(
+        items = await run_off_loop(
             lambda: [JobOut.from_record(record, prefix, hint=hint) for record, hint in zip(shown, hints, strict=True)],
             shown,
         )
@@ -209,17 +211,17 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
     async def show_job(
         job_id: JobId, caller: CurrentCaller, request: Request, prefix: Prefix, wait: Wait = 0
     ) -> JobOut:
-        """Show a job; with `wait`, answer when it is final, or after so many seconds."""
+        """Show a job; with `wait`, respond once it is final, or after that many seconds."""
         record = caller.require_visible(await engine.get(job_id))
         if wait:
             record = await engine.wait(job_id, wait)
             await recheck_caller(request)
         hint = unknown_task_hint(record, engine._parts.registry)
-        return await off_loop(lambda: JobOut.from_record(record, prefix, hint=hint), [record])
+        return await run_off_loop(lambda: JobOut.from_record(record, prefix, hint=hint), [record])
 
     @get_and_head(router, "/jobs/{job_id}/attempts", responses=problem_docs(404, 422, 503))
     async def show_attempts(job_id: JobId, caller: CurrentCaller) -> AttemptList:
-        """Show what each attempt of a job ended in, with its error and traceback where it failed."""
+        """Show the outcome of each attempt of a job, with error and traceback where it failed."""
         caller.require_visible(await engine.get(job_id))
         return AttemptList(items=[AttemptOut.from_attempt(attempt) for attempt in await engine.attempts(job_id)])
 
@@ -231,15 +233,15 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
         caller: CurrentCaller,
         prefix: Prefix,
         response: Response,
-        cancellation: Annotated[CancelRequest | None, Body()] = None,
+        request: Annotated[CancelRequest | None, Body()] = None,
     ) -> ChangedJob:
-        """Cancel a job: at once if it does not run yet, through its coroutine if it does."""
+        """Cancel a job: at once if it is not running yet, by cancelling its coroutine if it is."""
         caller.require_visible(await engine.get(job_id))
         async with audited(audit, "job.cancel", job_id, who=caller.owner):
-            await engine.cancel(job_id, cancellation.reason if cancellation else "")
+            await engine.cancel(job_id, request.reason if request else "")
         record = await engine.get(job_id)
-        message = f"{record.task} will not go on"
-        return await off_loop(lambda: changed(message, record, response, prefix=prefix), [record])
+        message = f"{record.task} is being cancelled"
+        return await run_off_loop(lambda: changed(message, record, response, prefix=prefix), [record])
 
     @router.post("/jobs/{job_id}/retry", status_code=202, responses=problem_docs(404, 409, 413, 415, 422, 503))
     async def retry_job(job_id: JobId, caller: CurrentCaller, prefix: Prefix, response: Response) -> ChangedJob:
@@ -249,6 +251,6 @@ def jobs_router(engine: Engine, audit: Audit | None = None) -> APIRouter:
             await engine.retry(job_id)
         record = await engine.get(job_id)
         message = f"{record.task} will run again"
-        return await off_loop(lambda: changed(message, record, response, prefix=prefix), [record])
+        return await run_off_loop(lambda: changed(message, record, response, prefix=prefix), [record])
 
     return router

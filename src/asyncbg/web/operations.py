@@ -1,4 +1,4 @@
-"""The routes for those who run the service: health, metrics and a first page."""
+"""The routes for operators: health checks, metrics and the start page."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,31 +26,31 @@ _METRICS_EXAMPLE = 'asyncbg_jobs{state="queued"} 3.0\n'
 
 
 class Live(BaseModel):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["ok"] = Field(default="ok", examples=["ok"])
 
 
 class Ready(Live):
-    """The process can take work, and what was checked."""
+    """The process accepts work, with the result of each check."""
 
     checks: dict[str, Literal["ok", "failed"]] = Field(examples=[{"engine": "ok", "database": "ok"}])
 
 
 def operations_router(engine: Engine) -> APIRouter:
-    """Health, metrics and the first page."""
+    """Return the routes of health checks, metrics and the start page."""
     router = APIRouter(route_class=ProblemRoute, tags=["operations"], dependencies=[Depends(no_store)])
 
     @get_and_head(router, "/health/live")
     @requires(Access.OPEN)
     async def show_liveness() -> Live:
-        """Whether the process answers at all."""
+        """Whether the process responds at all."""
         return Live()
 
     @get_and_head(router, "/health/ready", response_model=Ready, responses=problem_docs(503))
     @requires(Access.OPEN)
     async def show_readiness(request: Request) -> Any:
-        """Whether the engine runs, and a write and a claim work in the database."""
+        """Whether the engine is running and the database accepts a write and a claim."""
         checks = await _checks(engine)
         failed = [name for name, verdict in checks.items() if verdict == "failed"]
         if failed:
@@ -64,7 +64,7 @@ def operations_router(engine: Engine) -> APIRouter:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS_EXAMPLE}}}},
     )
     async def show_metrics() -> Response:
-        """Numbers in Prometheus' text format; each says in its HELP whether it counts this process or all of them."""
+        """Metrics in the Prometheus text format; HELP says whether a metric covers this process or all of them."""
         others, processes = await _other_processes(engine)
         return Response(
             engine._parts.telemetry.expose(
@@ -81,8 +81,8 @@ def operations_router(engine: Engine) -> APIRouter:
         )
 
     @get_and_head(router, "/", response_class=HTMLResponse, include_in_schema=False)
-    async def show_first_page(request: Request) -> HTMLResponse:
-        """Where to go from here."""
+    async def show_start_page(request: Request) -> HTMLResponse:
+        """The start page, with links to the routes."""
         return start_page(navigation({**_docs_link(request), **LINKS}))
 
     return router
@@ -107,7 +107,7 @@ async def _database_works(engine: Engine) -> bool:
 
 
 async def _other_processes(engine: Engine) -> tuple[Sequence[str] | None, int]:
-    """What the other processes have counted, and how many run; None where that cannot be told, which is not zero."""
+    """Return the counters of the other processes and the number of processes; None where they cannot be read."""
     try:
         return (await engine.backend.load_counters())[1], await engine.backend.processes()
     except (OSError, NotRunningError) as error:
@@ -138,7 +138,7 @@ def _not_ready(failed: list[str], checks: dict[str, Literal["ok", "failed"]]) ->
 
 
 def _docs_link(request: Request) -> dict[str, str]:
-    """The app's own API documentation, relative to this page; nothing where the app has none."""
+    """Return the link to the application's API documentation, relative to this page; nothing where it has none."""
     docs_url = getattr(request.app, "docs_url", None)
     if not docs_url:
         return {}

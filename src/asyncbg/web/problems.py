@@ -45,7 +45,7 @@ from asyncbg.errors import (
     UnknownTaskError,
 )
 from asyncbg.privacy import redact
-from asyncbg.web.path_redaction import PATH_CHARS, hide_unknown, kinds_of, words_of
+from asyncbg.web.path_redaction import PATH_CHARS, marked_parameters, path_words, redact_unknown_path
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -242,10 +242,10 @@ def _instance(request: Request, errors: Sequence[ErrorItem]) -> str:
     """Return the path without the query; a parameter that was refused or may be personal is replaced by its name."""
     scope = request.scope
     if "endpoint" not in scope:
-        return hide_unknown(scope["path"], frozenset(words_of(scope["app"].routes)))
+        return redact_unknown_path(scope["path"], frozenset(path_words(scope["app"].routes)))
     path: str = scope["path"]
     refused = {item["loc"][1] for item in errors if item["loc"][:1] == ["path"] and len(item["loc"]) > 1}
-    hidden = refused | kinds_of(scope["endpoint"]).keys()
+    hidden = refused | marked_parameters(scope["endpoint"]).keys()
     for name, value in request.path_params.items():
         if name in hidden or not _PLAIN_SEGMENT.fullmatch(str(value)):
             path = path.replace(f"/{value}", f"/{{{name}}}", 1)

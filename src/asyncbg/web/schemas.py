@@ -1,4 +1,4 @@
-"""What is answered: the JSON forms of a job, of a page of jobs and of accepted work."""
+"""Response schemas: a job, a page of jobs, attempts, and accepted work."""
 
 import base64
 import binascii
@@ -22,27 +22,27 @@ T = TypeVar("T")
 
 EXAMPLE_ID = "019ab3f0-5a1e-7000-8000-3f1c0de5a7b2"
 _CURSOR_MARK = "n"
-_LONGEST_CURSOR = 40
-_LARGEST_N = 2**63 - 1
+_MAX_CURSOR_CHARS = 40
+_MAX_N = 2**63 - 1
 
 
 MAX_LISTED_BYTES = 4096
-"""Arguments and results that are larger are not shown in lists."""
-_MOST_INLINE = 32_768
+"""Lists leave out larger arguments and results."""
+_MAX_INLINE_BYTES = 32_768
 _threads = Threads(2)
 
 
 async def no_store(response: Response) -> None:
-    """A dependency: the answer is of the moment and about people, so no cache keeps it (RFC 9111, 5.2.2.5)."""
+    """A dependency that forbids caching of the response, which is private and changes (RFC 9111, 5.2.2.5)."""
     response.headers["Cache-Control"] = "no-store"
 
 
 class ProgressOut(BaseModel):
-    """How far a running job is."""
+    """The progress of a job."""
 
-    current: int | float = Field(description="done so far, in `unit`")
-    total: int | float | None = Field(description="of how much; null where nobody knows")
-    message: str = Field(description="a sentence for people")
+    current: int | float = Field(description="amount done, in `unit`")
+    total: int | float | None = Field(description="total amount; null where unknown")
+    message: str = Field(description="a message for humans")
     unit: str
 
 
@@ -57,18 +57,18 @@ class AttemptOut(BaseModel):
     """One attempt of a job. Times are RFC 3339 in UTC."""
 
     number: int = Field(examples=[1])
-    worker: str | None = Field(description="the process that ran it, where that is known")
+    worker: str | None = Field(description="the process that ran it, where known")
     started_at: str = Field(examples=["2026-11-22T10:15:00.250Z"])
     ended_at: str | None = Field(description="null while it runs", examples=["2026-11-22T10:15:01.000Z"])
     outcome: Literal["succeeded", "failed", "cancelled", "released", "lost"] | None = Field(
-        description="`released`: given back at a shutdown; `lost`: its process ended; null while it runs"
+        description="`released`: returned to the queue at a shutdown; `lost`: its process ended; null while it runs"
     )
     error: JobErrorOut | None
-    traceback: str | None = Field(description="where it was raised, without personal values; null where none is kept")
+    traceback: str | None = Field(description="the traceback, without personal values; null where none is stored")
 
     @classmethod
     def from_attempt(cls, attempt: Attempt) -> "AttemptOut":
-        """Show ``attempt``."""
+        """Return the schema of ``attempt``."""
         ended, error = attempt.ended_at_ms, attempt.error
         return cls.model_construct(
             number=attempt.number,
@@ -88,7 +88,7 @@ class AttemptList(BaseModel):
 
 
 class JobLinks(BaseModel):
-    """Where to go from a job."""
+    """The URLs of a job."""
 
     self: str = Field(description="the job")
     events: str = Field(description="its events, as a stream (SSE)")
@@ -97,7 +97,7 @@ class JobLinks(BaseModel):
 
 
 class JobOut(BaseModel):
-    """One job. Times are RFC 3339 in UTC; what is personal of its arguments and result is shown as pseudonyms."""
+    """A job. Times are RFC 3339 in UTC; personal values in arguments and result are replaced by pseudonyms."""
 
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(examples=[_example(JobOut)]))
 
@@ -117,27 +117,27 @@ class JobOut(BaseModel):
     started_at: str | None
     finished_at: str | None
     progress: ProgressOut | None
-    result: Any = Field(description="what the task returned, personal parts as pseudonyms; null until it succeeded")
+    result: Any = Field(description="the return value, personal parts as pseudonyms; null until the job succeeded")
     error: JobErrorOut | None
     args: dict[str, Any]
     omitted: dict[str, int] = Field(
         default={},
         exclude_if=lambda sizes: not sizes,
-        description="in a list: how many bytes of `args` and `result` are left out; the job itself has them",
+        description="in a list: sizes in bytes of `args` and `result` that are left out; `GET /jobs/{id}` has them",
     )
     hint: str | None = Field(
-        default=None, exclude_if=lambda hint: hint is None, description="why it does not run, where that is known"
+        default=None, exclude_if=lambda hint: hint is None, description="why the job does not run, where known"
     )
     links: JobLinks
 
     @classmethod
     def from_record(cls, record: JobRecord, prefix: str = "", *, hint: str | None = None) -> "JobOut":
-        """Show ``record``; ``prefix`` is the path below which the library's routes are."""
+        """Return the schema of ``record``; ``prefix`` is the path prefix of the library's routes."""
         return cls.model_construct(**_shown(record, prefix), hint=hint)
 
 
 class AcceptedJob(BaseModel):
-    """One accepted job."""
+    """An accepted job."""
 
     id: str = Field(examples=[EXAMPLE_ID])
     task: str = Field(examples=["send_email"])
@@ -147,7 +147,7 @@ class AcceptedJob(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The body of every 202: what was accepted, and where to follow it. ``Location`` is the first job's URL."""
+    """The body of every 202: the accepted jobs and the URLs to follow them. ``Location`` is the first job's URL."""
 
     model_config = ConfigDict(
         extra="allow", json_schema_extra=lambda schema: schema.update(examples=[_example(Accepted)])
@@ -159,7 +159,7 @@ class Accepted(BaseModel):
 
 
 class ChangedJob(JobOut, Accepted):
-    """A job that was told to change: accepted like any other work, with the job as it is now beside it."""
+    """The answer to a change of a job: the body of a 202 and the current job."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra=lambda schema: schema.update(examples=[_example(ChangedJob)])
@@ -167,16 +167,16 @@ class ChangedJob(JobOut, Accepted):
 
 
 class JobPage(BaseModel):
-    """Jobs, newest first."""
+    """A page of jobs, newest first."""
 
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(examples=[_example(JobPage)]))
 
     items: list[JobOut]
-    next: str | None = Field(description="give it as `cursor` to get the next page; null on the last one")
+    next: str | None = Field(description="the `cursor` of the next page; null on the last one")
 
 
 class JobLike(Protocol):
-    """What ``accepted`` needs to know of a job: a handle and a record both have it."""
+    """The attributes that ``accepted`` reads: job handles and job records have them."""
 
     @property
     def id(self) -> str:
@@ -190,7 +190,7 @@ class JobLike(Protocol):
 
     @property
     def state(self) -> JobState:
-        """Where it stands."""
+        """The job's state."""
         ...
 
     @property
@@ -200,9 +200,9 @@ class JobLike(Protocol):
 
 
 def accepted(message: str, jobs: Sequence[JobLike], response: Response, *, prefix: str = "", **extra: Any) -> Accepted:
-    """The body of a 202 for the ``jobs`` of one request, in order; sets ``Location`` on ``response``.
+    """Return the body of a 202 for the stored ``jobs`` of one request, in order; set ``Location`` on ``response``.
 
-    They are on disk. ``extra`` are more members.
+    ``extra`` are additional members.
     """
     response.headers["Location"] = job_url(prefix, jobs[0].id)
     return Accepted(
@@ -214,29 +214,29 @@ def accepted(message: str, jobs: Sequence[JobLike], response: Response, *, prefi
 
 
 def changed(message: str, record: JobRecord, response: Response, *, prefix: str = "") -> ChangedJob:
-    """The body of a 202 for a change of one job; sets ``Location`` on ``response``."""
-    told = accepted(message, [record], response, prefix=prefix)
+    """Return the body of a 202 for a change of one job; set ``Location`` on ``response``."""
+    body = accepted(message, [record], response, prefix=prefix)
     return ChangedJob.model_construct(
-        message=told.message, jobs=told.jobs, events_url=told.events_url, **_shown(record, prefix)
+        message=body.message, jobs=body.jobs, events_url=body.events_url, **_shown(record, prefix)
     )
 
 
-async def off_loop(show: Callable[[], T], records: Sequence[JobRecord]) -> T:
-    """What ``show`` makes of the records, in a thread where they are large: a mebibyte is looked through in 0.2 s."""
+async def run_off_loop(show: Callable[[], T], records: Sequence[JobRecord]) -> T:
+    """Return what ``show`` returns, run in a thread where ``records`` are large: redacting 1 MiB takes 0.2 s."""
     size = sum(len(record.args) + len(record.result or "") for record in records)
-    return show() if size <= _MOST_INLINE else cast(T, await _threads.run_or_abandon(show))
+    return show() if size <= _MAX_INLINE_BYTES else cast(T, await _threads.run_or_abandon(show))
 
 
 def job_url(prefix: str, job_id: str) -> str:
-    """The path of a job."""
+    """Return the path of a job."""
     return f"{prefix}/jobs/{job_id}"
 
 
 def prefix_of(request: Request) -> str:
-    """The path below which the library's routes are, as a client sees it: ``/bg``, or nothing at the root.
+    """Return the path prefix of the library's routes as a client sees it: ``/bg``, or nothing at the root.
 
-    What stands before the path of the route that serves the request is the prefix, wherever and however the router was
-    mounted, and behind a proxy that strips its ``root_path``.
+    It is the part before the matched route's own path, however the router was mounted, and also behind a proxy that
+    strips ``root_path``.
     """
     path, root_path = str(request.scope["path"]), str(request.scope.get("root_path", "")).rstrip("/")
     if root_path and path != root_path and not path.startswith(f"{root_path}/"):
@@ -245,27 +245,27 @@ def prefix_of(request: Request) -> str:
 
 
 def cursor_after(record: JobRecord) -> str:
-    """The opaque cursor of the page that begins after ``record``."""
+    """Return the opaque cursor of the page that begins after ``record``."""
     return base64.urlsafe_b64encode(f"{_CURSOR_MARK}{record.n}".encode()).decode().rstrip("=")
 
 
 def _read_cursor(value: object) -> object:
-    """The position a cursor stands for. Raises PydanticCustomError for one that is not ours."""
+    """Return the position that a cursor encodes. Raise PydanticCustomError for an invalid one."""
     if value is None or value == "":
         return None
     try:
         text = str(value)
-        padded = text[:_LONGEST_CURSOR] + "=" * (-len(text) % 4)
+        padded = text[:_MAX_CURSOR_CHARS] + "=" * (-len(text) % 4)
         mark, digits = (decoded := base64.b64decode(padded, "-_", validate=True).decode("ascii"))[:1], decoded[1:]
     except (binascii.Error, ValueError):
         mark, digits = "", ""
-    if mark != _CURSOR_MARK or not digits.isdecimal() or not 0 < int(digits) <= _LARGEST_N:
+    if mark != _CURSOR_MARK or not digits.isdecimal() or not 0 < int(digits) <= _MAX_N:
         raise PydanticCustomError("cursor", 'should be the "next" of an earlier page, or be left out')
     return int(digits)
 
 
 Cursor = Annotated[int | None, BeforeValidator(_read_cursor), WithJsonSchema({"type": "string", "maxLength": 40})]
-"""A query parameter that takes a cursor and gives the position it stands for."""
+"""A query parameter that decodes a cursor to a position."""
 
 
 def _shown(record: JobRecord, prefix: str) -> dict[str, Any]:
@@ -328,9 +328,9 @@ _EXAMPLE = JobRecord(
 
 
 def _example(model: type[BaseModel]) -> dict[str, Any]:
-    """What ``model`` looks like, for the OpenAPI document."""
+    """Return an example of ``model`` for the OpenAPI document."""
     job = JobOut.from_record(_EXAMPLE).model_dump(mode="json")
-    told = accepted("send_notification was accepted", [_EXAMPLE], Response()).model_dump(mode="json")
+    body = accepted("send_notification was accepted", [_EXAMPLE], Response()).model_dump(mode="json")
     if model is JobPage:
         return {"items": [job], "next": cursor_after(_EXAMPLE)}
-    return (told if issubclass(model, Accepted) else {}) | (job if issubclass(model, JobOut) else {})
+    return (body if issubclass(model, Accepted) else {}) | (job if issubclass(model, JobOut) else {})

@@ -1,4 +1,4 @@
-"""The pages of the service: one frame for all, and the first page with its style and where it leads."""
+"""HTML pages: the frame of all pages, and the start page with its style and links."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -9,11 +9,11 @@ from asyncbg.web.headers import content_policy
 
 LINKS: Final = {
     "jobs": "Jobs, newest first (JSON)",
-    "events": "Events as they happen (stream)",
+    "events": "Events as they are published (stream)",
     "metrics": "Metrics (Prometheus)",
-    "health/ready": "Health: ready for work?",
+    "health/ready": "Health: readiness",
 }
-"""Where the first page leads, relative to it, and what is there."""
+"""The links of the start page, relative to it, with their labels."""
 _STYLE: Final = """
 body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; }
 input, button { font: inherit; padding: .3rem .6rem; }
@@ -33,12 +33,12 @@ _PAGE: Final = """<!DOCTYPE html>
 </body>
 </html>
 """
-_FIRST: Final = """<header><h1>asyncbg</h1></header>
+_START: Final = """<header><h1>asyncbg</h1></header>
 <main>
 <p>Background jobs: on disk before the response leaves, visible, cancellable, retried, streamed.</p>
 {body}
 </main>"""
-_NAVIGATION: Final = """<nav aria-label="What there is">
+_NAVIGATION: Final = """<nav aria-label="Routes">
 <ul>
 {items}
 </ul>
@@ -46,16 +46,16 @@ _NAVIGATION: Final = """<nav aria-label="What there is">
 
 
 def html_page(*, title: str, style: str, body: str) -> str:
-    """A whole page; what is handed over is HTML already."""
+    """Return a whole HTML page; ``body`` is HTML already."""
     return _PAGE.format(title=title, style=style, body=body)
 
 
 def start_page(
     body: str, *, forms: str = "'none'", status_code: int = 200, headers: Mapping[str, str] | None = None
 ) -> HTMLResponse:
-    """The first page around ``body``; ``forms`` is where its forms may be sent to, as a policy's source list."""
+    """Return the start page with ``body``; ``forms`` is the policy's source list for its forms."""
     return HTMLResponse(
-        html_page(title="asyncbg", style=_STYLE, body=_FIRST.format(body=body)),
+        html_page(title="asyncbg", style=_STYLE, body=_START.format(body=body)),
         status_code,
         {
             "Content-Security-Policy": content_policy(style=_STYLE, forms=forms),
@@ -67,7 +67,7 @@ def start_page(
 
 
 def navigation(links: Mapping[str, str]) -> str:
-    """A list of links, each with its label."""
+    """Return a list of links as HTML."""
     return _NAVIGATION.format(
         items="\n".join(f'<li><a href="{href}">{label}</a></li>' for href, label in links.items())
     )
