@@ -160,13 +160,15 @@ def test_the_name_of_the_open_schema_is_taken() -> None:
     """A class of that name would stand in its place."""
     taken = type(OTHER, (EventModel,), {"__module__": __name__, "__doc__": "It happened.", "event_type": "a.b"})
 
-    with pytest.raises(ValueError, match="the documents call what has no class TaskEvent; give your class another"):
+    with pytest.raises(
+        ValueError, match="TaskEvent is the name of the schema for events without a class; give your class another"
+    ):
         EventSchemas(Vocabulary.of([taken]))
 
 
 def test_data_that_holds_itself_is_refused() -> None:
     """A schema without references cannot tell of it."""
-    with pytest.raises(TypeError, match=r"the data of TreeGrown holds itself \(Branch\); describe"):
+    with pytest.raises(TypeError, match=r"the data of TreeGrown is recursive \(Branch\); describe"):
         data_schema(TreeGrown)
 
 
