@@ -1,4 +1,4 @@
-"""What SIGTERM and SIGINT do: the first begins the shutdown before the server's own handler, a second ends at once."""
+"""Handlers of SIGTERM and SIGINT: the first signal begins the shutdown, a second ends the process."""
 
 import asyncio
 import multiprocessing
@@ -15,26 +15,26 @@ _RELAYED_S = 10.0
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
-def chain_signals(hold: Callable[[], None], begin: Callable[[], None]) -> Callable[[], None]:
-    """At the first signal call ``hold`` in the handler itself, ``begin`` on the event loop, then the earlier handler.
+def chain_signals(stop_claiming: Callable[[], None], begin_drain: Callable[[], None]) -> Callable[[], None]:
+    """At the first signal call ``stop_claiming``, then ``begin_drain`` on the event loop, then the earlier handler.
 
-    uvicorn waits for open connections before the lifespan ends, so streams must be told by the signal itself. A second
-    signal ends the process at once, by that signal: the jobs that run are run again by whoever comes next, as after
-    any other death. Returns the undo.
+    uvicorn waits for open connections before the lifespan ends, so the signal itself must end the streams. A second
+    signal ends the process immediately, by that signal; its running jobs are rescued as after a crash. Return a
+    function that restores the earlier handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
     loop = asyncio.get_running_loop()
-    count = _Count()
+    counter = _SignalCounter()
     undo: list[tuple[int, Any, Any]] = []
     for number in STOPPING:
         previous = signal.getsignal(number)
 
         def handle(received: int, frame: FrameType | None, previous: Any = previous) -> None:
-            if count.is_second(received):
+            if counter.is_second(received):
                 end_at_once(received)
-            hold()
-            _call_on(loop, begin)
+            stop_claiming()
+            _call_on(loop, begin_drain)
             if callable(previous):
                 previous(received, frame)
             elif previous == signal.SIG_DFL:
@@ -51,24 +51,24 @@ def chain_signals(hold: Callable[[], None], begin: Callable[[], None]) -> Callab
     return restore
 
 
-def _call_on(loop: asyncio.AbstractEventLoop, begin: Callable[[], None]) -> None:
-    """Call it on the event loop; there is nothing to begin on one that was closed without a stop."""
+def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Call ``callback`` on the event loop, unless the loop was closed without a stop."""
     if not loop.is_closed():
-        loop.call_soon_threadsafe(begin)
+        loop.call_soon_threadsafe(callback)
 
 
 def end_at_once(number: int) -> None:
-    """End this process by a signal, whatever it is doing."""
+    """End this process immediately by a signal."""
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
 
 
-class _Count:
-    """Tells a second signal from the first one passed on by a supervisor.
+class _SignalCounter:
+    """Distinguishes a second signal from a first one that a supervisor relays.
 
     A terminal and systemd signal a whole group: uvicorn's worker gets that signal, and SIGTERM from its supervisor.
-    That takes half a second where the supervisor has nothing to do; it may first look at every file that it reloads,
-    or wait five seconds for a worker that does not answer.
+    The relayed one takes half a second or more: the supervisor may first check every file that it reloads, or wait
+    five seconds for a worker that does not respond.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class _Count:
         self._may_be_relayed = multiprocessing.parent_process() is not None
 
     def is_second(self, number: int) -> bool:
-        """Whether a signal is meant to end the process at once."""
+        """Whether a signal should end the process immediately."""
         now_s = time.monotonic()
         if self._first_s is None:
             self._first_s = now_s
@@ -88,17 +88,17 @@ class _Count:
 
 
 def end_children_at_second_signal() -> None:
-    """In a supervisor, whose own handlers pass on the first signal only: at a second one kill its processes and end.
+    """In a supervisor, whose handlers relay only the first signal: kill its processes and exit at a second one.
 
-    The signals are read from the interpreter's wakeup descriptor, so that the supervisor's handlers stay as they are.
+    The signals are read from the interpreter's wakeup descriptor, so that the supervisor's handlers stay unchanged.
     """
-    told, hear = socket.socketpair()
-    hear.setblocking(False)
-    signal.set_wakeup_fd(hear.fileno(), warn_on_full_buffer=False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def listen() -> None:
         stops = 0
-        while numbers := told.recv(64):
+        while numbers := reader.recv(64):
             for number in numbers:
                 stops += number in STOPPING
                 if stops > 1:
@@ -107,7 +107,7 @@ def end_children_at_second_signal() -> None:
                     os._exit(128 + number)
 
     threading.Thread(target=listen, args=(), name="asyncbg-second-signal", daemon=True).start()
-    _kept.append(hear)
+    _kept.append(writer)
 
 
 _kept: list[socket.socket] = []

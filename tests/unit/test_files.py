@@ -108,7 +108,7 @@ def test_a_file_of_settings_that_cannot_be_looked_at_stops_the_start(
     monkeypatch.chdir(tmp_path)
     Path(".env").symlink_to(".env")
 
-    with pytest.raises(SettingsError, match=r"\.env cannot be looked at"):
+    with pytest.raises(SettingsError, match=r"\.env cannot be checked"):
         load_settings()
 
 

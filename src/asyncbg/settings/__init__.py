@@ -1,4 +1,4 @@
-"""What can be set, its bounds and defaults, and where a value comes from.
+"""The settings, their bounds and defaults, and where values come from.
 
 Precedence: arguments > environment > ``.env`` > secrets directory > profile file > the defaults below.
 A setting's variable is ``ASYNCBG_`` and its path in upper case, joined by ``__``: ``server.port`` is
@@ -6,8 +6,7 @@ A setting's variable is ``ASYNCBG_`` and its path in upper case, joined by ``__`
 """
 
 from asyncbg.settings.load import SettingSource, load_engine_settings, load_settings, setting_sources
-from asyncbg.settings.model import Settings
-from asyncbg.settings.section import (
+from asyncbg.settings.model import (
     ApiKey,
     AuthSettings,
     DemoSettings,
@@ -16,6 +15,7 @@ from asyncbg.settings.section import (
     PrivacySettings,
     RunnerSettings,
     ServerSettings,
+    Settings,
     SmtpSettings,
     StreamSettings,
     UploadSettings,

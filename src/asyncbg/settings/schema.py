@@ -1,4 +1,4 @@
-"""Which settings there are, by path: ``("server", "port")``, which the variable ``ASYNCBG_SERVER__PORT`` sets."""
+"""The settings by path: the variable ``ASYNCBG_SERVER__PORT`` sets ``("server", "port")``."""
 
 import difflib
 import functools
@@ -6,10 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
-
-from asyncbg.settings.section import Section
 
 PREFIX = "ASYNCBG_"
 DELIMITER = "__"
@@ -17,8 +15,14 @@ DELIMITER = "__"
 SettingPath: TypeAlias = tuple[str, ...]
 
 
+class Section(BaseModel):
+    """Configuration shared by all sections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+
+
 class Schema:
-    """The settings of a model: its fields, and those of its sections."""
+    """The settings of a model: its fields and the fields of its sections."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         """Read the fields of ``model``."""
@@ -33,11 +37,11 @@ class Schema:
             self.leaves.update({(name, leaf): f for leaf, f in inner.items()} if inner else {(name,): field})
 
     def knows(self, path: SettingPath) -> bool:
-        """Whether there is such a setting, or such a section."""
+        """Whether the path is a setting or a section."""
         return path in self.leaves or path in self.sections
 
     def unknown(self, path: SettingPath, origin: str) -> str:
-        """One line for a name that is no setting, with the one that was probably meant."""
+        """Return one line about a name that is no setting, with the closest match."""
         name = re.sub(r"[^\w.-]", "?", variable(path))[:100]
         known = [variable(leaf) for leaf in self.leaves]
         tails = [variable(leaf) for leaf in self.leaves if leaf[-1] == path[-1]]
@@ -52,16 +56,16 @@ class Schema:
 
 @functools.cache
 def schema_of(model: type[BaseModel]) -> Schema:
-    """The settings of ``model``, read once."""
+    """Return the settings of ``model``, read once."""
     return Schema(model)
 
 
 def variable(path: SettingPath) -> str:
-    """The environment variable that sets it."""
+    """Return the environment variable of a setting."""
     return PREFIX + DELIMITER.join(path).upper()
 
 
 def _section_fields(field: FieldInfo) -> Mapping[str, FieldInfo]:
-    """The fields of a section; none if the field is a single value."""
+    """Return the fields of a section; none if the field is a single value."""
     kind = field.annotation
     return kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else {}

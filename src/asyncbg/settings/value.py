@@ -1,4 +1,4 @@
-"""The kinds of values that settings have, and what is refused, in words that say what to write instead."""
+"""The types of setting values; an error says what to write instead."""
 
 import codecs
 import ipaddress
@@ -17,7 +17,7 @@ PROFILE_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 def listed(value: object) -> object:
-    """A list in a variable: JSON (``["a", "b"]``) or words with commas between (``a, b``)."""
+    """Parse a list: JSON (``["a", "b"]``) or words separated by commas (``a, b``)."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -26,7 +26,7 @@ def listed(value: object) -> object:
 
 
 def decoded(value: object) -> object:
-    """JSON text as what it stands for; anything else as it is."""
+    """Parse JSON text; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -36,7 +36,7 @@ def decoded(value: object) -> object:
 
 
 def _charset(name: str) -> str:
-    """A character encoding that Python knows."""
+    """Validate a character encoding."""
     try:
         codecs.lookup(name)
     except (LookupError, ValueError):
@@ -45,7 +45,7 @@ def _charset(name: str) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """One character that may stand between columns; ``tab`` and ``\\t`` name one that a variable hardly holds."""
+    """Validate a column delimiter; ``tab`` and ``\\t`` name the tab character."""
     text = "\t" if text.lower() in {"tab", "\\t"} else text
     if len(text) != 1 or text.isalnum() or text in "\r\n\"' \0":
         raise ValueError("should be one character that separates columns, such as ; or |, or the word tab")
@@ -56,7 +56,7 @@ def _database_url(url: str) -> str:
     """Accept ``sqlite:///relative``, ``sqlite:////absolute``, ``sqlite:///:memory:`` and ``postgresql://…``."""
     forms = "use sqlite:///file.db, sqlite:////absolute/file.db, sqlite:///:memory: or postgresql://user@host/name"
     if any(character.isspace() or not character.isprintable() for character in url):
-        raise ValueError(f"has a blank or a control character in it; {forms}")
+        raise ValueError(f"contains a blank or a control character; {forms}")
     if url.startswith("sqlite:///"):
         path = url.removeprefix("sqlite:///")
         if not path.strip("/") or path.endswith("/") or set(path) & set("?#"):
@@ -76,14 +76,14 @@ def _database_url(url: str) -> str:
 
 
 def _host(host: str) -> str:
-    """A host name or address: nothing of a URL around it."""
+    """Validate a bare host name or address."""
     if set(host) & set(" /@\t\r\n"):
         raise ValueError("should be a bare host name or address, without scheme, path or blanks")
     return host
 
 
 def _ehlo_name(name: str) -> str:
-    """A name with a dot, or an address literal (RFC 5321, 4.1.2 and 4.1.3)."""
+    """Validate a qualified name or an address literal (RFC 5321, 4.1.2 and 4.1.3)."""
     label = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     if re.fullmatch(rf"{label}(\.{label})+", name) and len(name) <= 253 and not re.fullmatch(r"[0-9.]+", name):
         return name
@@ -102,23 +102,23 @@ def _is_address(text: str, version: int) -> bool:
 
 
 def _sender(address: str) -> str:
-    """``user@host`` or ``Name <user@host>``, on one line."""
+    """Validate ``user@host`` or ``Name <user@host>``, on one line."""
     if not re.fullmatch(r"(?:[^<>\r\n]*<)?[^\s<>@]+@[^\s<>@]+>?", address) or address.count("<") != address.count(">"):
         raise ValueError("should be an address like asyncbg@example.com or Name <asyncbg@example.com>")
     return address
 
 
 def _contact(uri: str) -> str:
-    """Whom to tell of a hole: a URI of RFC 9116, 2.5.3, on one line."""
+    """Validate a security contact: a URI of RFC 9116, 2.5.3, on one line."""
     if not re.fullmatch(r"(mailto:[^\s@]+@[^\s@]+|https://[^\s/]+\S*|tel:\+?[0-9.()-]+)", uri):
         raise ValueError("should be mailto:security@example.com, https://… or tel:+1-202-555-0143")
     return uri
 
 
 def ring(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    """Every key is one, and none stands twice."""
+    """Validate every key, and that none occurs twice."""
     if len({read_key(key.get_secret_value()) for key in keys}) != len(keys):
-        raise ValueError("has a key twice; give each once, the one that encrypts first")
+        raise ValueError("has a key twice; give each key once, the one that encrypts first")
     return keys
 
 

@@ -1,1 +1,1 @@
-"""The stores that keep jobs and events: one protocol, one conformance suite."""
+"""Stores of jobs and events: one protocol, one conformance suite."""

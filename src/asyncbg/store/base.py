@@ -1,4 +1,4 @@
-"""What a store of jobs and events must do: the protocol that every backend keeps and one suite checks."""
+"""The protocol of a store of jobs and events, which every backend implements and one test suite checks."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from asyncbg.store.sqlite.database import Guard
 
 
 class Enqueued(NamedTuple):
-    """What became of one enqueue: for each job its id, and whether it is new (False: the earlier job of its key)."""
+    """The result of one enqueue: for each job its id, and whether it is new (False: the earlier job of its key)."""
 
     ids: tuple[str, ...]
     created: tuple[bool, ...]
@@ -20,9 +20,9 @@ class Enqueued(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobQuery:
-    """Which jobs to list, newest first; None or empty takes all. ``before_n`` is the keyset cursor.
+    """Which jobs to list, newest first; None or empty matches all. ``before_n`` is the keyset cursor.
 
-    Arguments and results of more than ``most_value_bytes`` are not read: the record says how large they are.
+    Arguments and results of more than ``most_value_bytes`` are not read: the record holds their sizes instead.
     """
 
     states: frozenset[JobState] = frozenset()
@@ -38,7 +38,7 @@ class JobQuery:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """Jobs taken, and when the next scheduled one is due (None: none is)."""
+    """Claimed jobs, and when the next scheduled job is due (None: none is)."""
 
     leases: Sequence[Lease]
     next_due_ms: int | None
@@ -46,7 +46,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The end of one attempt: its lease, what it ended in, the last progress (JSON) if it changed."""
+    """The end of one attempt: its lease, its outcome, the last progress (JSON) if it changed."""
 
     lease: Lease
     outcome: Outcome
@@ -55,7 +55,7 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCount:
-    """How many jobs of a task are in a state in which they have not begun."""
+    """The number of jobs of a task in one of the states before running."""
 
     task: str
     is_durable: bool
@@ -65,9 +65,9 @@ class TaskCount:
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """The part of the event log that is whole: ``first_seq`` to ``last_seq``, both inclusive.
+    """The part of the event log that is complete: ``first_seq`` to ``last_seq``, both inclusive.
 
-    Of events before ``first_seq`` some are purged. The events of one job are purged with the job, never before it.
+    Some events before ``first_seq`` are purged. The events of a job are purged with the job, never before it.
     """
 
     first_seq: int
@@ -76,10 +76,10 @@ class LogPosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
-    """What there is to follow of what other processes do: the end of the log, and progress, which is not in it.
+    """The changes that other processes made: the end of the log, and progress, which is not in the log.
 
     ``running`` and ``ended`` are progress events of jobs that ran elsewhere: the latest of each whose progress was
-    reported after the report that was asked for, by whether the attempt still ran when ``last_seq`` was read.
+    reported after the given report, split by whether the attempt still ran when ``last_seq`` was read.
     """
 
     last_seq: int
@@ -92,8 +92,8 @@ class Backend(Protocol):
     """A durable store of jobs and their events. Every change of a job and its event are one transaction.
 
     ``on_commit`` is called on the event loop with the events of each commit, in the order of ``seq``, before the
-    callers that wait for that commit go on. ``on_progress`` is called before it, with the latest progress of each job
-    that the commit has kept: of an attempt that has lost its lease nothing is kept, and nothing told.
+    callers that await that commit resume. ``on_progress`` is called first, with the latest progress of each job in the
+    commit; progress of an attempt that has lost its lease is neither stored nor published.
     """
 
     epoch: str
@@ -102,15 +102,15 @@ class Backend(Protocol):
 
     @property
     def place(self) -> str:
-        """The name of this process's place at the store."""
+        """The name of this process's slot at the store."""
         ...
 
     async def open(self) -> None:
-        """Connect, migrate, take a place. Raises DatabaseError."""
+        """Connect, migrate, acquire a process slot. Raises DatabaseError."""
         ...
 
     async def close(self) -> None:
-        """Finish what is pending and let go of every connection and thread."""
+        """Commit what is pending, then close every connection and thread."""
         ...
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
@@ -118,24 +118,24 @@ class Backend(Protocol):
         ...
 
     async def slots(self, names: Collection[str], *, since_ms: int, latest_ms: int) -> Mapping[str, int]:
-        """The last slot fired of each schedule; one that is new, or beyond ``latest_ms``, is set to ``since_ms``."""
+        """Return the last slot fired of each schedule; a new one, or one beyond ``latest_ms``, becomes ``since_ms``."""
         ...
 
     async def fire(self, schedule: str, slot_ms: int, job: NewJob) -> bool:
-        """Store the job of a slot and move the schedule on. False: it was fired before, or the job's key is taken."""
+        """Store the job of a slot and advance the schedule. False: it was fired before, or the job's key is taken."""
         ...
 
     async def enqueue_within(self, connection: aiosqlite.Connection, job: NewJob) -> JobRecord:
         """Store a job in the open transaction of the caller's own connection; the caller commits or rolls back.
 
-        Returns the job, or the earlier one of its key. Raises TransactionError, IdempotencyError, DatabaseError.
+        Return the job, or the earlier one of its key. Raises TransactionError, IdempotencyError, DatabaseError.
         """
         ...
 
     async def claim(self, limit: int, *, lease_s: float, skip: Collection[str] = ()) -> Claimed:
-        """Promote what is due, then take up to ``limit`` queued jobs, highest priority first, oldest first.
+        """Promote jobs that are due, then claim up to ``limit`` queued jobs, highest priority first, then oldest first.
 
-        Jobs of the tasks named in ``skip`` are left to others.
+        Jobs of the tasks in ``skip`` are left to other processes.
         """
         ...
 
@@ -144,36 +144,36 @@ class Backend(Protocol):
         ...
 
     async def renew(self, *, lease_s: float) -> Mapping[str, str | None]:
-        """Prolong the leases of this place. Returns its running jobs: id → reason if a cancel is requested."""
+        """Renew the leases of this process. Return its running jobs: id → reason if a cancel is requested."""
         ...
 
     def beat(self, *, lease_s: float, at_ms: int | None = None) -> None:
-        """Tell that this process lives, so that none of its leases lapses for ``lease_s`` seconds.
+        """Write the heartbeat of this process, so that none of its leases lapses for ``lease_s`` seconds.
 
-        ``at_ms`` is a monotonic time other than now, for who moves the clock by hand and lived all the while.
+        ``at_ms`` is a monotonic time other than now, for tests that move the clock by hand.
 
-        Called from a thread of its own: it must not need the event loop, which a task may be blocking.
+        Called from a separate thread: it must not need the event loop, which a task may be blocking.
         """
         ...
 
     def write_note(self, text: str) -> None:
-        """Leave word, up to 4 kB, for whoever looks from outside (``asyncbg doctor``). From any thread."""
+        """Write a note of up to 4 kB for ``asyncbg doctor``. Thread-safe."""
         ...
 
     async def save_counters(self, text: str) -> None:
-        """Keep this process's counters where the others find them, in place of what was kept before. Raises OSError."""
+        """Save this process's counters for the other processes, replacing the previous ones. Raises OSError."""
         ...
 
     async def load_counters(self) -> tuple[str | None, Sequence[str]]:
-        """The counters kept for this place, at the start by its last holder, and for the others. Raises OSError."""
+        """Return the counters saved for this slot, first by its former process, and for the others. Raises OSError."""
         ...
 
     async def processes(self) -> int:
-        """How many processes run jobs here now. Raises OSError."""
+        """Return how many processes run jobs here now. Raises OSError."""
         ...
 
     async def follow_clock(self) -> int:
-        """Move delays and retries along where the wall clock has jumped; returns by how many milliseconds it did."""
+        """Move delays and retries along with a jump of the wall clock. Return the jump in milliseconds."""
         ...
 
     async def report(self, lease: Lease, progress: str) -> bool:
@@ -181,93 +181,93 @@ class Backend(Protocol):
         ...
 
     def record(self, lease: Lease, event_type: str, data: str) -> Awaitable[bool]:
-        """Store an event that the task itself publishes. False: the lease had lapsed.
+        """Store an event that the task publishes. False: the lease had lapsed.
 
         Calls take effect in their order, whenever they are awaited.
         """
         ...
 
     def guard(self, lease: Lease) -> Guard:
-        """What a transaction in the same database asks first: it raises LeaseLostError where the lease has lapsed."""
+        """Return a check for a transaction in the same database: raises LeaseLostError where the lease has lapsed."""
         ...
 
     def guard_ended(self, job_id: str) -> Guard:
-        """The same for whoever cleans up after a job: it raises JobStateError where the job is not final any more."""
+        """Return a check for clean-up after a job. It raises JobStateError where the job is not final any more."""
         ...
 
     async def holds(self, lease: Lease) -> bool:
-        """Whether the lease still holds: asked before an effect outside the database."""
+        """Whether the lease still holds; for effects outside the database."""
         ...
 
     async def cancel(self, job_id: str, reason: str) -> JobState:
-        """Cancel a job, or request it of the place that runs it. Raises JobNotFoundError, JobStateError."""
+        """Cancel a job, or request it of the process that runs it. Raises JobNotFoundError, JobStateError."""
         ...
 
     async def retry(self, job_id: str) -> JobState:
-        """Queue a final job again, its history kept. Raises JobNotFoundError, JobStateError."""
+        """Queue a final job again; its history is kept. Raises JobNotFoundError, JobStateError."""
         ...
 
     async def quarantine(self) -> Sequence[str]:
-        """Fail the open jobs whose rows cannot be read, which keep others from being claimed; returns their ids."""
+        """Fail the open jobs whose rows cannot be read, which block the claims of others. Return their ids."""
         ...
 
     async def rescue(self) -> int:
-        """Take up the jobs of dead places and lapsed leases; returns how many."""
+        """Rescue the jobs of dead processes and lapsed leases. Return how many."""
         ...
 
     async def purge(self, *, before_ms: int, limit: int) -> int:
-        """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events; returns how many."""
+        """Delete up to ``limit`` final jobs finished before ``before_ms``, and their events. Return how many."""
         ...
 
     async def get(self, job_id: str) -> JobRecord | None:
-        """One job, or None."""
+        """Return one job, or None."""
         ...
 
     async def find_by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
-        """The job that was submitted under this idempotency key, or None."""
+        """Return the job that was submitted under this idempotency key, or None."""
         ...
 
     async def list(self, query: JobQuery) -> Sequence[JobRecord]:
-        """Jobs, newest first."""
+        """Return jobs, newest first."""
         ...
 
     async def attempts(self, job_id: str) -> Sequence[Attempt]:
-        """The latest attempts of a job, oldest first; none where there is no such job."""
+        """Return the latest attempts of a job, oldest first; none where there is no such job."""
         ...
 
     async def events(
         self, *, after_seq: int, wanted: EventFilter, limit: int, up_to_seq: int | None = None
     ) -> tuple[Sequence[Event], int]:
-        """Stored events after ``after_seq`` that ``wanted`` matches, in order, and the seq the scan reached.
+        """Return stored events after ``after_seq`` that ``wanted`` matches, in order, and the seq the scan reached.
 
-        The scan is bounded: fewer than ``limit`` events with a reached seq below the last one means: ask again.
+        The scan is bounded. Fewer than ``limit`` events and a reached seq below the last one mean: call again.
         """
         ...
 
     async def position(self) -> LogPosition:
-        """Which part of the log there is."""
+        """Return which part of the event log is stored."""
         ...
 
     async def tail(self, *, after_report: int | None) -> Tail:
-        """Where the log is now, and the progress that others have reported after ``after_report`` (None: none)."""
+        """Return the end of the log, and the progress that other processes reported after ``after_report``."""
         ...
 
     async def counts(self) -> Mapping[JobState, int]:
-        """How many jobs are in each state that is not final."""
+        """Count the jobs in each state that is not final."""
         ...
 
     async def waiting(self) -> Sequence[TaskCount]:
-        """How many jobs of each task have not begun, by state; tasks without any are left out."""
+        """Count the jobs of each task that have not started, by state; tasks without any are left out."""
         ...
 
     async def waiting_of(self, owners: Collection[str], most: int) -> Mapping[str, int]:
-        """How many jobs of each of these owners have not begun, counted up to ``most``."""
+        """Count the jobs of each of these owners that have not started, up to ``most``."""
         ...
 
     async def owners(self) -> Sequence[str]:
-        """The owners of jobs that are not final."""
+        """Return the owners of jobs that are not final."""
         ...
 
     async def probe(self) -> None:
-        """Prove that a write and a claim work; leaves nothing behind. Raises DatabaseError."""
+        """Prove that a write and a claim work; both are rolled back. Raises DatabaseError."""
         ...

@@ -16,11 +16,11 @@ _PAGE = 500
 
 
 class SearchError(ValueError):
-    """A search that cannot be understood; the message says why."""
+    """A search that cannot be parsed; the message says why."""
 
 
 def unfinished(text: str) -> JobQuery:
-    """The jobs that a search finds and that are not final. Raises SearchError, also for a search without any term."""
+    """Return a query for the unfinished jobs that a search matches. Raises SearchError, also for an empty search."""
     query = parse_search(text)
     states = (query.states or _UNFINISHED) & _UNFINISHED
     if not states:
@@ -29,7 +29,7 @@ def unfinished(text: str) -> JobQuery:
 
 
 def parse_search(text: str) -> JobQuery:
-    """A search as a query. A value with blanks stands in quotes: ``tag:"two words"``. Raises SearchError."""
+    """Parse a search. A value with blanks is quoted: ``tag:"two words"``. Raises SearchError."""
     found: dict[str, Any] = {}
     for word in _words(text):
         name, colon, value = word.partition(":")
@@ -65,10 +65,10 @@ async def cancel_matching(
     *,
     most: int,
 ) -> tuple[int, bool]:
-    """Cancel up to ``most`` of the jobs that a query finds; how many there were, and whether there are more.
+    """Cancel up to ``most`` of the jobs that a query matches. Return how many, and whether there are more.
 
-    The newest first, so that the end of one does not start the next of its batch. One that became final meanwhile does
-    not count.
+    The newest are cancelled first, so that a cancelled job does not release the next of its batch. A job that became
+    final meanwhile does not count.
     """
     matched = 0
     while page := await find(replace(query, limit=min(_PAGE, most - matched) or 1)):

@@ -33,7 +33,7 @@ class JobRef(NamedTuple):
 
 
 class EventLog:
-    """The log of one transaction: the last numbers assigned, written back once at its end."""
+    """The log of one transaction: the last numbers assigned, written back once before the commit."""
 
     __slots__ = ("_events", "_values", "n", "reports", "seq")
 

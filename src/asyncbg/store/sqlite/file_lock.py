@@ -1,4 +1,4 @@
-"""An exclusive lock on a file, held by one process and by none that it forks."""
+"""An exclusive lock on a file, held by one process and not by its forked children."""
 
 import fcntl
 import os
@@ -11,15 +11,15 @@ _is_hooked = False
 
 
 class FileLock:
-    """``flock`` (flock(2)) on one file: the kernel releases it when the process is gone, however it went.
+    """``flock`` (flock(2)) on one file: the kernel releases it when the process ends, for whatever reason.
 
-    A forked child shares its parent's lock through the inherited descriptor, so it could keep alive the lock of a dead
-    parent. Therefore the child closes its copy at once (which does not unlock), and a release unlocks explicitly (which
-    also frees what a child still holds open).
+    A forked child shares its parent's lock through the inherited descriptor, so it could hold the lock of a dead
+    parent. Therefore the child closes its copy immediately (which does not unlock), and a release unlocks explicitly
+    (which also frees a lock whose file a child still has open).
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Name the file; nothing is opened yet."""
+        """Nothing is opened before :meth:`open`."""
         self._path = os.fspath(path)
         self.fd: int | None = None
         """The open file, whether it is locked or not; None before :meth:`open` and after :meth:`close`."""
@@ -31,7 +31,7 @@ class FileLock:
         _locks.add(self)
 
     def try_lock(self) -> bool:
-        """Lock the open file unless another holds the lock. Raises OSError."""
+        """Lock the open file unless another process holds the lock. Raises OSError."""
         if self.fd is None:
             return False
         try:
@@ -56,14 +56,14 @@ class FileLock:
                 os.close(fd)
 
     def _drop(self) -> None:
-        """In a forked child: close the inherited descriptor; the lock stays with the parent."""
+        """Close the inherited descriptor in a forked child; the parent keeps the lock."""
         fd, self.fd = self.fd, None
         if fd is not None:
             os.close(fd)
 
 
 def lock_file(path: str | Path, *, create: bool) -> FileLock | None:
-    """Open and lock a file; None where another holds the lock. Raises OSError, FileNotFoundError for a missing file."""
+    """Open and lock a file; None where another process holds the lock. Raises OSError."""
     lock = FileLock(path)
     lock.open(create=create)
     try:
@@ -78,7 +78,7 @@ def lock_file(path: str | Path, *, create: bool) -> FileLock | None:
 
 
 def _hook_forks() -> None:
-    """Once a process: the first lock installs the hook, so importing this module changes nothing."""
+    """Install the fork hook once a process, with the first lock: importing this module has no side effect."""
     global _is_hooked  # noqa: PLW0603 - fork hooks cannot be removed, so there is one for the process
     if not _is_hooked:
         _is_hooked = True

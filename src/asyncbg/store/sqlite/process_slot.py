@@ -27,7 +27,7 @@ class ProcessSlot:
     free file descriptor, no permission) proves nothing, and the jobs of that slot are left alone.
 
     The file holds the heartbeat: until when (monotonic milliseconds, the same for all processes of a machine) the
-    process counts as alive. It tells a busy process from a hung one without a write to the database. A note for
+    process counts as alive. It distinguishes a busy process from a hung one without a write to the database. A note for
     diagnostics may follow it.
 
     A process judges the heartbeats of others only while its own is on time: where the whole machine was suspended, all
@@ -153,7 +153,7 @@ class ProcessSlot:
             return
         for number in itertools.count():
             try:
-                os.stat(self._path(str(number)))  # noqa: PTH116 - its errors tell absence from other failures
+                os.stat(self._path(str(number)))  # noqa: PTH116 - its errors distinguish absence from other failures
             except FileNotFoundError:
                 return
             yield str(number)

@@ -15,7 +15,7 @@ from asyncbg.store.sqlite.statement import SQL, read_json
 _SCAN = 50_000
 """Events scanned by one read: some 4 ms, so that a rare filter gets through a long log in few reads."""
 _NO_REPORT = 2**62
-# The header of a row tells the size of a column since SQLite 3.43; before, the text is counted where it is stored.
+# Since SQLite 3.43 octet_length reads the size of a column from the header of the row; length reads the text.
 _SIZE = "octet_length" if sqlite3.sqlite_version_info >= (3, 43) else "length"
 _WHOLE = "args, NULL, result, NULL"
 _BOUNDED = ", ".join(
@@ -213,7 +213,7 @@ def lease_holds(connection: sqlite3.Connection, lease: Lease) -> bool:
 
 
 def require_ended(connection: sqlite3.Connection, job_id: str) -> None:
-    """Raise JobStateError where the job is not final, JobNotFoundError where there is none."""
+    """Raise JobStateError where the job is not final, JobNotFoundError where there is no such job."""
     row = connection.execute(SQL["state_of"], (job_id,)).fetchone()
     if row is None:
         raise JobNotFoundError(job_id)

@@ -1,13 +1,13 @@
-"""Keeps the write-ahead log of a database short, whatever its readers do, and lets one connection at a time do so.
+"""The size limit of the write-ahead log; one connection at a time checkpoints it.
 
 SQLite 3.7.0 to 3.51.2 can damage a database in write-ahead mode (https://www.sqlite.org/wal.html#walresetbug): where a
-checkpoint begins while the whole log is in the database already, another connection may start the log anew at that very
-moment, and the checkpoint then marks pages of the new log as copied that never were. Two rules make that impossible,
-whatever the version and however many processes share the file:
+checkpoint begins while the whole log is in the database already, another connection may restart the log at the same
+moment, and the checkpoint then marks pages of the new log as copied that were not. Two rules make that impossible for
+every version and any number of processes:
 
-* A connection checkpoints only while it holds the lock of ``<database>-checkpoint``, so no two do at once.
-* It takes the lock before a commit of its own and checkpoints right after it. Of that commit nothing is in the database
-  yet, since nobody else checkpoints, and a log with such pages is never started anew.
+* A connection checkpoints only while it holds the lock of ``<database>-checkpoint``, so no two do so concurrently.
+* It acquires the lock before a commit and checkpoints right after it. Nothing of that commit is in the database yet,
+  since no other connection checkpoints, and SQLite never restarts a log with such pages.
 """
 
 import os
@@ -29,20 +29,20 @@ _PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 4.0
 _PATIENCE_MS = 50
 _LAST_PATIENCE_MS = 1_000
-"""Before writing stops: longer than any reader or writer of ours takes."""
+"""Before writes are refused: longer than any reader or writer of asyncbg takes."""
 _LOCK_POLL_S = 0.002
 
 
 class WalLimit:
-    """Watches the log of one database file; belongs to the thread of its writer.
+    """The write-ahead log of one database file; used in the thread of its writer.
 
     A reader that stays in one transaction (a forgotten shell, a backup over hours) keeps every page written since, and
-    the log would grow until the disk is full. So writing stops before that, and goes on by itself once the reader is
-    gone.
+    the log would grow until the disk is full. Writes are refused before that, and accepted again once the reader has
+    ended.
     """
 
     def __init__(self, database: str | None, *, busy_timeout_ms: int, pages: int = CHECKPOINT_PAGES) -> None:
-        """Watch ``<database>-wal``; None (in memory) has none. Connections come with automatic checkpoints off."""
+        """``database`` None is in memory, without a log. Connections are passed with automatic checkpoints off."""
         self._path = None if database is None else f"{database}-wal"
         self._lock = None if database is None else FileLock(f"{database}-checkpoint")
         self._busy_timeout_ms = busy_timeout_ms
@@ -63,9 +63,9 @@ class WalLimit:
             self._lock.close()
 
     def begin(self, connection: sqlite3.Connection) -> None:
-        """Call it before a transaction: make room if there is too little. Raises OutageError where there is none.
+        """Prepare a transaction: empty the log where it is too long. Raises OutageError where that fails.
 
-        Until :meth:`end`, the commit may be followed by a checkpoint, if no other process is at it.
+        Until :meth:`end`, a checkpoint may follow the commit, if no other process checkpoints.
         """
         if self._lock is None:
             return
@@ -73,14 +73,14 @@ class WalLimit:
         self._let_checkpoint(connection, allowed=self._lock.try_lock())
 
     def end(self) -> None:
-        """Call it after the transaction, committed or not."""
+        """End the transaction, whether committed or not."""
         if self._lock is not None:
             self._lock.unlock()
 
     def empty(self, connection: sqlite3.Connection, *, patience_ms: int = _PATIENCE_MS) -> bool:
-        """Bring all of the log into the database and empty it; who is in the way is waited for, but not long.
+        """Copy the whole log into the database and truncate it; wait up to ``patience_ms`` for readers and writers.
 
-        False: a reader or a writer is in the way, or another process checkpoints. Raises sqlite3.Error.
+        False: a reader or a writer blocks it, or another process checkpoints. Raises sqlite3.Error.
         """
         if self._lock is None or not self._lock_within(patience_ms):
             return self._lock is None
@@ -105,7 +105,7 @@ class WalLimit:
         if time.monotonic() >= self._next_try_s or (is_full and not self._was_patient):
             self._was_patient = is_full
             is_empty = self.empty(connection, patience_ms=_LAST_PATIENCE_MS if is_full else _PATIENCE_MS)
-            # A failed try adds a page: a reader that stays for hours is asked less and less often.
+            # A failed try adds a page: while a reader stays for hours, tries become less frequent.
             self._pause_s = _PAUSE_S if is_empty else min(2 * self._pause_s, _LONGEST_PAUSE_S)
             self._next_try_s = time.monotonic() + self._pause_s
             size = self._size()
@@ -116,7 +116,7 @@ class WalLimit:
             )
 
     def _lock_within(self, patience_ms: int) -> bool:
-        """Take the lock, which another process that writes holds for the time of a commit."""
+        """Acquire the lock, which another writing process holds for the time of a commit."""
         deadline_s = time.monotonic() + patience_ms / 1000
         while self._lock is not None and not self._lock.try_lock():
             if time.monotonic() >= deadline_s:
@@ -125,7 +125,7 @@ class WalLimit:
         return self._lock is not None
 
     def _let_checkpoint(self, connection: sqlite3.Connection, *, allowed: bool) -> None:
-        """Switch SQLite's automatic checkpoints, which follow a commit of this connection."""
+        """Switch automatic checkpoints, which follow a commit of this connection, on or off."""
         if allowed is not (self._automatic is connection):
             pages = self._pages if allowed else 0
             connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")  # nosemgrep: no-sql-from-text
@@ -141,7 +141,7 @@ class WalLimit:
 
 
 def _commit_one_page(connection: sqlite3.Connection) -> None:
-    """Append a page to the log, with what it holds already."""
+    """Append a page to the log, without a change."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
