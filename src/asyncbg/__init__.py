@@ -1,4 +1,4 @@
-"""FastAPI's BackgroundTasks, kept: on disk before the response leaves, visible, cancellable, retried, streamed."""
+"""Durable background tasks for FastAPI: stored before the response, visible, cancellable, retried and streamed."""
 
 from asyncbg.core.event import Event, EventType
 from asyncbg.core.event_model import EventModel

@@ -1,4 +1,4 @@
-"""The drop-in: FastAPI's ``BackgroundTasks`` with jobs behind it, the lifespan, and the router to mount."""
+"""The FastAPI integration: ``AsyncBG`` with its lifespan and router, and ``BackgroundTasks`` that enqueues jobs."""
 
 import asyncio
 import hashlib
@@ -59,13 +59,13 @@ Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 logger = logging.getLogger("asyncbg")
 _STATE = "asyncbg"
 _KEY_SEPARATOR = "\x1f"
-"""Stands between a key and the number of a job: no header can hold it, so no other key begins like this one."""
+"""Separates an idempotency key from the number of a job. No header can contain it, so keys cannot collide."""
 
 
 class _Added(BackgroundTask):
-    """A task in the container, together with the job it will be."""
+    """A task in the container, with its prepared job."""
 
-    def __init__(  # the arguments are the function's own and may have any name, so they are not passed on by name
+    def __init__(  # args and kwargs are the function's own: they may have any name, so they are not expanded
         self,
         enqueuer: Enqueuer,
         prepared: PreparedJob,
@@ -80,10 +80,10 @@ class _Added(BackgroundTask):
 
 
 class JobBackgroundTasks(fastapi.BackgroundTasks):
-    """What a route gets for a parameter of type :data:`BackgroundTasks`.
+    """The value of a route's parameter of type :data:`BackgroundTasks`.
 
-    In a request, what is added becomes jobs: one batch, committed after the route returned and before the response
-    starts. Outside a request it is FastAPI's own: ``await tasks()`` runs what was added, here and in order.
+    In a request, added tasks become jobs: one batch, committed after the route returned and before the response
+    starts. Outside a request it works as FastAPI's class: ``await tasks()`` runs the tasks in order.
     """
 
     def __init__(
@@ -93,17 +93,17 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         engine: Engine | None = None,
         owner: str | None = None,
     ) -> None:
-        """Hold ``tasks``; ``engine`` and ``owner`` are given by the dependency."""
+        """``engine`` and ``owner`` are set by the dependency."""
         super().__init__(tasks)
         self.owner = owner
-        """Whose jobs are added from now on: whoever was found to call, unless you set it; None: ``anonymous``."""
+        """The owner of jobs added from now on: the authenticated caller unless you set it; None means ``anonymous``."""
         self.stop_on_failure = False
-        """Whether a job that does not succeed cancels those added after it."""
+        """Whether a job that does not succeed cancels the jobs added after it."""
         self.idempotency_key: str | None = None
-        """Makes of a request that is sent again the same jobs; set it before the first commit, from a header say. With
-        other jobs or arguments under the same key and owner, the commit raises IdempotencyError."""
+        """Deduplicates requests: a repeat returns the jobs of the first. Set it before the first commit, from a header
+        for instance. The commit raises IdempotencyError if a repeat has other jobs or arguments."""
         self.fingerprint: str | None = None
-        """What tells the request from another under the same key, where the arguments do not."""
+        """Identifies the content of the request, where the arguments are not enough."""
         self._engine = engine
         self._committed: dict[int, BackgroundTask] = {}
         self._keyed = 0
@@ -111,9 +111,9 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         self._late: set[asyncio.Task[None]] = set()
 
     def add_task(self, /, func: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Job:  # type: ignore[override]
-        """Add a job: a task, a task with ``options(…)``, or any function. Its id is known at once.
+        """Add a job: a task, a task with ``options(…)``, or any function. Return its handle.
 
-        Raises ArgumentsError where the arguments do not fit the signature.
+        Raise ArgumentsError if the arguments do not match the signature.
         """
         if self._engine is None:
             super().add_task(func, *args, **kwargs)
@@ -125,16 +125,16 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
         return added.prepared.job
 
     async def __call__(self) -> None:
-        """Run what was added, as Starlette does. In a request the jobs are the engine's: they are committed instead."""
+        """Run the added tasks, as Starlette does. In a request, commit them as jobs instead."""
         if self._engine is None:
             await super().__call__()
         else:
             await self.commit()
 
     async def commit(self) -> None:
-        """Put on disk what was added since the last commit, as one batch. Called for you when the route has returned.
+        """Store the jobs added since the last commit as one batch. Called automatically when the route returns.
 
-        A WebSocket route that goes on calls it itself. Raises OverloadedError, IdempotencyError, DatabaseError,
+        A long-running WebSocket route calls it itself. Raise OverloadedError, IdempotencyError, DatabaseError,
         NotRunningError.
         """
         if self._engine is None:
@@ -151,7 +151,7 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
             await enqueuer.accept(prepared, stop_on_failure=self.stop_on_failure)
 
     def _assign_keys(self, prepared: Sequence[PreparedJob], key: str) -> None:
-        """The first job of the request has the key itself, the others have it with their number."""
+        """Set the idempotency keys: the first job gets the key itself, each later one the key and its number."""
         for one in prepared:
             number, self._keyed = self._keyed, self._keyed + 1
             if one.new.idempotency_key is None:
@@ -161,7 +161,7 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
                 )
 
     def commit_late_additions(self) -> None:
-        """From now on commit at once what is still added: the response is on its way."""
+        """Commit each job that is added from now on at once: the response has started."""
         self._open_loop = asyncio.get_running_loop()
 
     def _commit_late(self) -> None:
@@ -174,12 +174,12 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
             await self.commit()
         except AsyncBGError as error:
             logger.error("jobs added after the response had started are lost: %s", error)
-        except Exception as error:  # noqa: BLE001 - nobody is there to raise it at
+        except Exception as error:  # noqa: BLE001 - there is no caller to raise to
             message = "jobs added after the response had started are lost"
             (self._engine._parts.errors if self._engine else ErrorLog()).add("late commit", error, message)
 
     def _jobs(self, engine: Engine, tasks: Iterable[BackgroundTask]) -> Iterator[_Added]:
-        """The jobs of all tasks, also of those that were put into the list by hand."""
+        """Yield the jobs of all tasks, including those appended to the list directly."""
         used: set[int] = set()
         for task in tasks:
             if isinstance(task, StarletteBackgroundTasks):
@@ -195,7 +195,7 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
     def _prepare(
         self, engine: Engine, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> _Added:
-        """A task is a job of its own engine, any other function one of this application's."""
+        """Prepare a job: a task's in its own engine, any other function's in that of this application."""
         target, _, _ = unwrap_partial(func, args, kwargs)
         enqueuer = enqueuer_of(target, engine._parts.enqueuer)
         prepared = prepare_target(enqueuer, func, args, kwargs, owner=self.owner)
@@ -207,7 +207,7 @@ def _fingerprint(job: NewJob) -> str:
 
 
 def engine_of(connection: HTTPConnection) -> Engine:
-    """The engine whose lifespan runs in the application that serves ``connection``. Raises NotRunningError."""
+    """Return the engine whose lifespan runs in the application of ``connection``. Raise NotRunningError."""
     engine = getattr(connection.app.state, _STATE, None)
     if not isinstance(engine, Engine):
         raise NotRunningError(
@@ -218,7 +218,7 @@ def engine_of(connection: HTTPConnection) -> Engine:
 
 
 def committing(find: Callable[[HTTPConnection], Engine]) -> Callable[..., AsyncIterator[JobBackgroundTasks]]:
-    """The dependency that gives a request its :class:`JobBackgroundTasks`, for the engine that ``find`` names."""
+    """Return the dependency that provides :class:`JobBackgroundTasks` for the engine that ``find`` returns."""
 
     async def committed(connection: HTTPConnection) -> AsyncIterator[JobBackgroundTasks]:
         caller = get_caller(connection)
@@ -240,7 +240,7 @@ _ANSWERED = (
     OverloadedError, DatabaseError, NotRunningError, IdempotencyError,
     OptionsError, UniqueKeyError, OversizeArgumentsError,
 )  # fmt: skip
-"""Errors that the load or the request causes; any other one is an error of the application, and stays what it is."""
+"""Errors that the load or the request causes; any other is an error of the application and is raised unchanged."""
 
 
 def _http_error(connection: HTTPConnection, error: AsyncBGError) -> Exception:
@@ -253,7 +253,7 @@ def _http_error(connection: HTTPConnection, error: AsyncBGError) -> Exception:
 
 
 BackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(committing(engine_of), scope="function")]
-"""The drop-in: ``background_tasks: BackgroundTasks`` in a route or a dependency. On disk before the response starts."""
+"""The drop-in type: ``background_tasks: BackgroundTasks``. Its jobs are on disk before the response starts."""
 
 
 async def _shared(background_tasks: BackgroundTasks) -> JobBackgroundTasks:
@@ -261,12 +261,12 @@ async def _shared(background_tasks: BackgroundTasks) -> JobBackgroundTasks:
 
 
 RequestBackgroundTasks: TypeAlias = Annotated[JobBackgroundTasks, Depends(_shared)]
-"""The same container for a dependency with ``yield`` that ends after the response: FastAPI lets one of scope "request"
-use no other of scope "function", so this one stands between. What is added after the response is committed at once."""
+"""The same container for a dependency with ``yield`` that ends after the response: one of scope "request" cannot use
+one of scope "function" directly. Jobs added after the response has started are committed at once."""
 
 
 class AsyncBG(Engine):
-    """The engine with its FastAPI side: ``FastAPI(lifespan=bg.lifespan)``, ``app.include_router(bg.router)``."""
+    """The engine for a FastAPI application: ``FastAPI(lifespan=bg.lifespan)``, ``app.include_router(bg.router)``."""
 
     def __init__(
         self,
@@ -276,9 +276,9 @@ class AsyncBG(Engine):
         events: Iterable[type[EventModel]] = (),
         **overrides: Any,
     ) -> None:
-        """Read the settings from ``ASYNCBG_*`` unless given; keywords override single ones: ``database_url=…``.
+        """Read the settings from ``ASYNCBG_*`` unless given; keywords override single settings: ``database_url=…``.
 
-        ``events`` are the classes of what your tasks publish: OpenAPI and AsyncAPI describe them beside the engine's.
+        ``events`` are the classes of events that your tasks publish, for the OpenAPI and AsyncAPI documents.
         """
         super().__init__(settings or load_engine_settings(**overrides), clock=clock)
         privacy = self.settings.privacy
@@ -294,15 +294,16 @@ class AsyncBG(Engine):
         self._store_openers += [self._audit.open, self._tickets.open]
         self._router: EngineRouter | None = None
         self.provide = committing(lambda _: self)
-        """For several engines in one app: ``Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")]``."""
+        """The dependency for several engines in one application:
+        ``Annotated[JobBackgroundTasks, Depends(bg.provide, scope="function")]``."""
 
     @property
     def router(self) -> "EngineRouter":
-        """The routes of jobs, events, health, metrics and the start page, to include under a prefix of your own.
+        """The router of jobs, events, health, metrics and the start page; include it under a prefix of your choice.
 
-        As it is it answers this machine only, no page of another site, and probes of its health. Called,
-        ``bg.router(auth=current_user)``, it gives routes that ask your own dependency, which returns the owner;
-        ``bg.router(auth=None)`` gives routes that answer everybody.
+        ``bg.router`` serves loopback clients only, refuses cross-site requests, and answers health probes.
+        ``bg.router(auth=current_user)`` authenticates by your dependency, which returns the owner.
+        ``bg.router(auth=None)`` is open to all clients.
         """
         if self._router is None:
             routes = APIRouter()
@@ -315,7 +316,7 @@ class AsyncBG(Engine):
         return self._router
 
     def _abandon(self) -> None:
-        """Drop all that belongs to an event loop that was closed, the streams too."""
+        """Drop all state that belongs to a closed event loop, including the streams."""
         super()._abandon()
         self._streams.abandon()
 
@@ -324,9 +325,9 @@ class AsyncBG(Engine):
     @overload
     def lifespan(self, target: Lifespan | Callable[[Any], AsyncIterator[Any]], /) -> Lifespan: ...
     def lifespan(self, target: Any, /) -> Any:
-        """The lifespan to give to FastAPI; ``bg.lifespan(other)`` wraps your own, which starts before and ends after.
+        """The lifespan for FastAPI. ``bg.lifespan(other)`` wraps your own, which starts before it and ends after it.
 
-        So what your lifespan opens is there for every task, also for those taken up from an earlier life.
+        So every task can use what your lifespan opens, including tasks recovered from an earlier process.
         """
         if isinstance(target, Starlette):
             return self._lifespan(target, None)
@@ -347,7 +348,7 @@ class AsyncBG(Engine):
 
     @contextmanager
     def _redacted_logging(self) -> Iterator[None]:
-        """Keep people out of the lines that uvicorn logs of our routes, and out of all lines where that is wished."""
+        """Redact personal data in uvicorn's access log of our routes, and in all logs if configured."""
         privacy = self.settings.privacy
         if privacy.mask:
             logging.getLogger("uvicorn.access").addFilter(redact_library_path)  # the same one is not added twice
@@ -359,7 +360,7 @@ class AsyncBG(Engine):
 
     @asynccontextmanager
     async def _handling_signals(self) -> AsyncIterator[None]:
-        """Listen to SIGTERM and SIGINT until all is over: a second one ends the wait for running jobs."""
+        """Handle SIGTERM and SIGINT: the first starts a graceful shutdown, a second ends the process at once."""
         restore = chain_signals(self._parts.runner.stop_claiming, self._begin_shutdown)
         try:
             yield
@@ -368,7 +369,7 @@ class AsyncBG(Engine):
 
     @asynccontextmanager
     async def _registered_in(self, app: Starlette) -> AsyncIterator[None]:
-        """Make this engine known to the application and what is mounted in it; end its streams when it stops."""
+        """Register this engine in the application and its mounted applications; begin the shutdown on exit."""
         known = [found for found in dict.fromkeys(_applications(app)) if not hasattr(found.state, _STATE)]
         for found in known:
             setattr(found.state, _STATE, self)
@@ -387,27 +388,25 @@ class AsyncBG(Engine):
                     delattr(found.state, _STATE)
 
     def _warn_of_access(self, app: Starlette) -> None:
-        """Once at start: nobody has to find out by being refused, or by being read by everybody."""
+        """Log at startup whether the router is open to all clients or limited to loopback clients."""
         if self._router is None:
             return
         if self._router.is_open:
-            logger.warning(
-                "bg.router(auth=None) answers everybody: whoever reaches it can submit, read and cancel jobs"
-            )
+            logger.warning("bg.router(auth=None) is open: any client can submit, read and cancel jobs")
         if self._router.is_included(app.routes):
             logger.warning(
-                "bg.router answers this machine only; open it with bg.router(auth=current_user), your dependency that "
-                "returns the owner, or to everybody with bg.router(auth=None)"
+                "bg.router serves loopback clients only; open it with bg.router(auth=current_user), your dependency "
+                "that returns the owner, or to all clients with bg.router(auth=None)"
             )
 
     def _begin_shutdown(self) -> None:
-        """Claim no more jobs, begin the grace period, say goodbye to every stream; the lifespan ends the rest."""
+        """Claim no more jobs, start the grace period and close all streams; the lifespan does the rest."""
         self._parts.runner.begin_drain()
         self._streams.drain()
 
 
 def _applications(app: Any) -> list[Starlette]:
-    """The application and those mounted in it, also below routers and through middleware that wraps them."""
+    """Return the application and those mounted in it, inside routers and middleware too."""
     found: list[Starlette] = [app] if isinstance(app, Starlette) else []
     for below in (getattr(app, "original_router", None), getattr(app, "app", None), *getattr(app, "routes", ())):
         if below is not None:

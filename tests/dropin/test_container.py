@@ -248,7 +248,7 @@ async def test_no_job_runs_where_none_is(added: Any) -> None:
             current_job()
         return str(caught.value)
 
-    assert "no job runs here" in (await added(body)).json()
+    assert "no job is running" in (await added(body)).json()
 
 
 async def settled(bg: AsyncBG) -> None:

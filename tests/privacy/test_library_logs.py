@@ -84,7 +84,8 @@ async def test_what_asyncbg_says_in_an_application_is_nobodys(tmp_path: Path) ->
     assert list(leaks(log.replace(own[0], "").encode())) == []
     assert "FORGED" not in [line.rpartition(":")[2] for line in log.splitlines() if line.startswith("ERROR:shop")]
     for said in (
-        "(fail) failed: RuntimeError", "is retried in", "was told to stop", "event handler __main__:look failed with",
+        "(fail) failed: RuntimeError", "is retried in", "ignored cancellation",
+        "event handler __main__:look failed with",
         "are not durable", "failed: ResultError", "jobs added after the response", "ArgumentsError",
         '"GET /bg/jobs HTTP/1.1"', '"GET /bg/jobs/{job_id} HTTP/1.1"', '"GET /bg/events HTTP/1.1"',
         '"POST /order HTTP/1.1"',

@@ -108,7 +108,7 @@ async def test_a_job_that_ignores_its_cancellation_is_reported_and_goes_on(
     assert data == {"reason": "enough", "grace_s": GRACE_S}
     assert state is JobState.RUNNING
     assert await job.result(SOON_S) == "finished"
-    assert [f"job {job.id} (deaf) was told to stop" in record.message for record in caplog.records] == [True]
+    assert [f"job {job.id} (deaf) ignored cancellation" in record.message for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("error", [ValueError, FinalError])

@@ -246,7 +246,7 @@ async def test_a_full_backlog_delays_a_slot_and_does_not_lose_it(tmp_path: Path,
         later = await engine.task(report).options(delay=3600).enqueue()
         engine.schedule("*/5 * * * *")(plain_report)
         clock.advance(minutes=4)
-        with pytest.raises(AsyncBGError, match="wait already"):
+        with pytest.raises(AsyncBGError, match="are waiting already"):
             await engine._parts.schedules.tick()
         await later.cancel()
 

@@ -41,8 +41,8 @@ def bg(tmp_path: Path) -> AsyncBG:
         (report, "{0}", r"\{0\} .* has no name"),
         (report, "{days:{width}}", "{width} .* is no parameter"),
         (report, "{days:{}}", "has no name"),
-        (report, "{days.real}", "{days.real} looks into a parameter; hand over a function"),
-        (report, "{zone[0]}", "looks into a parameter"),
+        (report, "{days.real}", "{days.real} is an attribute of a parameter; pass a function"),
+        (report, "{zone[0]}", "is an attribute of a parameter"),
         (report, "{days!x}", "unknown conversion"),
         (report, "{days", "no format string"),
         (report, "days}", "no format string"),
@@ -57,7 +57,7 @@ def bg(tmp_path: Path) -> AsyncBG:
         (supplied, "{progress}", "supplied when the job runs"),
         (supplied, "{mailer}", "supplied when the job runs"),
         (supplied, lambda a, progress: "", "does not take them"),
-        (several, "{a.real}", "looks into"),
+        (several, "{a.real}", "is an attribute of"),
     ],
 )
 def test_a_key_that_can_never_work_is_refused_when_decorated(
@@ -194,6 +194,6 @@ async def test_a_call_left_to_its_defaults_has_the_key_of_one_that_names_them(tm
 def test_a_schedule_says_which_parameter_needs_a_default(bg: AsyncBG) -> None:
     """Nobody is there to give it any."""
     with pytest.raises(
-        ArgumentsError, match=r"task 'one': a: .*a schedule gives no arguments, so give the parameter a"
+        ArgumentsError, match=r"task 'one': a: .*a schedule passes no arguments, so give the parameter a"
     ):
         bg.schedule("* * * * *")(one)

@@ -77,7 +77,7 @@ async def next_blockage(live: Subscription) -> Event:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the watchdog said."""
-    return [record.getMessage() for record in caplog.records if "event loop is held" in record.getMessage()]
+    return [record.getMessage() for record in caplog.records if "event loop blocked" in record.getMessage()]
 
 
 async def test_a_job_that_holds_the_loop_is_told_of_on_the_job(engine: Engine) -> None:
@@ -113,7 +113,7 @@ async def test_a_blockage_is_one_warning_and_one_count(engine: Engine, caplog: p
         await (await engine.submit("greedy", {"seconds": 3 * HELD_S / 2})).result(SOON_S)
 
     assert len(warnings(caplog)) == 2
-    assert "held for more than 0.25 s by greedy at" in warnings(caplog)[0]
+    assert "blocked for more than 0.25 s by greedy at" in warnings(caplog)[0]
     assert f"{HERE}:" in warnings(caplog)[0]
     assert engine._parts.runner.blockages == {"greedy": 2}
     exposed = Telemetry().expose(None, engine.bus.statistics(), engine._parts.runner.blockages).decode()

@@ -1238,9 +1238,7 @@ async def test_a_chore_goes_on_after_an_error(caplog: pytest.LogCaptureFixture) 
     loop.cancel()
     await asyncio.wait([loop])
 
-    assert [record.message for record in caplog.records] == [
-        "the heartbeat fails, and is tried again: the disk is full"
-    ]
+    assert [record.message for record in caplog.records] == ["the heartbeat failed and is retried: the disk is full"]
 
 
 async def _nothing() -> None:

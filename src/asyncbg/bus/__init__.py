@@ -1,4 +1,4 @@
-"""The event bus: what has committed is told to streams, handlers and waiters of this process; none can hold it up."""
+"""The event bus: publishes committed events to the streams, handlers and waiters of this process without blocking."""
 
 from asyncbg.bus.event_bus import BusStatistics, EventBus
 from asyncbg.bus.handler import Handler

@@ -1,9 +1,9 @@
-"""The bus itself: one publisher, three kinds of consumers.
+"""The event bus: one publisher and three kinds of consumers.
 
-``publish`` never blocks and never raises because of a consumer. Every queue is bounded and says what it drops:
+``publish`` never blocks and never raises because of a consumer. Every queue is bounded and counts what it drops:
 
-* a subscription that overflows with stored events is ``lagging``: its reader goes back to the log, nothing is lost;
-* progress is kept per job as its latest value;
+* a subscription that overflows with stored events is ``lagging``: its reader continues from the log: nothing is lost;
+* of each job only the latest progress is kept;
 * a handler that is too slow loses its oldest events, which are counted.
 """
 
@@ -32,35 +32,35 @@ class BusStatistics:
 
 
 class EventBus:
-    """Tells the events of this process's commits to whoever wants them. All methods belong to the event loop."""
+    """Publishes the events committed by this process to its consumers. Call all methods on the event loop."""
 
     def __init__(self, *, buffer: int = 1000, errors: ErrorLog | None = None) -> None:
-        """Hold up to ``buffer`` events for each consumer."""
+        """Buffer up to ``buffer`` events for each consumer."""
         self.epoch = ""
-        """The name of the database; a part of every event's id on the wire."""
+        """The identifier of the database; part of every event id."""
         self.last_seq = 0
-        """The position of the log up to which everything was published."""
+        """The log position up to which all events were published."""
         self.generation = 0
-        """How often the engine was started."""
+        """Number of times the engine was started."""
         self.publish_count = 0
-        """How often something was published, whatever number of events at once."""
+        """Number of :meth:`publish` calls that had events."""
         self._published = 0
         errors = errors or ErrorLog()
         self.errors = RecentErrors()
-        """What the jobs that failed last have raised."""
+        """The exceptions raised by the jobs that failed most recently."""
         self._waits = FinalEventWaiters(errors)
         self._subscriptions = SubscriptionIndex(buffer, errors)
         self._handlers = Handlers(buffer, errors)
 
     def start(self, *, epoch: str, last_seq: int) -> None:
-        """Begin a generation of the engine: the database is ``epoch``, its log is written up to ``last_seq``."""
+        """Start publishing for the database ``epoch``, whose log ends at ``last_seq``."""
         self.epoch = epoch
         self.last_seq = last_seq
         self.generation += 1
         self._subscriptions.reopen()
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Tell ``events``: stored ones in the order of ``seq``, or progress (``seq`` 0). Returns at once."""
+        """Publish stored events in the order of ``seq``, or progress (``seq`` 0). Does not block."""
         if not events:
             return
         self._published += len(events)
@@ -75,11 +75,11 @@ class EventBus:
 
     @property
     def wants_progress(self) -> bool:
-        """Whether anybody here may want the progress of jobs."""
+        """Whether any consumer of this process may receive progress events."""
         return not self._subscriptions.is_empty or self._handlers.wants(EventType.PROGRESS.value)
 
     def subscribe(self, wanted: EventFilter) -> Subscription:
-        """Collect from now on what ``wanted`` matches."""
+        """Subscribe to the events that ``wanted`` matches, from now on."""
         return self._subscriptions.subscribe(wanted)
 
     def on(self, event_type: str, handler: Handler, *, task: str | None = None) -> None:
@@ -91,39 +91,39 @@ class EventBus:
         self._handlers.add(event_type, handler, task=task)
 
     def expect_final(self, job_id: str) -> FinalEventWaiter:
-        """Register for the job's final event; use it as a context, so that nothing falls between look and wait."""
+        """Register a waiter for the job's final event. Use it as a context manager, and read the job's state inside."""
         return self._waits.expect(job_id)
 
     async def run_handlers(self) -> None:
-        """Feed the handlers until cancelled."""
+        """Run the handlers until cancelled."""
         await self._handlers.run()
 
     async def join_handlers(self, timeout_s: float) -> bool:
-        """Wait until every handler has dealt with what it was given. False: the time was over first."""
+        """Wait until every handler has processed its queue. Return False on timeout."""
         return await self._handlers.join(timeout_s)
 
     @property
     def handler_restarts(self) -> int:
-        """How often the loop of a handler had to be started again."""
+        """Number of times that the loop of a handler was restarted."""
         return self._handlers.supervisor.restarts.total()
 
     @property
     def is_handler_down(self) -> bool:
-        """Whether the loop of a handler has ended and waits for its next start."""
+        """Whether the loop of a handler has ended and waits for its restart."""
         return bool(self._handlers.supervisor.down)
 
     def abandon(self) -> None:
-        """Forget all who wait or subscribe: the event loop that they are in was closed."""
+        """Drop all waiters and subscriptions: their event loop was closed."""
         self._waits.clear()
         self._subscriptions.clear()
         self._handlers.abandon()
 
     def drain(self) -> None:
-        """End all subscriptions, later ones too: their readers take what is left and see ``closing``."""
+        """Close all subscriptions, later ones too: their readers take what is pending and see ``closing``."""
         self._subscriptions.drain()
 
     def statistics(self) -> BusStatistics:
-        """What went through."""
+        """Return the counters."""
         return BusStatistics(
             published=self._published,
             delivered=self._subscriptions.delivered,
@@ -140,21 +140,20 @@ _LONGEST_MS = 60_000
 
 
 class RecentErrors:
-    """At most a hundred, for a minute: an exception keeps alive whatever its frames hold."""
+    """The exceptions of at most 100 failed jobs, each for a minute, since each keeps its frames alive."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._errors: OrderedDict[str, Event] = OrderedDict()
 
     def keep(self, events: Iterable[Event]) -> None:
-        """Take the exceptions of final failures."""
+        """Store the exceptions of final failures."""
         for event in events:
             if event.error is not None and event.type == EventType.FAILED:
                 self._errors[event.job_id] = event
                 self._drop_old(event.at_ms)
 
     def find(self, job_id: str, attempt: int) -> BaseException | None:
-        """What this attempt of a job raised, or None."""
+        """Return the exception raised by this attempt of a job, or None."""
         event = self._errors.get(job_id)
         return event.error if event is not None and event.attempt == attempt else None
 

@@ -1,4 +1,4 @@
-"""Event handlers: each has its own bounded queue and is given one event at a time; it can never hurt the publisher."""
+"""Event handlers: each has a bounded queue and receives one event at a time; its errors do not reach the publisher."""
 
 import asyncio
 import inspect
@@ -21,7 +21,7 @@ _THREADS = 8
 
 
 class _HandlerQueue:
-    """One handler, its bounded queue and the loop that feeds it."""
+    """One handler, its bounded queue and the loop that calls it."""
 
     def __init__(self, pattern: str, handler: Handler, task: str | None, limit: int, errors: ErrorLog) -> None:
         self.pattern = pattern
@@ -31,7 +31,7 @@ class _HandlerQueue:
         self._log = errors
         self._handler = handler
         self._is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004 - it is the method's kind that is asked for
+            getattr(handler, "__call__", None)  # noqa: B004 - the method is inspected, not called
         )
         self._queue: deque[Event] = deque(maxlen=limit)
         self._waiter = Waiter()
@@ -44,7 +44,7 @@ class _HandlerQueue:
         return event_type == self.pattern
 
     def push(self, event: Event) -> int:
-        """Queue ``event``; returns how many older ones it pushed out."""
+        """Queue ``event``. Return the number of older events dropped for it."""
         dropped = int(len(self._queue) == self._queue.maxlen)
         self._queue.append(event)
         self._idle.clear()
@@ -62,7 +62,7 @@ class _HandlerQueue:
         await self._idle.wait()
 
     def renew(self) -> None:
-        """Be ready for another event loop; what is queued stays."""
+        """Bind to another event loop; the queue is kept."""
         self._waiter, self._idle = Waiter(), asyncio.Event()
         if not self._queue:
             self._idle.set()
@@ -77,7 +77,11 @@ class _HandlerQueue:
                 raise
             self.errors += 1
             self._log.add(
-                "handler", error, "event handler %s failed with %s; it goes on", self.name, type(error).__name__
+                "handler",
+                error,
+                "event handler %s failed with %s; it stays active",
+                self.name,
+                type(error).__name__,
             )
 
     async def _in_thread(self, event: Event, threads: anyio.CapacityLimiter) -> object:
@@ -90,13 +94,13 @@ class _HandlerQueue:
 
 
 class Handlers:
-    """All handlers, each with its queue; they are called while :meth:`run` runs."""
+    """All handlers and their queues; handlers are called while :meth:`run` runs."""
 
     def __init__(self, limit: int, errors: ErrorLog) -> None:
-        """Hold up to ``limit`` events for each handler."""
+        """Queue up to ``limit`` events for each handler."""
         self.dropped = 0
         self.supervisor = Supervisor()
-        """Runs a loop for each handler."""
+        """Runs one loop for each handler."""
         self._limit = limit
         self._errors = errors
         self._queues: list[_HandlerQueue] = []
@@ -104,16 +108,16 @@ class Handlers:
         self._threads: anyio.CapacityLimiter | None = None
 
     def __len__(self) -> int:
-        """How many handlers there are."""
+        """Return the number of handlers."""
         return len(self._queues)
 
     @property
     def errors(self) -> int:
-        """How often a handler has raised."""
+        """Number of exceptions raised by handlers."""
         return sum(queue.errors for queue in self._queues)
 
     def wants(self, event_type: str) -> bool:
-        """Whether any handler takes events of this type."""
+        """Whether any handler receives events of this type."""
         return any(queue.wants(event_type) for queue in self._queues)
 
     def add(self, event_type: str, handler: Handler, *, task: str | None) -> None:
@@ -125,7 +129,7 @@ class Handlers:
             self._start(len(self._queues) - 1, self._threads)
 
     async def run(self) -> None:
-        """Feed the handlers until cancelled."""
+        """Run the handlers until cancelled."""
         self._threads = anyio.CapacityLimiter(_THREADS)
         try:
             for number in range(len(self._queues)):
@@ -140,14 +144,14 @@ class Handlers:
         self.supervisor.start(f"handler {number} {queue.name}", partial(queue.run, threads))
 
     def abandon(self) -> None:
-        """Feed them no more; what is queued waits for the next :meth:`run`, in whichever event loop."""
+        """Stop calling the handlers. The queues are kept for the next :meth:`run`, on any event loop."""
         self._threads = None
         self.supervisor.drop()
         for queue in self._queues:
             queue.renew()
 
     async def join(self, timeout_s: float) -> bool:
-        """Wait until every handler has dealt with what it was given. False: the time was over first."""
+        """Wait until every handler has processed its queue. Return False on timeout."""
         with anyio.move_on_after(timeout_s):
             for queue in self._queues:
                 await queue.join()
@@ -155,7 +159,7 @@ class Handlers:
         return False
 
     def dispatch(self, events: Sequence[Event]) -> None:
-        """Queue ``events`` for those that wants them."""
+        """Queue ``events`` for the handlers that receive them."""
         if not self._queues:
             return
         for event in events:

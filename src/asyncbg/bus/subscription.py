@@ -1,4 +1,4 @@
-"""Subscriptions: what each consumer has not taken yet, and which of them an event is for."""
+"""Subscriptions: the pending events of each consumer, and the index that matches events to them."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,46 +11,44 @@ from asyncbg.core.event import Event, EventFilter, encode
 
 
 class Published:
-    """An event on its way to subscribers. Its SSE frame is made once, when the first of them asks for it."""
+    """A published event. Its SSE frame is encoded once, when the first subscriber requests it."""
 
     __slots__ = ("_wire", "event")
 
     def __init__(self, event: Event) -> None:
-        """Carry ``event``, not encoded yet."""
         self.event = event
         self._wire: bytes | None = None
 
     def wire(self, epoch: str) -> bytes:
-        """The event as one SSE frame."""
+        """Return the event as one SSE frame."""
         if self._wire is None:
             self._wire = encode(self.event, epoch)
         return self._wire
 
 
 class Chunk:
-    """What goes to the subscribers of one filter at once: stored events of one commit in order, or one progress.
+    """A unit of delivery for one filter: the stored events of one commit in order, or one progress event.
 
-    It is made once for all of them, and so is the join of its frames.
+    All subscribers of the filter share it, and the concatenation of its frames.
     """
 
     __slots__ = ("_wire", "is_progress", "many", "published")
 
     def __init__(self, published: list[Published]) -> None:
-        """Carry ``published``, at least one."""
         self.published = published
         self.many = len(published)
         self.is_progress = not published[0].event.seq
         self._wire: bytes | None = None
 
     def wire(self, epoch: str) -> bytes:
-        """All of it as SSE frames."""
+        """Return its events as SSE frames."""
         if self._wire is None:
             self._wire = b"".join([one.wire(epoch) for one in self.published])
         return self._wire
 
 
 def chunks(pending: list[Published]) -> Iterator[Chunk]:
-    """Runs of stored events, and each progress by itself."""
+    """Group consecutive stored events; each progress event is a chunk of its own."""
     for is_stored, run in itertools.groupby(pending, lambda published: published.event.seq > 0):
         if is_stored:
             yield Chunk(list(run))
@@ -63,16 +61,16 @@ _REST = ""
 
 
 class Subscription:
-    """What one consumer has not taken yet. Made by ``EventBus.subscribe``: ``close`` it, or use it as a context."""
+    """The pending events of one consumer. ``close`` it, or use it as a context manager."""
 
     __slots__ = ("_buffer", "_group", "_index", "_latest", "_limit", "_stored", "_waiter", "closing", "lagging")
 
     def __init__(self, index: "SubscriptionIndex", group: "_Group", limit: int) -> None:
-        """Hold up to ``limit`` stored events, and the progress of up to ``limit`` jobs."""
+        """Buffer up to ``limit`` stored events, and the progress of up to ``limit`` jobs."""
         self.lagging = False
-        """Whether stored events were dropped: read the log from your cursor on, after ``reset``."""
+        """Whether stored events were dropped: call ``reset``, then read the log from your cursor."""
         self.closing = False
-        """Whether the bus is being drained: no more events come."""
+        """Whether the bus is draining: no more events will arrive."""
         self._index = index
         self._group = group
         self._limit = limit
@@ -82,11 +80,11 @@ class Subscription:
         self._waiter = Waiter()
 
     def take(self) -> list[Event]:
-        """All that is pending, in order."""
+        """Return all pending events, in order."""
         return [one.event for chunk in self.take_chunks() for one in chunk.published]
 
     def take_chunks(self) -> Sequence[Chunk]:
-        """All that is pending, in order, with the frames that subscribers share."""
+        """Return all pending chunks, in order, with the frames that subscribers share."""
         if not self._buffer:
             return _NOTHING
         pending, self._buffer = self._buffer, []
@@ -101,12 +99,12 @@ class Subscription:
         self.lagging = False
 
     def drop_progress(self) -> None:
-        """Forget the progress that is pending: the reader knows better by now."""
+        """Drop pending progress: the reader has newer progress."""
         self._buffer = [chunk for chunk in self._buffer if not chunk.is_progress]
         self._latest.clear()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until there is something to take, to catch up with, or the end. False: the time was over first."""
+        """Wait until events are pending, events were dropped, or the bus is draining. Return False on timeout."""
         if self._buffer or self.lagging or self.closing:
             return True
         return await self._waiter.wait(timeout_s)
@@ -116,26 +114,24 @@ class Subscription:
         self._waiter.set()
 
     def close(self) -> None:
-        """Collect no more."""
+        """Unsubscribe."""
         self.closing = True
         self._index.remove(self._group, self)
         self.reset()
         self.wake()
 
     def __enter__(self) -> Self:
-        """Use as a context that closes it."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Close."""
         self.close()
 
     def push(self, chunk: Chunk) -> int:
-        """Called by the bus: collect ``chunk``; returns how many events were dropped for it."""
+        """Append ``chunk``; called by the bus. Return the number of events dropped."""
         if self.lagging:
             return chunk.many
         if not self._buffer:
-            self._waiter.set()  # who waits has nothing pending
+            self._waiter.set()  # a reader only waits while nothing is pending
         if chunk.is_progress:
             return self._push_progress(chunk)
         if self._latest:
@@ -151,7 +147,7 @@ class Subscription:
         return sum(pending.many for pending in self.take_chunks())
 
     def _push_progress(self, chunk: Chunk) -> int:
-        """Progress takes the place of the job's progress before it, unless the job's own events lie between."""
+        """Replace the job's pending progress, unless stored events of the job came after it."""
         job_id = chunk.published[0].event.job_id
         if (at := self._latest.get(job_id)) is not None:
             self._buffer[at] = chunk
@@ -164,7 +160,7 @@ class Subscription:
 
 
 class _Group:
-    """The subscriptions that share one filter: an event is matched once for all of them."""
+    """Subscriptions that share one filter, so that an event is matched once for all of them."""
 
     __slots__ = ("is_exact", "members", "pending", "wanted")
 
@@ -174,14 +170,14 @@ class _Group:
         self.pending: list[Published] = []
         indexed = sum(map(bool, (wanted.jobs, wanted.batches, wanted.tasks)))
         self.is_exact = indexed <= 1 and not wanted.types and wanted.owner is None
-        """Whether the place in the index says all that the filter says."""
+        """Whether the index key alone decides the match."""
 
 
 class SubscriptionIndex:
-    """All subscriptions, in groups of one filter each; a group is found under what its filter names."""
+    """All subscriptions, grouped by filter and indexed by the job, batch or task that the filter names."""
 
     def __init__(self, limit: int, errors: ErrorLog) -> None:
-        """Hold up to ``limit`` events for each subscription."""
+        """Buffer up to ``limit`` events for each subscription."""
         self._errors = errors
         self.delivered = self.dropped = self.lagged = 0
         self._limit = limit
@@ -190,20 +186,20 @@ class SubscriptionIndex:
         self._is_drained = False
 
     def __len__(self) -> int:
-        """How many subscriptions there are."""
+        """Return the number of subscriptions."""
         return sum(len(group.members) for group in self._groups.values())
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody has subscribed."""
+        """Whether there are no subscriptions."""
         return not self._groups
 
     def reopen(self) -> None:
-        """Take subscriptions again after :meth:`drain`."""
+        """Accept subscriptions again after :meth:`drain`."""
         self._is_drained = False
 
     def drain(self) -> None:
-        """End all subscriptions, later ones too: their readers take what is left and see ``closing``."""
+        """Close all subscriptions, later ones too: their readers take what is pending and see ``closing``."""
         self._is_drained = True
         for group in self._groups.values():
             for subscription in group.members:
@@ -211,12 +207,12 @@ class SubscriptionIndex:
                 subscription.wake()
 
     def clear(self) -> None:
-        """Forget all subscriptions."""
+        """Drop all subscriptions."""
         self._groups.clear()
         self._index.clear()
 
     def subscribe(self, wanted: EventFilter) -> Subscription:
-        """Collect from now on what ``wanted`` matches."""
+        """Subscribe to the events that ``wanted`` matches, from now on."""
         group = self._groups.get(wanted)
         if group is None:
             group = self._groups[wanted] = _Group(wanted)
@@ -228,7 +224,7 @@ class SubscriptionIndex:
         return subscription
 
     def remove(self, group: _Group, subscription: Subscription) -> None:
-        """Called by a subscription that is closed."""
+        """Remove a closed subscription."""
         group.members.discard(subscription)
         if group.members or self._groups.get(group.wanted) is not group:
             return
@@ -239,7 +235,7 @@ class SubscriptionIndex:
                 del self._index[key]
 
     def dispatch(self, events: Sequence[Event]) -> None:
-        """Push ``events`` to whom they are for."""
+        """Push ``events`` to the subscriptions that match them."""
         if not self._groups:
             return
         touched: list[_Group] = []
@@ -255,7 +251,7 @@ class SubscriptionIndex:
             self._push_pending(group)
 
     def _interested(self, event: Event) -> Iterable[_Group]:
-        """The groups whose place in the index fits; each at most once, since it has its places in one dimension."""
+        """Return the groups indexed under the event's job, batch or task; each group at most once."""
         get = self._index.get
         return (
             *get(event.job_id, ()),
@@ -271,7 +267,7 @@ class SubscriptionIndex:
             for subscription in tuple(group.members):
                 try:
                     dropped = subscription.push(chunk)
-                except RuntimeError as error:  # its reader waits in an event loop that was closed
+                except RuntimeError as error:  # the event loop of its reader was closed
                     self._errors.add("bus", error, "a subscriber cannot be woken and is dropped", is_ours=True)
                     self.remove(group, subscription)
                     continue
@@ -281,7 +277,7 @@ class SubscriptionIndex:
 
     @staticmethod
     def _keys(wanted: EventFilter) -> Iterable[str]:
-        """Where in the index a filter belongs: under its narrowest dimension, or under the rest."""
+        """Return the index keys of a filter: its narrowest dimension, or the key for all other filters."""
         if wanted.jobs:
             return wanted.jobs
         batches = [f"batch {batch}" for batch in wanted.batches]

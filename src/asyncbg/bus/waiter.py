@@ -1,4 +1,4 @@
-"""Waiting for the final events of jobs."""
+"""Waiters: one reader that waits to be woken, and the waiters for the final events of jobs."""
 
 import asyncio
 from collections.abc import Awaitable, Sequence
@@ -10,21 +10,20 @@ from asyncbg.core.event import FINAL_EVENTS, Event
 
 
 class Waiter:
-    """One reader waits here; ``set`` wakes it. A future and a timer cost less than a task for ``asyncio.wait_for``."""
+    """An event for a single reader. A future and a timer cost less than the task of ``asyncio.wait_for``."""
 
     __slots__ = ("_future",)
 
     def __init__(self) -> None:
-        """Nobody waits."""
         self._future: asyncio.Future[bool] | None = None
 
     def set(self, value: bool = True) -> None:
-        """Waiter the reader with ``value``, if it waits."""
+        """Wake the reader with ``value``, if it waits."""
         if self._future is not None and not self._future.done():
             self._future.set_result(value)
 
     def wait(self, timeout_s: float | None) -> Awaitable[bool]:
-        """Wait; False: the time was over first."""
+        """Wait until :meth:`set`; resolves to False on timeout."""
         self._future = asyncio.get_running_loop().create_future()
         return self._future if timeout_s is None else self._wait_for(self._future, timeout_s)
 
@@ -37,53 +36,49 @@ class Waiter:
 
 
 class FinalEventWaiter:
-    """Waits for the final event of one job. Registered when made, so: make it, then look at the job, then wait."""
+    """A waiter for the final event of one job. It is registered on creation: create it, read the job, then wait."""
 
     __slots__ = ("_event", "_job_id", "_waiter", "_waits")
 
     def __init__(self, waits: "FinalEventWaiters", job_id: str) -> None:
-        """Made by :class:`FinalEventWaiters`."""
         self._waits = waits
         self._job_id = job_id
         self._event: Event | None = None
         self._waiter = Waiter()
 
     async def wait(self, timeout_s: float | None = None) -> Event | None:
-        """The job's final event, or None when the time is over."""
+        """Return the job's final event, or None on timeout."""
         if self._event is None:
             await self._waiter.wait(timeout_s)
         return self._event
 
     def resolve(self, event: Event) -> None:
-        """Called by the bus."""
+        """Store the final event and wake the reader."""
         self._event = event
         self._waiter.set()
 
     def __enter__(self) -> Self:
-        """Use as a context that lets go of the bus."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Let go of the bus."""
         self._waits.remove(self._job_id, self)
 
 
 class FinalEventWaiters:
-    """All who wait, by job."""
+    """All waiters for final events, by job."""
 
     def __init__(self, errors: ErrorLog) -> None:
-        """Nobody waits."""
         self._errors = errors
         self._waiting: dict[str, list[FinalEventWaiter]] = {}
 
     def expect(self, job_id: str) -> FinalEventWaiter:
-        """Register for the job's final event."""
+        """Register a waiter for the job's final event."""
         waiting = FinalEventWaiter(self, job_id)
         self._waiting.setdefault(job_id, []).append(waiting)
         return waiting
 
     def remove(self, job_id: str, waiting: FinalEventWaiter) -> None:
-        """Called by a wait that is over."""
+        """Remove a waiter."""
         remaining = [other for other in self._waiting.get(job_id, ()) if other is not waiting]
         if remaining:
             self._waiting[job_id] = remaining
@@ -91,16 +86,16 @@ class FinalEventWaiters:
             self._waiting.pop(job_id, None)
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Drop all waiters."""
         self._waiting.clear()
 
     def dispatch(self, events: Sequence[Event]) -> None:
-        """Tell who waits of the final ones among ``events``."""
+        """Resolve the waiters of the final events among ``events``."""
         if self._waiting:
             for event in events:
                 if event.type in FINAL_EVENTS:
                     for waiting in self._waiting.get(event.job_id, ()):
                         try:
                             waiting.resolve(event)
-                        except RuntimeError as error:  # it waits in an event loop that was closed
-                            self._errors.add("bus", error, "who waits for a job cannot be woken", is_ours=True)
+                        except RuntimeError as error:  # the event loop of the waiter was closed
+                            self._errors.add("bus", error, "a waiter for a job cannot be woken", is_ours=True)

@@ -1,4 +1,4 @@
-"""The engine: registers tasks, accepts jobs, runs them, tells what happened. Knows nothing of the web."""
+"""The engine: registers tasks, enqueues jobs, runs them and publishes their events. Independent of the web."""
 
 from asyncbg.engine.engine import Engine
 from asyncbg.engine.enqueuer import Enqueuer, PreparedJob

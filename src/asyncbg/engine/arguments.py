@@ -27,7 +27,7 @@ EXTRA_POSITIONAL = "*"
 EXTRA_KEYWORD = "**"
 _LITERALS = (str, int, bool, bytes, Enum)
 _PLAIN = (str, int, bool)
-"""What reads back as it was written, so that nothing need be tried: all but a number of more than 4,300 digits."""
+"""Types whose JSON always reads back as the same value, except numbers of more than 4,300 digits."""
 _LONGEST_NUMBER = 4300
 _MAX_BYTES = 1024 * 1024
 _CONFIG = pydantic.ConfigDict(
@@ -43,8 +43,8 @@ _CONFIG = pydantic.ConfigDict(
 class Arguments:
     """The arguments a function takes from a job, validated by pydantic and kept as a JSON object.
 
-    Dependencies and ``Progress`` parameters are left out: they are supplied when the task runs. ``*args`` stand under
-    the name ``*`` and ``**kwargs`` under ``**``.
+    Dependencies and ``Progress`` parameters are not included: they are supplied when the task runs. ``*args`` are
+    stored under the name ``*``, ``**kwargs`` under ``**``.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -63,7 +63,7 @@ class Arguments:
         for parameter in signature.parameters.values():
             self._add(parameter)
         self.marks = _marks(signature)
-        """What of the arguments is personal, by parameter; what of the result is, under ``return``."""
+        """Which arguments are personal, by parameter; for the result, under ``return``."""
         self.personal = json.dumps(self.marks)
         self._adapter = _adapter(self._fields)
         self._validate_python = self._adapter.validator.validate_python
@@ -98,7 +98,7 @@ class Arguments:
             self.names.add(name)
 
     def bind(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Match arguments to parameters and validate them. A dependency may be given by name. Raises ArgumentsError."""
+        """Match arguments to parameters and validate them. A dependency may be passed by name. Raise ArgumentsError."""
         bound = dict(zip(self.positional, args, strict=False))
         given: dict[str, Any] = {}
         if len(args) > len(self.positional):
@@ -122,20 +122,20 @@ class Arguments:
         return {**valid, **given} if given else valid
 
     def validate(self, task: str, bound: Mapping[str, Any]) -> dict[str, Any]:
-        """Check an object of arguments by name. Raises ArgumentsError, which never shows a value."""
+        """Validate arguments by name. Raise ArgumentsError, whose message contains no value."""
         return _checked(self._validate_python, bound, task)
 
     def require_met(self, task: str, given: Collection[str], overrides: Overrides = NO_OVERRIDES) -> None:
-        """Raise ArgumentsError where a provider needs a request, and what it provides is not among the ``given``."""
+        """Raise ArgumentsError if a provider needs a request and its parameter is not in ``given``."""
         if self._unmet or overrides:
             unmet = self.dependencies.unmet(overrides) if overrides else self._unmet
             if not unmet.keys() <= set(given):
                 raise ArgumentsError(task, [_unmet(*item) for item in unmet.items() if item[0] not in given])
 
     def dump(self, bound: dict[str, Any], *, task: str = "", max_bytes: int = _MAX_BYTES) -> str | None:
-        """Return the JSON text that reads back as the very same values, None where there is none.
+        """Return JSON text that reads back as the same values, None if there is none.
 
-        Raises OversizeArgumentsError where the text is longer than ``max_bytes``.
+        Raise OversizeArgumentsError if the text is longer than ``max_bytes``.
         """
         try:
             if self._is_plain and len(text := to_json(bound)) < min(_LONGEST_NUMBER, max_bytes):
@@ -145,25 +145,25 @@ class Arguments:
             return self._stored.dump(bound, max_bytes)
         except OversizeError as error:
             size = error.size
-        except Exception:  # noqa: BLE001 - also what the arguments' own serializers raise
+        except Exception:  # noqa: BLE001 - the arguments' own serializers may raise anything
             return None
         raise OversizeArgumentsError(task, size, max_bytes)
 
     def load(self, task: str, text: str) -> dict[str, Any]:
-        """Read arguments back, without validating them anew.
+        """Return stored arguments, without validating them again.
 
-        Raises ArgumentsError where the function, or a type it takes, has changed meanwhile.
+        Raise ArgumentsError if the function, or a type of its parameters, has changed meanwhile.
         """
         try:
             return _checked(self._stored.load, text, task)
         except ArgumentsError:
             raise
-        except Exception as error:  # noqa: BLE001 - what the types' own code raises after a deploy
+        except Exception as error:  # noqa: BLE001 - the types' own code may raise anything
             kind = type(error).__name__
-        raise ArgumentsError(task, [{"loc": [], "msg": f"cannot be made again ({kind})", "type": "rebuild"}])
+        raise ArgumentsError(task, [{"loc": [], "msg": f"cannot be rebuilt ({kind})", "type": "rebuild"}])
 
     def spread(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Turn an object of arguments into the positional and keyword arguments of the call."""
+        """Return the positional and keyword arguments of the call."""
         if self._is_direct:
             return [], dict(bound)
         kwargs = dict(bound)
@@ -180,7 +180,7 @@ _arguments: OrderedDict[Any, tuple[Callable[[Any], bool], Arguments]] = OrderedD
 
 
 def arguments_of(function: Callable[..., Any]) -> Arguments:
-    """The arguments of a function; the last thousand are kept, closures of one definition as one."""
+    """Return the arguments of a function; the last 1,000 are cached, closures of one definition once."""
     code, inner = getattr(function, "__code__", None), inspect.unwrap(function)
     if code is None or hasattr(function, "__signature__"):
         return Arguments(function)
@@ -195,7 +195,7 @@ def arguments_of(function: Callable[..., Any]) -> Arguments:
 
 
 def _same_traits_as(function: Callable[..., Any]) -> Callable[[Any], bool]:
-    """Tells whether another function of the same code has the same annotations, and the very same defaults."""
+    """Return a predicate: whether a function of the same code has equal annotations and identical defaults."""
     annotations, defaults = getattr(function, "__annotations__", {}), _defaults(function)
 
     def has_same(other: Any) -> bool:
@@ -215,7 +215,7 @@ def _defaults(function: Any) -> list[Any]:
 
 
 def _marks(signature: inspect.Signature) -> dict[str, Mark]:
-    """What a function's annotations mark as personal; ``*args`` and ``**kwargs`` are marked item by item."""
+    """Return what a function's annotations mark as personal; ``*args`` and ``**kwargs`` are marked by item."""
     marks: dict[str, Mark] = {}
     for name, parameter in signature.parameters.items():
         mark = mark_of(parameter.annotation)
@@ -232,7 +232,7 @@ def _marks(signature: inspect.Signature) -> dict[str, Mark]:
 
 
 def _adapter(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
-    """The validator of an object with these fields; a field pydantic knows nothing of takes anything."""
+    """Return a validator for these fields; a field of a type unknown to pydantic accepts any value."""
     try:
         return _build(fields)
     except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError, NameError):
@@ -240,7 +240,7 @@ def _adapter(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
 
 
 def _build(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
-    shape = cast(Any, TypedDict)("arguments", fields)  # made from a signature, so not a literal
+    shape = cast(Any, TypedDict)("arguments", fields)  # built from a signature, so not a literal
     shape.__pydantic_config__ = _CONFIG
     return pydantic.TypeAdapter(shape)
 
@@ -254,7 +254,7 @@ def _is_known(name: str, hint: Any) -> bool:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Whether a field (``Required[…]``) is one of the plain types, with no mark on it that changes values."""
+    """Whether a field (``Required[…]``) is of a plain type, with no metadata that changes values."""
     inner = get_args(hint)[0]
     marks = getattr(inner, "__metadata__", ())
     if all(mark is Personal or isinstance(mark, Personal) for mark in marks):
@@ -263,7 +263,7 @@ def _is_plain(hint: Any) -> bool:
 
 
 def _or_default(annotation: Any, parameter: inspect.Parameter) -> Any:
-    """The annotation, or the parameter's default where the annotation does not allow it: ``items: list = None``."""
+    """Return the annotation, extended by a default it does not allow: ``items: list = None``."""
     default = parameter.default
     if annotation is Any or _takes(annotation, default):
         return annotation
@@ -277,16 +277,16 @@ def _takes(annotation: Any, default: Any) -> bool:
         return True
     try:
         _build({"it": annotation}).validate_python({"it": default})
-    except Exception:  # noqa: BLE001 - what the annotation's own validators raise
+    except Exception:  # noqa: BLE001 - the annotation's own validators may raise anything
         return False
     return True
 
 
 def _checked(check: Callable[[Any], Any], given: Any, task: str) -> dict[str, Any]:
-    """What ``check`` makes of the arguments. Raises ArgumentsError.
+    """Return ``check(given)``. Raise ArgumentsError.
 
-    pydantic's error quotes its input, and Starlette's BaseHTTPMiddleware brings back what ``from None`` has put away:
-    so ours is raised where there is no other.
+    pydantic's error quotes its input, and Starlette's BaseHTTPMiddleware restores the context that ``from None``
+    suppresses, so ours is raised outside the handler.
     """
     try:
         valid: dict[str, Any] = check(given)

@@ -1,7 +1,7 @@
-"""How many accepted jobs wait, in all and for each owner: what goes beyond a bound is refused before it costs anything.
+"""The backlog: counts accepted jobs that wait, in total and by owner, and rejects jobs beyond the limits.
 
-Counted in memory as jobs are admitted and begin, and put right by a count in the store when nothing is on its way.
-What only other processes do is seen by that count.
+Jobs are counted in memory as they are accepted and started. A count in the store corrects the numbers regularly, and
+includes the work of other processes.
 """
 
 from collections import Counter
@@ -14,17 +14,17 @@ from asyncbg.errors import OverloadedError, QuotaError
 _RETRY_AFTER_S = 1.0
 _PATIENCE = 5
 _RECOUNTED = 20_000
-"""Jobs that one recount of owners may look at."""
+"""Maximum number of jobs read by one recount of owners."""
 _CHANGE = {EventType.STARTED.value: -1, EventType.RETRYING.value: 1}
 
 
 class Backlog:
-    """The jobs that are accepted and not running yet. ``reserve`` and ``confirm`` go in pairs."""
+    """The number of jobs that are accepted and not running yet. Call ``confirm`` after each ``reserve``."""
 
     __slots__ = ("_changes", "_limit", "_max_per_owner", "_owners", "_pending", "_skipped", "_total")
 
     def __init__(self, *, limit: int, max_per_owner: int | None = None) -> None:
-        """Refuse beyond ``limit`` jobs in all, and beyond ``max_per_owner`` of one owner (None: no such bound)."""
+        """Reject jobs beyond ``limit`` in total, and beyond ``max_per_owner`` of one owner (None: unlimited)."""
         self._limit = limit
         self._max_per_owner = max_per_owner
         self._total = 0
@@ -35,48 +35,48 @@ class Backlog:
 
     @property
     def total(self) -> int:
-        """How many jobs wait, as far as is known here."""
+        """Number of waiting jobs, as far as this process knows."""
         return self._total
 
     @property
     def max_per_owner(self) -> int | None:
-        """The bound of one owner's jobs; None: the owners are not told apart."""
+        """Maximum number of waiting jobs of one owner; None: unlimited."""
         return self._max_per_owner
 
     def track(self, owners: Iterable[str]) -> None:
-        """Count these owners' jobs too, from the next recount on."""
+        """Include these owners in the next recount."""
         for owner in owners:
             self._owners.setdefault(owner, 0)
 
     def owners_to_recount(self) -> list[str]:
-        """The owners whose recount is due, in turn: so many that their jobs are counted in a few milliseconds."""
+        """Return the owners to recount next: as many as can be counted in a few milliseconds."""
         if self._max_per_owner is None:
             return []
         return list(islice(self._owners, max(1, _RECOUNTED // self._max_per_owner)))
 
     def reserve(self, owners: Sequence[str]) -> None:
-        """Make room for jobs, one for each name. Raises OverloadedError, QuotaError; nothing is changed then."""
+        """Reserve capacity for one job of each owner. Raise OverloadedError, QuotaError; nothing is reserved then."""
         more = len(owners)
         if self._total + more > self._limit:
-            raise OverloadedError(f"{self._limit} jobs wait already; come back later", retry_after_s=_RETRY_AFTER_S)
+            raise OverloadedError(f"{self._limit} jobs are waiting already; retry later", retry_after_s=_RETRY_AFTER_S)
         if self._max_per_owner is not None:
             for owner, wanted in Counter(owners).items():
                 if self._owners[owner] + wanted > self._max_per_owner:
                     raise QuotaError(
-                        f"{self._max_per_owner} jobs of this owner wait already; come back when some have begun",
+                        f"{self._max_per_owner} jobs of this owner are waiting already; retry when some have started",
                         retry_after_s=_RETRY_AFTER_S,
                     )
         self._pending += more
         self._add(owners, 1)
 
     def confirm(self, admitted: int, not_stored: Sequence[str]) -> None:
-        """The store has answered for ``admitted`` jobs: give back the room of those it did not take."""
+        """Confirm ``admitted`` reservations after the write, and release those of jobs that were not stored."""
         self._pending -= admitted
         if not_stored:
             self._add(not_stored, -1)
 
     def apply(self, events: Iterable[Event]) -> None:
-        """Take note of what this process has committed."""
+        """Update the counts from events committed by this process."""
         for event in events:
             change = _CHANGE.get(event.type)
             if change is not None:
@@ -85,13 +85,13 @@ class Backlog:
                 self._add((event.owner,), -1)
 
     def snapshot(self) -> tuple[int, int]:
-        """What to hand to :meth:`recount` with a count that begins now."""
+        """Return the state to pass to :meth:`recount` with a count that starts now."""
         return self._changes, self._pending
 
     def recount(self, total: int, owners: Mapping[str, int], snapshot: tuple[int, int]) -> None:
-        """Put the numbers right, of these owners and in all.
+        """Correct the total and the counts of these owners.
 
-        A count that jobs on their way may have blurred is used only after several such.
+        A count that overlapped with writes is used only after several of them in a row.
         """
         changes, pending = snapshot
         if (pending or self._pending or self._changes != changes) and self._skipped < _PATIENCE:
@@ -100,7 +100,7 @@ class Backlog:
         self._skipped = 0
         self._total = total + self._pending
         for owner, many in owners.items():
-            self._owners.pop(owner, None)  # and to the end of the line
+            self._owners.pop(owner, None)  # reinserted at the end, so that owners are recounted in turn
             if many:
                 self._owners[owner] = many
 

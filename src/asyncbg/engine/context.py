@@ -1,4 +1,4 @@
-"""What a task sees of its job while it runs: the current job and its progress, from whatever thread it looks."""
+"""The current job: what a running task sees of its job, from the event loop or any thread."""
 
 import asyncio
 import concurrent.futures
@@ -26,18 +26,18 @@ _current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", de
 
 
 class Reporter(Protocol):
-    """Where a running job's words go: the runner."""
+    """Receives what a running job reports; implemented by the progress reporter."""
 
     def progress_changed(self, job: "CurrentJob") -> None:
-        """Publish and keep ``job.progress`` soon; called on the event loop, at most once until it is taken."""
+        """Publish and store ``job.progress`` soon; called on the event loop, at most once until it is read."""
         ...
 
     async def publish(self, job: "CurrentJob", event_type: str, data: str) -> None:
-        """Store and publish an event of the task's own."""
+        """Store and publish a custom event of the task."""
         ...
 
     def guard(self, job: "CurrentJob") -> Guard:
-        """What a transaction of the task's own asks first."""
+        """Return the lease check for a transaction of the task."""
         ...
 
     async def holds(self, job: "CurrentJob") -> bool:
@@ -46,7 +46,7 @@ class Reporter(Protocol):
 
 
 class Cancellation:
-    """Whether an attempt was payload to stop: by a cancel, its timeout or a shutdown. True in a condition once it was.
+    """The cancellation state of an attempt, set by a cancel, a timeout or a shutdown. It is true once set.
 
     Safe from any thread: ``while not current_job().cancelled: …``.
     """
@@ -55,36 +55,35 @@ class Cancellation:
     _making = threading.Lock()
 
     def __init__(self) -> None:
-        """Nobody said anything yet."""
         self.reason = ""
-        """Why, in the words of whoever cancelled."""
+        """The reason given by the caller who cancelled."""
         self._is_set = False
         self._was_checked = False
         self._event: threading.Event | None = None
 
     def __bool__(self) -> bool:
-        """Whether it is time to stop."""
+        """Whether the attempt was cancelled; records that the task has checked it."""
         if self._is_set:
             self._was_checked = True
         return self._is_set
 
     @property
     def is_set(self) -> bool:
-        """Whether it is time to stop, for the runner: not counted as a look of the task."""
+        """Whether the attempt was cancelled. For the worker: it does not record a check by the task."""
         return self._is_set
 
     @property
     def was_checked(self) -> bool:
-        """Whether the task has looked since it was payload."""
+        """Whether the task has checked it since it was set."""
         return self._was_checked
 
     def raise_if_cancelled(self) -> None:
-        """Raise ``asyncio.CancelledError`` if it is time to stop."""
+        """Raise ``asyncio.CancelledError`` if the attempt was cancelled."""
         if self:
             raise asyncio.CancelledError(self.reason)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait in a thread until it is time to stop, at most ``timeout`` seconds; whether it is."""
+        """Block this thread until cancellation, at most ``timeout`` seconds. Return whether it is set."""
         with self._making:
             event = self._event = self._event or threading.Event()
         if not self._is_set:
@@ -92,7 +91,7 @@ class Cancellation:
         return bool(self)
 
     def set(self, reason: str) -> None:
-        """Tell the task to stop. Called by the runner."""
+        """Cancel the attempt. Called by the worker."""
         self.reason = reason
         self._is_set = True
         with self._making:
@@ -102,37 +101,32 @@ class Cancellation:
 
 
 class Publication(Coroutine[Any, Any, None]):
-    """An event on its way to the disk: await it. In a plain function it is there already, and may be left alone."""
+    """The awaitable that ``publish`` returns. In a thread the event is already stored, so it need not be awaited."""
 
     def __init__(self, work: Coroutine[Any, Any, None] | None) -> None:
-        """Made by ``publish``."""
         self._work = work
 
     def send(self, value: Any) -> Any:
-        """Go on."""
         if self._work is None:
             raise StopIteration
         return self._work.send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Raise an error where it waits."""
         if self._work is None:
             raise error[0]
         return self._work.throw(*error)
 
     def close(self) -> None:
-        """Be over."""
         if self._work is not None:
             self._work.close()
 
     def __await__(self) -> Generator[Any, Any, None]:
-        """Wait until it is on disk."""
         if self._work is not None:
             yield from self._work.__await__()
 
 
 class CurrentJob:
-    """The job that is running here. Get it with :func:`current_job`."""
+    """The running job. Get it with :func:`current_job`."""
 
     __slots__ = (
         "_latest",
@@ -148,7 +142,7 @@ class CurrentJob:
     )  # fmt: skip
 
     def __init__(self, lease: Lease, reporter: Reporter, now_ms: Callable[[], int]) -> None:
-        """Bind a claimed job to the runner that runs it."""
+        """Create the job of a claim; ``reporter`` receives its progress and events."""
         self.now_ms = now_ms
         self._lease = lease
         self._reporter = reporter
@@ -163,12 +157,12 @@ class CurrentJob:
 
     @property
     def lease(self) -> Lease:
-        """The claim this attempt runs under."""
+        """The lease of this attempt."""
         return self._lease
 
     @property
     def id(self) -> str:
-        """The job's id; the same over all attempts, so good as an idempotency key towards others."""
+        """The job's id. It is the same for all attempts: use it as idempotency key towards other services."""
         return self._lease.id
 
     @property
@@ -178,22 +172,22 @@ class CurrentJob:
 
     @property
     def owner(self) -> str:
-        """Who submitted the job."""
+        """The owner of the job."""
         return self._lease.owner
 
     @property
     def batch(self) -> str:
-        """The batch, named by its first job."""
+        """The id of the batch, which is that of its first job."""
         return self._lease.batch
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is; 1 is the first."""
+        """The number of this attempt, from 1."""
         return self._lease.attempt
 
     @property
     def max_attempts(self) -> int:
-        """How many attempts are allowed; in the last one an error is final."""
+        """Maximum number of attempts; an error in the last one is final."""
         return self._lease.max_attempts
 
     @property
@@ -202,24 +196,23 @@ class CurrentJob:
         return tuple(json.loads(self._lease.tags))
 
     def publish(self, event: str | EventModel, data: Mapping[str, Any] | None = None) -> "Publication":
-        """Store an event of the task's own and publish it once it is on disk: a class' instance, or a name and data.
+        """Store a custom event and publish it once it is on disk: an EventModel, or a name and data.
 
-        ``data`` must have a JSON form. What the class marks as personal is stored and sent as a pseudonym, and so are
-        this job's own personal arguments, wherever a text repeats them; what looks personal besides is redacted.
-        NaN and infinity, which JSON does not have, are stored as null. Names beginning with ``job.``, ``stream.`` or
-        ``loop.`` are the engine's: ValueError, as for data of more than 256 KiB; TypeError for data that is no JSON.
+        ``data`` must have a JSON form. Fields that the class marks as personal are stored and sent as pseudonyms, and
+        so are the job's personal arguments where a text repeats them; other text that looks personal is redacted.
+        NaN and infinity are stored as null. Raise ValueError for data of more than 256 KiB and for the reserved names
+        that begin with ``job.``, ``stream.`` or ``loop.``, TypeError for data without a JSON form.
 
-        Await it in a coroutine. A plain function calls it and is done: in a thread it returns when the event is on
-        disk, and there is nothing left to await.
+        Await it in a coroutine. In a plain function just call it: in a thread it returns when the event is on disk.
         """
         if not isinstance(event, EventModel):
             name, payload = event, self.clean_json(json.loads(_event_text(event, dict(data or {}))))
         elif data is None:
             name, payload = event.event_type, event.masked(self.clean_json)
         else:
-            raise TypeError(f"{type(event).__name__} holds its data itself; give none beside it")
+            raise TypeError(f"{type(event).__name__} contains its data; pass no other data")
         if name.startswith(RESERVED_PREFIXES) or not name.replace(".", "").replace("_", "").isalnum():
-            raise ValueError(f"{name!r} is no name for an event of a task; use noun.verb, such as email.sent")
+            raise ValueError(f"{name!r} is not a valid event name; use noun.verb, such as email.sent")
         publication = self._publish(name, _event_text(name, payload))
         if self._loop is None or threading.get_ident() == self._thread:
             return Publication(publication)
@@ -234,15 +227,15 @@ class CurrentJob:
 
     @property
     def guard(self) -> Guard:
-        """For a transaction of the task's own in the jobs' database: call it first, with the connection.
+        """The lease check for a transaction in the jobs' database: call it first, with the connection.
 
-        It raises LeaseLostError where this attempt has lost its lease, as that of a process that was frozen has; the
-        transaction then writes nothing into the work of the attempt that runs now.
+        It raises LeaseLostError if this attempt has lost its lease, as after a suspended process, so that the
+        transaction does not interfere with the attempt that runs now.
         """
         return self._reporter.guard(self)
 
     async def require_lease(self) -> None:
-        """Raise LeaseLostError where this attempt has lost its lease: await it right before an effect elsewhere."""
+        """Raise LeaseLostError if this attempt has lost its lease. Await it right before an external effect."""
         if not await self._reporter.holds(self):
             raise LeaseLostError(self.id)
 
@@ -251,25 +244,25 @@ class CurrentJob:
         self._redactor = redactor
 
     def clean(self, text: str) -> str:
-        """``text`` with this job's personal values as pseudonyms, and what looks personal or secret redacted."""
+        """Return ``text`` with this job's personal values as pseudonyms, and other personal or secret text redacted."""
         return self._redactor.clean(text)
 
     def clean_json(self, value: Any) -> Any:
-        """A JSON value with every text in it cleaned."""
+        """Return a JSON value with every text in it cleaned."""
         return self._redactor.clean_json(value)
 
     @property
     def redacted_progress(self) -> ProgressValue | None:
-        """The progress as others may see it."""
+        """The progress with personal data redacted, to be shown and stored."""
         old = self.progress
         if old is None or not (old.message or old.unit):
             return old
-        shown = old.as_dict()  # of bounded length, so that it is looked through in bounded time
+        shown = old.as_dict()  # of bounded length, so that redaction takes bounded time
         return replace(old, message=self.clean(shown["message"]), unit=self.clean(shown["unit"]))
 
     @property
     def progress(self) -> ProgressValue | None:
-        """The latest report; made into a value here, since far more is reported than looked at."""
+        """The latest progress. The value is built here, since progress is reported more often than read."""
         if self._latest is None:
             return None
         current, total, message, unit = self._latest
@@ -278,9 +271,9 @@ class CurrentJob:
     def report(
         self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
     ) -> None:
-        """Set the progress; what is left out keeps its value. Cheap, never blocks, safe from the worker thread.
+        """Set the progress; omitted values are kept. Does not block; safe in any thread.
 
-        Raises TypeError for what is no number.
+        Raise TypeError for values that are not numbers.
         """
         if type(current) not in _NUMBERS:
             current = _number("current", current)
@@ -297,7 +290,7 @@ class CurrentJob:
             self._notify_reporter()
 
     def advance(self, n: float) -> None:
-        """Add ``n`` to what is done."""
+        """Add ``n`` to the current value."""
         self.report((self._latest or _NOTHING)[0] + n)
 
     def _notify_reporter(self) -> None:
@@ -305,11 +298,11 @@ class CurrentJob:
         if threading.get_ident() == self._thread:
             self._reporter.progress_changed(self)
         elif self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the thread has outlived its engine
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the thread outlived the engine
                 self._loop.call_soon_threadsafe(self._reporter.progress_changed, self)
 
     def bind_loop(self) -> None:
-        """Remember the event loop on which the attempt runs, for whatever thread speaks of the job."""
+        """Store the event loop of the attempt, for calls from other threads."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
 
 
@@ -330,19 +323,20 @@ def _event_text(name: str, data: Mapping[str, Any]) -> str:
 
 
 def current_job() -> CurrentJob:
-    """The job that runs here. Raises NotRunningError outside a job (also when a task is awaited inline).
+    """Return the running job. Raise NotRunningError outside a job, also where a task is awaited inline.
 
-    It is known in coroutines, in plain tasks, and in what they run by ``asyncio.to_thread``, ``run_in_threadpool`` or
-    ``anyio.to_thread``. A bare ``threading.Thread`` or executor starts with an empty context: give it the job.
+    It is available in coroutines, in plain functions, and in what they run by ``asyncio.to_thread``,
+    ``run_in_threadpool`` or ``anyio.to_thread``. A ``threading.Thread`` or an executor starts with an empty context:
+    pass it the job.
     """
     job = _current.get()
     if job is None:
-        raise NotRunningError(f"no job runs here: current_job() works inside a task that asyncbg runs{_remedy()}")
+        raise NotRunningError(f"no job is running: current_job() works inside a task that asyncbg runs{_remedy()}")
     return job
 
 
 def find_current_job() -> CurrentJob | None:
-    """Return the job that runs here, None outside a job."""
+    """Return the running job, None outside a job."""
     return _current.get()
 
 
@@ -351,14 +345,14 @@ def _remedy() -> str:
 
 
 UNKNOWN_THREAD = (
-    "a thread that was started by threading.Thread, loop.run_in_executor or an executor does not know the job: "
-    "call current_job() in the task and hand over what it returns (or the task's own progress), "
+    "a thread that was started by threading.Thread, loop.run_in_executor or an executor has no current job: "
+    "call current_job() in the task and pass what it returns (or the task's own progress), "
     "start the thread by asyncio.to_thread, or run its function by contextvars.copy_context().run"
 )
 
 
 def is_task_side() -> bool:
-    """Whether this may be where a task or a unit test runs: the main thread, or one with an event loop."""
+    """Whether a task or a unit test may be running here: the main thread, or a thread with an event loop."""
     return threading.current_thread() is threading.main_thread() or _has_loop()
 
 
@@ -371,20 +365,20 @@ def _has_loop() -> bool:
 
 
 async def require_lease() -> None:
-    """Raise LeaseLostError where the attempt that runs here has lost its lease; where no job runs, do nothing."""
+    """Raise LeaseLostError if the running attempt has lost its lease; do nothing outside a job."""
     job = _current.get()
     if job is not None:
         await job.require_lease()
 
 
 def set_current_job(job: CurrentJob) -> None:
-    """Make ``job`` the current one for the rest of this asyncio task (whose context is its own)."""
+    """Make ``job`` the current job for the rest of this asyncio task."""
     job.bind_loop()
     _current.set(job)
 
 
 def _submit_to(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> concurrent.futures.Future[None]:
-    """Begin ``work`` on its loop, from another thread. Raises NotRunningError where the loop is closed."""
+    """Start ``work`` on its loop, from another thread. Raise NotRunningError if the loop is closed."""
     try:
         return asyncio.run_coroutine_threadsafe(work, loop)
     except RuntimeError:
@@ -392,12 +386,12 @@ def _submit_to(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None])
         raise NotRunningError(_LOOP_GONE) from None
 
 
-_LOOP_GONE = "the event loop of this job is closed: the thread has outlived its engine"
+_LOOP_GONE = "the event loop of this job is closed: the thread outlived the engine"
 _POLL_S = 0.5
 
 
 def _block_until_done(done: concurrent.futures.Future[None], loop: asyncio.AbstractEventLoop) -> None:
-    """Block this thread until it is done; a loop that is closed does nothing any more."""
+    """Block this thread until it is done. Raise NotRunningError if the loop was closed."""
     while not concurrent.futures.wait([done], timeout=_POLL_S).done:
         if loop.is_closed():
             raise NotRunningError(_LOOP_GONE)

@@ -1,4 +1,4 @@
-"""``@bg.task(…)`` and ``@bg.schedule(…)``: the function they stand above becomes a task."""
+"""The decorators ``@bg.task(…)`` and ``@bg.schedule(…)``."""
 
 import logging
 from collections.abc import Callable, Coroutine
@@ -19,10 +19,10 @@ R = TypeVar("R")
 
 
 class TaskDecorator:
-    """``@bg.task(…)`` with its options, typed for coroutine functions and plain ones."""
+    """The decorator ``@bg.task(…)``, typed for coroutine functions and plain functions."""
 
     def __init__(self, enqueuer: Enqueuer, schedules: Schedules, name: str | None, options: TaskOptions) -> None:
-        """``name`` is the task's, None: that of the function."""
+        """Register under ``name``; None means the name of the function."""
         self._enqueuer = enqueuer
         self._schedules = schedules
         self._name = name
@@ -33,10 +33,10 @@ class TaskDecorator:
     @overload
     def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any:
-        """Register the function. Raises DuplicateTaskError, InvalidTaskError."""
+        """Register the function. Raise DuplicateTaskError, InvalidTaskError."""
         name = self._name or getattr(function, "__name__", None)
         if name is None:
-            raise InvalidTaskError(repr(type(function).__name__), "it has no name of its own; register it with name=")
+            raise InvalidTaskError(repr(type(function).__name__), "it has no name; register it with name=")
         definition = TaskDefinition.of(name, _below(function), self._options)
         if is_unbound_method(definition.function):
             definition = self._refused(definition)
@@ -47,16 +47,16 @@ class TaskDecorator:
         return Task(self._enqueuer, self._schedules, definition)
 
     def _refused(self, definition: TaskDefinition) -> TaskDefinition:
-        """A method is not registered, since no job can have its object: the class is made, each call is refused."""
+        """Return the definition of a method, which is not registered: the class is created, each call is rejected."""
         logger.warning("the method %s is not registered as a task: %s", definition.function.__qualname__, METHOD_REMEDY)
         return replace(definition, is_method=True)
 
 
 class ScheduleDecorator:
-    """``@bg.schedule(…)``: registers a plain function as a task first; goes above or below ``@bg.task``."""
+    """The decorator ``@bg.schedule(…)``. Registers a plain function as a task; goes above or below ``@bg.task``."""
 
     def __init__(self, register: TaskDecorator, cron: Cron) -> None:
-        """``register`` makes a task of a function that is none yet."""
+        """``register`` is called with functions that are not tasks yet."""
         self._register = register
         self._cron = cron
 
@@ -67,7 +67,7 @@ class ScheduleDecorator:
     @overload
     def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any:
-        """Schedule the task. Raises ArgumentsError where it needs arguments."""
+        """Schedule the task. Raise ArgumentsError if it has required arguments."""
         task = function if isinstance(function, Task) else self._register(function)
         _require_no_arguments(task.definition)
         task.schedules.add(task.name, self._cron)
@@ -75,11 +75,11 @@ class ScheduleDecorator:
 
 
 def _require_no_arguments(definition: TaskDefinition) -> None:
-    """Nobody is there to give a scheduled task any. Raises ArgumentsError, which names the parameters."""
+    """Raise ArgumentsError, with the parameters, if the task has required arguments."""
     try:
         definition.bind((), {})
     except ArgumentsError as error:
-        remedy = "a schedule gives no arguments, so give the parameter a default"
+        remedy = "a schedule passes no arguments, so give the parameter a default"
         items = [ErrorItem(loc=one["loc"], msg=f"{one['msg']}; {remedy}", type=one["type"]) for one in error.errors]
     else:
         definition.arguments.require_met(definition.name, ())
@@ -88,5 +88,5 @@ def _require_no_arguments(definition: TaskDefinition) -> None:
 
 
 def _below(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a task that is decorated again, as by ``@bg.task`` above ``@bg.schedule``."""
+    """Return the function of a task that is decorated again, as by ``@bg.task`` above ``@bg.schedule``."""
     return function.definition.function if isinstance(function, Task) else function

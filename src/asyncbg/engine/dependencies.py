@@ -1,4 +1,4 @@
-"""Dependency injection: what a task's parameters depend on, resolved for each run and closed after it."""
+"""Dependency injection: resolves the dependencies of a task for each run and closes them after it."""
 
 import asyncio
 import inspect
@@ -24,46 +24,45 @@ Provider = Callable[..., Any]
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def Depends(provider: Provider | None = None, *, use_cache: bool = True) -> Any:  # noqa: N802 - the field's own word
-    """Inject what ``provider`` gives: resolved when the task runs, closed after it. FastAPI's ``Depends`` works too.
+def Depends(provider: Provider | None = None, *, use_cache: bool = True) -> Any:  # noqa: N802 - FastAPI's name
+    """Inject the value of ``provider``, resolved when the task runs and closed after it, as FastAPI's ``Depends``.
 
     ``provider`` is a function, a coroutine function or a generator of either kind (the part after ``yield`` runs when
-    the task is over), and may have ``Depends`` parameters itself. It is called once a run, however many parameters
-    depend on it, unless ``use_cache`` is False.
+    the task has ended), and may have ``Depends`` parameters itself. It is called once per run, unless
+    ``use_cache`` is False.
     """
     return fastapi.params.Depends(dependency=provider, use_cache=use_cache)
 
 
 class Overriding(Protocol):
-    """An application: its tests may assign another dictionary, or change the one there is."""
+    """An application with dependency overrides, which tests may replace or change at any time."""
 
     dependency_overrides: dict[Provider, Provider]
 
 
 class Overrides:
-    """What stands in for a provider: the ``dependency_overrides`` of the applications that the engine runs in."""
+    """The ``dependency_overrides`` of the applications that the engine runs in."""
 
     def __init__(self) -> None:
-        """No application yet."""
         self._applications: list[Overriding] = []
 
     def __bool__(self) -> bool:
-        """Whether anything is overridden now."""
-        for one in self._applications:  # asked for every job, so without a generator  # noqa: SIM110
+        """Whether any provider is overridden now."""
+        for one in self._applications:  # called for every job, so without a generator  # noqa: SIM110
             if one.dependency_overrides:
                 return True
         return False
 
     def add(self, application: Overriding) -> None:
-        """Ask ``application`` from now on, whenever a provider is called."""
+        """Use the overrides of ``application``."""
         self._applications.append(application)
 
     def remove(self, application: Overriding) -> None:
-        """Ask ``application`` no more."""
+        """Stop using the overrides of ``application``."""
         self._applications.remove(application)
 
     def find(self, provider: Provider) -> Provider:
-        """What to call in place of ``provider``: itself, where no application says otherwise."""
+        """Return the override of ``provider``, or ``provider`` itself."""
         for one in self._applications:
             if provider in one.dependency_overrides:
                 return one.dependency_overrides[provider]
@@ -74,10 +73,10 @@ NO_OVERRIDES = Overrides()
 
 
 class Dependencies:
-    """What the parameters of one function depend on, read from its signature."""
+    """The dependencies of one function, read from its signature."""
 
     def __init__(self, signature: inspect.Signature) -> None:
-        """Read a signature whose annotations are resolved."""
+        """Read ``signature``, whose annotations are resolved."""
         self._providers: dict[str, fastapi.params.Depends] = {}
         self._foreign: dict[str, Any] = {}
         self._progress: dict[str, Progress] = {}
@@ -86,7 +85,7 @@ class Dependencies:
         for parameter in signature.parameters.values():
             self._read(parameter)
         self.names = frozenset({*self._providers, *self._foreign, *self._progress})
-        """The parameters that are supplied."""
+        """The parameters that are injected."""
         self._frame = _frame(signature, self._foreign)
 
     def _read(self, parameter: inspect.Parameter) -> None:
@@ -98,7 +97,7 @@ class Dependencies:
             self._foreign[name] = declared
         elif isinstance(default, Progress):
             self._progress[name] = default
-        elif isinstance(default, fastapi.params.Param | fastapi.params.Body):  # Query(…): a request may give it
+        elif isinstance(default, fastapi.params.Param | fastapi.params.Body):  # Query(…): supplied by a request
             if default.is_required():
                 self._required.append(name)
             else:
@@ -108,15 +107,15 @@ class Dependencies:
 
     @property
     def need_closing(self) -> bool:
-        """Whether there is anything to close when the run is over."""
+        """Whether there is anything to close after the run."""
         return bool(self._providers or self._foreign)
 
     def progress(self) -> dict[str, Progress]:
-        """The ``Progress`` parameters, each bound to the job that runs here."""
+        """Return the ``Progress`` parameters, bound to the running job."""
         return {name: bound_progress(default) for name, default in self._progress.items()}
 
     def unmet(self, overrides: Overrides = NO_OVERRIDES) -> dict[str, str]:
-        """The parameters whose provider needs what only a request has, such as ``request``, and what that is."""
+        """Return the parameters whose provider needs a request, each with the name of what is missing."""
         found = {name: _missing(declared, overrides, ()) for name, declared in self._providers.items()}
         return {name: missing for name, missing in found.items() if missing is not None}
 
@@ -124,10 +123,10 @@ class Dependencies:
     async def resolved(
         self, given: Mapping[str, Any], threads: Threads, overrides: Overrides = NO_OVERRIDES
     ) -> AsyncIterator[dict[str, Any]]:
-        """Resolve what is not ``given`` by name; it is closed when the block ends.
+        """Resolve the dependencies that are not ``given`` by name; they are closed when the block ends.
 
-        What a provider raises is raised. What the block raises is raised in any case: a provider may see it, and
-        raise another error in its place, but none can make it undone.
+        Errors of providers are raised. An error of the block is always raised: a provider may replace it with another
+        error, but cannot suppress it.
         """
         failure: BaseException | None = None
         async with AsyncExitStack() as stack:
@@ -142,7 +141,7 @@ class Dependencies:
 
 
 class _Run:
-    """One resolution: what was provided so far, and the stack that closes it."""
+    """One resolution: the values provided so far, and the exit stack that closes them."""
 
     def __init__(self, stack: AsyncExitStack, threads: Threads, overrides: Overrides) -> None:
         self._stack = stack
@@ -175,7 +174,7 @@ class _Run:
         return value
 
     async def _provide_foreign(self, needed: Dependencies, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What uncalled-for's own dependencies give, which see the arguments of the call."""
+        """Resolve dependencies of the package uncalled-for, which can read the arguments of the call."""
         frame = uncalled_for.resolved_dependencies(needed._frame, dict(given))
         values = await self._stack.enter_async_context(frame)
         for value in values.values():
@@ -184,7 +183,7 @@ class _Run:
         return values
 
     async def _enter(self, provider: Provider, call: Callable[[], Any]) -> Any:
-        """Call a provider; what is a generator or a context manager is entered, to be closed when the run is over."""
+        """Call a provider; generators and context managers are entered, and closed after the run."""
         body = body_of(provider)
         if inspect.isasyncgenfunction(body):
             return await self._stack.enter_async_context(asynccontextmanager(call)())
@@ -211,7 +210,7 @@ class _Run:
 
 
 class _InThread(AbstractAsyncContextManager[Any, bool | None]):
-    """A plain context manager, both ends of which run in a thread."""
+    """A plain context manager that is entered and exited in a thread."""
 
     def __init__(self, manager: AbstractContextManager[Any], threads: Threads) -> None:
         self._manager = manager
@@ -228,7 +227,7 @@ class _InThread(AbstractAsyncContextManager[Any, bool | None]):
 
 @contextmanager
 def _cancellation_kept() -> Iterator[None]:
-    """Raise the cancellation that came while a thread was waited for: it is not lost, only later."""
+    """Raise a cancellation that arrived while a thread was awaited."""
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
     yield
@@ -237,7 +236,7 @@ def _cancellation_kept() -> Iterator[None]:
 
 
 def provider_of(parameter: inspect.Parameter) -> fastapi.params.Depends | uncalled_for.Dependency[Any] | None:
-    """The dependency that a parameter declares in its default or its annotation: FastAPI's, or uncalled-for's own."""
+    """Return the dependency that a parameter declares in its default or annotation: FastAPI's or uncalled-for's."""
     default, annotation = parameter.default, parameter.annotation
     if isinstance(default, uncalled_for.Dependency):
         return default
@@ -252,12 +251,12 @@ def provider_of(parameter: inspect.Parameter) -> fastapi.params.Depends | uncall
 
 @lru_cache(maxsize=1024)
 def dependencies_of(provider: Provider) -> Dependencies:
-    """What a provider itself depends on."""
+    """Return the dependencies of a provider."""
     return Dependencies(signature_of(provider))
 
 
 def _missing(declared: fastapi.params.Depends, overrides: Overrides, above: tuple[Provider, ...]) -> str | None:
-    """The first parameter, here or below, that nothing supplies."""
+    """Return the first parameter, of this provider or those it depends on, that cannot be supplied."""
     provider = overrides.find(cast("Provider", declared.dependency))
     if provider in above:
         raise RecursionError(f"the provider {_name_of(provider)} depends on itself")
@@ -267,7 +266,7 @@ def _missing(declared: fastapi.params.Depends, overrides: Overrides, above: tupl
 
 
 def _frame(signature: inspect.Signature, foreign: Mapping[str, Any]) -> Callable[..., Any]:
-    """A function whose parameters uncalled-for resolves: dependencies as keyword-only defaults, in any order."""
+    """Return a function whose signature uncalled-for can resolve: dependencies as keyword-only defaults."""
 
     def frame() -> None: ...
 
@@ -282,13 +281,13 @@ def _frame(signature: inspect.Signature, foreign: Mapping[str, Any]) -> Callable
     return frame
 
 
-# What a function is
+# Signatures and callables
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature with its annotations resolved, each by itself: what names nothing known counts as Any.
+    """Return the signature with each annotation resolved; one that cannot be resolved becomes Any.
 
-    A builtin that tells no signature takes anything.
+    A builtin without a signature accepts any arguments.
     """
     try:
         signature = inspect.signature(function)
@@ -329,7 +328,7 @@ class _Hinted:
 
 
 def body_of(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What runs when ``function`` is called: below partials, ``__call__`` of an object, ``__init__`` of a class."""
+    """Return the code that a call runs: inside partials, ``__call__`` of an object, ``__init__`` of a class."""
     while isinstance(function, partial):
         function = function.func
     if inspect.isclass(function):
@@ -340,7 +339,7 @@ def body_of(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _runs_on_loop(provider: Provider) -> bool:
-    """Whether a call only makes something to await or enter. It is called on the event loop, all others in a thread."""
+    """Whether a call only creates something to await or enter, so that it runs on the event loop, not in a thread."""
     body = body_of(provider)
     inner = inspect.unwrap(body)
     return (
@@ -352,7 +351,7 @@ def _runs_on_loop(provider: Provider) -> bool:
 
 
 def _is_entered(provider: Provider) -> bool:
-    """Whether what it gives is made for this run alone: a class makes one, a decorated generator does."""
+    """Whether its value is created for this run, so that it is entered and closed: a class or a generator."""
     inner = inspect.unwrap(body_of(provider))
     return inspect.isclass(provider) or inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
 

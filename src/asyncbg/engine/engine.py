@@ -1,4 +1,4 @@
-"""The engine: registers tasks, accepts jobs, runs them, tells what happened. Knows nothing of the web."""
+"""The engine: registers tasks, enqueues jobs, runs them and publishes their events. Independent of the web."""
 
 import logging
 import random
@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 
 class Engine:
-    """Everything that accepts and runs jobs in one process. Use it as ``async with``."""
+    """The engine of one process: registers tasks, enqueues and runs jobs. Use it as ``async with``."""
 
     def __init__(
         self, settings: Settings | None = None, *, clock: Clock | None = None, rng: random.Random | None = None
@@ -94,7 +94,7 @@ class Engine:
         ``retries`` counts the attempts after the first; ``timeout`` is seconds for one attempt; higher ``priority``
         runs first; ``key`` (a format string over the arguments, or a function of them) allows one open job for each
         value; ``at_most_once`` fails an interrupted job instead of running it again.
-        Raises DuplicateTaskError, OptionsError.
+        Raise DuplicateTaskError, OptionsError.
         """
         options = TaskOptions(
             retry=RetryPolicy(retries=retries),
@@ -108,17 +108,17 @@ class Engine:
         return decorator if function is None else decorator(function)
 
     def schedule(self, expression: str, *, timezone: str | tzinfo = "UTC") -> ScheduleDecorator:
-        """Run the decorated task, or function, whenever the cron expression says: ``@bg.schedule("*/5 * * * *")``.
+        """Run the decorated task or function by a cron expression: ``@bg.schedule("*/5 * * * *")``.
 
-        Once per slot, however many processes run; of the slots missed while none ran, the latest is caught up.
-        ``timezone`` is a name such as ``Europe/Berlin`` or a tzinfo. Raises ScheduleError, ArgumentsError.
+        Each slot is fired once over all processes. Of the slots missed while none ran, the latest is fired.
+        ``timezone`` is a name such as ``Europe/Berlin`` or a tzinfo. Raise ScheduleError, ArgumentsError.
         """
         return ScheduleDecorator(self.task(), Cron.parse(expression, timezone))
 
     def on(self, event_type: str, *, task: str | None = None) -> Callable[[Handler], Handler]:
-        """Call the decorated function with every such event: ``@bg.on("job.failed", task="send_email")``.
+        """Call the decorated function with every event of a type: ``@bg.on("job.failed", task="send_email")``.
 
-        A handler runs beside the engine and can never hurt it: what it raises is logged and counted.
+        Handlers run independently of jobs. Their errors are logged and counted.
         """
 
         def register(handler: Handler) -> Handler:
@@ -127,7 +127,7 @@ class Engine:
 
         return register
 
-    # Life
+    # Starting and stopping
 
     @property
     def is_running(self) -> bool:
@@ -135,20 +135,18 @@ class Engine:
         return self._parts.runner.is_running
 
     async def __aenter__(self) -> Self:
-        """Open the database and start to run jobs."""
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop: running jobs get the grace period, then are released."""
         await self.stop()
 
     async def start(self) -> None:
         """Open the database and all stores in it, then start to run jobs. Raise DatabaseError and close it again."""
         if self.is_running:
-            raise NotRunningError("this AsyncBG runs already; enter its lifespan once")
+            raise NotRunningError("this AsyncBG is running already; enter its lifespan once")
         if self._parts.runner.is_stranded:
             await self._take_over()
         self._parts.runner.is_draining = False
@@ -166,25 +164,23 @@ class Engine:
             raise
 
     async def _take_over(self) -> None:
-        """End a life whose event loop was closed without a stop: the next one finds its jobs as those of a crash."""
-        logger.warning(
-            "the event loop that this AsyncBG ran in was closed before it was stopped; what ran is run again"
-        )
+        """Abandon a start whose event loop was closed without a stop; its jobs are recovered as after a crash."""
+        logger.warning("the event loop of this AsyncBG was closed before stop(); its running jobs are run again")
         self._abandon()
         await self.backend.close()
 
     def _abandon(self) -> None:
-        """Drop all that belongs to an event loop that was closed."""
+        """Drop all state that belongs to a closed event loop."""
         self._parts.runner.abandon()
         self.bus.abandon()
         self._parts.in_memory.clear()
 
     def _loops(self, worker: Worker) -> Mapping[str, Loop]:
-        """What goes on by itself from start to stop, by name; an engine that is driven by hand has less of it."""
+        """Return the background loops by name; manual mode overrides this."""
         return {"worker": worker.run, "handlers": self.bus.run_handlers, **self._parts.maintenance.loops()}
 
     async def stop(self) -> None:
-        """Claim nothing more, let running jobs end within the grace period, release the rest, close the database."""
+        """Claim no more jobs, let running jobs end within the grace period, release the rest, close the database."""
         if self._parts.runner.is_stranded:
             await self._take_over()
             return
@@ -194,14 +190,14 @@ class Engine:
             await self._parts.maintenance.save_counters()
             await self.backend.close()
 
-    # Accepting
+    # Enqueueing
 
     async def enqueue(self, target: Target, *args: Any, **kwargs: Any) -> Job:
-        """Accept a job for a task or a plain function; returns when it is on disk.
+        """Enqueue a job for a task or a plain function. Return when it is on disk.
 
-        With ``connection=``, an aiosqlite connection to the same database, the job is part of the transaction that is
-        open there: it exists once the caller has committed. Any other value of that name is an argument of the task.
-        Raises ArgumentsError, OverloadedError, DatabaseError, NotRunningError, TransactionError.
+        With ``connection=``, an aiosqlite connection to the same database, the job is stored in the transaction open
+        there and exists once the caller commits. Any other value of that name is an argument of the task.
+        Raise ArgumentsError, OverloadedError, DatabaseError, NotRunningError, TransactionError.
         """
         return await enqueue_target(self._parts.enqueuer, target, args, kwargs)
 
@@ -217,7 +213,7 @@ class Engine:
         idempotency_key: str | None = None,
         fingerprint: str | None = None,
     ) -> Job:
-        """Accept a job for a registered task by name, as a caller from outside does. Raises UnknownTaskError too."""
+        """Enqueue a job for a registered task by name. Raise UnknownTaskError, and the errors of :meth:`enqueue`."""
         definition = self._parts.registry.get(name)
         options = CallOptions(
             delay=delay_s, priority=priority, idempotency_key=idempotency_key, tags=tags, owner=owner,
@@ -228,41 +224,41 @@ class Engine:
         await self._parts.enqueuer.accept([prepared])
         return prepared.job
 
-    # Steering and looking
+    # Inspecting and controlling jobs
 
     async def unknown_tasks(self) -> Mapping[str, int]:
-        """The tasks that stored jobs name and this process does not have, and how many of their jobs wait.
+        """Return the tasks unknown in this process, with the number of their waiting jobs.
 
-        They are left for a process that has the task, and count towards no bound; cancel them where there is none.
+        These jobs wait for a process that has the task and do not count towards a limit. Cancel them if there is none.
         """
         return unknown_tasks(await self.backend.waiting(), self._parts.registry)
 
     async def get(self, job_id: str) -> JobRecord:
-        """One job, with the freshest progress. Raises JobNotFoundError."""
+        """Return one job, with the latest progress. Raise JobNotFoundError."""
         return await self._parts.control.get(job_id)
 
     async def wait(self, job_id: str, timeout_s: float | None = None, *, through_shutdown: bool = False) -> JobRecord:
-        """Wait for the job's final state; the latest record, final or not, when the time is over.
+        """Wait for the job's final state. Return the latest record, final or not, after ``timeout_s`` seconds.
 
-        At a shutdown it returns at once, so that no long poll holds the server, unless ``through_shutdown`` is set.
+        At shutdown it returns at once, so that long polls end, unless ``through_shutdown`` is set.
         """
         return await self._parts.control.wait(job_id, timeout_s, through_shutdown=through_shutdown)
 
     async def attempts(self, job_id: str) -> Sequence[Attempt]:
-        """The latest attempts of a job, oldest first. Raises JobNotFoundError."""
+        """Return the latest attempts of a job, oldest first. Raise JobNotFoundError."""
         return await self._parts.control.attempts(job_id)
 
     def watch(self, job_id: str) -> AsyncIterator[Event]:
-        """A job's events from the first one to its final one, progress included. Raises JobNotFoundError."""
+        """Iterate over a job's events from the first to the final one, progress included. Raise JobNotFoundError."""
         return self._parts.control.watch(job_id)
 
     async def cancel(self, job_id: str, reason: str = "") -> JobState:
-        """Cancel a job: at once if it does not run yet, through its coroutine if it does.
+        """Cancel a job: at once if it is not running, else by cancelling its coroutine.
 
-        Raises JobNotFoundError, JobStateError.
+        Raise JobNotFoundError, JobStateError.
         """
         return await self._parts.control.cancel(job_id, reason)
 
     async def retry(self, job_id: str) -> JobState:
-        """Queue a final job again; its history stays. Raises JobNotFoundError, JobStateError."""
+        """Queue a final job again; its events are kept. Raise JobNotFoundError, JobStateError."""
         return await self._parts.control.retry(job_id)

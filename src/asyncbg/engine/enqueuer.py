@@ -1,4 +1,4 @@
-"""Accepting jobs: a validated call gets an id, room in the backlog, and its place on disk."""
+"""Accepting jobs: gives a validated call an id, reserves backlog capacity and stores the job."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _SCHEDULED = (JobState.SCHEDULED, JobState.SCHEDULED.value)
 
 @dataclass(slots=True)
 class PreparedJob:
-    """A job that is validated and has its id, but is not stored yet."""
+    """A validated job that has an id and is not stored yet."""
 
     new: NewJob
     job: Job
@@ -53,11 +53,10 @@ class Enqueuer:
         clock: Clock,
         max_args_bytes: int,
     ) -> None:
-        """Made by the engine."""
         self._max_args_bytes = max_args_bytes
         self.registry = registry
         self.executor = executor
-        """What runs a task that is awaited inline."""
+        """Runs tasks that are awaited inline."""
         self._backend = backend
         self._control = control
         self._runner = runner
@@ -69,7 +68,7 @@ class Enqueuer:
     def prepare(
         self, definition: TaskDefinition, bound: dict[str, Any], options: CallOptions, *, durable: bool = True
     ) -> PreparedJob:
-        """Give a call whose arguments are validated an id; nothing is stored yet. Raises ArgumentsError."""
+        """Return the job of a validated call, with its id; nothing is stored yet. Raise ArgumentsError."""
         if definition.arguments.injected:
             self.executor.require_met(definition, bound)
         task = definition.options
@@ -94,9 +93,9 @@ class Enqueuer:
         return PreparedJob(new, job, definition, bound)
 
     async def accept(self, prepared: Sequence[PreparedJob], *, stop_on_failure: bool = False) -> Enqueued:
-        """Store prepared jobs as one batch, to run one after another; returns when they are on disk.
+        """Store prepared jobs as one batch that runs in order. Return when they are on disk.
 
-        Raises NotRunningError, OverloadedError, IdempotencyError, DatabaseError; nothing is stored then.
+        Raise NotRunningError, OverloadedError, IdempotencyError, DatabaseError; nothing is stored then.
         """
         self._require_running()
         owners = await self._reserve(prepared)
@@ -120,7 +119,7 @@ class Enqueuer:
         return enqueued
 
     async def _reserve(self, prepared: Sequence[PreparedJob]) -> Sequence[str]:
-        """Make room; returns for whom. A repeat of what was accepted before takes none. Raises OverloadedError."""
+        """Reserve backlog capacity. Return the owners reserved for; a repeat needs none. Raise OverloadedError."""
         owners = [one.new.owner for one in prepared]
         try:
             self._backlog.reserve(owners)
@@ -131,7 +130,7 @@ class Enqueuer:
         return owners
 
     async def _are_known(self, prepared: Sequence[PreparedJob]) -> bool:
-        """Whether each was accepted before, under its idempotency key."""
+        """Whether every job was accepted before under its idempotency key."""
         for one in prepared:
             key = one.new.idempotency_key
             if key is None or await self._backend.find_by_key(one.new.owner, key) is None:
@@ -139,7 +138,7 @@ class Enqueuer:
         return True
 
     async def accept_within(self, connection: aiosqlite.Connection, prepared: PreparedJob) -> Job:
-        """Store a prepared job in the transaction that is open on ``connection``; it exists once that is committed.
+        """Store a prepared job in the transaction open on ``connection``; it exists once that is committed.
 
         Raises TransactionError, NotRunningError, OverloadedError, IdempotencyError, DatabaseError.
         """
@@ -147,8 +146,8 @@ class Enqueuer:
         new, job = prepared.new, prepared.job
         if not new.durable:
             raise TransactionError(
-                f"{new.task} is not durable, and only what is in the database can be rolled back; "
-                "hand over a module-level function and plain arguments"
+                f"{new.task} is not durable, and only database writes can be rolled back; "
+                "pass a module-level function and plain arguments"
             )
         self._backlog.reserve((new.owner,))
         record = None
@@ -167,7 +166,7 @@ class Enqueuer:
             )
 
     async def _adopt_earlier(self, prepared: Sequence[PreparedJob], enqueued: Enqueued) -> None:
-        """Where an idempotency key matched, the handle is the earlier job's."""
+        """Point the handles of repeated jobs to the earlier jobs that their idempotency keys match."""
         for one, job_id, created in zip(prepared, *enqueued, strict=True):
             if not created:
                 self._in_memory.drop(one.new.id)
@@ -176,7 +175,7 @@ class Enqueuer:
                 job.id, job.state, job.batch, job.created = record.id, record.state, record.batch, False
 
     async def fire(self, schedule: str, task: str, slot_ms: int) -> None:
-        """Store the job of one slot, unless another process was first."""
+        """Store the job of one slot, unless another process already has."""
         definition = self.registry.get(task)
         options = CallOptions(idempotency_key=f"{SCHEDULE}/{task}/{slot_ms}", tags=(SCHEDULE,), owner=SCHEDULE)
         prepared = self.prepare(definition, definition.bind((), {}), options)
@@ -189,7 +188,7 @@ class Enqueuer:
 
 
 def _chain(prepared: Sequence[PreparedJob], stop_on_failure: bool) -> None:
-    """Make one batch of the jobs: named by the first, each waiting for the one before it."""
+    """Make the jobs one batch, named by the first; each waits for the one before it."""
     batch = prepared[0].new.id
     for position, one in enumerate(prepared):
         state = one.new.state if position == 0 else JobState.WAITING.value

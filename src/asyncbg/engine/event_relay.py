@@ -1,4 +1,4 @@
-"""The relay: what a transaction has committed reaches this process's bus, and its worker."""
+"""The relay: publishes committed events on the bus of this process and wakes its worker."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
@@ -16,10 +16,10 @@ _ENDS_ATTEMPT = FINAL_EVENTS | {EventType.RETRYING}
 
 
 class EventRelay:
-    """Publishes each event once and in the order of the log, whichever process committed it.
+    """Publishes each event once and in log order, whichever process committed it.
 
-    Progress is not in the log: that of jobs that run here comes with the commit that keeps it, that of others is read
-    from the jobs, only while somebody here wants progress.
+    Progress is not in the log. That of this process's jobs is published after its commit; that of other processes is
+    read from the jobs, only while this process has subscribers for it.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class EventRelay:
         self._runner = runner
         self._last_report: int | None = None
         self._errors: dict[int, BaseException] = {}
-        """Of our own commits that the tail of the log is to publish: what is read from there has none."""
+        """Exceptions of own commits that are published from the log, by ``seq``: the log does not store them."""
 
     def committed(self, events: Sequence[Event]) -> None:
-        """Publish our own commit; where another process committed in between, let the tail tell both in order."""
+        """Publish an own commit. If another process committed before it, :meth:`follow_log` publishes both."""
         for listen in self.listeners:
             listen(events)
         if events[0].seq == self._bus.last_seq + 1:
@@ -45,11 +45,11 @@ class EventRelay:
         self._wake_for(events)
 
     def progressed(self, events: Sequence[Event]) -> None:
-        """Publish the progress that our own commit has kept."""
+        """Publish the progress stored by an own commit."""
         self._bus.publish(events)
 
     async def follow_log(self) -> None:
-        """Publish what other processes have committed by now, and the progress their jobs have made."""
+        """Publish the commits of other processes and the progress of their jobs."""
         tail = await self._backend.tail(after_report=self._last_report if self._bus.wants_progress else None)
         self._last_report = tail.last_report
         latest = {event.job_id: event for event in (*tail.running, *tail.ended)}
@@ -75,7 +75,7 @@ class EventRelay:
 
 
 def _with_progress(stored: Iterable[Event], latest: dict[str, Event]) -> Iterator[Event]:
-    """Stored events, each end of an attempt after the attempt's last progress, which is taken out of ``latest``."""
+    """Yield stored events, each final event of an attempt preceded by its last progress, taken out of ``latest``."""
     for event in stored:
         if event.type in _ENDS_ATTEMPT and event.job_id in latest and latest[event.job_id].attempt == event.attempt:
             yield latest.pop(event.job_id)

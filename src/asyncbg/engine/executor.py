@@ -1,4 +1,4 @@
-"""One attempt: from a claimed job to the outcome it ended in. Never raises for what a task does."""
+"""The executor: runs one attempt of a claimed job and returns its outcome. Errors of tasks are never raised."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ class AttemptTimeoutError(Exception):
 class Executor:
     """Runs tasks: ``async def`` on the event loop, ``def`` in asyncbg's own bounded worker threads.
 
-    Jobs, tasks that are awaited inline, and the providers of both go through here.
+    It runs jobs, tasks that are awaited inline, and the providers of both.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Executor:
         max_result_bytes: int = 1024 * 1024,
         keeps_tracebacks: bool = True,
     ) -> None:
-        """Bound the worker threads and the results; ``rng`` draws the retry delays."""
+        """Limit the worker threads and the size of results; ``rng`` is used for retry jitter."""
         self._max_result_bytes = max_result_bytes
         self.overrides = Overrides()
-        """What stands in for providers."""
+        """The dependency overrides of the applications."""
         self._threads = Threads(threads)
         self._report_threads = Threads(_REPORTING_THREADS)
         self._keeps_tracebacks = keeps_tracebacks
@@ -66,9 +66,9 @@ class Executor:
         install_unawaited_hook()
 
     async def attempt(self, job: CurrentJob, definition: TaskDefinition, bound: dict[str, Any] | None) -> Outcome:
-        """Run the task once. ``bound`` are arguments kept in memory; None reads them from the job.
+        """Run the task once. ``bound`` are arguments in memory; None loads them from the job.
 
-        A cancellation of this attempt goes through: whoever cancelled knows why.
+        A cancellation of this attempt is raised: the worker knows the reason.
         """
         lease = job.lease
         set_current_job(job)
@@ -78,17 +78,17 @@ class Executor:
             return await self._failed(job, definition, error, is_final=True)
         except ArgumentsError as error:
             return self._arguments_changed(lease, error)
-        except Exception as error:  # noqa: BLE001 - an argument's own validator
+        except Exception as error:  # noqa: BLE001 - an argument's own validator may raise anything
             return await self._failed(job, definition, error)
         try:
             if definition.arguments.marks:
                 job.redact_with(ArgumentRedactor(bound, definition.arguments.marks))
             value = await self._call(definition, bound, self._threads.run)
             return Done(dump_result(definition.name, value, max_bytes=self._max_result_bytes))
-        except ResultError as error:  # the work is done: another attempt would do it twice
+        except ResultError as error:  # the task has run: another attempt would repeat its effects
             return await self._failed(job, definition, error, is_final=True)
         except GeneratorExit:
-            raise  # this coroutine may be what is closed: only the caller can tell, see generator_exit_outcome()
+            raise  # this coroutine may be closing: the caller decides, see generator_exit_outcome()
         except BaseException as error:
             if ends_task(error) or (isinstance(error, asyncio.CancelledError) and job.cancelled.is_set):
                 raise
@@ -99,16 +99,16 @@ class Executor:
         return definition.arguments.load(lease.task, lease.args)
 
     async def run_inline(self, definition: TaskDefinition, bound: Mapping[str, Any]) -> Any:
-        """Run a task here and now, in the caller's asyncio task, and return what it returns."""
+        """Run a task in the caller's asyncio task and return its result."""
         self.require_met(definition, bound)
         return await self._call(definition, bound, self._threads.run_or_abandon)
 
     def require_met(self, definition: TaskDefinition, given: Collection[str]) -> None:
-        """Raise ArgumentsError where a provider of the task needs what only a request has, and it is not ``given``."""
+        """Raise ArgumentsError if a provider of the task needs a request and its parameter is not ``given``."""
         definition.arguments.require_met(definition.name, given, self.overrides)
 
     async def _call(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
-        """Call the function once, and see that it awaited the coroutines it made."""
+        """Call the function once. Raise UnawaitedError if it did not await a coroutine that it created."""
         dropped, token = collect_unawaited()
         try:
             how = self._supply if definition.arguments.dependencies.names else self._enter
@@ -124,7 +124,7 @@ class Executor:
         return value
 
     async def _supply(self, definition: TaskDefinition, bound: Mapping[str, Any], in_thread: Callable[..., Any]) -> Any:
-        """Call the function with what it depends on."""
+        """Call the function with its dependencies."""
         dependencies = definition.arguments.dependencies
         if not dependencies.need_closing:
             return await self._enter(definition, {**dependencies.progress(), **bound}, in_thread)
@@ -143,30 +143,30 @@ class Executor:
         return value
 
     def generator_exit_outcome(self, job: CurrentJob, definition: TaskDefinition, error: GeneratorExit) -> Outcome:
-        """What becomes of an attempt that raised GeneratorExit; raised again where its coroutine is being closed.
+        """Return the outcome of an attempt that raised GeneratorExit; raise it if the coroutine is closing.
 
-        A future that ends in GeneratorExit closes the coroutines that await it, so it is found by the outermost.
+        A future that raises GeneratorExit closes the coroutines that await it, so only the outermost can decide.
         """
         if ends_task(error):
             raise error
         return self._failure(job.lease, definition, error, job.clean)
 
     def _arguments_changed(self, lease: Lease, error: ArgumentsError) -> Outcome:
-        """The job was stored by another version of the task: in a rolling deploy a process that takes it may come."""
-        told = JobFailure(
+        """Return the outcome of a job stored by another version of the task: retry, as a deploy may be in progress."""
+        changed = JobFailure(
             type=type(error).__name__,
             message=f"{error}; the job was stored by a version of the task that took other arguments: "
             "deploy one that takes these, then retry the job",
         )
         if lease.attempt >= lease.max_attempts + _CHANGED_RETRIES:
             logger.error("job %s (%s) failed: %s", lease.id, lease.task, error)
-            return Failed(told)
+            return Failed(changed)
         delay_s = min(_CHANGED_CAP_S, 2.0**lease.attempt)
-        logger.warning("job %s (%s) is tried again in %.0f s: %s", lease.id, lease.task, delay_s, error)
-        return Retry(told, self._clock.now_ms() + int(delay_s * 1000))
+        logger.warning("job %s (%s) is retried in %.0f s: %s", lease.id, lease.task, delay_s, error)
+        return Retry(changed, self._clock.now_ms() + int(delay_s * 1000))
 
     def timed_out(self, job: CurrentJob, definition: TaskDefinition, task: asyncio.Task[Any]) -> Outcome:
-        """What becomes of an attempt whose time is over; its traceback is where the coroutine waits."""
+        """Return the outcome of an attempt that timed out; its traceback shows where the coroutine waits."""
         error = AttemptTimeoutError(f"took longer than {definition.options.timeout:g} s")
         stack = stack_text(task) if definition.is_async else None
         return self._failure(job.lease, definition, error, job.clean, stack=stack)
@@ -174,7 +174,7 @@ class Executor:
     async def _failed(
         self, job: CurrentJob, definition: TaskDefinition, error: BaseException, *, is_final: bool = False
     ) -> Outcome:
-        """What becomes of an attempt that raised. Told in a thread: frames, causes and messages may be long."""
+        """Return the outcome of an attempt that raised. Runs in a thread: tracebacks and messages may be long."""
         failure: Outcome = await self._report_threads.run(
             partial(self._failure, job.lease, definition, error, job.clean, is_final=is_final)
         )
@@ -201,18 +201,18 @@ class Executor:
         if delay_s is None:
             delay_s = definition.options.retry.delay_s(lease.attempt, self._rng)
         delay_s = min(delay_s, _LONGEST_DELAY_S)
-        told = "job %s (%s) failed and is retried in %.1f s: %s"
-        _log(logging.WARNING, traceback, told, lease.id, lease.task, delay_s, described.type)
+        message = "job %s (%s) failed and is retried in %.1f s: %s"
+        _log(logging.WARNING, traceback, message, lease.id, lease.task, delay_s, described.type)
         return Retry(described, self._clock.now_ms() + int(delay_s * 1000))
 
 
 def _log(level: int, traceback: str | None, message: str, *args: object) -> None:
-    """Log with a traceback that is text already: bounded, and without what its errors say."""
+    """Log with a traceback as text: bounded, and without the messages of its errors."""
     if not logger.isEnabledFor(level):
         return
     record = logger.makeRecord(logger.name, level, __file__, 0, message, args, None)
     record.exc_text = traceback and traceback.rstrip("\n")
-    with contextlib.suppress(Exception):  # an application's log handler failed; the job has the error
+    with contextlib.suppress(Exception):  # an application's log handler failed; the error is stored on the job
         logger.handle(record)
 
 
@@ -221,21 +221,21 @@ _collected: ContextVar[list[str] | None] = ContextVar("asyncbg_unawaited", defau
 
 
 def collect_unawaited() -> tuple[list[str], Token[list[str] | None]]:
-    """Collect from now on the names of coroutines that are dropped, also in threads that the caller waits for."""
+    """Start collecting the names of dropped coroutines, also in threads that the caller awaits."""
     names: list[str] = []
     return names, _collected.set(names)
 
 
 def stop_collecting(token: Token[list[str] | None]) -> None:
-    """Collect no more."""
+    """Stop collecting."""
     _collected.reset(token)
 
 
 def install_unawaited_hook() -> None:
-    """Let Python's own notice of a dropped coroutine be taken down where a run collects them.
+    """Hook into Python's warning about coroutines that were never awaited, and collect them for the current run.
 
-    CPython calls a function of the warnings module, by name, when it frees such a coroutine. A filter of warnings
-    would not do: each line is warned of once. Where no such function is, Python's warning is all there is.
+    CPython calls a function of the warnings module, by name, when it frees such a coroutine. A warnings filter is not
+    enough, since each line warns only once. Without that function nothing is collected.
     """
     warn = getattr(warnings, _WARN, None)
     if warn is None or getattr(warn, "is_asyncbg", False):
@@ -246,7 +246,7 @@ def install_unawaited_hook() -> None:
 
     def record(coroutine: Any) -> None:
         names = _collected.get()
-        if names is None or collecting.is_on:  # what is freed then may be anybody's
+        if names is None or collecting.is_on:  # the garbage collector may free coroutines of any run
             warn(coroutine)
         else:
             names.append(coroutine.__qualname__)
@@ -256,7 +256,7 @@ def install_unawaited_hook() -> None:
 
 
 class _Collecting:
-    """Whether the garbage collector frees something now."""
+    """A garbage collector callback: whether a collection is running."""
 
     is_on = False
 

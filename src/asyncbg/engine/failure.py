@@ -1,4 +1,4 @@
-"""What is described of an error: its class and its message, in bounded time, whatever the error is."""
+"""Failures: the class, message and traceback of an error as text, bounded in size and time, and redacted."""
 
 import asyncio
 import concurrent.futures
@@ -15,7 +15,7 @@ from asyncbg.privacy import redact
 
 _LONGEST_MESSAGE = 2_000
 _CUT_OFF = 500
-"""The end of a text that was cut may hold the half of a secret, which nobody would know for one: it goes too."""
+"""Length removed from the end of truncated text, which may hold part of a secret that no pattern recognizes."""
 _LONGEST_LOOKED_AT = _LONGEST_MESSAGE + _CUT_OFF
 _MAX_LEAVES = 10
 _CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
@@ -23,17 +23,17 @@ _LONGEST_NAME = 200
 
 
 def describe(error: BaseException, clean: Callable[[str], str] = redact) -> JobFailure:
-    """An error as it is stored on the job: its class and its cleaned message, cut to a bearable length."""
+    """Return an error as it is stored on the job: its class and its cleaned, truncated message."""
     return JobFailure(type=class_of(error), message=message_of(error, clean), cause=error)
 
 
 def message_of(error: BaseException, clean: Callable[[str], str]) -> str:
-    """The cleaned message of an error, cut to a bearable length."""
+    """Return the cleaned, truncated message of an error."""
     return bounded(_message(error), clean, _LONGEST_MESSAGE)
 
 
 def bounded(text: str, clean: Callable[[str], str], most: int) -> str:
-    """``text`` cut and cleaned; cut first, since cleaning takes time for every character."""
+    """Return ``text`` truncated and cleaned, in this order, since cleaning takes time for each character."""
     looked_at = text[: most + _CUT_OFF]
     cleaned = clean(looked_at)
     if len(looked_at) < len(text):
@@ -50,7 +50,7 @@ def _message(error: BaseException) -> str:
 
 
 def _of_group(group: BaseExceptionGroup[BaseException]) -> str:
-    """The group's own message, then what went wrong in it."""
+    """Return the message of a group, followed by those of its errors."""
     leaves = (part for part in iter_errors(group) if not isinstance(part, BaseExceptionGroup))
     found = list(islice(leaves, _MAX_LEAVES + 1))
     described = [f"{class_of(leaf)}: {_text(leaf)[:_LONGEST_MESSAGE]}" for leaf in found[:_MAX_LEAVES]]
@@ -58,7 +58,7 @@ def _of_group(group: BaseExceptionGroup[BaseException]) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """The message. Python's own makes a text of everything that the error was given, however much that is."""
+    """Return the message. ``str(error)`` would convert all arguments of the error, of any size."""
     try:
         makes = type(error).__str__
         if makes is BaseException.__str__:
@@ -67,7 +67,7 @@ def _text(error: BaseException) -> str:
             only = error.args[0]
             return repr(only[:_LONGEST_LOOKED_AT]) if type(only) is str else _short(only)
         return str(error)
-    except BaseException:  # noqa: BLE001 - an error that cannot say what it is, or raises anything while it tries
+    except BaseException:  # noqa: BLE001 - the error's own ``__str__`` may raise anything
         return "its message cannot be read"
 
 
@@ -84,7 +84,7 @@ _LARGE = (list, tuple, dict, set, frozenset, bytes, bytearray, int)
 
 
 class _Shortener(reprlib.Repr):
-    """The repr of a value of any size. What is too long is left out as a whole: a half could not be redacted."""
+    """The repr of a value of any size. Long parts are omitted as a whole: a truncated part could not be redacted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ _short = _Shortener().repr
 
 
 def class_of(error: BaseException) -> str:
-    """The name of an error's class, whatever its metaclass makes of it."""
+    """Return the name of an error's class, bypassing its metaclass."""
     name: str = type.__dict__["__name__"].__get__(type(error))
     return name[:_LONGEST_NAME].encode("utf-8", "replace").decode()
 
@@ -136,12 +136,12 @@ _INNER = "\nIn the group above:\n\n"
 
 
 def traceback_text(error: BaseException, clean: Callable[[str], str] | None, stack: str | None = None) -> str:
-    """The error, what caused it and what is in it where it is a group, as Python prints them.
+    """Return the traceback text of an error, its causes and its group, as Python prints them.
 
-    One that was not raised, but found, comes with a ``stack``, which stands before it. Without ``clean`` no message and
-    no note is described: what somebody put into one in their own words is known for personal by no pattern.
+    ``stack`` is put before an error that was not raised. Without ``clean`` no message and no note is included: free
+    text may be personal in ways that no pattern recognizes.
 
-    Errors are left out as a whole, the remotest first, once there are more than ten or 16 KiB of text.
+    Beyond ten errors or 16 KiB of text, errors are omitted as a whole, the most distant cause first.
     """
     kept: list[str] = []
     room = _LONGEST
@@ -155,7 +155,7 @@ def traceback_text(error: BaseException, clean: Callable[[str], str] | None, sta
 
 
 def stack_text(task: asyncio.Task[Any]) -> str | None:
-    """Where a coroutine waits now: its frames, the innermost last, without those of the engine."""
+    """Return where a coroutine waits now: its frames, the innermost last, without those of the engine."""
     frames: list[tuple[FrameType, int]] = []
     waiting: Any = task.get_coro()
     while waiting is not None and len(frames) < _LONGEST_WAIT:
@@ -170,7 +170,7 @@ _LONGEST_WAIT = 30
 
 
 def _sections(error: BaseException, clean: Callable[[str], str] | None) -> Iterator[str]:
-    """The error, those in its group, then its causes, each with what joins it to the one that follows it."""
+    """Yield the text of the error, of the errors in its group, then of its causes, each with its separator."""
     yield _one(error, clean)
     if isinstance(error, BaseExceptionGroup):
         for leaf in iter_errors(error):
@@ -197,7 +197,7 @@ def _one(error: BaseException, clean: Callable[[str], str] | None) -> str:
 
 
 def _frames(tb: TracebackType | None) -> str:
-    """The first frames of the task and the last ones, with their lines of source."""
+    """Return the first and last frames of the task, with their source lines."""
     while tb is not None and tb.tb_next is not None and tb.tb_frame.f_globals.get("__name__") in _AROUND:
         tb = tb.tb_next
     found = list(traceback.walk_tb(tb))

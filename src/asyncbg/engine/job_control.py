@@ -1,4 +1,4 @@
-"""Looking at jobs and steering them, by id: get, wait, watch, cancel, retry."""
+"""Job control: get, wait for, watch, cancel and retry jobs by id."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -20,17 +20,16 @@ _RECHECK_S = 0.5
 
 
 class JobControl:
-    """What can be asked of any job, and done to it. The store is asked first, then the worker that runs the job."""
+    """Inspects and controls any job, in the store first, then in the worker if the job runs in this process."""
 
     def __init__(self, backend: Backend, bus: EventBus, runner: Runner, in_memory: InMemoryJobs) -> None:
-        """Made by the engine."""
         self._backend = backend
         self._bus = bus
         self._runner = runner
         self._in_memory = in_memory
 
     async def get(self, job_id: str) -> JobRecord:
-        """One job, with the freshest progress. Raises JobNotFoundError."""
+        """Return one job, with the latest progress. Raise JobNotFoundError."""
         record = await self._backend.get(job_id)
         if record is None:
             raise JobNotFoundError(job_id)
@@ -40,9 +39,9 @@ class JobControl:
         return record
 
     async def wait(self, job_id: str, timeout_s: float | None = None, *, through_shutdown: bool = False) -> JobRecord:
-        """Wait for the job's final state; the latest record, final or not, when the time is over.
+        """Wait for the job's final state. Return the latest record, final or not, after ``timeout_s`` seconds.
 
-        At a shutdown it returns at once, so that no long poll holds the server, unless ``through_shutdown`` is set.
+        At shutdown it returns at once, so that long polls end, unless ``through_shutdown`` is set.
         """
         loop = asyncio.get_running_loop()
         deadline_s = None if timeout_s is None else loop.time() + timeout_s
@@ -55,12 +54,12 @@ class JobControl:
                 await final.wait(min(left_s, _RECHECK_S))
 
     async def attempts(self, job_id: str) -> Sequence[Attempt]:
-        """The latest attempts of a job, oldest first. Raises JobNotFoundError."""
+        """Return the latest attempts of a job, oldest first. Raise JobNotFoundError."""
         await self.get(job_id)
         return await self._backend.attempts(job_id)
 
     async def cause_of(self, record: JobRecord) -> BaseException | None:
-        """What a failed job raised: the exception, where it ran in this process just now, else its traceback."""
+        """Return the exception of a failed job if it ran recently in this process, else its stored traceback."""
         error = self._bus.errors.find(record.id, record.attempt)
         if error is not None:
             return error
@@ -69,9 +68,9 @@ class JobControl:
         return None if text is None else TracebackError(record.id, text)
 
     async def watch(self, job_id: str) -> AsyncIterator[Event]:
-        """A job's events from the first one to its final one, progress included. Raises JobNotFoundError.
+        """Iterate over a job's events from the first to the final one, progress included. Raise JobNotFoundError.
 
-        A job that was retried by hand has several final events; the last one ends it.
+        A job that was retried manually has several final events; the last one ends the iteration.
         """
         await self.get(job_id)
         wanted = EventFilter(jobs=frozenset({job_id}))
@@ -96,7 +95,7 @@ class JobControl:
 
     @staticmethod
     async def _live(live: Subscription, reached: int) -> AsyncIterator[Event]:
-        """What is published after ``reached``, until the subscriber lags or the bus closes."""
+        """Yield events published after ``reached``, until the subscription lags or the bus drains."""
         while not live.lagging:
             for event in live.take():
                 if not event.seq or event.seq > reached:
@@ -106,9 +105,9 @@ class JobControl:
             await live.wait()
 
     async def cancel(self, job_id: str, reason: str = "") -> JobState:
-        """Cancel a job: at once if it does not run yet, through its coroutine if it does.
+        """Cancel a job: at once if it is not running, else by cancelling its coroutine.
 
-        Raises JobNotFoundError, JobStateError.
+        Raise JobNotFoundError, JobStateError.
         """
         reason = await self._without_people(job_id, reason)
         state = await self._backend.cancel(job_id, reason)
@@ -119,15 +118,15 @@ class JobControl:
         return state
 
     async def _without_people(self, job_id: str, reason: str) -> str:
-        """A reason is told to all who see the job: without its personal arguments, and what looks personal besides."""
+        """Redact a reason, since it is shown with the job: its personal arguments and anything that looks personal."""
         record = await self._backend.get(job_id) if reason else None
         return redact(make_storable(reason, most=LONGEST_MESSAGE)) if record is None else redact_for(record, reason)
 
     async def retry(self, job_id: str) -> JobState:
-        """Queue a final job again; its history stays. Raises JobNotFoundError, JobStateError."""
+        """Queue a final job again; its events are kept. Raise JobNotFoundError, JobStateError."""
         return await self._backend.retry(job_id)
 
 
 def _is_attempt_of(running: CurrentJob, record: JobRecord) -> bool:
-    """Whether what runs here is the attempt the store knows of; one that lost its lease says nothing of the job."""
+    """Whether the attempt running here is the job's current one: it may have lost its lease."""
     return record.state is JobState.RUNNING and record.attempt == running.attempt

@@ -1,4 +1,4 @@
-"""The handle on one accepted job, as ``enqueue`` and ``add_task`` return it."""
+"""The job handle that ``enqueue`` and ``add_task`` return."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +12,7 @@ from asyncbg.privacy.encryption import require_readable
 
 
 class Job:
-    """A handle on one accepted job. ``state`` is as of the last look; :meth:`refresh` looks again."""
+    """A handle on one job. ``state`` is as of the last read; :meth:`refresh` reads it again."""
 
     __slots__ = ("_control", "batch", "created", "id", "owner", "state", "task")
 
@@ -27,7 +27,7 @@ class Job:
         owner: str,
         created: bool = True,
     ) -> None:
-        """Made when a job is accepted. ``created`` is False where an idempotency key matched an earlier job."""
+        """``created`` is False if an idempotency key matched an earlier job."""
         self._control = control
         self.id = job_id
         self.task = task
@@ -37,18 +37,18 @@ class Job:
         self.created = created
 
     def __repr__(self) -> str:
-        """The id, the task and the state; never arguments."""
+        """Return the id, the task and the state; no arguments."""
         return f"<Job {self.id} {self.task} {self.state}>"
 
     async def refresh(self) -> Self:
-        """Look at the store again. Raises JobNotFoundError where the job was purged."""
+        """Read the state from the store. Raise JobNotFoundError if the job was purged."""
         self.state = (await self._control.get(self.id)).state
         return self
 
     async def result(self, timeout: float | None = None) -> Any:
-        """Wait for the result and return it (as JSON gives it back).
+        """Wait for the result and return it, decoded from JSON.
 
-        Raises JobFailedError (its ``__cause__`` is what the task raised, where it ran in this process, else a
+        Raise JobFailedError (its ``__cause__`` is the task's exception if it ran in this process, else a
         TracebackError), JobCancelledError, UnreadableError, or JobTimeoutError after ``timeout`` seconds.
         """
         record = await self._control.wait(self.id, timeout, through_shutdown=True)
@@ -66,19 +66,19 @@ class Job:
                 raise JobTimeoutError(self.id, timeout or 0)
 
     async def attempts(self) -> Sequence[Attempt]:
-        """The latest attempts, oldest first, each with its error and traceback where it failed."""
+        """Return the latest attempts, oldest first, with the error and traceback of those that failed."""
         return await self._control.attempts(self.id)
 
     def events(self) -> AsyncIterator[Event]:
-        """The job's events from the first one to its final one, progress included."""
+        """Iterate over the job's events from the first to the final one, progress included."""
         return self._control.watch(self.id)
 
     async def cancel(self, reason: str = "") -> JobState:
-        """Cancel the job. Raises JobStateError where it is final."""
+        """Cancel the job. Raise JobStateError if it is final."""
         self.state = await self._control.cancel(self.id, reason)
         return self.state
 
     async def retry(self) -> JobState:
-        """Run the final job again. Raises JobStateError where it is not final."""
+        """Run the final job again. Raise JobStateError if it is not final."""
         self.state = await self._control.retry(self.id)
         return self.state

@@ -1,4 +1,4 @@
-"""What is done every now and then beside the jobs: leases renewed, lost jobs rescued, slots fired, old jobs purged."""
+"""Periodic maintenance: renews leases, rescues lost jobs, fires schedules and purges old jobs."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ logger = logging.getLogger("asyncbg")
 
 _TICK_S = 0.1
 _TAIL_S = 0.1
-_RENEW_S = 0.5  # a cancel by another process is noticed then
+_RENEW_S = 0.5  # the longest delay of a cancel by another process
 _RESCUE_S = 1.0
 _COUNTS_S = 1.0
 _PURGE_S = 60.0
@@ -46,7 +46,6 @@ class Maintenance:
         clock: Clock,
         errors: ErrorLog,
     ) -> None:
-        """Made by the engine."""
         self._backend = backend
         self._runner = runner
         self._settings = settings
@@ -59,23 +58,23 @@ class Maintenance:
         self._errors = errors
 
     def loops(self) -> Mapping[str, Loop]:
-        """One loop for each kind of work, by name."""
+        """Return one loop for each kind of work, by name."""
         renew_s = min(_RENEW_S, self._settings.lease_s / 4)
         purge_s = min(_PURGE_S, max(1.0, self._settings.retention_s / 4))
         return {
-            "schedules": self._every(_TICK_S, self._fire_schedules, "the clockwork of the schedules"),
-            "tail": self._every(_TAIL_S, self._relay.follow_log, "following the log"),
-            "renewal": self._every(renew_s, self._renew, "the renewal of leases"),
-            "rescue": self._every(_RESCUE_S, self._rescue, "the rescue of lost jobs"),
-            "counts": self._every(_COUNTS_S, self._share_counts, "the sharing of counters"),
-            "retention": self._every(purge_s, self._purge, "the purge of old jobs"),
+            "schedules": self._every(_TICK_S, self._fire_schedules, "firing schedules"),
+            "tail": self._every(_TAIL_S, self._relay.follow_log, "following the event log"),
+            "renewal": self._every(renew_s, self._renew, "renewing leases"),
+            "rescue": self._every(_RESCUE_S, self._rescue, "rescuing lost jobs"),
+            "counts": self._every(_COUNTS_S, self._share_counts, "sharing counters"),
+            "retention": self._every(purge_s, self._purge, "purging old jobs"),
         }
 
     def _every(self, period_s: float, chore: Callable[[], Awaitable[None]], name: str) -> Loop:
         return partial(every, period_s, chore, name=name, errors=self._errors)
 
     async def run_once(self) -> None:
-        """What the loops do every now and then, in one go: for who drives the engine by hand."""
+        """Do the work of all loops once; for manual mode."""
         await self._relay.follow_log()
         await self._rescue()
         await self._fire_schedules()
@@ -83,27 +82,27 @@ class Maintenance:
         await self._purge()
 
     async def restore_counters(self) -> None:
-        """Go on counting where the process that held this place before has ended."""
+        """Restore the counters of the process that held this slot before."""
         try:
             kept, _ = await self._backend.load_counters()
         except (OSError, ValueError) as error:
-            logger.warning("the counters of this place cannot be read and begin anew: %s", type(error).__name__)
+            logger.warning("the counters of this slot cannot be read and start at zero: %s", type(error).__name__)
             kept = None
         self._telemetry.restore(kept)
 
     async def save_counters(self) -> None:
-        """Keep the last counts; a stop does not fail for them."""
+        """Save the counters at shutdown; log a failure instead of raising it."""
         try:
             await self._share_counts()
         except (OSError, AsyncBGError) as error:
-            logger.warning("the last counters are not kept: %s", error)
+            logger.warning("the last counters are not saved: %s", error)
 
     async def _share_counts(self) -> None:
         if self._telemetry.has_changes:
             await self._backend.save_counters(self._telemetry.snapshot())
 
     async def recount(self) -> None:
-        """Count in the store how many jobs wait that may run here."""
+        """Recount the waiting jobs of known tasks in the store."""
         mark = self._backlog.snapshot()
         total = count_known_jobs(await self._backend.waiting(), self._registry)
         owners = self._backlog.owners_to_recount()
@@ -111,7 +110,7 @@ class Maintenance:
         self._backlog.recount(total, counted, mark)
 
     async def recount_all(self) -> None:
-        """The first count, at the start: of every owner there is."""
+        """Recount at startup, all owners included."""
         if self._backlog.max_per_owner is not None:
             owners = await self._backend.owners()
             self._backlog.track(owners)
@@ -135,7 +134,7 @@ class Maintenance:
 
     async def _rescue(self) -> None:
         if await self._backend.follow_clock() and self._runner.worker is not None:
-            logger.warning("the wall clock has jumped: delays and retries move along, leases never depended on it")
+            logger.warning("the wall clock jumped: due times move by the same amount, leases are not affected")
             self._runner.wake()
         if await self._backend.rescue():
             self._runner.wake()
@@ -155,10 +154,10 @@ class Maintenance:
 async def every(
     period_s: float, chore: Callable[[], Awaitable[None]], *, name: str, errors: ErrorLog | None = None
 ) -> None:
-    """Do ``chore`` every ``period_s`` seconds until cancelled; an error is logged once and the chore goes on.
+    """Await ``chore()`` every ``period_s`` seconds until cancelled. An error is logged once; the loop continues.
 
-    Of an outage the database itself tells. What is no AsyncBGError is logged with its traceback, and counted in
-    ``errors`` each time.
+    Outages are logged by the database itself. Any error that is no AsyncBGError is logged with its traceback and
+    counted in ``errors``.
     """
     errors = errors or ErrorLog()
     failing = False
@@ -170,9 +169,9 @@ async def every(
             errors.recovered(name)
         except AsyncBGError as error:
             if not failing and not isinstance(error, OutageError):
-                logger.error("%s fails, and is tried again: %s", name, error)
+                logger.error("%s failed and is retried: %s", name, error)
             failing = True
         except BaseException as error:
             if ends_task(error):
                 raise
-            errors.add_once(name, error, "%s fails, and is tried again", name, is_ours=True)
+            errors.add_once(name, error, "%s failed and is retried", name, is_ours=True)

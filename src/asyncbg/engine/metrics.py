@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: what was committed, what is open, what went over the bus. One registry for each engine."""
+"""Prometheus metrics of one engine: committed events, open jobs, and the counters of the bus."""
 
 import json
 from collections import Counter
@@ -36,10 +36,9 @@ _BUS_GAUGES = {
 
 
 class Telemetry(Collector):
-    """Counts committed events as they pass, and writes everything down when Prometheus asks."""
+    """Counts committed events, and renders all metrics on request."""
 
     def __init__(self) -> None:
-        """Start at zero."""
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._events: Counter[tuple[str, str]] = Counter()
@@ -48,7 +47,7 @@ class Telemetry(Collector):
         self._others: Sequence[str] | None = None
         self._processes = 0
         self.has_changes = False
-        """Whether anything was counted since :meth:`snapshot` was asked."""
+        """Whether anything was counted since the last :meth:`snapshot`."""
         self._open: Mapping[JobState, int] | None = None
         self._bus: BusStatistics | None = None
         self._blockages: Mapping[str, int] = {}
@@ -57,7 +56,7 @@ class Telemetry(Collector):
         self._unknown: Mapping[str, int] = {}
 
     def count(self, events: Sequence[Event]) -> None:
-        """Count stored events by type and task; beyond a thousand pairs they count as other."""
+        """Count stored events by type and task; beyond 1,000 pairs they count as "other"."""
         self.has_changes = True
         self._events.update([(str(event.type), event.task) for event in events])
         if len(self._events) > _MAX_SERIES:
@@ -66,11 +65,11 @@ class Telemetry(Collector):
                     self._events[_OTHER] += self._events.pop(pair)
 
     def restore(self, kept: str | None) -> None:
-        """Go on where the counts of this place ended, which ``kept`` holds."""
+        """Restore the counters of this process slot from ``kept``, a :meth:`snapshot`."""
         self._before, self._at_start = _read_counts(kept), Counter(self._events)
 
     def snapshot(self) -> str:
-        """What all processes that held this place have counted, to be kept for the next one and for the others."""
+        """Return the counters of all processes that held this slot, as JSON for the store."""
         self.has_changes = False
         return json.dumps([[*pair, many] for pair, many in self._of_place().items()])
 
@@ -89,12 +88,12 @@ class Telemetry(Collector):
         others: Sequence[str] | None = None,
         processes: int = 0,
     ) -> bytes:
-        """Everything in Prometheus' text format; ``open_jobs`` is None where the database does not answer.
+        """Return all metrics in Prometheus' text format; ``open_jobs`` is None if the database does not answer.
 
-        ``blockages`` counts by task how often the event loop was held, ``loop_restarts`` by name how often one of the
-        engine's own loops was started again, ``errors`` by part those that cost one item only.
-        ``unknown_tasks`` counts by task the jobs that this process cannot run. ``others`` is what the other places keep
-        and ``processes`` how many of them run; None where that cannot be told.
+        ``blockages`` counts by task how often the event loop was blocked, ``loop_restarts`` by name how often one of
+        the engine's own loops was restarted, ``errors`` by part those that affected a single item only.
+        ``unknown_tasks`` counts by task the jobs that this process cannot run. ``others`` are the snapshots of other
+        slots and ``processes`` the number of running processes; None if unknown.
         """
         self._open, self._bus, self._blockages = open_jobs, bus, blockages or {}
         self._restarts, self._errors = loop_restarts or {}, errors or {}
@@ -103,7 +102,7 @@ class Telemetry(Collector):
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry: the families of what is known."""
+        """Yield the metric families; called by the registry."""
         yield _event_family("asyncbg_events", _HERE, self._events)
         if self._others is not None:
             everywhere = sum(map(_read_counts, self._others), self._of_place())
@@ -123,7 +122,7 @@ class Telemetry(Collector):
 
 
 def _read_counts(kept: str | None) -> Counter[tuple[str, str]]:
-    """What :meth:`Telemetry.snapshot` gave."""
+    """Parse what :meth:`Telemetry.snapshot` returned."""
     return Counter({(kind, task): many for kind, task, many in json.loads(kept or "[]")})
 
 

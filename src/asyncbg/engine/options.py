@@ -31,17 +31,17 @@ class TaskOptions:
     at_most_once: bool = False
 
     def __post_init__(self) -> None:
-        """Raise OptionsError for what no task can have."""
+        """Raise OptionsError for invalid options."""
         check_priority(self.priority)
         require_line("queue=", self.queue)
         if not _is_whole(self.retry.retries) or not 0 <= self.retry.retries <= _MAX_RETRIES:
             raise OptionsError("retries=", f"should be a whole number from 0 to {_MAX_RETRIES:,}")
         if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout <= _LONGEST_TIMEOUT_S):
-            raise OptionsError("timeout=", "should be more than 0 seconds, at most a year; None is without end")
+            raise OptionsError("timeout=", "should be more than 0 seconds, at most a year; None for no limit")
 
 
 def check_priority(priority: object) -> None:
-    """Raise OptionsError for what is no priority."""
+    """Raise OptionsError for an invalid priority."""
     if not _is_whole(priority) or not -_HIGHEST_PRIORITY <= priority <= _HIGHEST_PRIORITY:  # type: ignore[operator]
         raise OptionsError("priority=", f"should be a whole number, at most {_HIGHEST_PRIORITY:,} either way")
 
@@ -62,10 +62,10 @@ _LONGEST_TAG = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
-    """How one job is enqueued; None keeps the task's own choice. ``delay`` is seconds or a timedelta.
+    """How one job is enqueued; None keeps the task's option. ``delay`` is seconds or a timedelta.
 
-    Raises OptionsError for what no job can have. A time that has passed is now; the latest is the year 9998, and the
-    longest delay a thousand years.
+    Raises OptionsError for invalid options. A time in the past means now. The latest time is the year 9998, the longest
+    delay a thousand years.
     """
 
     delay: float | timedelta | None = None
@@ -78,7 +78,7 @@ class CallOptions:
     connection: aiosqlite.Connection | None = None
 
     def __post_init__(self) -> None:
-        """Check what was given; what was left out costs nothing."""
+        """Validate the options that are set."""
         if self.at is not None:
             _check_time(self.at)
         if self.delay is not None:
@@ -93,7 +93,7 @@ class CallOptions:
             require_line("owner=", self.owner)
 
     def run_at_ms(self, now_ms: int) -> int:
-        """When the job is due."""
+        """Return when the job is due, in milliseconds since the epoch."""
         if self.at is not None:
             return max(1, int(self.at.timestamp() * 1000))
         if self.delay is None:

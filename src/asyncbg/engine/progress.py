@@ -1,4 +1,4 @@
-"""The progress reporter: takes a running job's reports, coalesces them and has the latest kept, which publishes it."""
+"""Progress: the ``Progress`` parameter of tasks, and the reporter that coalesces, stores and publishes it."""
 
 import asyncio
 import copy
@@ -20,20 +20,19 @@ logger = logging.getLogger("asyncbg")
 
 
 class ProgressReporter:
-    """Passes on at most ``per_s`` reports a second for each job: the first at once, the latest of each period after.
+    """Stores at most ``per_s`` reports a second for each job: the first at once, then the latest of each period.
 
-    The value is kept on the job by the next group commit, which tells the bus of it: so nothing is published of an
-    attempt that has lost its lease.
+    The next group commit stores the value on the job and then publishes it, so an attempt that has lost its lease
+    publishes nothing.
     """
 
     def __init__(self, backend: Backend, *, per_s: float) -> None:
-        """Report to ``backend``."""
         self._backend = backend
         self._period_s = 1 / per_s
         self._writes: set[asyncio.Task[None]] = set()
 
     def progress_changed(self, job: CurrentJob) -> None:
-        """Pass the job's progress on now, or when its period is over."""
+        """Store the job's progress now, or at the end of its period."""
         loop = asyncio.get_running_loop()
         due_s = job.reported_s + self._period_s
         if loop.time() >= due_s:
@@ -42,18 +41,18 @@ class ProgressReporter:
             loop.call_at(due_s, self._pass_on, job)
 
     def take(self, job: CurrentJob) -> str | None:
-        """The job's last progress as JSON if it ever reported; the attempt is over."""
-        job.changed, job.reported_s = True, float("inf")  # nothing is passed on after the end
+        """Return the job's last progress as JSON, or None; later reports of the attempt are dropped."""
+        job.changed, job.reported_s = True, float("inf")  # nothing is stored after the attempt
         progress = job.redacted_progress
         return None if progress is None else _as_json(progress)
 
     async def publish(self, job: CurrentJob, event_type: str, data: str) -> None:
-        """Store and publish an event of the task's own. Raises LeaseLostError where the lease has lapsed."""
+        """Store and publish a custom event of the task. Raise LeaseLostError if the lease was lost."""
         if not await self._backend.record(job.lease, event_type, data):
             raise LeaseLostError(job.id)
 
     def guard(self, job: CurrentJob) -> Guard:
-        """What a transaction of the task's own asks first."""
+        """Return the lease check for a transaction of the task."""
         return self._backend.guard(job.lease)
 
     async def holds(self, job: CurrentJob) -> bool:
@@ -61,7 +60,7 @@ class ProgressReporter:
         return await self._backend.holds(job.lease)
 
     async def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for pending writes."""
         if self._writes:
             await asyncio.wait(self._writes)
 
@@ -81,32 +80,32 @@ class ProgressReporter:
         except BaseException as error:
             if ends_task(error):
                 raise
-            logger.warning("the progress of job %s is not kept: %s", job.id, type(error).__name__)
+            logger.warning("the progress of job %s is not stored: %s", job.id, type(error).__name__)
 
 
 def _as_json(progress: ProgressValue) -> str:
-    """Progress as JSON text that can be stored and sent, whatever a task gave for a number or a message."""
+    """Return progress as JSON text that can be stored and sent, whatever values the task reported."""
     text = json.dumps(progress.as_dict(), ensure_ascii=False, separators=(",", ":"), default=_plain)
     return text.encode("utf-8", "replace").decode()
 
 
 def _plain(value: object) -> float | str:
-    """A number of another kind (Decimal, numpy's) as a float, anything else as text."""
+    """Return a number of another type (Decimal, numpy) as a float, anything else as text."""
     return float(value) if isinstance(value, SupportsFloat) else str(value)
 
 
 class Progress:
-    """How a task tells how far it is. Declare it as a parameter: ``progress: Progress = Progress()``.
+    """Reports the progress of a task. Declare it as a parameter: ``progress: Progress = Progress()``.
 
-    Reports are coalesced: call it as often as you like. The parameter knows its job, whatever thread it is handed to.
-    Where no job runs (the task is awaited inline, or called in a unit test) it keeps quiet.
+    Reports are coalesced: call it as often as you like. The parameter is bound to its job in every thread. Outside a
+    job, as in a task that is awaited inline or called in a unit test, reports are dropped.
     """
 
     _job: CurrentJob | None = None
     _is_bound = False
 
     def _reported_on(self) -> CurrentJob | None:
-        """The job of the run that this was made for; else the one that runs here."""
+        """Return the job this is bound to, else the running job."""
         if self._is_bound:
             return self._job
         job = find_current_job()
@@ -117,19 +116,19 @@ class Progress:
     def set(
         self, current: float, total: float | None = None, message: str | None = None, unit: str | None = None
     ) -> None:
-        """Set how far the job is. What is left out keeps its value."""
+        """Set the progress; omitted values are kept."""
         job = self._reported_on()
         if job is not None:
             job.report(current, total, message, unit)
 
     def advance(self, n: float = 1) -> None:
-        """Add ``n`` to what is done."""
+        """Add ``n`` to the current value."""
         job = self._reported_on()
         if job is not None:
             job.advance(n)
 
     async def track(self, items: AsyncIterable[T], total: float | None = None) -> AsyncIterator[T]:
-        """Go through ``items`` and count each when the loop's body is done with it."""
+        """Iterate over ``items`` and count each item after the loop's body has processed it."""
         self.set(0, total=total)
         async for item in items:
             yield item
@@ -137,7 +136,7 @@ class Progress:
 
 
 def bound_progress(progress: Progress) -> Progress:
-    """The same for the job that runs here, or for none: what is passed to a task or a provider."""
+    """Return a copy bound to the running job, or to none, for a task or a provider."""
     bound = copy.copy(progress)
     bound._job, bound._is_bound = find_current_job(), True
     return bound
@@ -145,5 +144,5 @@ def bound_progress(progress: Progress) -> Progress:
 
 @cache
 def _warn_of_unknown_thread() -> None:
-    """Say once that what is reported is lost."""
-    logger.warning("progress is reported where no job is known, and dropped: %s", UNKNOWN_THREAD)
+    """Log once that progress is dropped."""
+    logger.warning("progress was reported outside a job and is dropped: %s", UNKNOWN_THREAD)

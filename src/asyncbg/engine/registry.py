@@ -1,4 +1,4 @@
-"""The registry: which function a stored job runs, found by the name of its task."""
+"""The registry: resolves the task name of a stored job to its function."""
 
 import inspect
 import logging
@@ -24,15 +24,14 @@ _MAIN = "__main__"
 
 
 class Registry:
-    """All tasks of one engine, by name. Only what is in it, or found by :meth:`find`, ever runs."""
+    """All tasks of one engine, by name. Only functions registered here or found by :meth:`find` are run."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._tasks: dict[str, TaskDefinition] = {}
         self._defined: OrderedDict[str, TaskDefinition] = OrderedDict()
 
     def __iter__(self) -> Iterator[TaskDefinition]:
-        """All registered tasks."""
+        """Iterate over the registered tasks."""
         return iter(self._tasks.values())
 
     @property
@@ -41,21 +40,21 @@ class Registry:
         return sorted(self._tasks)
 
     def add(self, definition: TaskDefinition) -> None:
-        """Register a task. Raises DuplicateTaskError where the name is another function's."""
+        """Register a task. Raise DuplicateTaskError if the name belongs to another function."""
         earlier = self._tasks.get(definition.name)
         if earlier is not None and earlier.function is not definition.function:
             raise DuplicateTaskError(definition.name)
         self._tasks[definition.name] = definition
 
     def get(self, name: str) -> TaskDefinition:
-        """A registered task. Raises UnknownTaskError."""
+        """Return a registered task. Raise UnknownTaskError."""
         try:
             return self._tasks[name]
         except KeyError:
             raise UnknownTaskError(name, self.names) from None
 
     def define_function(self, function: Callable[..., Any]) -> TaskDefinition | None:
-        """The task of a function that was handed over without registration; None where it has no durable name."""
+        """Return the task of an unregistered function; None if the function has no durable name."""
         name = durable_name(function)
         if name is None:
             return None
@@ -65,10 +64,10 @@ class Registry:
         return known
 
     def find(self, name: str) -> TaskDefinition | None:
-        """The task a stored job names: registered, handed over before, or a function of a module that is loaded.
+        """Return the task a stored job names: registered, enqueued before, or a function of a loaded module.
 
-        A module is never imported here: a job of a module that this process has not loaded is left to others. Raises
-        TaskChangedError where the name leads to something else now.
+        No module is imported: jobs of a module that is not loaded are left to other processes. Raise TaskChangedError
+        if the name resolves to something else now.
         """
         known = self._tasks.get(name) or self._defined.get(name)
         if known is None:
@@ -78,17 +77,17 @@ class Registry:
         return known
 
     def has(self, name: str) -> bool:
-        """Whether jobs that name this task are claimed here; a task that cannot be looked up fails its jobs then."""
+        """Whether jobs of this task are claimed here. True if the look-up fails: its jobs fail with the error."""
         try:
             return self.find(name) is not None
-        except BaseException:  # noqa: BLE001 - of any class: a stored name may lead to any object
+        except BaseException:  # noqa: BLE001 - a stored name may resolve to any object
             return True
 
 
 def unwrap_partial(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
-    """Take ``functools.partial`` apart: the function below it, with all arguments."""
+    """Return the function inside ``functools.partial``, and all arguments."""
     while isinstance(function, partial):
         args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
         function = function.func
@@ -96,10 +95,10 @@ def unwrap_partial(
 
 
 def durable_name(function: Callable[..., Any]) -> str | None:
-    """The name ``module:qualname`` under which ``function`` is found again after a restart, or None.
+    """Return ``module:qualname``, by which ``function`` is found after a restart, or None.
 
-    A module that is run as a program has the name it is imported by: ``pkg.mod`` for ``python -m pkg.mod``, ``app`` for
-    ``python app.py``. What has no file, as in a shell, has none: ``__main__`` is another module in every program.
+    A module run as a program gets the name it is imported by: ``pkg.mod`` for ``python -m pkg.mod``, ``app`` for
+    ``python app.py``. A function of an interactive shell has none: ``__main__`` differs between programs.
     """
     module, qualname = module_and_qualname(function)
     if not module or not qualname or "<" in qualname or inspect.isclass(function):
@@ -111,9 +110,9 @@ def durable_name(function: Callable[..., Any]) -> str | None:
 
 
 def _loaded_function(name: str) -> Callable[..., Any] | None:
-    """The function of this name in a module that is loaded; None where there is none.
+    """Return the function of this name in a loaded module, or None.
 
-    Raises TaskChangedError where the name leads to something else than what it says.
+    Raise TaskChangedError if the name resolves to another function or to a class.
     """
     module_name, _, qualname = name.partition(":")
     if not qualname:
@@ -139,7 +138,7 @@ def _attribute(module: object, qualname: str) -> Any:
 
 
 def _main_name() -> str | None:
-    """The name by which others import the program's own module: what ``python -m`` was told, or that of its file."""
+    """Return the import name of the program's main module, from ``python -m`` or its file name."""
     main = sys.modules.get(_MAIN)
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:
@@ -149,22 +148,22 @@ def _main_name() -> str | None:
 
 @lru_cache(maxsize=16)
 def _module_name(file: str, folder: str) -> str | None:
-    """The name by which ``file`` is imported where ``folder`` is on the path, None where it cannot be."""
+    """Return the import name of ``file`` with ``folder`` on the path, or None."""
     path = Path(file).resolve()
     return path.stem if path.stem.isidentifier() and path.parent == Path(folder).resolve() else None
 
 
 NO_SUCH_TASK = "the task is not known here"
-"""Why a claimed job is given back by a process that does not have its task."""
+"""The reason for releasing a claimed job of an unknown task."""
 
 
 def count_known_jobs(counts: Iterable[TaskCount], registry: Registry) -> int:
-    """How many of the jobs that have not begun are of tasks this process has."""
+    """Return the number of waiting jobs whose task is known in this process."""
     return sum(counted.many for counted in counts if _is_known(counted, registry))
 
 
 def unknown_tasks(counts: Iterable[TaskCount], registry: Registry) -> Mapping[str, int]:
-    """The tasks this process does not have, and how many of their jobs have not begun."""
+    """Return the tasks unknown in this process, with the number of their waiting jobs."""
     unknown: Counter[str] = Counter()
     for counted in counts:
         if not _is_known(counted, registry):
@@ -173,7 +172,7 @@ def unknown_tasks(counts: Iterable[TaskCount], registry: Registry) -> Mapping[st
 
 
 def unknown_task_hint(record: JobRecord, registry: Registry) -> str | None:
-    """Why a job does not run where this process does not have its task; None for any other."""
+    """Return why a job waits if its task is unknown in this process, else None."""
     has_begun = record.state.is_final or record.state is JobState.RUNNING
     if has_begun or not record.durable or registry.has(record.task):
         return None
@@ -181,7 +180,7 @@ def unknown_task_hint(record: JobRecord, registry: Registry) -> str | None:
 
 
 def _is_known(counted: TaskCount, registry: Registry) -> bool:
-    """A job that is not durable has its function in the memory of a process, under whatever name."""
+    """Whether the task is known. The function of a job that is not durable is in memory, under any name."""
     return not counted.is_durable or registry.has(counted.task)
 
 
@@ -191,32 +190,31 @@ _MAX_WARNED = 1000
 
 
 class InMemoryJobs:
-    """The function and the arguments of each such job that is not final."""
+    """The functions and arguments of jobs that are not durable, such as lambdas and closures, by job id."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._jobs: dict[str, tuple[TaskDefinition, dict[str, Any]]] = {}
         self._warned: set[str] = set()
 
     def add(self, job_id: str, definition: TaskDefinition, bound: dict[str, Any]) -> None:
-        """Keep what a job needs to run; a warning names its task once."""
+        """Store the function and arguments of a job; log a warning once for each task."""
         self._jobs[job_id] = (definition, bound)
         name = definition.name
         if name not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(name)
             logger.warning(
                 "jobs of %s are not durable: a lambda, a closure, a bound method or an argument without a JSON form "
-                "cannot survive a restart; hand over a module-level function and plain arguments", name,
+                "cannot survive a restart; pass a module-level function and plain arguments", name,
             )  # fmt: skip
 
     def get(self, job_id: str) -> tuple[TaskDefinition, dict[str, Any]] | None:
-        """The function and the arguments of such a job, or None."""
+        """Return the function and arguments of a job, or None."""
         return self._jobs.get(job_id)
 
     def clear(self) -> None:
-        """Forget all: the life of the engine that they belong to is over."""
+        """Drop all jobs: the engine was stopped or abandoned."""
         self._jobs.clear()
 
     def drop(self, job_id: str) -> None:
-        """Forget a job that is final, or was not accepted."""
+        """Drop a job that is final or was not accepted."""
         self._jobs.pop(job_id, None)

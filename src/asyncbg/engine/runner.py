@@ -1,4 +1,4 @@
-"""The runner: the worker, and what goes on beside it from start to stop."""
+"""The runner: starts and stops the worker, its heartbeat, the watchdog and the background loops."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ _HANDLERS_S = 2.0
 
 
 class Runner:
-    """Runs the jobs of one process: the worker, its heartbeat, its watchdog, and the loops it is given.
+    """Runs the worker of one process with its heartbeat, its watchdog and the given loops.
 
     ``worker`` is None before :meth:`start` and after :meth:`stop`.
     """
@@ -38,7 +38,6 @@ class Runner:
         clock: Clock,
         errors: ErrorLog,
     ) -> None:
-        """Made by the engine; nothing runs before :meth:`start`."""
         self._backend = backend
         self._registry = registry
         self._bus = bus
@@ -52,7 +51,7 @@ class Runner:
         self._is_running = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.is_draining = False
-        """Whether a shutdown has begun: no more jobs are claimed."""
+        """Whether shutdown has begun: no more jobs are claimed."""
         self._reporter: ProgressReporter | None = None
         self._heartbeat: Heartbeat | None = None
         self._watchdog: Watchdog | None = None
@@ -60,32 +59,32 @@ class Runner:
 
     @property
     def is_running(self) -> bool:
-        """Whether jobs are accepted: from start to stop, or until the event loop is closed without a stop."""
+        """Whether jobs are accepted: from start to stop, or until the event loop is closed."""
         return self._is_running and self._loop is not None and not self._loop.is_closed()
 
     @property
     def is_stranded(self) -> bool:
-        """Whether the event loop was closed without a stop; :meth:`abandon` makes an end."""
+        """Whether the event loop was closed without a stop; call :meth:`abandon`."""
         return self._loop is not None and self._loop.is_closed()
 
     @property
     def blockages(self) -> Mapping[str, int]:
-        """How often the event loop was held for longer than ``runner.watchdog_s``, by task."""
+        """How often the event loop was blocked for longer than ``runner.watchdog_s``, by task."""
         return {} if self._watchdog is None else self._watchdog.counts
 
     @property
     def loop_restarts(self) -> Mapping[str, int]:
-        """How often each loop had to be started again."""
+        """How often each loop was restarted."""
         restarts = self._supervisor.restarts
         return {**restarts, "handlers": restarts["handlers"] + self._bus.handler_restarts}
 
     @property
     def loops_down(self) -> Sequence[str]:
-        """The loops that have ended and wait for their next start."""
+        """The loops that have ended and wait for their restart."""
         return [*self._supervisor.down, *(["handlers"] if self._bus.is_handler_down else [])]
 
     def start(self, loops: Callable[[Worker], Mapping[str, Loop]]) -> None:
-        """Run jobs; ``loops`` gives what goes on by itself until :meth:`stop`, by name."""
+        """Start running jobs; ``loops`` returns the background loops by name."""
         runner = self._settings.runner
         self._reporter = ProgressReporter(self._backend, per_s=self._settings.stream.progress_per_s)
         self.worker = Worker(
@@ -110,29 +109,29 @@ class Runner:
         self._is_running = True
 
     def wake(self) -> None:
-        """There may be work: let the worker look at once."""
+        """Let the worker claim now: there may be jobs."""
         if self.worker is not None:
             self.worker.wake()
 
     def stop_claiming(self) -> None:
-        """Claim no more jobs from this very moment on. Safe in a signal handler; :meth:`begin_drain` is to follow."""
+        """Claim no more jobs. Safe in a signal handler; call :meth:`begin_drain` next."""
         self.is_draining = True
         if self.worker is not None:
             self.worker.stop_claiming()
 
     def begin_drain(self) -> None:
-        """Claim no more jobs; those that run get the grace period, which begins now."""
+        """Claim no more jobs and start the grace period of those that run."""
         self.is_draining = True
         if self.worker is not None:
             self.worker.begin_drain()
 
     async def stop(self) -> None:
-        """Claim nothing more, let running jobs end within the grace period, release the rest."""
+        """Claim no more jobs, let running jobs end within the grace period, release the rest."""
         self._is_running = False
         self.is_draining = True
         try:
             if self.worker is not None:
-                await self.worker.stop()  # the heartbeat goes on meanwhile: the leases of running jobs must hold
+                await self.worker.stop()  # the heartbeat runs until then, so that leases stay valid
             if self._reporter is not None:
                 await self._reporter.close()
             self._bus.drain()
@@ -152,20 +151,20 @@ class Runner:
         await self._supervisor.stop()
 
     def stop_heartbeat(self) -> None:
-        """Beat no more."""
+        """Stop the heartbeat."""
         if self._heartbeat is not None:
             self._heartbeat.stop()
             self._heartbeat = None
 
     def abort(self) -> "list[asyncio.Task[None]]":
-        """Be gone as a killed process is; returns the asyncio tasks of the coroutines that ran, which are ending."""
+        """Drop all running jobs as a killed process does. Return the asyncio tasks being cancelled."""
         dropped = [] if self.worker is None else self.worker.abort()
         self.worker = self._reporter = None
         self._is_running = False
         return dropped
 
     def abandon(self) -> None:
-        """Drop what is left of a life whose event loop was closed without a stop."""
+        """Drop the state that belongs to an event loop that was closed without a stop."""
         self.stop_heartbeat()
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -181,7 +180,6 @@ class Heartbeat:
     """Calls ``beat`` every ``period_s`` seconds from a thread of its own, from :meth:`start` to :meth:`stop`."""
 
     def __init__(self, beat: Callable[[], None], *, period_s: float, errors: ErrorLog | None = None) -> None:
-        """Nothing beats before :meth:`start`."""
         self._beat = beat
         self._errors = errors or ErrorLog()
         self._period_s = period_s
@@ -189,12 +187,12 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="asyncbg-heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Beat once, here and now, then go on in the thread. Raises OSError where even the first beat fails."""
+        """Beat once, then start the thread. Raise OSError where the first beat fails."""
         self._beat()
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; it sleeps interruptibly, so this takes no time."""
+        """Stop the thread; its sleep is interruptible, so this does not wait."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -204,7 +202,7 @@ class Heartbeat:
             try:
                 self._beat()
                 self._errors.recovered("heartbeat")
-            except BaseException as error:  # noqa: BLE001 - a thread that ends is missed by nobody until leases lapse
+            except BaseException as error:  # noqa: BLE001 - leases lapse if the thread ends
                 self._errors.add_once(
-                    "heartbeat", error, "the heartbeat cannot be written, leases may lapse", is_ours=True
+                    "heartbeat", error, "the heartbeat cannot be written; leases may lapse", is_ours=True
                 )

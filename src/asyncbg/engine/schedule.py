@@ -1,4 +1,4 @@
-"""The clockwork of periodic tasks: which slot of which cron expression is due, and that it is fired once."""
+"""Schedules: cron expressions, their due slots, and firing each slot once over all processes."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from asyncbg.errors import AsyncBGError, DatabaseError, NotRunningError, OutageE
 from asyncbg.store.base import Backend
 
 SCHEDULE = "schedule"
-"""The owner and the tag of the jobs that a schedule makes."""
+"""The owner and the tag of jobs that a schedule creates."""
 
 _NEVER_MS = 2**62
 _MAX_SKEW_MS = 86_400_000
@@ -22,12 +22,12 @@ _RETRY_MS = 60_000
 
 
 class ScheduleError(AsyncBGError, ValueError):
-    """A cron expression or a time zone is not one; the message names it."""
+    """A cron expression or a time zone is invalid; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A cron expression in a time zone. Changes to and from summer time are met as Debian's cron meets them."""
+    """A cron expression in a time zone. Daylight saving changes are handled as in Debian's cron."""
 
     expression: str
     zone: tzinfo
@@ -35,7 +35,7 @@ class Cron:
 
     @classmethod
     def parse(cls, expression: str, timezone: str | tzinfo) -> Self:
-        """Read an expression of five fields (six: seconds first) and the name of a zone. Raises ScheduleError."""
+        """Parse an expression of five fields (six: seconds first) and a time zone. Raise ScheduleError."""
         if not isinstance(expression, str):
             raise ScheduleError(f"a cron expression is text, such as '*/5 * * * *', not {type(expression).__name__}")
         cron = cls(" ".join(expression.split()), *_zone(timezone))
@@ -47,16 +47,16 @@ class Cron:
                 "such as '*/5 * * * *'"
             ) from None
         if not has_slot:
-            raise ScheduleError(f"the cron expression {expression!r} never has_slot: no date matches it")
+            raise ScheduleError(f"the cron expression {expression!r} has no slot: no date matches it")
         return cron
 
     def after(self, ms: int) -> int | None:
-        """The first slot after ``ms``, in milliseconds; None where none has_slot within fifty years."""
+        """Return the first slot after ``ms``, in milliseconds; None if there is none within fifty years."""
         slots = CronSim(self.expression, self._local(ms))
         return next((slot for slot in map(_ms, slots) if slot > ms), None)
 
     def latest(self, ms: int) -> int | None:
-        """The last slot at or before ``ms``, in milliseconds."""
+        """Return the last slot at or before ``ms``, in milliseconds, or None."""
         back = next(CronSim(self.expression, self._local(ms + 1000), reverse=True), None)
         slot = None if back is None else _ms(back)
         if slot is None or slot > ms:
@@ -70,7 +70,7 @@ class Cron:
 
 
 def _zone(timezone: str | tzinfo) -> tuple[tzinfo, str]:
-    """The zone, and the name under which its schedules are remembered."""
+    """Return the zone, and the name that identifies it in the store."""
     if isinstance(timezone, tzinfo):
         return timezone, getattr(timezone, "key", None) or str(timezone)
     if timezone == "UTC":
@@ -89,7 +89,7 @@ def _ms(moment: datetime) -> int:
 
 
 class _Schedule:
-    """One task at the slots of one expression: the last slot fired, by whichever process, and the next."""
+    """A task and its cron expression: the last slot fired, by any process, and the next slot."""
 
     __slots__ = ("cron", "is_known", "last_ms", "name", "next_ms", "task")
 
@@ -105,15 +105,15 @@ class _Schedule:
         self.next_ms = self.cron.after(slot_ms) or _NEVER_MS
 
     def skip(self, now_ms: int) -> None:
-        """Give up the slot that is due. Where even the next cannot be told (a time zone of the user's own), wait."""
+        """Skip the due slot. Where the next slot cannot be computed (a user-defined time zone), retry in a minute."""
         try:
             self.next_ms = self.cron.after(now_ms) or _NEVER_MS
-        except BaseException:  # noqa: BLE001 - the same again; it is in the log
+        except BaseException:  # noqa: BLE001 - the error is logged by the caller
             self.next_ms = now_ms + _RETRY_MS
 
 
 class Schedules:
-    """All periodic tasks of one process. The store decides between processes: who moves a slot on makes its job."""
+    """The schedules of one process. The process that advances a slot in the store creates its job."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Schedules:
         clock: Clock,
         errors: ErrorLog | None = None,
     ) -> None:
-        """``fire(schedule, task, slot_ms)`` hands the job of a slot to the store."""
+        """``fire(schedule, task, slot_ms)`` stores the job of a slot."""
         self._backend = backend
         self._fire = fire
         self._clock = clock
@@ -131,25 +131,25 @@ class Schedules:
         self._schedules: dict[str, _Schedule] = {}
 
     def add(self, task: str, cron: Cron) -> None:
-        """Run ``task`` at every slot of ``cron`` from now on; the same twice is once."""
+        """Run ``task`` at every slot of ``cron`` from now on. Adding the same schedule twice has no effect."""
         schedule = _Schedule(task, cron, self._clock.now_ms())
         self._schedules.setdefault(schedule.name, schedule)
 
     def rename(self, task: str, new: str) -> None:
-        """A scheduled task got another name."""
+        """Move the schedules of a task to its new name."""
         for schedule in [one for one in self._schedules.values() if one.task == task != new]:
             del self._schedules[schedule.name]
             self.add(new, schedule.cron)
 
     async def start(self) -> None:
-        """Look up which slots were fired before; a schedule that is new begins now. Raises DatabaseError."""
+        """Load the last fired slots; a new schedule starts now. Raise DatabaseError."""
         await self._load_slots(self._schedules.values(), self._clock.now_ms())
 
     async def tick(self) -> None:
-        """Fire what is due: of all slots missed meanwhile, the latest.
+        """Fire the due slots: of several missed slots of one schedule, the latest.
 
-        Raises DatabaseError, OverloadedError, NotRunningError, after all schedules had their turn.
-        A slot whose job cannot be made is lost and logged; the other schedules, and its own next slot, are not.
+        Raise DatabaseError, OverloadedError or NotRunningError after all schedules were processed.
+        A slot whose job cannot be created is logged and skipped; other schedules and later slots are not affected.
         """
         now_ms = self._clock.now_ms()
         refused: AsyncBGError | None = None
@@ -158,12 +158,12 @@ class Schedules:
                 await self._tick_one(schedule, now_ms)
             except OutageError:
                 raise
-            except (OverloadedError, DatabaseError, NotRunningError) as error:  # its slot is tried again
+            except (OverloadedError, DatabaseError, NotRunningError) as error:  # its slot is retried
                 refused = error
             except BaseException as error:
                 if ends_task(error):
                     raise
-                self._errors.add("schedule", error, "the schedule %s lost a slot", schedule.name)
+                self._errors.add("schedule", error, "the schedule %s skipped a slot", schedule.name)
                 schedule.skip(now_ms)
         if refused is not None:
             raise refused
@@ -171,7 +171,7 @@ class Schedules:
     async def _tick_one(self, schedule: _Schedule, now_ms: int) -> None:
         if not schedule.is_known:
             await self._load_slots([schedule], schedule.last_ms)
-        if schedule.last_ms > now_ms + _MAX_SKEW_MS:  # the clock was far ahead for a while: do not wait so long
+        if schedule.last_ms > now_ms + _MAX_SKEW_MS:  # the clock was far ahead for a while
             await self._load_slots([schedule], now_ms)
         if schedule.next_ms <= now_ms:
             await self._fire_latest(schedule, now_ms)

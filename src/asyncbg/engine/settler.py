@@ -1,4 +1,4 @@
-"""The settler: writes what attempts ended in, all that ended meanwhile by one call, until it is on disk."""
+"""The settler: writes the outcomes of attempts to the store in batches, and retries until they are on disk."""
 
 import asyncio
 import itertools
@@ -16,11 +16,11 @@ logger = logging.getLogger("asyncbg")
 
 _PAUSE_S = 0.5
 _MAX_TRIES = 3
-_UNWRITABLE = Failed(JobFailure(type="UnwritableError", message="what it ended in cannot be stored; see the log"))
+_UNWRITABLE = Failed(JobFailure(type="UnwritableError", message="its outcome cannot be stored; see the log"))
 
 
 class Settler:
-    """Takes outcomes from the worker; ``is_stopping`` tells that the process must go, and can try no longer.
+    """Writes the outcomes that the worker adds. Where ``is_stopping`` is true, failed writes are not retried.
 
     ``quarantine`` fails the jobs whose rows cannot be read.
     """
@@ -34,7 +34,6 @@ class Settler:
         quarantine: Callable[[], Awaitable[None]],
         errors: ErrorLog,
     ) -> None:
-        """Made by the worker."""
         self._backend = backend
         self._in_memory = in_memory
         self._is_stopping = is_stopping
@@ -42,15 +41,15 @@ class Settler:
         self._errors = errors
         self._ended: list[Settlement] = []
         self.task: asyncio.Task[None] | None = None
-        """What writes now, or None."""
+        """The asyncio task that writes, or None."""
 
     def add(self, settlement: Settlement) -> None:
-        """Write this outcome as soon as what is being written is on disk."""
+        """Queue this outcome; it is written after the current batch."""
         self._ended.append(settlement)
         self._begin()
 
     def clear(self) -> None:
-        """Write nothing more: the worker is gone as a killed process is."""
+        """Drop all outcomes that are not written, as a killed process does."""
         self._ended.clear()
 
     def _begin(self) -> None:
@@ -59,7 +58,7 @@ class Settler:
             self.task.add_done_callback(self._on_done)
 
     def _on_done(self, task: "asyncio.Task[None]") -> None:
-        """Where somebody cancelled the task, what is left is written by another; nothing is where the loop ends."""
+        """Start another task where this one was cancelled from outside, so that no outcome is left."""
         if self.task is task:
             self.task = None
             task.get_loop().call_later(_PAUSE_S, self._begin)
@@ -72,13 +71,13 @@ class Settler:
         self.task = None
 
     async def _write(self, ended: list[Settlement]) -> None:
-        """Write outcomes; on a database that cannot be used now, try again until it can or we must go."""
+        """Write outcomes, and retry while the database is unavailable and the process is not stopping."""
         for tries in itertools.count(1):
             if await self._try_write(ended, tries):
                 return
 
     async def _try_write(self, ended: list[Settlement], tries: int) -> bool:
-        """Try once; False: it is worth another try."""
+        """Try once. Return False where the write should be retried."""
         try:
             held = await self._backend.settle(ended)
         except DatabaseError as error:
@@ -92,7 +91,7 @@ class Settler:
         return True
 
     async def _retry_or_drop(self, ended: list[Settlement], error: DatabaseError, tries: int) -> bool:
-        """Wait for the next try, if there is to be one. An outage is waited for; else it may be one job's own row."""
+        """Return whether to stop retrying; wait if not. An error that is no outage may be due to one job's row."""
         is_outage = isinstance(error, OutageError)
         if not is_outage or self._is_stopping():
             logger.error("cannot settle %d jobs, of them %s: %s", len(ended), ended[0].lease.id, error)
@@ -109,12 +108,12 @@ class Settler:
     def _release_settled(self, ended: list[Settlement], held: Sequence[bool]) -> None:
         for settlement, is_held in zip(ended, held, strict=True):
             if not is_held:
-                logger.warning("job %s had lost its lease; its outcome is dropped", settlement.lease.id)
+                logger.warning("job %s lost its lease; its outcome is discarded", settlement.lease.id)
             if not settlement.lease.durable and not isinstance(settlement.outcome, Released):
                 self._in_memory.drop(settlement.lease.id)
 
     async def _write_separately(self, ended: list[Settlement], error: BaseException) -> None:
-        """One outcome that cannot be written costs the others nothing; its own job fails with the reason."""
+        """Write each outcome separately: a job whose outcome cannot be written fails with the reason."""
         if len(ended) > 1:
             for settlement in ended:
                 await self._write([settlement])

@@ -1,4 +1,4 @@
-"""What ``enqueue`` and ``add_task`` are given: a task, a task with options, or any function. Which job is meant?"""
+"""Enqueue targets: resolves a task, a task with options, or any function to the job to store."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +21,12 @@ Target: TypeAlias = "Callable[..., Any] | Task[..., Any] | TaskCall[Any]"
 
 
 def enqueuer_of(target: Target, otherwise: Enqueuer) -> Enqueuer:
-    """A task is a job of its own engine; any other function is one of the engine that was asked."""
+    """Return the enqueuer of the task's own engine; for any other function ``otherwise``."""
     return target.enqueuer if isinstance(target, Task | TaskCall) else otherwise
 
 
 async def enqueue_target(enqueuer: Enqueuer, target: Target, args: Sequence[Any], kwargs: dict[str, Any]) -> Job:
-    """Accept a job; with ``connection=`` among ``kwargs`` it is part of the transaction that is open there."""
+    """Accept a job; with ``connection=`` in ``kwargs`` it is stored in the transaction open there."""
     enqueuer = enqueuer_of(target, enqueuer)
     connection = _take_connection(enqueuer.registry, target, kwargs) if "connection" in kwargs else None
     if isinstance(target, TaskCall) and target.call_options.connection is not None:
@@ -42,13 +42,13 @@ async def enqueue_target(enqueuer: Enqueuer, target: Target, args: Sequence[Any]
 def prepare_target(
     enqueuer: Enqueuer, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], *, owner: str | None = None
 ) -> PreparedJob:
-    """Validate a call and give it an id; nothing is stored yet. Raises ArgumentsError, TransactionError."""
+    """Validate a call and assign its id; nothing is stored yet. Raise ArgumentsError, TransactionError."""
     if isinstance(target, functools.partial):
         target, args, kwargs = unwrap_partial(target, args, kwargs)
     options = target.call_options if isinstance(target, TaskCall) else NO_OPTIONS
     if options.connection is not None:
         raise TransactionError(
-            "a job within a transaction is not added but enqueued: await task.options(connection=…).enqueue(…)"
+            "a job in a transaction cannot be added by add_task; use await task.options(connection=…).enqueue(…)"
         )
     if owner is not None and options.owner == ANONYMOUS:
         options = replace(options, owner=owner)
@@ -58,7 +58,7 @@ def prepare_target(
 
 
 def _define(registry: Registry, target: Target) -> tuple[TaskDefinition, bool]:
-    """The task that is meant, and whether it has a durable name."""
+    """Return the task of a target, and whether it has a durable name."""
     if isinstance(target, Task | TaskCall):
         return target.definition, True
     handed = registry.define_function(target)
@@ -66,7 +66,7 @@ def _define(registry: Registry, target: Target) -> tuple[TaskDefinition, bool]:
 
 
 def _bind(definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Match and validate the arguments. Raises ArgumentsError, which tells a method from a function."""
+    """Match and validate the arguments. Raise ArgumentsError, with a hint if the function is a method."""
     try:
         return definition.bind(args, kwargs)
     except ArgumentsError as error:
@@ -77,12 +77,12 @@ def _bind(definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, 
 
 
 def _unbound(method: Callable[..., Any]) -> ErrorItem:
-    msg = f"{method.__qualname__} is a method: hand over that of an object, or the object as its first argument"
+    msg = f"{method.__qualname__} is a method: pass that of an object, or the object as its first argument"
     return {"loc": ["self"], "msg": msg, "type": "unbound_method"}
 
 
 def _take_connection(registry: Registry, target: Target, kwargs: dict[str, Any]) -> aiosqlite.Connection | None:
-    """The transaction that ``connection=`` names; another value stays with a task that has such a parameter."""
+    """Remove and return ``connection=``, unless the task has a parameter of that name and takes it."""
     given: object = kwargs["connection"]
     if not isinstance(given, aiosqlite.Connection):
         arguments = _define(registry, unwrap_partial(target, (), {})[0])[0].arguments
@@ -91,7 +91,7 @@ def _take_connection(registry: Registry, target: Target, kwargs: dict[str, Any])
         if given is not None:
             raise TransactionError(
                 f"connection= takes an aiosqlite connection, not {type(given).__name__}; "
-                "an argument of that name goes through task.enqueue(connection=…)"
+                "pass an argument of that name by task.enqueue(connection=…)"
             )
         given = None
     del kwargs["connection"]

@@ -1,4 +1,4 @@
-"""What a task is: a named function with options, its typed arguments as JSON, and the registry of all of them."""
+"""Task definitions: a named function with its options and typed arguments, and the JSON form of its result."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -38,11 +38,11 @@ class TaskDefinition:
     is_async: bool
     key: UniqueKey | None
     is_method: bool = False
-    """Whether it was registered inside a class: then nobody can give its jobs the object."""
+    """Whether it is a method: its jobs have no object for ``self``, so each call is rejected."""
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any], options: TaskOptions) -> "TaskDefinition":
-        """Define a task. Raises InvalidTaskError for what cannot be one, UniqueKeyError for a key that does not fit."""
+        """Define a task. Raise InvalidTaskError for an unusable function, UniqueKeyError for an invalid key."""
         require_task(name, function)
         arguments, key = arguments_of(function), None
         if options.key is not None:
@@ -50,34 +50,34 @@ class TaskDefinition:
         return cls(name, function, options, arguments, is_async_callable(function), key)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Match arguments to parameters and validate them. Raises ArgumentsError; InvalidTaskError for a method."""
+        """Match arguments to parameters and validate them. Raise ArgumentsError; InvalidTaskError for a method."""
         if self.is_method:
             raise InvalidTaskError(self.name, f"it is the method {self.function.__qualname__}; {METHOD_REMEDY}")
         return self.arguments.bind(self.name, args, kwargs)
 
     def unique_key(self, bound: Mapping[str, Any]) -> str | None:
-        """The key that one open job at a time may have, if the task has keys. Raises UniqueKeyError."""
+        """Return the unique key of a call, None if the task has none. Raise UniqueKeyError."""
         return None if self.key is None else self.key.of(bound, rest=EXTRA_POSITIONAL, more=EXTRA_KEYWORD)
 
 
 def require_task(name: str, function: Any) -> None:
-    """Raise InvalidTaskError, which says why, for what is no function that a job could run."""
+    """Raise InvalidTaskError, with the reason, for anything that is not a function a job can run."""
     if inspect.iscoroutine(function) or inspect.isasyncgen(function) or inspect.isgenerator(function):
         if inspect.iscoroutine(function):
-            function.close()  # nobody will ever run it, and that is told here
+            function.close()  # it will never be awaited; the error below says so
         raise InvalidTaskError(
-            function.__qualname__, f"it is a {_kind_of(function)}, so it was called already; hand over the function "
-            f"and its arguments apart: add_task({function.__name__}, …), not add_task({function.__name__}(…))",
+            function.__qualname__, f"it is a {_kind_of(function)}, so it was called already; pass the function "
+            f"and its arguments separately: add_task({function.__name__}, …), not add_task({function.__name__}(…))",
         )  # fmt: skip
     if not callable(function):
         raise InvalidTaskError(
-            name, f"it is of type {type(function).__name__}, which is not callable: hand over the function itself"
+            name, f"it is of type {type(function).__name__}, which is not callable: pass the function itself"
         )
     body = body_of(function)
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise InvalidTaskError(
-            name, "it is a generator: what it yields has no meaning yet; return the result, "
-            "and tell how far it is by a parameter `progress: Progress = Progress()`",
+            name, "it is a generator, and yielded values are not supported; return the result, "
+            "and report progress by a parameter `progress: Progress = Progress()`",
         )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def _kind_of(called: Any) -> str:
 
 
 def is_unbound_method(function: Any) -> bool:
-    """Whether it is a function of a class, whose first argument is the object (``self``) or the class (``cls``)."""
+    """Whether it is a function of a class whose first parameter is ``self`` or ``cls``."""
     owner = getattr(function, "__qualname__", "").rpartition(".")[0]
     if not inspect.isfunction(function) or not owner or owner.endswith("<locals>"):
         return False
@@ -94,7 +94,7 @@ def is_unbound_method(function: Any) -> bool:
 
 
 def is_async_callable(function: Any) -> bool:
-    """Whether calling it gives a coroutine: ``async def``, also below a partial or as ``__call__``."""
+    """Whether calling it returns a coroutine: ``async def``, also inside a partial or as ``__call__``."""
     while isinstance(function, partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or (
@@ -103,12 +103,12 @@ def is_async_callable(function: Any) -> bool:
 
 
 def dump_result(task: str, value: Any, *, max_bytes: int = _MAX_RESULT_BYTES) -> str:
-    """A task's result as JSON text, null for NaN and infinity. Raises ResultError where it has no JSON form."""
+    """Return a task's result as JSON text, null for NaN and infinity. Raise ResultError if it has no JSON form."""
     if value is None:
         return "null"
     try:
         text = _result_text(value)
-    except Exception:  # noqa: BLE001 - what its own serializers raise; told on the job
+    except Exception:  # noqa: BLE001 - its own serializers may raise anything
         text = None
     if text is None or has_long_number(text):
         raise ResultError(
@@ -118,7 +118,7 @@ def dump_result(task: str, value: Any, *, max_bytes: int = _MAX_RESULT_BYTES) ->
     if len(text) > max_bytes:
         raise ResultError(
             f"task {task!r} ran, and its result is {len(text):,} bytes as JSON, more than {max_bytes:,} "
-            "(ASYNCBG_JOBS__MAX_RESULT_BYTES); store it elsewhere and return where"
+            "(ASYNCBG_JOBS__MAX_RESULT_BYTES); store it elsewhere and return a reference"
         )
     return text
 

@@ -1,4 +1,4 @@
-"""What ``@bg.task`` makes of a function: it can be awaited, enqueued, and given options for one job."""
+"""Task handles: the object that ``@bg.task`` returns, which can be awaited or enqueued, with options for one job."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,9 @@ R = TypeVar("R")
 
 
 class Task(Generic[P, R]):
-    """A registered task: ``await task(…)`` runs it here and now, ``await task.enqueue(…)`` makes a job of it."""
+    """A registered task: ``await task(…)`` runs it inline, ``await task.enqueue(…)`` enqueues a job."""
 
     def __init__(self, enqueuer: Enqueuer, schedules: Schedules, definition: TaskDefinition) -> None:
-        """Made by ``@bg.task``."""
         self.enqueuer = enqueuer
         self.schedules = schedules
         self.definition = definition
@@ -31,16 +30,16 @@ class Task(Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """The name jobs are stored under."""
+        """The name under which jobs are stored."""
         return self.definition.name
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it inline: dependencies are resolved, nothing is stored. A dependency may be given by keyword."""
+        """Run it inline: dependencies are resolved, nothing is stored. A dependency may be passed by keyword."""
         result: R = await _run_inline(self.enqueuer, self.definition, args, kwargs)
         return result
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Accept a job; returns when it is on disk."""
+        """Enqueue a job. Return when it is on disk."""
         return await self._plain.enqueue(*args, **kwargs)
 
     def options(
@@ -54,7 +53,7 @@ class Task(Generic[P, R]):
         owner: str = ANONYMOUS,
         connection: aiosqlite.Connection | None = None,
     ) -> "TaskCall[P]":
-        """The same task with options for one job. ``connection`` has an open transaction for the job to be part of."""
+        """Return the task with options for one job, stored in the open transaction of ``connection`` if given."""
         options = CallOptions(
             delay=delay, at=at, priority=priority, idempotency_key=idempotency_key, tags=tags, owner=owner,
             connection=connection,
@@ -63,16 +62,15 @@ class Task(Generic[P, R]):
 
 
 class TaskCall(Generic[P]):
-    """A task with options for one job; hand it to ``add_task``, or :meth:`enqueue` it."""
+    """A task with options for one job; pass it to ``add_task``, or :meth:`enqueue` it."""
 
     def __init__(self, enqueuer: Enqueuer, definition: TaskDefinition, options: CallOptions) -> None:
-        """Made by :meth:`Task.options`."""
         self.enqueuer = enqueuer
         self.definition = definition
         self.call_options = options
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Accept a job; returns when it is on disk."""
+        """Enqueue a job. Return when it is on disk."""
         definition = self.definition
         bound = definition.bind(args, kwargs)
         prepared = self.enqueuer.prepare(definition, bound, self.call_options)
@@ -82,13 +80,13 @@ class TaskCall(Generic[P]):
         return prepared.job
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run it inline, as the task itself does; the options are those of a job."""
+        """Run it inline, without the options."""
         return await _run_inline(self.enqueuer, self.definition, args, kwargs)
 
 
 async def _run_inline(
     enqueuer: Enqueuer, definition: TaskDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
-    """Run a task here and now, its dependencies resolved unless given by keyword."""
+    """Run a task in the caller's asyncio task; dependencies are resolved unless passed by keyword."""
     bound = definition.bind(args, kwargs)
     return await enqueuer.executor.run_inline(definition, bound)

@@ -1,4 +1,4 @@
-"""The worker threads of plain functions: never more than allowed, counted until each has really ended."""
+"""Worker threads for plain functions: bounded, and counted until each call has ended."""
 
 import asyncio
 import contextlib
@@ -13,30 +13,29 @@ from anyio import CapacityLimiter
 
 
 class Threads:
-    """Runs plain functions in anyio's worker threads, at limit ``limit`` at once on each event loop.
+    """Runs plain functions in anyio's worker threads, at most ``limit`` at once on each event loop.
 
-    A thread cannot be stopped. One whose call was cancelled keeps its seat until it ends.
+    A thread cannot be stopped. One whose call was cancelled keeps its slot until it ends.
     """
 
     def __init__(self, limit: int) -> None:
-        """Bound the threads."""
         self._limit = limit
-        # An engine may be started on one event loop after another, and a semaphore belongs to one.
+        # An engine may be started on several event loops in turn, and a semaphore belongs to one.
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._unbounded = WeakKeyDictionary[asyncio.AbstractEventLoop, CapacityLimiter]()
 
     async def run(self, function: Callable[[], Any]) -> Any:
-        """Call ``function`` in a thread. Cancelled, wait for the thread, and return or raise what it ends in."""
+        """Call ``function`` in a thread. If cancelled, wait for the thread, then return or raise its outcome."""
         return await self._run(function, waits=True)
 
     async def run_or_abandon(self, function: Callable[[], Any]) -> Any:
-        """Call ``function`` in a thread. Cancelled, leave the thread to itself and raise at once."""
+        """Call ``function`` in a thread. If cancelled, abandon the thread and raise at once."""
         return await self._run(function, waits=False)
 
     async def clean_up(self, function: Callable[[], Any]) -> Any:
-        """Call ``function`` in a thread whatever happens, and without a seat: others may wait for what it releases.
+        """Call ``function`` in a thread, without a slot: others may wait for what it releases.
 
-        Cancelled, wait for the thread, then raise.
+        If cancelled, wait for the thread, then raise.
         """
         work = asyncio.create_task(self._begin(_Work(function, lambda: None), waits=True), name="asyncbg-clean-up")
         try:
@@ -65,7 +64,7 @@ class Threads:
         return work.outcome()
 
     def _limiter(self) -> CapacityLimiter:
-        """Nobody is held up here: the slots are the bound, and anyio frees its own at a cancellation."""
+        """Return an unlimited limiter: the slots are the limit, since anyio frees its tokens on cancellation."""
         loop = asyncio.get_running_loop()
         if loop not in self._unbounded:
             self._unbounded[loop] = CapacityLimiter(math.inf)
@@ -73,7 +72,7 @@ class Threads:
 
 
 class _Work:
-    """One call, which either begins or is given up, and tells the event loop when it is done."""
+    """One call, which either starts or is abandoned, and notifies the event loop when it is done."""
 
     def __init__(self, function: Callable[[], Any], release: Callable[[], None]) -> None:
         self._function = function
@@ -86,9 +85,9 @@ class _Work:
         self.done: asyncio.Future[None] = self._loop.create_future()
 
     def __call__(self) -> None:
-        """Run in the thread. What the function raises is kept for :meth:`outcome`.
+        """Run in the thread. An exception is stored for :meth:`outcome`.
 
-        A GeneratorExit that came out of a future would close every coroutine that awaits it, one after another.
+        A GeneratorExit raised by a future would close every coroutine that awaits it.
         """
         if not self._claim.acquire(blocking=False):
             return
@@ -97,23 +96,23 @@ class _Work:
         except BaseException as error:  # noqa: BLE001 - raised by outcome()
             self._error = error
         finally:
-            with contextlib.suppress(RuntimeError):  # the event loop is gone: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
                 self._loop.call_soon_threadsafe(self._end)
 
     def abandon(self) -> bool:
-        """Keep it from beginning; False where it began."""
+        """Prevent the call from starting. Return False if it has started."""
         self._is_abandoned = self._is_abandoned or self._claim.acquire(blocking=False)
         return self._is_abandoned
 
     def outcome(self) -> Any:
-        """What the function returned; what it raised is raised."""
+        """Return what the function returned, or raise what it raised."""
         error, self._error = self._error, None
         try:
             if error is not None:
                 raise error
             return self._value
         finally:
-            del error  # its traceback names this frame: nothing that the function held is to wait for a collection
+            del error  # breaks the reference cycle through the traceback
 
     def _end(self) -> None:
         self._release()

@@ -1,4 +1,4 @@
-"""The unique key of a task (``key=``): checked against the signature when the task is defined, made for each call."""
+"""Unique keys (``key=``): validated against the signature when the task is defined, computed for each call."""
 
 import hashlib
 import inspect
@@ -16,14 +16,14 @@ _CONVERSIONS = (None, "r", "s", "a")
 
 
 class UniqueKey:
-    """Makes the key of a call from its arguments, those left to their defaults included."""
+    """Computes the unique key of a call from its arguments, defaults included."""
 
     def __init__(
         self, task: str, option: KeyOption, signature: inspect.Signature, *, injected: Collection[str] = ()
     ) -> None:
-        """Check ``option`` against the task's signature; ``injected`` are supplied when the job runs, so not known.
+        """Validate ``option`` against the signature; ``injected`` parameters are unknown until the job runs.
 
-        Raises UniqueKeyError, which names the task, the field and what to do.
+        Raise UniqueKeyError, with the task, the field and the remedy.
         """
         self._task = task
         self._option = option
@@ -49,9 +49,9 @@ class UniqueKey:
             self._defaults[name] = parameter.default
 
     def of(self, bound: Mapping[str, Any], *, rest: str, more: str) -> str:
-        """The key of a call: its arguments by name are ``bound``, ``*args`` under ``rest``, ``**kwargs`` ``more``.
+        """Return the key of the call ``bound``, which has ``*args`` under ``rest`` and ``**kwargs`` under ``more``.
 
-        Raises UniqueKeyError where the format or the function fails.
+        Raise UniqueKeyError if the format or the function fails.
         """
         values = {**bound.get(more, {}), **self._defaults, **bound}
         for name in (more, *self._injected):
@@ -70,7 +70,7 @@ class UniqueKey:
         else:
             made = self._option(**values)
         text = str(made)
-        encoded = text.encode()  # half a surrogate pair cannot be stored
+        encoded = text.encode()  # raises for a lone surrogate, which cannot be stored
         return text if len(text) <= _LONGEST else hashlib.sha256(encoded).hexdigest()  # it is only ever compared
 
     def _check(self) -> None:
@@ -79,7 +79,7 @@ class UniqueKey:
         elif not callable(self._option):
             raise self._error(f"should be text or a function, not {type(self._option).__name__}")
         elif inspect.iscoroutinefunction(self._option):
-            raise self._error("should be a plain function: a key is made while the call is added, nothing is awaited")
+            raise self._error("should be a plain function: the key is computed synchronously")
         else:
             self._check_function(self._option)
 
@@ -93,12 +93,12 @@ class UniqueKey:
                 raise self._error(f"the field {{{field}}} in {template!r} has no name; {self._remedy()}")
             name = field.replace("[", ".").partition(".")[0]
             if name in self._injected:
-                raise self._error(f"{{{name}}} is supplied when the job runs, so no key can be made of it")
+                raise self._error(f"{{{name}}} is supplied when the job runs, so it cannot be part of the key")
             if name not in self._names and not self._more:
                 raise self._error(f"{{{name}}} in {template!r} is no parameter of the task; {self._remedy()}")
             if name != field:
                 raise self._error(
-                    f"{{{field}}} looks into a parameter; hand over a function instead: "
+                    f"{{{field}}} is an attribute of a parameter; pass a function instead: "
                     f"key=lambda {name}, **_: f{_quoted(template)}"
                 )
             if conversion not in _CONVERSIONS:
@@ -107,7 +107,7 @@ class UniqueKey:
     def _check_function(self, function: Callable[..., str]) -> None:
         try:
             signature = inspect.signature(function)
-        except (ValueError, TypeError):  # a builtin that tells none
+        except (ValueError, TypeError):  # a builtin without a signature
             return
         try:
             signature.bind(**dict.fromkeys(self._names))
@@ -127,7 +127,7 @@ class UniqueKey:
 
 
 def _fields(template: str) -> Iterator[tuple[str, str | None]]:
-    """The replacement fields of a format string, those in a format spec too. Raises ValueError."""
+    """Yield the replacement fields of a format string, including those in format specs. Raise ValueError."""
     for _, field, spec, conversion in string.Formatter().parse(template):
         if field is not None:
             yield field, conversion

@@ -1,4 +1,4 @@
-"""The watchdog: a thread that notices when something holds the event loop, and names the task and the line."""
+"""The watchdog: a thread that detects a blocked event loop, and reports the task and the line."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from asyncbg.store.base import Backend
 logger = logging.getLogger("asyncbg")
 
 LOOP_BLOCKED = LoopBlocked.event_type
-"""The event's type: engine-made, though it is none of the job's own states."""
+"""The type of the event."""
 
 _TICKS_PER_LIMIT = 8
 _MAX_TASKS = 1000
@@ -38,12 +38,12 @@ _MACHINERY = {
     "asyncio.events": ("_run",),
     "asyncio.runners": ("run",),
 }
-"""Frames that call what the loop runs: those further out report how the loop was started, not what holds it."""
+"""Frames of the event loop itself: frames outside them show how the loop was started, not what blocks it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blockage:
-    """The loop was held: at which line, for how long, by a job of which task, or by which coroutine without one."""
+    """A blocked event loop: the line, the seconds, and the job's task, or the coroutine where no job runs."""
 
     lease: Lease | None
     task: str
@@ -51,16 +51,16 @@ class Blockage:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """The data of the event ``loop.blocked``."""
+        """Return the data of the event ``loop.blocked``."""
         return {"task": self.task, "line": self.line, "seconds": round(self.seconds, 3)}
 
 
 class Watchdog:
-    """Watches one event loop from :meth:`start` to :meth:`stop`; what holds it longer than ``limit_s`` is told.
+    """Watches one event loop from :meth:`start` to :meth:`stop`, and reports what blocks it longer than ``limit_s``.
 
-    The loop ticks a few times in each ``limit_s``; the thread sleeps until a tick is overdue, so that neither costs
-    anything while all is well. A warning is logged while the loop is held; ``report`` is called on the loop as soon as
-    it runs again. A process that was stopped as a whole (SIGSTOP, a paused machine) blocks nothing.
+    The loop ticks a few times in each ``limit_s``, and the thread sleeps until a tick is overdue, so both are cheap. A
+    warning is logged while the loop is blocked; ``report`` is called on the loop as soon as it runs again. A process
+    that was stopped as a whole (SIGSTOP, a paused machine) blocks nothing.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Watchdog:
         note: Callable[[str], None],
         errors: ErrorLog | None = None,
     ) -> None:
-        """``lease_of`` gives the job that the asyncio task of a name runs, or None.
+        """``lease_of`` returns the job that the asyncio task of a name runs, or None.
 
-        ``note`` takes what was counted, as JSON, while the loop is still held. Both are called in the thread.
+        ``note`` receives the counts, as JSON, while the loop is still blocked. Both are called in the thread.
         """
         self._limit_s = limit_s
         self._tick_s = limit_s / _TICKS_PER_LIMIT
@@ -92,11 +92,11 @@ class Watchdog:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How often the loop was held, by task."""
+        """How often the loop was blocked, by task."""
         return dict(self._counts)
 
     def start(self) -> None:
-        """Watch the running loop."""
+        """Watch the running event loop."""
         self._ended.clear()
         self._tick(asyncio.get_running_loop())
         arguments = (asyncio.get_running_loop(), threading.get_ident())
@@ -104,7 +104,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; it sleeps interruptibly, so this takes no time."""
+        """Stop the thread; its sleep is interruptible, so this does not wait."""
         self._ended.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -116,12 +116,12 @@ class Watchdog:
         self._timer = loop.call_later(self._tick_s, self._tick, loop)
 
     def _watch_on(self, loop: asyncio.AbstractEventLoop, thread_id: int) -> None:
-        """What goes wrong while a frame is looked at, whose globals may be anything, ends no watch."""
+        """Watch until stopped. An error while frames are inspected is logged, and the watch continues."""
         while not self._ended.is_set():
             try:
                 self._watch(loop, thread_id)
-            except BaseException as error:  # noqa: BLE001 - a thread that ends is missed by nobody
-                self._errors.add("watchdog", error, "the watchdog failed and goes on", is_ours=True)
+            except BaseException as error:  # noqa: BLE001 - the thread must not end
+                self._errors.add("watchdog", error, "the watchdog failed and continues", is_ours=True)
                 self._ended.wait(self._limit_s)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread_id: int) -> None:
@@ -136,14 +136,14 @@ class Watchdog:
             if self._due != due:
                 due = self._due
             elif suspended or self._was_suspended:
-                self._ended.wait(self._limit_s)  # the loop gets the time to tick
+                self._ended.wait(self._limit_s)  # give the loop time to tick
             else:
-                if holder is not None and holder is _running_in(thread_id):  # else many short ones are on their way
+                if holder is not None and holder is _running_in(thread_id):  # else many short callbacks run
                     self._report_blockage(loop, thread_id, due)
                 due = self._wait_for_tick(due)
 
     def _sleep_until(self, deadline: float) -> bool:
-        """Sleep; False when it is time to end. Notes whether the process as a whole stood still meanwhile."""
+        """Sleep. Return False when stopped. Record whether the whole process was suspended meanwhile."""
         cpu_s, left_s = time.process_time(), deadline - time.monotonic()
         self._was_suspended = False
         if left_s <= 0:
@@ -164,10 +164,10 @@ class Watchdog:
         holder = asyncio.current_task(loop)
         found = None if frame is None else blocking_frame(frame)
         if found is None or self._due != due:
-            return  # the loop waits for the kernel or for the processor: nobody holds it
+            return  # the loop waits for the kernel or for a CPU: it is not blocked
         blockage = self._describe(holder, found)
         logger.warning(
-            "the event loop is held for more than %g s by %s at %s: nothing else runs meanwhile; await there, or make "
+            "event loop blocked for more than %g s by %s at %s: nothing else runs meanwhile; await there, or make "
             "it a plain def, which runs in a thread", self._limit_s, blockage.task, blockage.line,
         )  # fmt: skip
         name = blockage.task if blockage.task in self._counts or len(self._counts) < _MAX_TASKS else _OTHER
@@ -177,7 +177,7 @@ class Watchdog:
         try:
             loop.call_soon_threadsafe(self._released, blockage, due)
         except RuntimeError:
-            logger.debug("the loop was closed while it was held")
+            logger.debug("the loop was closed while it was blocked")
 
     def _write_note(self) -> None:
         worst = [
@@ -187,7 +187,7 @@ class Watchdog:
         try:
             self._note(json.dumps(worst))
         except OSError as error:
-            logger.debug("what held the loop cannot be noted: %s", error)
+            logger.debug("the blockages cannot be written: %s", error)
 
     def _describe(self, holder: "asyncio.Task[Any] | None", found: FrameType) -> Blockage:
         if holder is None:
@@ -203,29 +203,29 @@ class Watchdog:
 
 
 class BlockageRecorder:
-    """Tells of blockages as events: stored with the job that held the loop, else published to who listens now."""
+    """Records blockages as events: stored with the job that blocked the loop, or only published if no job did."""
 
     def __init__(self, backend: Backend, publish: Callable[[Event], None], *, clock: Clock) -> None:
-        """Store in ``backend``; ``publish`` takes what cannot be stored."""
+        """Store in ``backend``; ``publish`` receives events that belong to no job."""
         self._backend = backend
         self._publish = publish
         self._clock = clock
         self._writes: set[asyncio.Task[None]] = set()
 
     def report(self, blockage: Blockage) -> None:
-        """Tell of one; call it on the loop."""
+        """Record a blockage; call it on the event loop."""
         data = dump(blockage.as_dict())
         if blockage.lease is None:
             self._publish(self._event(blockage, data))
             return
-        # Submitted here and now: a job that ends at once must not be final before.
+        # Submitted before anything else runs, so that it is stored before the job's final event.
         stored = self._backend.record(blockage.lease, LOOP_BLOCKED, data)
         task = asyncio.create_task(self._await_stored(stored, blockage, data), name="asyncbg-blockage")
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
     async def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for pending writes."""
         if self._writes:
             await asyncio.wait(self._writes)
 
@@ -235,27 +235,27 @@ class BlockageRecorder:
         except BaseException as error:
             if ends_task(error):
                 raise
-            logger.warning("that the event loop was held is not recorded: %s", type(error).__name__)
+            logger.warning("cannot record that the event loop was blocked: %s", type(error).__name__)
             is_stored = False
         if not is_stored:
             self._publish(self._event(blockage, data))
 
     def _event(self, blockage: Blockage, data: str) -> Event:
-        """An event of no job: nothing that comes after the end of a job may be told of it."""
+        """Return an event without a job: nothing may be published for a job after its final event."""
         return Event(0, LOOP_BLOCKED, self._clock.now_ms(), "", blockage.task, "", "", 0, data)
 
 
 def _running_in(thread_id: int) -> FrameType | None:
-    """What the loop of that thread has called and waits for: the same frame as long as that goes on."""
+    """Return the frame that the event loop of that thread has called; it is the same frame during one call."""
     innermost = sys._current_frames().get(thread_id)
     called = [] if innermost is None else list(_called_by_loop(innermost))
     return called[-1] if called else None
 
 
 def blocking_frame(innermost: FrameType) -> FrameType | None:
-    """The frame that holds the loop: the innermost of the application's own, else of a library's, else of ours.
+    """Return the frame that blocks the loop: the innermost of the application, else of a library, else of asyncbg.
 
-    None where the loop itself is on top, so nothing holds it.
+    None if the loop itself is on top, so that nothing blocks it.
     """
     frames = list(_called_by_loop(innermost))
     for is_meant in (_is_application, _is_library):
@@ -266,7 +266,7 @@ def blocking_frame(innermost: FrameType) -> FrameType | None:
 
 
 def location_of(frame: FrameType) -> str:
-    """``package/module.py:12 in function``: relative to where it was imported from, no directory of the machine."""
+    """Return ``package/module.py:12 in function``, relative to the import path: no absolute directory."""
     path = Path(frame.f_code.co_filename)
     roots = [root for root in (Path(entry or ".").absolute() for entry in sys.path) if path.is_relative_to(root)]
     shown = path.relative_to(max(roots, key=lambda root: len(root.parts))) if roots else path.name
@@ -274,7 +274,7 @@ def location_of(frame: FrameType) -> str:
 
 
 def _called_by_loop(innermost: FrameType) -> Iterator[FrameType]:
-    """From the innermost frame outwards, up to what the loop called; nothing where it is polling."""
+    """Yield frames from the innermost outwards, up to what the loop called; none if the loop is polling."""
     frame: FrameType | None = innermost
     held: list[FrameType] = []
     while frame is not None:
@@ -293,7 +293,7 @@ def _is_application(frame: FrameType) -> bool:
 
 
 def _is_library(frame: FrameType) -> bool:
-    """Whether it is neither Python's own nor ours."""
+    """Whether the frame is neither of the standard library nor of asyncbg."""
     if frame.f_globals.get("__name__", "").partition(".")[0] == _OWN:
         return False
     name = frame.f_code.co_filename

@@ -1,4 +1,4 @@
-"""The worker: claims as many jobs as there are free slots, runs each as a task of its own, settles the outcomes."""
+"""The worker: claims jobs for its free slots, runs each in an asyncio task, and settles the outcomes."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ _QUARANTINE_MS = 60_000
 _LONGEST_CLAIM_S = 10.0
 _LONGEST_SETTLE_S = 10.0
 _FUNCTION_GONE = JobFailure(
-    type="NotDurableError", message="its function is not kept here any more; hand over a module-level function"
+    type="NotDurableError", message="its function is no longer in memory; pass a module-level function"
 )
 
 _CANCELLED_ITSELF = Cancelled("the task cancelled itself")
@@ -39,7 +39,7 @@ _CANCELLED_ITSELF = Cancelled("the task cancelled itself")
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A job in a slot: its asyncio task, and what it ends in if it was told to stop."""
+    """A job in a slot: its asyncio task, and the outcome to settle if it was cancelled."""
 
     lease: Lease
     job: CurrentJob
@@ -52,11 +52,11 @@ class _Running:
 
     @property
     def is_abandoned_when_late(self) -> bool:
-        """Whether it is a thread whose time is over: it keeps its thread, but its job does not wait for it."""
+        """Whether it is a thread that timed out: the thread runs on, but its job is settled without it."""
         return not self.definition.is_async and isinstance(self.cancel, Retry | Failed)
 
     def outcome(self, ended: Outcome) -> Outcome:
-        """What the attempt counts as. Told to stop, it has succeeded only where it returned in spite of it."""
+        """Return the outcome to settle. A cancelled attempt succeeds only if it returned a value regardless."""
         if self.cancel is None:
             return ended
         if not isinstance(ended, Done) or self.is_abandoned_when_late:
@@ -66,10 +66,10 @@ class _Running:
 
 
 class Worker:
-    """Runs up to ``concurrency`` jobs at once. Each runs in its own asyncio task, with its own context.
+    """Runs up to ``concurrency`` jobs at once, each in its own asyncio task with its own context.
 
-    Plain asyncio tasks, not an anyio group: a job sees one cancellation, as asyncio code expects, and starting one
-    costs a third.
+    It uses plain asyncio tasks, not an anyio task group: a job sees one cancellation, as asyncio code expects,
+    and starting a task costs a third.
     """
 
     def __init__(
@@ -85,7 +85,6 @@ class Worker:
         errors: ErrorLog | None = None,
         is_loop_ending: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Put the parts together; nothing runs before :meth:`run`."""
         self._backend = backend
         self._registry = registry
         self._settings = settings
@@ -100,7 +99,7 @@ class Worker:
             backend, in_memory, is_stopping=lambda: self._stopping, quarantine=self._quarantine, errors=self._errors
         )
         self._wake = asyncio.Event()
-        self._wake.set()  # what an earlier process left is waiting already
+        self._wake.set()  # jobs of an earlier process may be waiting
         self._claim_done = asyncio.Event()
         self._claim_done.set()
         self._running: dict[str, _Running] = {}
@@ -112,31 +111,31 @@ class Worker:
 
     @property
     def active(self) -> int:
-        """How many jobs run now."""
+        """Number of running jobs."""
         return len(self._running)
 
     @property
     def job_ids(self) -> set[str]:
-        """The jobs that run now."""
+        """The ids of the running jobs."""
         return set(self._running)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs and nothing waits to be settled."""
+        """Whether no job is running and no outcome waits to be settled."""
         return not self._running and self._settler.task is None
 
     def job(self, job_id: str) -> CurrentJob | None:
-        """A job that runs here, or None."""
+        """Return a job that runs in this worker, or None."""
         running = self._running.get(job_id)
         return running.job if running else None
 
     def lease_of(self, asyncio_task: str) -> Lease | None:
-        """The job that the asyncio task of this name runs, or None."""
+        """Return the lease of the job that the asyncio task of this name runs, or None."""
         running = self._running.get(asyncio_task.removeprefix(_TASK_NAME))
         return running.lease if running else None
 
     def wake(self) -> None:
-        """There may be work: look at once."""
+        """Claim now: there may be jobs."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -150,26 +149,26 @@ class Worker:
             except BaseException as error:
                 if ends_task(error):
                     raise
-                if not isinstance(error, OutageError):  # that one is told by the database
-                    self._errors.add_once("claim", error, "cannot claim jobs, and tries again", is_ours=True)
+                if not isinstance(error, OutageError):  # the database logs outages itself
+                    self._errors.add_once("claim", error, "cannot claim jobs; retrying", is_ours=True)
                     await self._quarantine()
                 await asyncio.sleep(_CLAIM_PAUSE_S)
 
     async def _quarantine(self) -> None:
-        """Where a stored row is what cannot be read, its job fails, and the others are claimed."""
+        """Fail the jobs whose rows cannot be read, so that the others can be claimed."""
         if self._clock.monotonic_ms() < self._next_quarantine_ms:
             return
         self._next_quarantine_ms = self._clock.monotonic_ms() + _QUARANTINE_MS
         try:
             for job_id in await self._backend.quarantine():
-                logger.error("job %s was failed: its row in the database holds a value that is no text", job_id)
+                logger.error("job %s failed: its row in the database holds a value that is not text", job_id)
         except DatabaseError as error:
-            logger.error("jobs that cannot be read could not be failed: %s", error)
+            logger.error("cannot fail the jobs whose rows cannot be read: %s", error)
 
     async def run_ready(self) -> bool:
-        """Claim and run until nothing is ready and nothing runs; returns whether anything ran.
+        """Claim and run jobs until none is ready or running. Return whether any job ran.
 
-        For who drives the worker by hand, in the place of :meth:`run`.
+        For manual mode, instead of :meth:`run`.
         """
         has_run = False
         while True:
@@ -181,7 +180,7 @@ class Worker:
             await self._wait_for_change()
 
     async def claim(self) -> int | None:
-        """Fill the free slots; returns when the next scheduled job is due."""
+        """Claim jobs for the free slots. Return when the next scheduled job is due, in milliseconds."""
         self._claim_done.clear()
         try:
             return await self._fill_slots()
@@ -204,7 +203,7 @@ class Worker:
         return next_due_ms
 
     async def _wait_for_change(self) -> None:
-        """Wait until a job or a settlement ends, or there may be work."""
+        """Wait until a job or a settlement ends, or the worker is woken."""
         settling = self._settler.task
         pending = {running.task for running in self._running.values()} | ({settling} if settling else set())
         woken = asyncio.create_task(self._wake.wait(), name="asyncbg-woken")
@@ -214,9 +213,9 @@ class Worker:
             woken.cancel()
 
     def abort(self) -> "list[asyncio.Task[None]]":
-        """Be gone as a killed process is: what runs is dropped and settled by nobody.
+        """Drop all running jobs without settling them, as a killed process does.
 
-        Returns the asyncio tasks of the coroutines among it, which are ending.
+        Return the asyncio tasks of the dropped coroutines, which are being cancelled.
         """
         self.stop_claiming()
         self._wake.set()
@@ -229,11 +228,11 @@ class Worker:
         return [running.task for running in dropped if running.definition.is_async]
 
     def stop_claiming(self) -> None:
-        """Claim nothing more from this very moment on. Safe in a signal handler."""
+        """Claim no more jobs. Safe in a signal handler."""
         self._stopping = True
 
     def begin_drain(self) -> None:
-        """Claim nothing more; what runs goes on for the grace period, which begins now."""
+        """Claim no more jobs and start the grace period of those that run."""
         self.stop_claiming()
         self._wake.set()
         if self._deadline is None:
@@ -242,9 +241,9 @@ class Worker:
             )
 
     async def stop(self) -> None:
-        """Claim nothing more, give running jobs the grace period, then cancel and release them."""
+        """Claim no more jobs, give running jobs the grace period, then cancel and release them."""
         self.begin_drain()
-        with contextlib.suppress(TimeoutError):  # what is being claimed now is given back as soon as it is ours
+        with contextlib.suppress(TimeoutError):  # jobs claimed meanwhile are released at once
             async with asyncio.timeout(_LONGEST_CLAIM_S):
                 await self._claim_done.wait()
         if self._running and self._deadline is not None:
@@ -259,7 +258,7 @@ class Worker:
             await asyncio.wait([self._settler.task], timeout=_LONGEST_SETTLE_S)
 
     def _release_running(self) -> None:
-        """The grace period is over: tell what still runs to stop, to be run again."""
+        """Cancel the jobs that still run after the grace period; they are released and run again."""
         if self._deadline is not None:
             self._deadline.cancel()
         for running in list(self._running.values()):
@@ -267,7 +266,7 @@ class Worker:
                 self._cancel_running(running, Released("the process shut down"))
 
     async def _settle_unstopped(self) -> None:
-        """Settle the jobs that did not stop: the process ends, and they with it."""
+        """Settle the jobs that ignored cancellation, since the process is ending."""
         late = list(self._running.values())
         for running in late:
             self._report_ignored_cancel(running)
@@ -277,7 +276,7 @@ class Worker:
             self._abandon(running)
 
     def cancel(self, job_id: str, reason: str) -> bool:
-        """Cancel a job if it runs here."""
+        """Cancel a job if it runs in this worker. Return whether it does."""
         running = self._running.get(job_id)
         if running is None or running.cancel is not None:
             return False
@@ -285,15 +284,15 @@ class Worker:
         return True
 
     def stop_lapsed(self, job_ids: set[str]) -> None:
-        """Stop jobs that the store no longer holds for us."""
+        """Cancel jobs whose lease was lost."""
         for job_id in job_ids:
             running = self._running.get(job_id)
             if running is not None and running.cancel is None:
-                logger.warning("job %s lost its lease and is stopped here", job_id)
+                logger.warning("job %s lost its lease and is cancelled", job_id)
                 self._cancel_running(running, Released("the lease lapsed"))
 
     def recheck_skipped(self) -> None:
-        """Look again for tasks that were unknown: their module may be loaded now."""
+        """Look up unknown tasks again: their module may be loaded by now."""
         known = {name for name in self._skipped if self._registry.has(name)}
         if known:
             self._skipped -= known
@@ -312,10 +311,10 @@ class Worker:
         self._wake.clear()
 
     def _start_or_fail(self, lease: Lease) -> None:
-        """What cannot be started fails with the reason on it, and costs the other jobs nothing."""
+        """Start a job. One that cannot be started fails with the error; the other jobs are not affected."""
         try:
             self._start(lease)
-        except BaseException as error:  # noqa: BLE001 - of any class: a stored name may lead to any object
+        except BaseException as error:  # noqa: BLE001 - a stored name may resolve to any object
             self._errors.add("start", error, "job %s (%s) cannot be started", lease.id, lease.task)
             self._settle(CurrentJob(lease, self._reporter, self._clock.now_ms), Failed(describe(error)))
 
@@ -326,27 +325,27 @@ class Worker:
         if definition is None or self._stopping:
             self._settle(job, self._outcome_unstarted(lease))
             return
-        self.stop_lapsed({lease.id})  # an attempt that still runs here has lost its lease to this one
+        self.stop_lapsed({lease.id})  # an earlier attempt that still runs has lost its lease to this one
         running = self._running[lease.id] = _Running(lease, job, definition)
         running.task = asyncio.create_task(self._run(running, kept[1] if kept else None), name=_TASK_NAME + lease.id)
         running.task.add_done_callback(lambda _: self._settle_unsettled(running))
 
     def _settle_unsettled(self, running: _Running) -> None:
-        """A task that was cancelled before it had begun never reached its own settling."""
+        """Settle a job whose asyncio task was cancelled before its first step."""
         if not running.has_ended:
             self._free_slot(running)
             if not self._is_loop_ending():
                 self._settle(running.job, running.cancel or _CANCELLED_ITSELF)
 
     def _cancel_running(self, running: _Running, outcome: Outcome) -> None:
-        """Cancel a job's task, once."""
+        """Cancel a job's asyncio task, once."""
         running.cancel = outcome
         running.job.cancelled.set(_reason(outcome))
         running.task.cancel()
         self._set_timer(running, self._settings.cancel_grace_s, self._report_ignored_cancel)
 
     def _set_timer(self, running: _Running, delay_s: float, then: Callable[[_Running], None]) -> None:
-        """A job has one timer: for its timeout first, for the end of its finalisers once it was told to stop."""
+        """Set the job's only timer: first for its timeout, after cancellation for its clean-up."""
         if running.timer is not None:
             running.timer.cancel()
         running.timer = asyncio.get_running_loop().call_later(delay_s, then, running)
@@ -356,13 +355,13 @@ class Worker:
             self._cancel_running(running, self._executor.timed_out(running.job, running.definition, running.task))
 
     def _report_ignored_cancel(self, running: _Running) -> None:
-        """Tell that a job has not ended in the time it had after it was told to stop."""
+        """Log and record that a job ignored cancellation for the grace period."""
         if running.has_ended or running.is_reported or running.cancel is None:
             return
         running.is_reported = True
         logger.warning(
-            "job %s (%s) was told to stop %g s ago and goes on; it keeps its slot until it ends: "
-            "let a coroutine end on CancelledError, let a function look at current_job().cancelled",
+            "job %s (%s) ignored cancellation for %g s and still runs; it keeps its slot until it ends: "
+            "let a coroutine end on CancelledError, let a function check current_job().cancelled",
             running.lease.id, running.lease.task, self._settings.cancel_grace_s,
         )  # fmt: skip
         record = asyncio.create_task(self._record_ignored_cancel(running), name=f"asyncbg-record-{running.lease.id}")
@@ -376,12 +375,12 @@ class Worker:
         except BaseException as error:
             if ends_task(error):
                 raise
-            logger.warning("that job %s goes on is not recorded: %s", running.lease.id, type(error).__name__)
+            logger.warning("cannot record that job %s ignored cancellation: %s", running.lease.id, type(error).__name__)
         if running.is_abandoned_when_late:
             self._abandon(running)
 
     def _abandon(self, running: _Running) -> None:
-        """Settle a job that still goes on; what it ends in later counts for nothing."""
+        """Settle a job that still runs; its later outcome is discarded."""
         if not running.has_ended and running.cancel is not None:
             self._free_slot(running)
             self._settle(running.job, running.cancel)
@@ -394,7 +393,7 @@ class Worker:
             outcome: Outcome = await self._executor.attempt(running.job, running.definition, bound)
         except asyncio.CancelledError:
             if running.cancel is None and self._is_loop_ending():
-                self._free_slot(running)  # nobody cancelled the job: the next start finds it as after a crash
+                self._free_slot(running)  # the job was not cancelled: the next start recovers it as after a crash
                 raise
             outcome = _CANCELLED_ITSELF
         except GeneratorExit as error:
@@ -409,7 +408,7 @@ class Worker:
             self._settle(running.job, running.outcome(outcome))
 
     def _free_slot(self, running: _Running) -> None:
-        """Free the slot, unless a later attempt of the same job has it."""
+        """Free the slot, unless a later attempt of the same job holds it."""
         running.has_ended = True
         if running.timer is not None:
             running.timer.cancel()
@@ -422,27 +421,30 @@ class Worker:
         self._settler.add(Settlement(job.lease, outcome, self._last_progress(job)))
 
     def _last_progress(self, job: CurrentJob) -> str | None:
-        """What a task reported last; a record that has no JSON form is lost, and its job ends as any other."""
+        """Return the last progress as JSON, None where there is none or it cannot be encoded."""
         try:
             return self._reporter.take(job)
-        except BaseException as error:  # noqa: BLE001 - whatever the objects raise that a task reported
-            self._errors.add("progress", error, "the progress of job %s (%s) cannot be kept", job.id, job.task)
+        except BaseException as error:  # noqa: BLE001 - the reported objects may raise anything
+            self._errors.add("progress", error, "the progress of job %s (%s) cannot be stored", job.id, job.task)
             return None
 
     def _outcome_unstarted(self, lease: Lease) -> Outcome:
-        """What becomes of a claimed job that is not run here."""
+        """Return the outcome of a claimed job that is not run by this process."""
         if self._stopping:
             return Released("the process shut down")
         if not lease.durable:
             return Failed(_FUNCTION_GONE)
         if lease.task not in self._skipped:
-            logger.warning("no task %s in this process; its jobs are left to others until it is loaded", lease.task)
+            logger.warning(
+                "task %s is unknown in this process; its jobs are left to other processes until it is loaded",
+                lease.task,
+            )
             self._skipped.add(lease.task)
         return Released(NO_SUCH_TASK)
 
 
 def _reason(outcome: Outcome) -> str:
-    """Why a job is told to stop, in words."""
+    """Return why a job is cancelled."""
     match outcome:
         case Cancelled(reason) | Released(reason):
             return reason
