@@ -108,7 +108,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert done.stderr == (
-        f"asyncbg: port {port} on 127.0.0.1 is in use; stop what uses it or choose another with --port\n"
+        f"asyncbg: port {port} on 127.0.0.1 is in use; stop the other process or choose another with --port\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The command ``asyncbg``: one file a group of commands."""
+"""The command ``asyncbg``, one file for each group of commands."""
 
 from asyncbg.cli.main import ExitCode, app, main, run
 

@@ -1,4 +1,4 @@
-"""The demonstration: one of every workflow with real input, against peers on this machine, shown live."""
+"""The command ``asyncbg demo``: every workflow once, against local servers, with live progress."""
 
 import asyncio
 import base64
@@ -39,13 +39,13 @@ Effect = Callable[["_Environment", Sequence[Json]], Awaitable[str]]
 
 
 class DemoError(AsyncBGError):
-    """The demonstration cannot go on: a port is taken, or an effect that should be there is not."""
+    """The demonstration failed: the port is in use, or an expected effect is missing."""
 
 
 async def run_demo(*, once: bool, port: int = 0) -> int:
-    """Run the demonstration; 0 if every job succeeded and its effect was seen, 1 otherwise.
+    """Run the demonstration. Return 0 if every job succeeded with its effect, 1 otherwise.
 
-    Without ``once`` it goes on serving until Ctrl-C. Raises DemoError where ``port`` is taken.
+    Without ``once`` it serves until Ctrl-C. Raises DemoError if ``port`` is in use.
     """
     console = Console()
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -68,7 +68,7 @@ async def _stop_at_signal(signals: AsyncIterator[signal.Signals], scope: anyio.C
 
 @dataclass
 class _Environment:
-    """The service and its peers, all running."""
+    """The running service and its local servers."""
 
     url: str
     http: aiohttp.ClientSession
@@ -77,25 +77,25 @@ class _Environment:
     peer: HttpPeer
 
     async def get(self, path: str) -> Json:
-        """A JSON answer of the service."""
+        """GET ``path`` from the service. Return the JSON response."""
         async with self.http.get(path) as answer:
             found: Json = await answer.json()
             return found
 
     def notified(self, text: str) -> str:
-        """How many lines of the notification log hold ``text``."""
+        """Return how many lines of the notification log contain ``text``."""
         path = self.settings.data_dir / "notifications.log"
         lines = [line for line in path.read_text("utf-8").splitlines() if text in line] if path.exists() else []
         return _counted(len(lines), "notification")
 
     def mailed(self, address: str) -> str:
-        """How many messages ``address`` got."""
+        """Return how many messages ``address`` has received."""
         return _counted(self.mail.received.get(address, 0), "mail") + " received"
 
 
 @dataclass(frozen=True, slots=True)
 class _Workflow:
-    """One workflow: what is sent, and how its effect is seen."""
+    """One workflow: its request, and the check of its effect."""
 
     path: str
     effect: Effect
@@ -103,7 +103,7 @@ class _Workflow:
 
 
 def _workflows(env: _Environment) -> list[_Workflow]:
-    """One of every workflow."""
+    """Return every workflow."""
     urls = {"data_url": f"{env.peer.url}/items.json", "webhook_url": f"{env.peer.url}/hook"}
     mail = {"to_email": "ada@example.com", "subject": "Welcome", "body": "Good to see you, Ada.\n"}
     return [
@@ -168,19 +168,19 @@ async def _injected(env: _Environment, _: Sequence[Json]) -> str:
 
 
 def _counted(count: int, what: str) -> str:
-    """``3 rows``; raises DemoError for none."""
+    """Return a count such as ``3 rows``. Raises DemoError for zero."""
     if count < 1:
         raise DemoError(f"no {what} was seen")
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 async def _run_workflows(env: _Environment, console: Console) -> bool:
-    """Send everything, show the progress, then what came of it; True if everything is as it should be."""
+    """Submit all workflows, show the progress, then the results. Return whether all succeeded."""
     workflows = _workflows(env)
     try:
         with anyio.fail_after(_DEADLINE_S), _ProgressView(console) as view:
             async with env.http.get("/events") as stream:
-                await stream.content.readline()  # the stream is open: from here on nothing is missed
+                await stream.content.readline()  # the stream is open: no later event is missed
                 batches = [await _submit(env, workflow) for workflow in workflows]
                 view.expect([job for batch in batches for job in batch])
                 await view.follow(stream.content)
@@ -194,7 +194,7 @@ async def _run_workflows(env: _Environment, console: Console) -> bool:
 
 
 async def _submit(env: _Environment, workflow: _Workflow) -> list[Json]:
-    """Submit a workflow; gives its accepted jobs."""
+    """Submit a workflow. Return its accepted jobs."""
     async with env.http.post(workflow.path, **workflow.request) as answer:
         if answer.status != 202:
             raise DemoError(f"POST {workflow.path} was answered with {answer.status}")
@@ -203,7 +203,7 @@ async def _submit(env: _Environment, workflow: _Workflow) -> list[Json]:
 
 
 class _ProgressView:
-    """The jobs as the event stream tells of them: bars in a terminal, lines elsewhere."""
+    """Live view of the jobs from the event stream: progress bars in a terminal, lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -227,13 +227,13 @@ class _ProgressView:
         self._bars.stop()
 
     def expect(self, jobs: Sequence[Json]) -> None:
-        """The jobs to wait for, in the order to show them."""
+        """Set the jobs to wait for, in display order."""
         for job in jobs:
             self._bar[job["id"]] = self._bars.add_task(job["task"], total=None, start=False, state="", message="")
         self._open = set(self._bar)
 
     async def follow(self, stream: aiohttp.StreamReader) -> None:
-        """Show what the event stream (WHATWG HTML, section 9.2) tells, until every job is final."""
+        """Show the events of the stream (WHATWG HTML, section 9.2) until every job is final."""
         while self._open and (line := await stream.readline()):
             if line.startswith(b"data: "):
                 self._show(json.loads(line.removeprefix(b"data: ")))
@@ -263,7 +263,7 @@ class _ProgressView:
 async def _report(
     env: _Environment, workflows: Sequence[_Workflow], finished: list[list[Json]], console: Console
 ) -> bool:
-    """The closing table; True if every job succeeded and every effect was seen."""
+    """Print the table of results. Return whether every job succeeded with its effect."""
     table = Table(Column("workflow", overflow="fold"), "jobs", "state", "seconds", "effect seen", title="Results")
     all_good = True
     for workflow, jobs in zip(workflows, finished, strict=True):
@@ -280,7 +280,7 @@ async def _report(
 
 
 def _batch_state(jobs: Sequence[Json]) -> str:
-    """The state of the first job that did not succeed."""
+    """Return the state of the first job that did not succeed, or ``succeeded``."""
     return next((str(job["state"]) for job in jobs if job["state"] != JobState.SUCCEEDED), JobState.SUCCEEDED)
 
 
@@ -289,7 +289,7 @@ def _errors(jobs: Sequence[Json]) -> str:
 
 
 def _seconds(jobs: Sequence[Json]) -> str:
-    """From the acceptance of the first to the end of the last."""
+    """Return the seconds from the creation of the first job to the end of the last."""
     if any(job["state"] not in FINAL_STATES for job in jobs):
         return "-"
     began, ended = (datetime.fromisoformat(text) for text in (jobs[0]["created_at"], jobs[-1]["finished_at"]))
@@ -298,7 +298,7 @@ def _seconds(jobs: Sequence[Json]) -> str:
 
 @asynccontextmanager
 async def _open_environment(port: int) -> AsyncIterator[_Environment]:
-    """Everything that is needed, on this machine and below a temporary directory; gone when the block ends."""
+    """Start everything locally, with data in a temporary directory that is removed when the block ends."""
     clock = SystemClock()
     secret = f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
     async with AsyncExitStack() as stack:
@@ -321,7 +321,7 @@ def _bind(port: int) -> socket.socket:
 
 
 def _settings(directory: Path, mail_port: int, secret: str) -> Settings:
-    """Settings that need nothing of the environment."""
+    """Return settings that do not depend on the environment."""
     return load_settings(
         database_url=f"sqlite:///{directory}/demo.db",
         data_dir=directory / "data",
@@ -340,17 +340,17 @@ def _settings(directory: Path, mail_port: int, secret: str) -> Settings:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which leaves the signals to us."""
+    """uvicorn server without signal handlers."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Capture none."""
+        """Install no signal handlers."""
         yield
 
 
 @asynccontextmanager
 async def _serving(settings: Settings, listener: socket.socket) -> AsyncIterator[str]:
-    """Serve on a socket that listens already, so that no request comes too early; gives the URL."""
+    """Serve on a listening socket, so that early requests wait. Yields the URL."""
     config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))

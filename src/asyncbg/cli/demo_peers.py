@@ -1,4 +1,4 @@
-"""The outside world of the demonstration, as small as it can be: a mail server and an HTTP server on this machine."""
+"""Local servers of the demonstration: a mail server and an HTTP server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,14 +17,14 @@ ITEMS = [{"id": number, "name": f"item {number}"} for number in range(1, 5)]
 
 @dataclass
 class MailSink:
-    """Says yes to whatever an SMTP client proposes (RFC 5321) and counts the messages for each recipient."""
+    """SMTP server (RFC 5321) that accepts every message and counts them by recipient."""
 
     port: int = 0
     received: dict[str, int] = field(default_factory=dict)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Listen on a free port."""
+        """Listen on a free port until the block ends."""
         server = await asyncio.start_server(self._converse, "127.0.0.1", 0)
         async with server:
             self.port = server.sockets[0].getsockname()[1]
@@ -53,7 +53,7 @@ class MailSink:
 
 @dataclass
 class HttpPeer:
-    """Serves a JSON document and takes webhooks, those with a good signature."""
+    """HTTP server with a JSON document, which accepts webhooks with a valid signature."""
 
     secret: str
     clock: Clock
@@ -62,7 +62,7 @@ class HttpPeer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Listen on a free port."""
+        """Listen on a free port until the block ends."""
         app = web.Application()
         app.add_routes([web.get("/items.json", self._items), web.post("/hook", self._hook)])
         runner = web.AppRunner(app, access_log=None)

@@ -1,4 +1,4 @@
-"""The commands ``jobs``, ``enqueue`` and ``events``: on the store itself, whether the service runs or not."""
+"""The commands ``jobs``, ``enqueue`` and ``events``, which open the store directly, whether the service runs or not."""
 
 import asyncio
 import json
@@ -45,33 +45,33 @@ _MAX_LIMIT = 1_000
 _CURSOR: TypeAdapter[int | None] = TypeAdapter(Cursor)
 
 JobId = Annotated[str, Parameter(help="The job's id.")]
-Timeout = Annotated[float | None, Parameter(name="--timeout", help="Seconds to wait, at most; exit code 124 after.")]
-Limit = Annotated[int, Parameter(help="At most so many, 1 to 1000.")]
+Timeout = Annotated[float | None, Parameter(name="--timeout", help="Maximum seconds to wait; then exit code 124.")]
+Limit = Annotated[int, Parameter(help="Maximum number of results (1-1000).")]
 
 jobs_app = App(name="jobs", help="List, show, watch, retry and cancel jobs.")
-events_app = App(name="events", help="What happened, and what happens.")
+events_app = App(name="events", help="Show stored and live events.")
 
 
-# Looking
+# Reading
 
 
 @jobs_app.command(name="list")
 def list_jobs(
     *,
     state: Annotated[
-        tuple[str, ...], Parameter(help="Only jobs in this state; several with commas between.", negative="")
+        tuple[str, ...], Parameter(help="Only jobs in this state; separate several with commas.", negative="")
     ] = (),
     task: Annotated[str | None, Parameter(help="Only jobs of this task.")] = None,
     tag: Annotated[str | None, Parameter(help="Only jobs with this tag.")] = None,
     batch: Annotated[str | None, Parameter(help="Only jobs of this batch.")] = None,
     limit: Limit = 50,
-    cursor: Annotated[str | None, Parameter(help='The "next" of an earlier page.')] = None,
+    cursor: Annotated[str | None, Parameter(help='The "next" of the previous page.')] = None,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
     """List jobs, newest first."""
     if not 1 <= limit <= _MAX_LIMIT:
-        raise UsageError(f"--limit should be 1 to {_MAX_LIMIT}")
+        raise UsageError(f"--limit must be 1 to {_MAX_LIMIT}")
     query = JobQuery(
         states=_states(state),
         task=task,
@@ -88,7 +88,7 @@ def list_jobs(
         return
     print_table(("id", "task", "state", "attempt", "created", "progress", "arguments"), map(_row, page))
     if more:
-        print_note(f"there are more: --cursor {cursor_after(page[-1])}")
+        print_note(f"next page: --cursor {cursor_after(page[-1])}")
 
 
 async def _list(query: JobQuery, profile: str | None) -> Sequence[JobRecord]:
@@ -98,7 +98,7 @@ async def _list(query: JobQuery, profile: str | None) -> Sequence[JobRecord]:
 
 @jobs_app.command
 def show(job_id: JobId, /, *, as_json: AsJson = False, profile: Profile = None) -> None:
-    """Show one job; its personal arguments as pseudonyms."""
+    """Show one job, with personal arguments as pseudonyms."""
     record, attempts = asyncio.run(_read_job(job_id, profile))
     shown = [AttemptOut.from_attempt(attempt).model_dump(mode="json") for attempt in attempts]
     if as_json:
@@ -115,7 +115,7 @@ async def _read_job(job_id: str, profile: str | None) -> tuple[JobRecord, Sequen
 
 @jobs_app.command
 def watch(job_id: JobId, /, *, timeout: Timeout = None, as_json: AsJson = False, profile: Profile = None) -> int:
-    """Show a job's events from the first one, and go on until it is final; with --json one event a line."""
+    """Show a job's events from the first until it is final; with --json one event per line."""
     return asyncio.run(_watch(job_id, timeout, profile, as_json=as_json))
 
 
@@ -131,11 +131,11 @@ async def _watch(job_id: str, timeout_s: float | None, profile: str | None, *, a
 
 
 async def _history(store: Backend, job_id: str) -> AsyncGenerator[Event, None]:
-    """A job's events from the first one to its final one, and its latest progress as it changes."""
+    """Yield a job's stored events until the final one, and its progress whenever it changes."""
     wanted = EventFilter(jobs=frozenset({job_id}))
     reached, seen = 0, None
     while True:
-        record = await _get(store, job_id)  # before its events: if it is final, the log tells why
+        record = await _get(store, job_id)  # read before the events, so that the final event is included
         events, reached = await store.events(after_seq=reached, wanted=wanted, limit=_PAGE)
         last = [events[-1]] if events and events[-1].is_final else []
         for event in events[: len(events) - len(last)]:
@@ -161,21 +161,21 @@ def _progress_event(record: JobRecord) -> Event:
 @events_app.command
 def tail(
     *,
-    follow: Annotated[bool, Parameter(help="Go on with what happens next.")] = True,
+    follow: Annotated[bool, Parameter(help="Continue with new events.")] = True,
     last: Annotated[
-        int | None, Parameter(help="Begin with so many stored events: 10, or all with --no-follow, unless given.")
+        int | None, Parameter(help="Number of stored events to begin with; default 10, all with --no-follow.")
     ] = None,
     job: Annotated[str | None, Parameter(help="Only events of this job.")] = None,
     task: Annotated[str | None, Parameter(help="Only events of jobs of this task.")] = None,
     event_type: Annotated[
-        str | None, Parameter(name="--type", help="Only these types: job.failed,csv.* for instance.")
+        str | None, Parameter(name="--type", help="Only these types, such as job.failed,csv.*")
     ] = None,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
-    """Show stored events, oldest first, and follow the log; with --json one event a line."""
+    """Show stored events, oldest first, and follow the log; with --json one event per line."""
     if last is not None and last < 0:
-        raise UsageError("--last should be 0 or more")
+        raise UsageError("--last must be 0 or more")
     wanted = EventFilter(
         jobs=frozenset([job] if job else ()), tasks=frozenset([task] if task else ()),
         types=frozenset(word for word in (event_type or "").split(",") if word),
@@ -204,7 +204,7 @@ async def _tail(wanted: EventFilter, most: int | None, profile: str | None, *, f
 
 
 async def _stored(store: Backend, wanted: EventFilter, end: int) -> AsyncIterator[Event]:
-    """What the log holds up to ``end``."""
+    """Yield the stored events up to ``end``."""
     reached = 0
     while reached < end:
         events, reached = await store.events(after_seq=reached, wanted=wanted, limit=_PAGE, up_to_seq=end)
@@ -212,12 +212,12 @@ async def _stored(store: Backend, wanted: EventFilter, end: int) -> AsyncIterato
             yield event
 
 
-# Steering
+# Changing
 
 
 @jobs_app.command
 def retry(job_id: JobId, /, *, as_json: AsJson = False, profile: Profile = None) -> None:
-    """Run a final job again; its history stays."""
+    """Run a final job again; its history is kept."""
 
     async def again() -> JobRecord:
         async with _open_store(profile) as store:
@@ -231,19 +231,19 @@ def retry(job_id: JobId, /, *, as_json: AsJson = False, profile: Profile = None)
 
 @jobs_app.command
 def cancel(
-    job_id: Annotated[str | None, Parameter(help="The job's id; leave it out with --match.")] = None,
+    job_id: Annotated[str | None, Parameter(help="The job's id; omit it with --match.")] = None,
     /,
     *,
     match: Annotated[
-        str | None, Parameter(help="Cancel all unfinished jobs that this finds: 'task:NAME state:queued'.")
+        str | None, Parameter(help="Cancel all unfinished jobs that match a search: 'task:NAME state:queued'.")
     ] = None,
-    dry_run: Annotated[bool, Parameter(help="With --match: only say how many.", negative="")] = False,
-    yes: Annotated[bool, Parameter(help="With --match: do not ask.", negative="")] = False,
-    reason: Annotated[str, Parameter(help="Why; kept with the job.")] = "",
+    dry_run: Annotated[bool, Parameter(help="With --match: only count the jobs.", negative="")] = False,
+    yes: Annotated[bool, Parameter(help="With --match: do not ask for confirmation.", negative="")] = False,
+    reason: Annotated[str, Parameter(help="The reason, stored with the job.")] = "",
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
-    """Cancel a job: at once, or through the process that runs it. With --match all that a search finds."""
+    """Cancel a job; a running one is cancelled by its process. With --match, cancel all matching jobs."""
     if (job_id is None) is (match is None):
         raise UsageError("give a job's id, or --match with a search such as 'task:NAME state:queued'")
     if match is not None:
@@ -262,7 +262,7 @@ def _cancel_one(job_id: str, reason: str, profile: str | None, *, as_json: bool)
             return await _get(store, job_id)
 
     record = asyncio.run(stop())
-    _print_state(record, as_json=as_json, remarks=" (to be cancelled by the process that runs it)")
+    _print_state(record, as_json=as_json, remarks=" (its process will cancel it)")
 
 
 def _cancel_all(match: str, reason: str, profile: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -281,9 +281,9 @@ def _cancel_all(match: str, reason: str, profile: str | None, *, dry_run: bool, 
 
 
 def _confirm(what: str) -> None:
-    """Ask at the terminal. Raises UsageError where there is none, or where the answer is no."""
+    """Ask for confirmation. Raises UsageError without a terminal or if the answer is no."""
     if not sys.stdin.isatty():
-        raise UsageError(f"this would {what}; add --yes to do it, or --dry-run to only count")
+        raise UsageError(f"this would {what}; add --yes to confirm, or --dry-run to only count them")
     if input(f"{what}? [y/N] ").strip().lower() not in {"y", "yes"}:
         raise UsageError("nothing was done")
 
@@ -311,21 +311,21 @@ def enqueue(
         Parameter(
             name="JSON",
             allow_leading_hyphen=True,
-            help="Its arguments, a JSON object; - reads it from the standard input.",
+            help="The arguments as a JSON object; - reads it from standard input.",
         ),
     ] = "{}",
     /,
     *,
     wait: Annotated[bool, Parameter(help="Wait for the final state; exit code 3 if it failed.", negative="")] = False,
     timeout: Timeout = None,
-    delay: Annotated[float | None, Parameter(help="Seconds until it is due.")] = None,
-    priority: Annotated[int | None, Parameter(help="Higher runs first.")] = None,
-    tag: Annotated[tuple[str, ...], Parameter(help="A word to find it by; may be given again.", negative="")] = (),
-    owner: Annotated[str, Parameter(help="Whose job it is: the name of an API key.")] = ANONYMOUS,
+    delay: Annotated[float | None, Parameter(help="Delay in seconds.")] = None,
+    priority: Annotated[int | None, Parameter(help="Priority; higher runs first.")] = None,
+    tag: Annotated[tuple[str, ...], Parameter(help="Tag of the job; may be repeated.", negative="")] = (),
+    owner: Annotated[str, Parameter(help="Owner of the job: the name of an API key.")] = ANONYMOUS,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> int:
-    """Accept a job for one of the service's tasks; it is on disk when this returns, and runs when the service does."""
+    """Enqueue a job for one of the service's tasks; it is stored on return and runs when the service runs."""
     options = CallOptions(delay=delay, priority=priority, tags=tag, owner=owner)
     return asyncio.run(
         _enqueue(task, _parse_object(arguments), options, profile, wait=wait, timeout_s=timeout, as_json=as_json)
@@ -351,14 +351,14 @@ async def _enqueue(
     async with open_store(settings, create=True) as store:
         waiting = count_known_jobs(await store.waiting(), engine._parts.registry)
         if waiting >= settings.runner.max_queued:
-            raise OverloadedError(f"{waiting} jobs wait already; come back later", retry_after_s=1.0)
+            raise OverloadedError(f"{waiting} jobs are waiting, which is the limit; try again later", retry_after_s=1.0)
         enqueued = await store.enqueue([engine._parts.enqueuer.prepare(definition, bound, options).new])
         record = await _get(store, enqueued.ids[0])
         if wait:
             if not as_json:
                 _print_state(record)
             if not processes_at(database_file(settings)):
-                print_note("nothing runs the jobs of this database now; start `asyncbg serve` or `asyncbg worker`")
+                print_note("no process runs jobs of this database; start `asyncbg serve` or `asyncbg worker`")
             record = await _wait(store, record.id, timeout_s)
         if as_json or record.state.is_final or not wait:
             _print_state(record, as_json=as_json)
@@ -368,7 +368,7 @@ async def _enqueue(
 
 
 async def _wait(store: Backend, job_id: str, timeout_s: float | None) -> JobRecord:
-    """The final record, or the latest one when the time is over."""
+    """Return the final record, or the latest one on timeout."""
     clock = SystemClock()
     deadline_ms = None if timeout_s is None else clock.monotonic_ms() + int(timeout_s * 1000)
     while True:
@@ -379,7 +379,7 @@ async def _wait(store: Backend, job_id: str, timeout_s: float | None) -> JobReco
 
 
 def _parse_object(text: str) -> dict[str, Any]:
-    """The JSON object of the command line, or of the standard input for ``-``. Raises UsageError."""
+    """Parse the JSON object of the command line, or of standard input for ``-``. Raises UsageError."""
     text = sys.stdin.read() if text == "-" else text
     try:
         value = json.loads(text)
@@ -387,19 +387,19 @@ def _parse_object(text: str) -> dict[str, Any]:
         where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         raise UsageError(f"JSON is not well-formed{where}; give an object such as '{{\"name\": 1}}'") from None
     if not isinstance(value, dict):
-        raise UsageError("JSON should be an object such as '{\"name\": 1}'")
+        raise UsageError("JSON must be an object such as '{\"name\": 1}'")
     return value
 
 
-# Shared steps
+# Shared helpers
 
 
 @asynccontextmanager
 async def _open_store(profile: str | None, *, create: bool = False) -> AsyncIterator[SQLiteBackend]:
-    """The store; a note is printed where there is no database yet."""
+    """Open the store. Prints a note if the database does not exist."""
     settings = load_settings(**overrides(profile))
     if not create and not has_database(path := database_file(settings)):
-        print_note(f"there is no database {path} yet; set ASYNCBG_DATABASE_URL if you mean another")
+        print_note(f"there is no database {path} yet; set ASYNCBG_DATABASE_URL to use another")
     async with open_store(settings, create=create) as store:
         yield store
 
@@ -412,7 +412,7 @@ async def _get(store: Backend, job_id: str) -> JobRecord:
 
 
 def _exit_code(record: JobRecord) -> int:
-    """Done, unless the job is final and did not succeed. Raises JobFailedError, JobCancelledError."""
+    """Return DONE unless the job has failed or was cancelled. Raises JobFailedError, JobCancelledError."""
     if record.state is JobState.FAILED and record.error is not None:
         raise JobFailedError(record.id, record.error.type, record.error.message)
     if record.state is JobState.CANCELLED:
@@ -423,7 +423,7 @@ def _exit_code(record: JobRecord) -> int:
 def _states(words: Sequence[str]) -> frozenset[JobState]:
     names = [name for word in words for name in word.split(",") if name]
     if not set(names) <= set(JobState):
-        raise UsageError(f"--state should be one of {', '.join(JobState)}")
+        raise UsageError(f"--state must be one of {', '.join(JobState)}")
     return frozenset(map(JobState, names))
 
 
@@ -431,14 +431,14 @@ def _position(cursor: str | None) -> int | None:
     try:
         return _CURSOR.validate_python(cursor)
     except ValidationError:
-        raise UsageError('--cursor should be the "next" of an earlier page') from None
+        raise UsageError('--cursor must be the "next" of a previous page') from None
 
 
-# Showing
+# Printing
 
 
 def _job_json(record: JobRecord) -> dict[str, Any]:
-    """The job as the API shows it, and what looks personal in its result and progress redacted too."""
+    """Return the job as in the API, with result and progress redacted too."""
     shown = JobOut.from_record(record).model_dump(mode="json")
     return shown | {"result": redact_json(shown["result"]), "progress": redact_json(shown["progress"])}
 
@@ -453,11 +453,11 @@ def _row(record: JobRecord) -> Sequence[str]:
 
 def _arguments(shown: dict[str, Any]) -> str:
     size = shown.get("omitted", {}).get("args")
-    return _compact(shown["args"]) if size is None else f"{size:,} bytes: asyncbg jobs show has them"
+    return _compact(shown["args"]) if size is None else f"{size:,} bytes: see asyncbg jobs show"
 
 
 def _progress_text(progress: dict[str, Any]) -> str:
-    """``3/10 rows: half of it``, as much of it as there is."""
+    """Format progress: ``3/10 rows: message``, without missing parts."""
     total = "" if progress["total"] is None else f"/{progress['total']:g}"
     unit = f" {progress['unit']}" if progress["unit"] else ""
     message = f": {progress['message']}" if progress["message"] else ""
@@ -480,7 +480,7 @@ def _print_job(record: JobRecord, *, as_json: bool) -> None:
 
 
 def _print_attempts(attempts: Sequence[dict[str, Any]]) -> None:
-    """When each attempt began and how it ended; the traceback of each that failed."""
+    """Print start, end and outcome of each attempt, and the traceback of each failed one."""
     if not attempts:
         return
     print_line("")
@@ -495,7 +495,7 @@ def _print_attempts(attempts: Sequence[dict[str, Any]]) -> None:
 
 
 def _print_state(record: JobRecord, *, as_json: bool = False, remarks: str = "") -> None:
-    """The job's id and state, and the result where there is one."""
+    """Print the job's id and state, and its result if it has one."""
     if as_json:
         _print_job(record, as_json=True)
         return
@@ -504,7 +504,7 @@ def _print_state(record: JobRecord, *, as_json: bool = False, remarks: str = "")
 
 
 def _print_event(event: Event, epoch: str, *, as_json: bool) -> None:
-    """One event on one line."""
+    """Print one event on one line."""
     envelope = event.envelope(epoch)
     data = envelope["data"] = redact_json(envelope["data"])
     if as_json:

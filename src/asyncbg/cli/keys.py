@@ -1,4 +1,4 @@
-"""The commands ``keys`` and ``audit``: who may come in, and who did what."""
+"""The commands ``keys`` and ``audit``: API keys and the audit log."""
 
 import asyncio
 import json
@@ -31,14 +31,14 @@ from asyncbg.store.sqlite.database import open_all
 
 _MAX_LIMIT = 1_000
 
-keys_app = App(name="keys", help="Make, list and revoke API keys.")
+keys_app = App(name="keys", help="Create, list and revoke API keys.")
 
-Name = Annotated[str, Parameter(help="The key's name; it owns what is submitted with the key.")]
+Name = Annotated[str, Parameter(help="The key's name, which owns the jobs submitted with it.")]
 
 
 @dataclass(frozen=True, slots=True)
 class _Stores:
-    """The two tables these commands are about."""
+    """The API keys and the audit log."""
 
     keys: Keys
     audit: Audit
@@ -51,24 +51,24 @@ def create(
     *,
     scopes: Annotated[
         tuple[str, ...],
-        Parameter(help="Of submit, read and admin, with commas between; submit,read unless given.", negative=""),
+        Parameter(help="Any of submit, read and admin, separated by commas; default submit,read.", negative=""),
     ] = (),
-    expires: Annotated[str | None, Parameter(help="After so long: 12h, 30d, 52w; never unless given.")] = None,
+    expires: Annotated[str | None, Parameter(help="Lifetime: 12h, 30d, 52w; default unlimited.")] = None,
     store: Annotated[
         bool,
-        Parameter(help="--no-store keeps nothing: it also prints what to put into ASYNCBG_AUTH__API_KEYS."),
+        Parameter(help="--no-store stores nothing and also prints the entry for ASYNCBG_AUTH__API_KEYS."),
     ] = True,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
-    """Make an API key. It is printed once and cannot be read again: only a hash of it is kept."""
+    """Create an API key. It is printed once; only its hash is stored."""
     check_name(name)
     wanted = _scopes(scopes)
     lasting_s = None if expires is None else age_s(expires, option="--expires")
     settings = load_settings(**overrides(profile))
     if not store:
         if lasting_s is not None:
-            raise UsageError("--expires needs a key that is stored; one of the settings ends when it is removed there")
+            raise UsageError("--expires needs a stored key; a key in the settings is valid until it is removed there")
         _print_unstored(name, wanted, settings, as_json=as_json)
         return
     key, record = asyncio.run(_create(settings, name, wanted, lasting_s))
@@ -95,7 +95,7 @@ async def _create(
 
 @keys_app.command(name="list")
 def list_keys(*, as_json: AsJson = False, profile: Profile = None) -> None:
-    """List all keys: names, scopes and how they stand; never the keys themselves."""
+    """List all keys with names, scopes and states; never the keys themselves."""
     settings = load_settings(**overrides(profile))
     existing_file(settings)
     records, now_ms = asyncio.run(_list(settings)), SystemClock().now_ms()
@@ -121,7 +121,7 @@ async def _list(settings: Settings) -> Sequence[KeyRecord]:
 
 @keys_app.command
 def revoke(name: Name, /, *, as_json: AsJson = False, profile: Profile = None) -> None:
-    """End a key for good: its sessions, tickets and streams end within a second. Its jobs go on."""
+    """Revoke a key: its sessions, tickets and streams end within a second. Its jobs continue."""
     settings = load_settings(**overrides(profile))
     existing_file(settings)
     record = asyncio.run(_revoke(settings, name))
@@ -146,16 +146,18 @@ async def _revoke(settings: Settings, name: str) -> KeyRecord:
 
 def audit(
     *,
-    what: Annotated[str | None, Parameter(help="Only this: key.create, session.begin, job.cancel, request, …")] = None,
-    who: Annotated[str | None, Parameter(help="Only what this owner did.")] = None,
-    limit: Annotated[int, Parameter(help="At most so many, 1 to 1000.")] = 50,
-    cursor: Annotated[str | None, Parameter(help='The "next" of an earlier page.')] = None,
+    what: Annotated[
+        str | None, Parameter(help="Only this action: key.create, session.begin, job.cancel, request, …")
+    ] = None,
+    who: Annotated[str | None, Parameter(help="Only actions of this owner.")] = None,
+    limit: Annotated[int, Parameter(help="Maximum number of results (1-1000).")] = 50,
+    cursor: Annotated[str | None, Parameter(help='The "next" of the previous page.')] = None,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
     """Show the audit log, newest first: sign-ins, keys, cancels, retries, erasures and refusals."""
     if not 1 <= limit <= _MAX_LIMIT:
-        raise UsageError(f"--limit should be 1 to {_MAX_LIMIT}")
+        raise UsageError(f"--limit must be 1 to {_MAX_LIMIT}")
     settings = load_settings(**overrides(profile))
     existing_file(settings)
     page = asyncio.run(_read(settings, what=what, who=who, limit=limit, cursor=cursor))
@@ -170,7 +172,7 @@ def audit(
         ],
     )
     if page.next is not None:
-        print_note(f"there are more: --cursor {page.next}")
+        print_note(f"next page: --cursor {page.next}")
 
 
 async def _read(
@@ -198,14 +200,14 @@ def _print_unstored(name: str, scopes: frozenset[Scope], settings: Settings, *, 
         return
     print_line(key)
     print_line(json.dumps(setting))
-    print_note("the first line is the key, shown this once; the second goes into the list ASYNCBG_AUTH__API_KEYS")
+    print_note("the first line is the key, shown only once; add the second line to the list ASYNCBG_AUTH__API_KEYS")
 
 
 def _scopes(given: tuple[str, ...]) -> frozenset[Scope]:
     words = [word.strip() for item in given for word in item.split(",") if word.strip()]
     known = [scope.value for scope in Scope]
     if any(word not in known for word in words):
-        raise UsageError(f"--scopes should be of {', '.join(known)}, with commas between")
+        raise UsageError(f"--scopes must be any of {', '.join(known)}, separated by commas")
     return frozenset(map(Scope, words or ("submit", "read")))
 
 

@@ -56,11 +56,11 @@ _CODES: Mapping[type[AsyncBGError], ExitCode] = {
 
 
 _QUOTING = (CycloptsError, JobNotFoundError, UnknownTaskError)
-"""Errors that repeat what was given; the others hold words of ours only, examples of addresses among them."""
+"""Errors whose messages quote user input and are redacted; the others contain only fixed text."""
 
 
-app = App(name="asyncbg", version=version, help="FastAPI's background tasks, kept, visible and streamed.")
-settings_app = App(name="settings", help="What is set, and where it comes from.")
+app = App(name="asyncbg", version=version, help="Durable, visible and streamed background tasks for FastAPI.")
+settings_app = App(name="settings", help="Show settings and their sources.")
 for _part in (
     jobs_app, enqueue, events_app, settings_app, keys_app, audit, doctor, purge, forget, rekey, backup,
 ):  # fmt: skip
@@ -73,14 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; errors of ours are one line on stderr, never a traceback."""
+    """Run the command line. Return the exit code; an expected error is one line on stderr, without a traceback."""
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _print_error(error, ExitCode.USAGE, hint=" (see asyncbg --help)")
     except AsyncBGError as error:
         return _print_error(error, _CODES.get(type(error), ExitCode.FAILED))
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
@@ -95,13 +95,13 @@ def serve(
     port: Annotated[
         int | None, Parameter(help="Port to listen on, 0 for a free one; same as ASYNCBG_SERVER__PORT.")
     ] = None,
-    workers: Annotated[int, Parameter(help="Processes that share the port and the database.")] = 1,
-    reload: Annotated[bool, Parameter(help="Start again when the code changes; for development.", negative="")] = False,
+    workers: Annotated[int, Parameter(help="Number of processes that share the port and the database.")] = 1,
+    reload: Annotated[bool, Parameter(help="Restart when the code changes; for development.", negative="")] = False,
     profile: Profile = None,
 ) -> int:
     """Serve the HTTP API, run the jobs and stream their events."""
     if workers < 1 or (reload and workers > 1):
-        raise SettingsError("--workers should be at least 1, and exactly 1 with --reload; correct it")
+        raise SettingsError("--workers must be at least 1, and exactly 1 with --reload")
     settings = load_settings(**_overrides(profile, host=host, port=port))
     asyncio.run(_require_authentication(settings))
     _require_free_port(settings.server.host, settings.server.port)
@@ -111,7 +111,7 @@ def serve(
 
 @app.command
 def worker(*, profile: Profile = None) -> int:
-    """Run jobs without serving HTTP, until told to stop."""
+    """Run jobs without serving HTTP, until SIGTERM or Ctrl-C."""
     from asyncbg.service.server import run_worker
 
     settings = load_settings(**_overrides(profile))
@@ -123,10 +123,10 @@ def worker(*, profile: Profile = None) -> int:
 @app.command
 def demo(
     *,
-    once: Annotated[bool, Parameter(help="Exit when every job is done: 0 if all succeeded.", negative="")] = False,
+    once: Annotated[bool, Parameter(help="Exit when all jobs are final; 0 if all succeeded.", negative="")] = False,
     port: Annotated[int, Parameter(help="Port of the dashboard, 0 for a free one.")] = 0,
 ) -> int:
-    """Run one of every workflow against local peers and show the progress; needs nothing set up."""
+    """Run every workflow once against local servers and show the progress; needs no setup."""
     from asyncbg.cli.demo import run_demo
 
     return asyncio.run(run_demo(once=once, port=port))
@@ -135,11 +135,11 @@ def demo(
 @settings_app.command
 def show(
     *,
-    sources: Annotated[bool, Parameter(help="Also say where each value comes from.", negative="")] = False,
+    sources: Annotated[bool, Parameter(help="Also show the source of each value.", negative="")] = False,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
-    """Show every setting; secrets are hidden."""
+    """Show all settings; secrets are hidden."""
     shown = setting_sources(**_overrides(profile))
     if as_json:
         print_json(_as_tree(shown, sources=sources))
@@ -148,13 +148,13 @@ def show(
 
 
 def _overrides(profile: str | None, **server: object) -> dict[str, Any]:
-    """What was given on the command line, nested as settings are."""
+    """Return the settings given on the command line, nested by section."""
     given = {name: value for name, value in server.items() if value is not None}
     return ({"server": given} if given else {}) | ({"profile": profile} if profile is not None else {})
 
 
 def _require_free_port(host: str, port: int) -> None:
-    """Say in one line that the port is taken, before anything is started."""
+    """Raise ListenError if the port is in use, before anything is started."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -163,18 +163,18 @@ def _require_free_port(host: str, port: int) -> None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ListenError(
-                f"port {port} on {host} is in use; stop what uses it or choose another with --port"
+                f"port {port} on {host} is in use; stop the other process or choose another with --port"
             ) from None
-        reason = (error.strerror or "the address is unusable").lower()
+        reason = (error.strerror or "the address is not available").lower()
         raise ListenError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port") from None
 
 
 class ListenError(AsyncBGError):
-    """The address to listen on is taken or not ours."""
+    """The address to listen on is in use or not available."""
 
 
 async def _require_authentication(settings: Settings) -> None:
-    """Say in one line that strangers would get in, before anything is started."""
+    """Raise SettingsError for an unauthenticated public address, before anything is started."""
     from asyncbg.auth.origin import is_loopback
     from asyncbg.service.server import require_authentication
 
@@ -184,19 +184,19 @@ async def _require_authentication(settings: Settings) -> None:
 
 
 def _export_options(*, host: str | None, port: int | None, profile: str | None) -> None:
-    """Give uvicorn's factory, which reads the settings anew, maybe in another process, what the command line gave."""
+    """Export the command line options to the environment, from which uvicorn's factory loads the settings."""
     given = {"ASYNCBG_SERVER__HOST": host, "ASYNCBG_SERVER__PORT": port, "ASYNCBG_PROFILE": profile}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
 
 
 def _serve(settings: Settings, workers: int, reload: bool) -> int:
-    """Let uvicorn serve until it is told to stop."""
+    """Run uvicorn until it is stopped."""
     import uvicorn
 
     import asyncbg.service.server  # noqa: F401 - loaded before the line below
     from asyncbg.service.connection_limits import connection_limits
 
-    gc.freeze()  # what is loaded stays: walking through it again holds the loop for 50 ms each time
+    gc.freeze()  # modules are never freed; scanning them would block the loop for 50 ms each time
     if workers > 1 or reload:
         end_children_at_second_signal()
     try:
@@ -218,7 +218,7 @@ def _serve(settings: Settings, workers: int, reload: bool) -> int:
 
 
 def _exit_process(code: ExitCode) -> ExitCode:
-    """Do not wait for a thread whose job ignored that it was told to stop: its job was given back."""
+    """Exit without waiting for threads that ignored cancellation; their jobs have been released."""
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         logging.shutdown()
         sys.stdout.flush()
@@ -227,7 +227,7 @@ def _exit_process(code: ExitCode) -> ExitCode:
 
 
 def _as_tree(shown: Sequence[SettingSource], *, sources: bool) -> dict[str, Any]:
-    """Settings nested as they are in a profile file; with sources, each is an object of value, variable and source."""
+    """Return the settings as nested objects; with ``sources``, each is an object of value, variable and source."""
     tree: dict[str, Any] = {}
     for setting in shown:
         *sections, name = setting.name.split(".")
@@ -240,7 +240,7 @@ def _as_tree(shown: Sequence[SettingSource], *, sources: bool) -> dict[str, Any]
 
 
 def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
-    """One line a setting; a value is JSON, so that text and numbers tell apart."""
+    """Print one line for each setting; values are JSON, to distinguish text from numbers."""
     print_table(
         ("setting", "value", *(["source"] if sources else [])),
         (
@@ -251,7 +251,7 @@ def _print_table(shown: Sequence[SettingSource], *, sources: bool) -> None:
 
 
 def _print_error(error: Exception, code: ExitCode, *, hint: str = "") -> ExitCode:
-    """One line on stderr."""
+    """Print the error as one line on stderr. Return the exit code."""
     line = " ".join(str(error).split()) or type(error).__name__
     line = redact(line) if isinstance(error, _QUOTING) else line
     print_note(f"{line}{hint}")

@@ -1,4 +1,4 @@
-"""The commands on the store as a whole: ``doctor``, ``purge``, ``forget``, ``rekey`` and ``backup``."""
+"""The maintenance commands of the store: ``doctor``, ``purge``, ``forget``, ``rekey`` and ``backup``."""
 
 import asyncio
 import sys
@@ -33,7 +33,7 @@ _SLICE = 500
 
 
 def doctor(*, as_json: AsJson = False, profile: Profile = None) -> int:
-    """Check what asyncbg stands on; each finding comes with its remedy. Exit code 1 where something is broken."""
+    """Check the installation and suggest remedies. Exit code 1 if a check fails."""
     findings = asyncio.run(diagnose(overrides(profile)))
     is_well = all(finding.status is not Status.FAILED for finding in findings)
     if as_json:
@@ -49,12 +49,12 @@ def doctor(*, as_json: AsJson = False, profile: Profile = None) -> int:
 def purge(
     *,
     older_than: Annotated[
-        str | None, Parameter(help="An age such as 90s, 30m, 12h, 7d or 2w; runner.retention_s unless given.")
+        str | None, Parameter(help="An age such as 90s, 30m, 12h, 7d or 2w; default runner.retention_s.")
     ] = None,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
-    """Delete final jobs that ended longer ago than that, with their events."""
+    """Delete final jobs that ended before that age, with their events."""
     age = None if older_than is None else age_s(older_than, option="--older-than")
     settings = load_settings(**overrides(profile))
     purged = asyncio.run(_purge(settings, settings.runner.retention_s if age is None else age))
@@ -77,17 +77,17 @@ async def _purge(settings: Settings, age: float) -> int:
 def forget(
     email: Annotated[
         str,
-        Parameter(allow_leading_hyphen=True, help="The person's e-mail address; - reads it from the standard input."),
+        Parameter(allow_leading_hyphen=True, help="The person's e-mail address; - reads it from standard input."),
     ],
     /,
     *,
-    wait: Annotated[float, Parameter(help="Seconds that running jobs of the person, and readers, get to end.")] = 10.0,
+    wait: Annotated[float, Parameter(help="Seconds to wait for the person's running jobs, and for readers.")] = 10.0,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> int:
-    """Erase a person from jobs, events, activity, imports, tickets and files; the jobs that wait are cancelled.
+    """Erase a person from jobs, events, activity, imports, tickets and files; unfinished jobs are cancelled.
 
-    Works beside a running service. Exit code 1 where something remains: what, and what to do, is told.
+    Works beside a running service. Exit code 1 if data remains, with a note about where and how to remove it.
     """
     settings = load_settings(**overrides(profile))
     if settings.privacy.pseudonym_key:
@@ -135,13 +135,13 @@ def _print_erasure(done: Erasure) -> None:
     for file, many in done.checked.found.items():
         print_note(f"{file} still holds the address in {many} places")
     if done.is_complete:
-        print_line(f"{done.person} is forgotten; backups made before still know the person")
+        print_line(f"{done.person} is erased; earlier backups still contain the person")
 
 
 def rekey(*, as_json: AsJson = False, profile: Profile = None) -> int:
-    """Encrypt all stored arguments and results under the first of the encryption keys.
+    """Re-encrypt all stored arguments and results with the first encryption key.
 
-    Run it after a key was put before the others, or after the first key was set. Works beside a running service.
+    Run it after adding a new first key. Works beside a running service.
     """
     settings = load_settings(**overrides(profile))
     done, is_log_empty = asyncio.run(_rekey(settings))
@@ -165,13 +165,13 @@ async def _rekey(settings: Settings) -> tuple[Rekeyed, bool]:
 
 
 def backup(
-    file: Annotated[Path, Parameter(help="Where to; it must not exist yet.")],
+    file: Annotated[Path, Parameter(help="Path of the copy; it must not exist.")],
     /,
     *,
     as_json: AsJson = False,
     profile: Profile = None,
 ) -> None:
-    """Copy the database to FILE, whole and consistent, while the service runs or does not."""
+    """Copy the database to FILE consistently, with or without a running service."""
     source = existing_file(load_settings(**overrides(profile)))
     size = back_up(source, file)
     if as_json:

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, usage errors, and how results and remarks are printed."""
+"""Shared parts of the commands: exit codes, usage errors, and printing of results and notes."""
 
 import json
 import re
@@ -13,13 +13,13 @@ from rich.table import Table
 
 from asyncbg.errors import AsyncBGError
 
-_UNBROKEN = 10_000  # columns where nobody's terminal has to fold the lines
+_UNBROKEN = 10_000  # columns for output that is not a terminal: lines are not folded
 _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw])", re.ASCII)
 _UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class ExitCode(IntEnum):
-    """What the shell is told."""
+    """Exit codes of the command."""
 
     DONE = 0
     FAILED = 1
@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
 
 
 class UsageError(AsyncBGError):
-    """The command line says something that cannot be; the message names the option or argument, never its value."""
+    """The command line is invalid; the message names the option or argument, never its value."""
 
 
 Profile = Annotated[str | None, Parameter(help="Use settings/PROFILE.toml; same as ASYNCBG_PROFILE.")]
@@ -38,35 +38,35 @@ AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON.", negative="
 
 
 def overrides(profile: str | None) -> dict[str, str]:
-    """The settings that ``--profile`` gives."""
+    """Return the settings that ``--profile`` overrides."""
     return {} if profile is None else {"profile": profile}
 
 
 def age_s(text: str, *, option: str) -> float:
-    """``7d`` in seconds. Raises UsageError, which names the option."""
+    """Parse an age such as ``7d``; return seconds. Raises UsageError, which names the option."""
     found = _AGE.fullmatch(text.strip())
     if found is None:
-        raise UsageError(f"{option} should be a number and a unit: 90s, 30m, 12h, 7d or 2w")
+        raise UsageError(f"{option} must be a number and a unit: 90s, 30m, 12h, 7d or 2w")
     return float(found[1]) * _UNIT_S[found[2]]
 
 
 def print_line(line: str) -> None:
-    """One line of the result, at once."""
+    """Print one line of the result and flush."""
     print(line, flush=True)  # noqa: T201 - the command's result
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
-    """The result as JSON; without ``indent`` on one line."""
+    """Print the result as JSON; on one line without ``indent``."""
     print_line(json.dumps(value, indent=indent))
 
 
 def print_note(line: str) -> None:
-    """One line beside the result, on stderr."""
+    """Print a note on stderr."""
     print(f"asyncbg: {line}", file=sys.stderr, flush=True)  # noqa: T201 - the command's note
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A line a row; folded to a terminal's width, whole where it goes to a file or a pipe."""
+    """Print a table, folded to the width of a terminal; lines to a file or pipe are not folded."""
     table = Table(box=None, pad_edge=False)
     for number, head in enumerate(heads):
         table.add_column(head, no_wrap=number == 0, overflow="fold")
@@ -77,5 +77,5 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def printable(text: str) -> str:
-    """``text`` without anything that steers a terminal."""
+    """Return ``text`` with control characters replaced by blanks."""
     return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
