@@ -18,7 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from asyncbg import AsyncBG, Progress, current_job
 from asyncbg.core.event import Event
 from asyncbg.core.job import JobRecord, JobState
-from asyncbg.engine.target import prepare_target
 from asyncbg.testing import ManualBG
 
 SOON_S = 10
@@ -109,11 +108,11 @@ async def metrics(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
 
 async def store(bg: AsyncBG, task: str, *, delay_s: int = 0) -> str:
     """Store a job that names ``task``, as another version of the application may have done."""
-    prepared = prepare_target(bg._parts.enqueuer, fine, (), {})
+    prepared = bg.prepare(fine, (), {})
     prepared.new = prepared.new._replace(task=task)
     if delay_s:
         prepared.new = prepared.new._replace(state="scheduled", run_at_ms=prepared.new.run_at_ms + delay_s * 1000)
-    await bg._parts.enqueuer.accept([prepared])
+    await bg.accept([prepared])
     return prepared.job.id
 
 
@@ -365,11 +364,14 @@ UNREADABLE = {
     "queue": ("queue = x'ff'",),
     "progress": ("progress = x'ff'",),
     "cancel_reason": ("cancel_reason = x'ff'",),
+    "created_at": ("created_at = 9e999",),
+    "run_at": ("run_at = 'x'", "run_at = 9e999"),
 }
 BROKEN = (
     "args = '{\"a\":'", "args = 'null'", "args = '[1]'", "args = ''", "tags = 'nope'", "tags = '5'",
     "personal = 'nope'", "personal = '[1]'", "progress = '{\"current\":'", "progress = '{\"odd\": 1}'",
     "task = ':'", "task = '.:.'", "batch = 'x'", "attempt = 9223372036854775806",
+    "created_at = 'x'", "priority = 'x'", "priority = 1.5", "max_attempts = 'x'", "crashes = 'x'", "started_at = 'x'",
 )  # fmt: skip
 
 
@@ -379,7 +381,8 @@ async def corrupted(bg: AsyncBG, tmp_path: Path, change: str) -> str:
         bg.task(fine)
         job = await bg.submit("fine", {}, delay_s=3600)
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
-        connection.execute(f"UPDATE job SET run_at = 1, {change}")  # noqa: S608 - one of the texts below
+        connection.execute("UPDATE job SET run_at = 1")
+        connection.execute(f"UPDATE job SET {change}")  # noqa: S608 - one of the texts below
         connection.commit()
     return job.id
 

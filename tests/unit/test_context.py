@@ -456,6 +456,38 @@ async def test_a_task_publishes_instances_of_a_class(engine: Engine) -> None:
     assert told.payload() == {"kg": "1.50", "on": "2026-11-22"}
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        (None, {}, "a name and a mapping of its data, not NoneType and dict"),
+        (5, {}, "not int and dict"),
+        ("email.sent", [1], "not str and list"),
+        ("email.sent", "text", "not str and str"),
+        ("a" * 256, {}, "at most 255 characters, not 256"),
+    ],
+)
+async def test_what_is_no_event_is_named(engine: Engine, name: Any, data: Any, what: str) -> None:
+    """The error says what was given and what is taken."""
+
+    async def task() -> None:
+        await current_job().publish(name, data)
+
+    job = await engine.enqueue(task)
+    with pytest.raises(JobFailedError, match=what):
+        await job.result(timeout=20)
+
+
+async def test_progress_advances_by_numbers_only(engine: Engine) -> None:
+    """As it is set: the error names what was given."""
+
+    async def task(progress: Progress = Progress()) -> None:
+        progress.advance(None)  # type: ignore[arg-type]
+
+    job = await engine.enqueue(task)
+    with pytest.raises(JobFailedError, match="n of a progress report should be a number, not NoneType"):
+        await job.result(timeout=20)
+
+
 async def test_a_class_without_a_type_is_not_published(engine: Engine) -> None:
     """What was forgotten is said when it is used."""
 

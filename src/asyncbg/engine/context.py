@@ -22,6 +22,7 @@ logger = logging.getLogger("asyncbg")
 _NOTHING = (0, None, "", "")
 _NUMBERS = (int, float)
 _MAX_EVENT_BYTES = 256 * 1024
+_MAX_EVENT_NAME = 255
 _current: ContextVar["CurrentJob | None"] = ContextVar("asyncbg_current_job", default=None)
 
 
@@ -206,6 +207,7 @@ class CurrentJob:
         Await it in a coroutine. In a plain function just call it: in a thread it returns when the event is on disk.
         """
         if not isinstance(event, EventModel):
+            _require_event(event, data)
             name, payload = event, self.clean_json(json.loads(_event_text(event, dict(data or {}))))
         elif data is None:
             name, payload = event.event_type, event.masked(self.clean_json)
@@ -291,7 +293,7 @@ class CurrentJob:
 
     def advance(self, n: float) -> None:
         """Add ``n`` to the current value."""
-        self.report((self._latest or _NOTHING)[0] + n)
+        self.report((self._latest or _NOTHING)[0] + (n if type(n) in _NUMBERS else _number("n", n)))
 
     def _notify_reporter(self) -> None:
         self.changed = True
@@ -310,6 +312,15 @@ def _number(name: str, value: object) -> float:
     if not isinstance(value, SupportsFloat):
         raise TypeError(f"{name} of a progress report should be a number, not {type(value).__name__}")
     return float(value)
+
+
+def _require_event(name: object, data: object) -> None:
+    """Raise TypeError for what is no name and data of an event, ValueError for a name that is too long."""
+    if not isinstance(name, str) or not isinstance(data, Mapping | None):
+        given = f"{type(name).__name__} and {type(data).__name__}"
+        raise TypeError(f"an event is an EventModel, or a name and a mapping of its data, not {given}")
+    if len(name) > _MAX_EVENT_NAME:
+        raise ValueError(f"the name of an event should be at most {_MAX_EVENT_NAME} characters, not {len(name):,}")
 
 
 def _event_text(name: str, data: Mapping[str, Any]) -> str:

@@ -14,17 +14,18 @@ from asyncbg.core.job import ANONYMOUS, Attempt, JobRecord, JobState
 from asyncbg.core.retry import RetryPolicy
 from asyncbg.core.supervisor import Loop
 from asyncbg.engine.decorator import ScheduleDecorator, TaskDecorator
+from asyncbg.engine.enqueuer import PreparedJob
 from asyncbg.engine.job_handle import Job
 from asyncbg.engine.options import CallOptions, TaskOptions
 from asyncbg.engine.parts import assemble
 from asyncbg.engine.registry import unknown_tasks
 from asyncbg.engine.schedule import Cron
-from asyncbg.engine.target import Target, enqueue_target
+from asyncbg.engine.target import Target, enqueue_target, prepare_target
 from asyncbg.engine.task_handle import Task
 from asyncbg.engine.worker import Worker
 from asyncbg.errors import NotRunningError
 from asyncbg.settings import Settings, load_settings
-from asyncbg.store.base import Backend
+from asyncbg.store.base import Backend, Enqueued
 from asyncbg.store.sqlite.database import open_all
 
 logger = logging.getLogger("asyncbg")
@@ -200,6 +201,19 @@ class Engine:
         Raise ArgumentsError, OverloadedError, DatabaseError, NotRunningError, TransactionError.
         """
         return await enqueue_target(self._parts.enqueuer, target, args, kwargs)
+
+    def prepare(
+        self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], *, owner: str | None = None
+    ) -> PreparedJob:
+        """Validate a call and give it an id; nothing is stored yet. Raises ArgumentsError, TransactionError."""
+        return prepare_target(self._parts.enqueuer, target, args, kwargs, owner=owner)
+
+    async def accept(self, prepared: Sequence[PreparedJob], *, stop_on_failure: bool = False) -> Enqueued:
+        """Store prepared jobs as one batch, to run one after another; return when they are on disk.
+
+        Raises OverloadedError, DatabaseError, NotRunningError.
+        """
+        return await self._parts.enqueuer.accept(prepared, stop_on_failure=stop_on_failure)
 
     async def submit(
         self,

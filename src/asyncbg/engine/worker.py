@@ -161,7 +161,7 @@ class Worker:
         self._next_quarantine_ms = self._clock.monotonic_ms() + _QUARANTINE_MS
         try:
             for job_id in await self._backend.quarantine():
-                logger.error("job %s failed: its row in the database holds a value that is not text", job_id)
+                logger.error("job %s failed: its row holds a value of another type than its column", job_id)
         except DatabaseError as error:
             logger.error("cannot fail the jobs whose rows cannot be read: %s", error)
 

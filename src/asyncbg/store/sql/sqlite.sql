@@ -328,12 +328,16 @@ WITH RECURSIVE known (name) AS (
 SELECT json_group_array(name) FROM known WHERE name IS NOT NULL
 
 -- name: find_open_values
--- Of each open job its texts as bytes, and how many of them are stored as something else.
+-- Of each open job its texts as bytes, and how many of its values are stored as something else than their column's type.
 SELECT n, (typeof(id) = 'blob') + (typeof(task) = 'blob') + (typeof(queue) = 'blob') + (typeof(owner) = 'blob') +
        (typeof(batch) = 'blob') + (typeof(tags) = 'blob') + (typeof(args) = 'blob') + (typeof(personal) = 'blob') +
        (typeof(place) = 'blob') + (typeof(idempotency_key) = 'blob') + (typeof(fingerprint) = 'blob') +
        (typeof(unique_key) = 'blob') + (typeof(progress) = 'blob') + (typeof(error_type) = 'blob') +
-       (typeof(error_message) = 'blob') + (typeof(cancel_reason) = 'blob'),
+       (typeof(error_message) = 'blob') + (typeof(cancel_reason) = 'blob') +
+       (typeof(priority) <> 'integer') + (typeof(retries) <> 'integer') + (typeof(created_at) <> 'integer') +
+       (typeof(run_at) <> 'integer') + (typeof(attempt) <> 'integer') + (typeof(max_attempts) <> 'integer') +
+       (typeof(crashes) <> 'integer') + (typeof(token) NOT IN ('integer', 'null')) +
+       (typeof(lease_until) NOT IN ('integer', 'null')) + (typeof(started_at) NOT IN ('integer', 'null')),
        CAST(id AS BLOB), CAST(task AS BLOB), CAST(queue AS BLOB), CAST(owner AS BLOB), CAST(batch AS BLOB),
        CAST(tags AS BLOB), CAST(args AS BLOB), CAST(personal AS BLOB), CAST(place AS BLOB),
        CAST(idempotency_key AS BLOB), CAST(fingerprint AS BLOB), CAST(unique_key AS BLOB), CAST(progress AS BLOB),
@@ -348,7 +352,15 @@ WHERE n = ?
 
 -- name: fail_unreadable
 UPDATE job SET state = 'failed', finished_at = :now_ms, error_type = :type, error_message = :message, token = NULL,
-               lease_until = NULL, cancel_reason = NULL
+               lease_until = NULL, cancel_reason = NULL,
+               priority = CASE typeof(priority) WHEN 'integer' THEN priority ELSE 0 END,
+               retries = CASE typeof(retries) WHEN 'integer' THEN retries ELSE 0 END,
+               created_at = CASE typeof(created_at) WHEN 'integer' THEN created_at ELSE :now_ms END,
+               run_at = CASE typeof(run_at) WHEN 'integer' THEN run_at ELSE :now_ms END,
+               attempt = CASE typeof(attempt) WHEN 'integer' THEN attempt ELSE 0 END,
+               max_attempts = CASE typeof(max_attempts) WHEN 'integer' THEN max_attempts ELSE 1 END,
+               crashes = CASE typeof(crashes) WHEN 'integer' THEN crashes ELSE 0 END,
+               started_at = CASE typeof(started_at) WHEN 'integer' THEN started_at END
 WHERE n = :n
 
 -- name: batch_of

@@ -99,6 +99,8 @@ class AttemptLanes:
         if due:
             queue(tx, due, now_ms)
         found, next_due_ms = self._find_ready(tx, request.limit, request.skip)
+        if not isinstance(next_due_ms, int | None):
+            raise TypeError("a stored job is due at a time that is no number")
         token = random_token()
         leases = [decrypt_lease(Lease._make([*row, token]), self._encryption) for row in json.loads(found)]
         if leases:

@@ -104,15 +104,22 @@ def _record(row: RecordRow) -> JobRecord:
     sizes = (("args", row.args, row.args_size), ("result", row.result, row.result_size))
     return JobRecord(
         n=row.n, id=row.id, task=row.task, queue=row.queue, state=JobState(row.state), owner=row.owner,
-        priority=row.priority, batch=row.batch, tags=_texts(load_json(row.tags, ())), durable=bool(row.durable),
-        attempt=row.attempt, max_attempts=row.max_attempts, crashes=row.crashes, created_at_ms=row.created_at,
-        run_at_ms=row.run_at, started_at_ms=row.started_at, finished_at_ms=row.finished_at,
+        priority=_number(row.priority), batch=row.batch, tags=_texts(load_json(row.tags, ())),
+        durable=bool(row.durable),
+        attempt=_number(row.attempt), max_attempts=_number(row.max_attempts), crashes=_number(row.crashes),
+        created_at_ms=_number(row.created_at), run_at_ms=_number(row.run_at), started_at_ms=_number(row.started_at),
+        finished_at_ms=_number(row.finished_at),
         args="{}" if row.args is None else row.args, personal=_marks(load_json(row.personal, {})),
         progress=ProgressValue.read(row.progress) if row.progress else None, result=row.result,
         error=JobFailure(type=row.error_type, message=row.error_message or "") if row.error_type else None,
         cancel_reason=row.cancel_reason,
         omitted={name: size for name, value, size in sizes if value is None and size is not None},
     )  # fmt: skip
+
+
+def _number(stored: Any) -> Any:
+    """A column of whole numbers, or null; what another program wrote into it instead counts as 0."""
+    return stored if stored is None or isinstance(stored, int) else 0
 
 
 def _marks(stored: object) -> dict[str, Any]:

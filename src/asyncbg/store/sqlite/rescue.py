@@ -33,7 +33,7 @@ class Fate(NamedTuple):
 _LOST = Fate("NotDurableError", "its function existed only in a process that ended; pass a module-level function")
 _INTERRUPTED = Fate("JobInterruptedError", "its process ended while it ran, and it may run at most once")
 _POISON = Fate("PoisonError", f"its worker process crashed {POISON_AFTER} times; fix the task, then retry it")
-_UNREADABLE = Fate("UnreadableRowError", "its row in the database holds a value that is no text; see the server log")
+_UNREADABLE = Fate("UnreadableRowError", "a value in its row has another type than its column; see the server log")
 
 
 class LostJob(NamedTuple):
@@ -144,13 +144,15 @@ class QuarantineLane:
 
 
 def _unreadable(connection: sqlite3.Connection) -> list[tuple[int, list[str | None]]]:
-    """Return the number and the values, as texts, of each open row with a value that is no text.
+    """Return the number and the values, as texts, of each open row with a value of another type than its column.
 
     Read as bytes, since SQLite's text conversion fails on such values.
     """
     found = []
-    for n, blobs, *values in connection.execute(SQL["find_open_values"]):
+    for n, mistyped, *values in connection.execute(SQL["find_open_values"]):
         texts = [None if value is None else bytes(value).decode("utf-8", "replace") for value in values]
-        if blobs or any(text is not None and text.encode() != value for text, value in zip(texts, values, strict=True)):
+        if mistyped or any(
+            text is not None and text.encode() != value for text, value in zip(texts, values, strict=True)
+        ):
             found.append((n, texts))
     return found
