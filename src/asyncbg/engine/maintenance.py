@@ -123,6 +123,7 @@ class Maintenance:
         if worker is None:
             return
         worker.recheck_skipped()
+        worker.settle_unbegun()
         known = worker.job_ids
         if worker.is_idle:
             return

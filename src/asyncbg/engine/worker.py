@@ -178,6 +178,7 @@ class Worker:
                 return has_run
             has_run = True
             await self._wait_for_change()
+            self.settle_unbegun()
 
     async def claim(self) -> int | None:
         """Claim jobs for the free slots. Return when the next scheduled job is due, in milliseconds."""
@@ -328,10 +329,13 @@ class Worker:
         self.stop_lapsed({lease.id})  # an earlier attempt that still runs has lost its lease to this one
         running = self._running[lease.id] = _Running(lease, job, definition)
         running.task = asyncio.create_task(self._run(running, kept[1] if kept else None), name=_TASK_NAME + lease.id)
-        running.task.add_done_callback(lambda _: self._settle_unsettled(running))
 
-    def _settle_unsettled(self, running: _Running) -> None:
-        """Settle a job whose asyncio task was cancelled before its first step."""
+    def settle_unbegun(self) -> None:
+        """Settle the jobs whose asyncio task was cancelled from outside before its first step."""
+        for running in [one for one in self._running.values() if one.task.done()]:
+            self._settle_unbegun(running)
+
+    def _settle_unbegun(self, running: _Running) -> None:
         if not running.has_ended:
             self._free_slot(running)
             if not self._is_loop_ending():
@@ -341,6 +345,7 @@ class Worker:
         """Cancel a job's asyncio task, once."""
         running.cancel = outcome
         running.job.cancelled.set(_reason(outcome))
+        running.task.add_done_callback(lambda _: self._settle_unbegun(running))
         running.task.cancel()
         self._set_timer(running, self._settings.cancel_grace_s, self._report_ignored_cancel)
 
