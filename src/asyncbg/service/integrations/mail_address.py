@@ -1,4 +1,4 @@
-"""E-mail addresses: right in form, and whether their domain can be reached from everywhere."""
+"""E-mail addresses: validation of their form, and detection of special-use domains."""
 
 from dataclasses import dataclass
 
@@ -11,27 +11,27 @@ _STAND_IN = ".example.com"
 
 
 class AddressError(FinalError, ValueError):
-    """The address is malformed, or its ``domain`` is one for special use. The message names no more than the domain."""
+    """The address is malformed, or its ``domain`` is a special-use name. The message names at most the domain."""
 
     def __init__(self, message: str, *, domain: str | None = None) -> None:
-        """Say what is wrong, and name the domain if it is that."""
+        """``domain`` is given if it is the reason."""
         super().__init__(message)
         self.domain = domain
 
 
 @dataclass(frozen=True, slots=True)
 class MailAddress:
-    """An address whose form is right: normalized, and as it goes over the ``wire``, in ASCII if it has such a form."""
+    """A valid address: normalized, and in the form that SMTP sends (``wire``), in ASCII if possible."""
 
     normalized: str
     wire: str
 
     @classmethod
     def parse(cls, text: str) -> "MailAddress":
-        """Read one address without a name. Raises AddressError.
+        """Parse one address without a display name. Raises AddressError.
 
-        The validator refuses what is for special use (``.local``, ``home.arpa``) whatever it is told: it is given such
-        a domain below another one.
+        The validator refuses special-use domains (``.local``, ``home.arpa``) in any case. Such a domain is passed to it
+        as a subdomain of another one.
         """
         domain = text.rpartition("@")[2].lower()
         below = _STAND_IN if domain and _is_special(domain) else ""
@@ -43,7 +43,7 @@ class MailAddress:
         return cls(normalized.removesuffix(below), ascii_form.removesuffix(below))
 
     def check_domain(self, *, allow_special_use: bool) -> None:
-        """Raise AddressError, naming the domain, where it leads to no mailbox on the Internet and may not be used."""
+        """Raise AddressError, naming the domain, if it is a special-use name and those are not allowed."""
         domain = self.wire.rpartition("@")[2]
         if _is_special(domain) and not allow_special_use:
             raise AddressError(
@@ -54,5 +54,5 @@ class MailAddress:
 
 
 def _is_special(domain: str) -> bool:
-    """Whether a domain is a special-use name, or below one: it means something on one network only."""
+    """Whether a domain is a special-use name, or below one."""
     return any(f".{domain}".endswith(f".{name}") for name in _SPECIAL_USE)

@@ -1,4 +1,4 @@
-"""What can go wrong with a mail: whether another attempt may help, and which part is to blame."""
+"""Errors of mail delivery: whether another attempt may succeed, and which part a refusal is about."""
 
 import re
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ _EMPTY_FIRST_LINE = re.compile(rb"\d{3}-[ \t\r]*\n")
 
 
 class MailError(AsyncBGError):
-    """The server could not take the message now: no connection, no answer in time or a 4xx reply (``code``).
+    """The server did not accept the message now: no connection, no answer in time, or a 4xx reply (``code``).
 
     ``retry_after_s`` is the delay before the next attempt, by ASYNCBG_SMTP__SCHEDULE_S.
     """
 
     def __init__(self, message: str, *, code: int | None = None) -> None:
-        """Say what happened, without addresses."""
+        """``message`` says what happened, without addresses."""
         super().__init__(message)
         self.code = code
         self.retry_after_s: float | None = None
 
 
 class MailUncertainError(MailError):
-    """The whole message was sent and the server's answer got lost: it may have been delivered (RFC 5321, 4.5.3.2.6)."""
+    """The whole message was sent, but no answer received: it may have been delivered (RFC 5321, 4.5.3.2.6)."""
 
 
 class MailRefusedError(MailError, FinalError):
-    """This message will never be taken: it is malformed, or the server refused it for good (5xx)."""
+    """The message is malformed, or the server refused it permanently (5xx)."""
 
 
 class Part(StrEnum):
-    """What a server's refusal is about, with the setting that changes it."""
+    """The subject of a server's refusal, with the setting that changes it."""
 
     CONNECTION = "refused the connection"
     EHLO = "refused our EHLO name (ASYNCBG_SMTP__EHLO)"
@@ -48,16 +48,16 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A server's reply to a command. ``text`` may hold addresses: it is matched, never quoted."""
+    """A server's reply to a command. ``text`` may contain addresses: it is matched, never quoted."""
 
     code: int
     text: str = ""
 
     @classmethod
     def read(cls, code: int, text: str, received: bytes) -> "Reply | None":
-        """The reply that aiosmtplib parsed; None if what was ``received`` is none (``2500 ok``, ``999``).
+        """Return the reply that aiosmtplib parsed, or None if ``received`` is not a reply (``2500 ok``, ``999``).
 
-        Its text is without an empty first line, behind which the extensions of EHLO begin.
+        aiosmtplib drops an empty first line. It is added again, because the extensions of EHLO begin after the first.
         """
         if not 200 <= code < 600 or not _REPLY.match(received):
             return None
@@ -65,11 +65,11 @@ class Reply:
 
     @property
     def kind(self) -> int:
-        """The first digit, which alone decides (RFC 5321, 4.3.2)."""
+        """The first digit, which alone determines success or failure (RFC 5321, 4.3.2)."""
         return self.code // 100
 
     def __str__(self) -> str:
-        """The code, with the enhanced one of RFC 3463 where there is one."""
+        """The code, with the enhanced status code of RFC 3463 if there is one."""
         enhanced = _ENHANCED_CODE.match(self.text)
         return f"{self.code} {enhanced[1]}" if enhanced else str(self.code)
 
@@ -83,7 +83,7 @@ _OTHER_PROTOCOLS = (
     (re.compile(rb"(?![2-5]\d\d)."), "another protocol, or garbage"),
 )
 
-# Servers may delay a refusal to a later command, usually to RCPT: the reply itself then says what it is about.
+# Servers may delay a refusal to a later command, usually RCPT. The text of the reply then names its subject.
 # Each row matches "CODE TEXT". Sources: RFC 3207 and 4954 (530, 534, 535, 538), RFC 3463 and 5248 (X.1.7, X.7.8 …),
 # and the texts of Postfix, Exim, Sendmail and Exchange.
 _BLAME = tuple(
@@ -104,9 +104,9 @@ _BLAME = tuple(
 
 
 def refusal(reply: Reply, part: Part) -> MailError:
-    """The error for a 4yz or 5yz reply to the command that is about ``part``: final by the first digit.
+    """Return the error for a 4yz (retried) or 5yz (final) reply to the command for ``part``.
 
-    Any other code is no answer to the command; it may pass.
+    Any other code does not fit the command, and is retried.
     """
     if reply.kind not in (4, 5):
         return MailError(f"the SMTP server gave a reply that does not fit the command: {reply}", code=reply.code)
@@ -115,7 +115,7 @@ def refusal(reply: Reply, part: Part) -> MailError:
 
 
 def failure(step: str, error: Exception) -> MailError:
-    """The error for a step that got no reply: the connection was lost or silent, or the command could not be sent."""
+    """Return the error for a step without a reply: a timeout, a lost connection, or a command that cannot be sent."""
     if isinstance(error, TimeoutError):
         hint = "; is it a mail server, and does it expect TLS at once (ASYNCBG_SMTP__SECURITY=tls)?"
         return MailError(
@@ -128,7 +128,7 @@ def failure(step: str, error: Exception) -> MailError:
 
 
 def no_smtp(received: bytes) -> MailError | None:
-    """The error for a greeting that is no SMTP: it names what was ``received``. None if that may be SMTP."""
+    """Return the error for a greeting in another protocol, named by what was ``received``; None if it may be SMTP."""
     kind = next((name for pattern, name in _OTHER_PROTOCOLS if pattern.match(received)), None)
     if kind is None:
         return None
@@ -138,7 +138,7 @@ def no_smtp(received: bytes) -> MailError | None:
 
 
 def no_tls() -> MailError:
-    """The error for a TLS handshake that failed."""
+    """Return the error for a failed TLS handshake."""
     return MailError(
         "no verified TLS connection to the SMTP server could be made; check ASYNCBG_SMTP__SECURITY, "
         "ASYNCBG_SMTP__HOST against its certificate, and ASYNCBG_SMTP__CA_FILE"
@@ -146,7 +146,7 @@ def no_tls() -> MailError:
 
 
 def uncertain(what: str) -> MailUncertainError:
-    """The error for a message that was sent whole and not answered."""
+    """Return the error for a message that was sent completely and not answered."""
     return MailUncertainError(
         f"it is uncertain whether the SMTP server took the message: all of it was sent, and {what}; "
         "the next attempt repeats it with the same Message-ID"
@@ -154,7 +154,7 @@ def uncertain(what: str) -> MailUncertainError:
 
 
 def _blamed(reply: Reply, part: Part) -> Part:
-    """What the reply is about. A refused EHLO or STARTTLS is that; a refused login too, unless it wants STARTTLS."""
+    """Return the subject of a refusal: ``part`` for EHLO and STARTTLS, and for a login unless TLS is required."""
     if part in (Part.STARTTLS, Part.EHLO):
         return part
     said = f"{reply.code} {reply.text}"

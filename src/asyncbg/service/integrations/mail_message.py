@@ -1,4 +1,4 @@
-"""A mail as its sender gives it, checked, and as the bytes that go over the wire."""
+"""Mail messages: validation, and rendering as the bytes that DATA sends."""
 
 import mimetypes
 import re
@@ -30,7 +30,7 @@ _HEADER_POLICY = _BODY_POLICY.clone(max_line_length=998)  # addresses and ids st
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file that goes with a mail; its type is that of its name."""
+    """An attached file. Its media type is guessed from its name."""
 
     name: str = field(repr=False)
     content: bytes = field(repr=False)
@@ -38,11 +38,11 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Mail:
-    """One message: checked when it is made, MailRefusedError for what would break a header or a limit.
+    """One message. Raises MailRefusedError on creation if it would break a header or a limit.
 
-    Of several addresses in ``to`` none is shown another's, and nobody sees those in ``bcc``; those in ``cc`` are seen
-    by all. ``only`` are those still to get it, where the others have it. ``message_id`` has the form
-    ``<left@right>``; keep it the same for every attempt, so that a mail server can drop repeats.
+    Several addresses in ``to`` are not shown to each other, and those in ``bcc`` are shown to nobody; those in ``cc``
+    are shown to all. With ``only``, the message is sent to these addresses alone. ``message_id`` has the form
+    ``<left@right>``; keep it the same for every attempt, so that mail servers can recognise a repeat.
     """
 
     to: Sequence[str]
@@ -58,7 +58,7 @@ class Mail:
     allow_special_use: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a malformed message before anything is sent."""
+        """Validate the message before anything is sent."""
         _check_text(self.subject, self.body, self.html, self.message_id)
         if not 0 < len({*self.to, *self.cc, *self.bcc}) <= MAX_RECIPIENTS:
             raise MailRefusedError(f"a message has 1 to {MAX_RECIPIENTS} recipients; send several")
@@ -66,15 +66,15 @@ class Mail:
 
     @property
     def recipients(self) -> list[str]:
-        """Each address once, in the form it has on the wire."""
+        """Each address once, in the form that SMTP sends."""
         return list(dict.fromkeys(self._addresses(self.only or (*self.to, *self.cc, *self.bcc))))
 
     def needs_utf8(self, sender: str) -> bool:
-        """Whether the server must know SMTPUTF8 (RFC 6531): an address has no ASCII form."""
+        """Whether the server must support SMTPUTF8 (RFC 6531), because an address has no ASCII form."""
         return not all(address.isascii() for address in (*self.recipients, sender))
 
     def render(self, sender: Address, sent_s: int) -> bytes:
-        """The message with its headers, lines ended by CRLF."""
+        """Return the message with its headers, lines ended by CRLF."""
         message = EmailMessage(_BODY_POLICY)
         message["Date"] = format_datetime(datetime.fromtimestamp(sent_s, UTC))
         message["From"] = sender
@@ -91,7 +91,7 @@ class Mail:
         return _subject_line(self.subject) + message.as_bytes(policy=_HEADER_POLICY.clone(utf8=utf8))
 
     def _add_content(self, message: EmailMessage) -> None:
-        """The text, its HTML form beside it, the files behind both."""
+        """Add the text, its HTML alternative and the attachments."""
         message.set_content(self.body, charset="utf-8", cte=_encoding(self.body))
         if self.html is not None:
             message.add_alternative(self.html, subtype="html", charset="utf-8", cte=_encoding(self.html))
@@ -103,7 +103,7 @@ class Mail:
             )
 
     def _addresses(self, given: Sequence[str]) -> list[str]:
-        """Addresses as they are on the wire. Raises MailRefusedError."""
+        """Return addresses in the form that SMTP sends. Raises MailRefusedError."""
         try:
             parsed = [MailAddress.parse(address) for address in given]
             for address in parsed:
@@ -115,19 +115,19 @@ class Mail:
 
 
 def on_the_wire(message: bytes) -> bytes:
-    """A message as DATA sends it (RFC 5321, 4.5.2): every line ended by CRLF, leading dots doubled."""
+    """Return a message as DATA sends it (RFC 5321, 4.5.2): every line ended by CRLF, leading dots doubled."""
     message = _LINE_END.sub(b"\r\n", message)
     return _LEADING_DOT.sub(b"..", message if message.endswith(b"\r\n") else message + b"\r\n")
 
 
 def as_header(text: str, *, name: str = "") -> Address:
-    """An address for a header. Its ``addr_spec=`` would refuse non-ASCII mailboxes."""
+    """Return an address for a header. ``Address(addr_spec=…)`` would refuse non-ASCII mailboxes."""
     mailbox, _, domain = text.rpartition("@")
     return Address(name, mailbox, domain)
 
 
 def has_control(text: str) -> bool:
-    """Whether a line break or another control character is in ``text``: it could begin another header."""
+    """Whether ``text`` contains a line break or another control character, which could begin another header."""
     return _CONTROL.search(text) is not None
 
 
@@ -152,10 +152,10 @@ def _check_text(subject: str, body: str, html: str | None, message_id: str) -> N
 
 
 def _subject_line(subject: str) -> bytes:
-    """The Subject header.
+    """Return the Subject header.
 
-    Written here because EmailMessage (CPython 3.11.7) decodes an encoded word in what it is given, line breaks and
-    all, and loses blanks where it folds one.
+    EmailMessage (CPython 3.11.7) is not used for it: it decodes an encoded word in its input, including line breaks,
+    and loses blanks where it folds one.
     """
     if subject.isascii() and subject == subject.strip() and "=?" not in subject:
         return f"Subject: {subject}\r\n".encode()

@@ -1,4 +1,4 @@
-"""Mail: one message a call, handed to the configured SMTP server over a verified connection, tried again for days."""
+"""The mailer: sends one message per call to the configured SMTP server, over a verified connection."""
 
 import random
 import re
@@ -43,10 +43,10 @@ __all__ = ["MailError", "MailRefusedError", "MailUncertainError", "Mailer", "Sen
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A message the server took responsibility for.
+    """A message that the server accepted.
 
-    ``refused`` holds the reply code of every recipient it refused, empty when all were taken; ``replies`` the code for
-    each recipient, ``later`` the recipients it may take another time (4xx).
+    ``refused`` holds the reply code of each refused recipient, ``replies`` the code of every recipient, and ``later``
+    the recipients that may be accepted later (4xx).
     """
 
     message_id: str
@@ -56,14 +56,14 @@ class Sent:
 
 
 class Mailer:
-    """Sends one message a call, each over its own connection.
+    """Sends one message per call, each over its own connection.
 
     With ``starttls`` and ``tls`` the connection is encrypted and the server's certificate verified before anything
-    else is said, or the call fails.
+    else is sent; otherwise the call fails.
     """
 
     def __init__(self, settings: SmtpSettings, *, clock: Clock | None = None) -> None:
-        """Take the section; raises SettingsError for mail in clear text, a bad sender or an unreadable CA file."""
+        """Raise SettingsError for mail in clear text, an invalid sender or an unreadable CA file."""
         if settings.security == "none" and not is_loopback(settings.host):
             raise SettingsError(
                 "ASYNCBG_SMTP__SECURITY=none would send mail in clear text to another machine; "
@@ -78,16 +78,16 @@ class Mailer:
 
     @property
     def retries(self) -> int:
-        """How many attempts follow the first, by ASYNCBG_SMTP__SCHEDULE_S."""
+        """Number of attempts after the first, from ASYNCBG_SMTP__SCHEDULE_S."""
         return self._schedule.retries
 
     @property
     def attempt_s(self) -> float:
-        """The longest a single attempt may take: every step its time, and the long one after the final dot."""
+        """Maximum duration of one attempt, in seconds: all steps, and the long wait after the final dot."""
         return (MAX_RECIPIENTS + _OTHER_STEPS) * self._settings.timeout_s + 2 * after_dot_s(self._settings.timeout_s)
 
     def check_domain(self, address: str) -> None:
-        """Raise AddressError for an address that is malformed or at a special-use name that is not allowed."""
+        """Raise AddressError for an address that is malformed or has a special-use domain that is not allowed."""
         MailAddress.parse(address).check_domain(allow_special_use=self._settings.allow_special_use)
 
     async def send(
@@ -105,13 +105,12 @@ class Mailer:
         only: Sequence[str] = (),
         attempt: int = 1,
     ) -> Sent:
-        """Send a message and return when the server took it, for one of the recipients at least.
+        """Send a message, and return when the server has accepted it for at least one recipient.
 
         The parameters are those of :class:`~asyncbg.service.integrations.mail_message.Mail`; ``attempt``
-        (1 is the first) decides the delay that an error asks for.
-        Raises MailError where another attempt may help, its kind MailUncertainError
-        where the message may have been taken all the same,
-        MailRefusedError where none helps.
+        (1 is the first) determines ``retry_after_s`` of an error.
+        Raises MailError if another attempt may succeed, its subclass MailUncertainError if the message may have been
+        accepted all the same, and MailRefusedError if no attempt can succeed.
         """
         mail = Mail(
             to=[to] if isinstance(to, str) else to, subject=subject, body=body, message_id=message_id, html=html,
@@ -135,15 +134,16 @@ class Mailer:
         )
 
     def delay_s(self, attempt: int, *, is_uncertain: bool = False) -> float:
-        """Seconds before the next attempt; a message that may have been taken is repeated after an hour at least.
+        """Return the seconds before the next attempt.
 
-        Where no delay of the schedule is that long, after its longest.
+        A message that may have been accepted is repeated after an hour, or after the longest delay of a shorter
+        schedule, at the earliest.
         """
         least_s = min(_UNCERTAIN_S, max(self._settings.schedule_s, default=0.0)) if is_uncertain else 0.0
         return max(least_s, self._schedule.delay_s(attempt, self._rng))
 
     async def _written(self, mail: Mail) -> bytes:
-        """The message as DATA sends it; a large one is written in a thread, away from the event loop."""
+        """Return the message as DATA sends it. A large one is rendered in a thread, to not block the event loop."""
 
         def write() -> bytes:
             return on_the_wire(mail.render(self._sender, self._clock.now_ms() // 1000))
@@ -153,7 +153,7 @@ class Mailer:
         return await anyio.to_thread.run_sync(write)
 
     async def _hand_over(self, talk: Conversation, mail: Mail, content: bytes) -> dict[str, Reply]:
-        """MAIL, RCPT for each recipient, DATA if one was taken; the reply to each recipient."""
+        """Send MAIL, RCPT for each recipient, and DATA if one was accepted. Return the reply to each recipient."""
         sender = self._sender.addr_spec
         await talk.mail(sender, size=len(content), utf8=mail.needs_utf8(sender))
         replies = {address: await talk.recipient(address) for address in mail.recipients}
@@ -164,7 +164,7 @@ class Mailer:
 
 
 def _sender(text: str) -> Address:
-    """ASYNCBG_SMTP__SENDER as an address with its display name."""
+    """Parse ASYNCBG_SMTP__SENDER into an address with its display name."""
     name, address = parseaddr(text)
     if has_control(text) or not re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", address):
         raise SettingsError(
@@ -175,7 +175,7 @@ def _sender(text: str) -> Address:
 
 
 def _tls_context(settings: SmtpSettings) -> ssl.SSLContext:
-    """Trust in ``ca_file``, or in the system's authorities where there is none."""
+    """Return a context that trusts ``ca_file``, or the system's authorities without one."""
     try:
         return ssl.create_default_context(cafile=settings.ca_file)
     except OSError:

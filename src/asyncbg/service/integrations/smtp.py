@@ -1,4 +1,4 @@
-"""One mail transaction. aiosmtplib speaks SMTP; its replies are judged here, and its failures named (RFC 5321)."""
+"""SMTP transactions through aiosmtplib: every reply judged by its first digit, every failure named (RFC 5321)."""
 
 import ssl
 from collections.abc import AsyncIterator, Awaitable
@@ -19,7 +19,7 @@ from asyncbg.service.integrations.mail_error import (
     refusal,
     uncertain,
 )
-from asyncbg.service.integrations.smtp_connection import KeepingProtocol, connection
+from asyncbg.service.integrations.smtp_connection import RecordingProtocol, connection
 from asyncbg.settings import SmtpSettings
 
 _QUIT_S = 1.0
@@ -34,9 +34,9 @@ def after_dot_s(timeout_s: float) -> float:
 
 @asynccontextmanager
 async def conversation(settings: SmtpSettings, tls: ssl.SSLContext | None) -> AsyncIterator["Conversation"]:
-    """Connect, encrypt and log in as ``settings`` say; the connection is closed with the block.
+    """Connect, encrypt and log in according to ``settings``; the connection is closed at the end of the block.
 
-    Raises MailError where another attempt may help, MailRefusedError where not.
+    Raises MailError if another attempt may succeed, MailRefusedError if not.
     """
     async with connection(settings, tls) as (client, protocol):
         talk = Conversation(client, protocol, settings)
@@ -45,16 +45,16 @@ async def conversation(settings: SmtpSettings, tls: ssl.SSLContext | None) -> As
 
 
 class Conversation:
-    """The commands, one method each. Every reply is judged by its first digit (RFC 5321, 4.3.2)."""
+    """The commands, one method each. The first digit of a reply alone decides (RFC 5321, 4.3.2)."""
 
-    def __init__(self, client: SMTP, protocol: KeepingProtocol, settings: SmtpSettings) -> None:
-        """Made by :func:`conversation`."""
+    def __init__(self, client: SMTP, protocol: RecordingProtocol, settings: SmtpSettings) -> None:
+        """Use :func:`conversation` to create one."""
         self._client = client
         self._protocol = protocol
         self._settings = settings
 
     async def begin(self) -> None:
-        """Greet, encrypt, log in: nothing else is sent before the connection is what the settings ask for."""
+        """Read the greeting, encrypt and log in, before anything else is sent."""
         await self._greeting()
         await self._ehlo()
         if self._settings.security == "starttls":
@@ -64,7 +64,7 @@ class Conversation:
             await self._login(self._settings.username, self._settings.password.get_secret_value())
 
     async def mail(self, sender: str, *, size: int, utf8: bool) -> None:
-        """MAIL: the sender, the size where the server asks for it (RFC 1870), and SMTPUTF8 where it is needed."""
+        """Send MAIL with the sender, SIZE if the server supports it (RFC 1870), and SMTPUTF8 if needed."""
         if utf8 and not self._client.supports_extension("SMTPUTF8"):
             raise MailRefusedError("the address is not ASCII and the SMTP server does not support SMTPUTF8")
         options = [f"SIZE={size}"] * self._client.supports_extension("SIZE") + ["SMTPUTF8"] * utf8
@@ -73,14 +73,14 @@ class Conversation:
             raise refusal(reply, Part.SENDER)
 
     async def recipient(self, address: str) -> Reply:
-        """RCPT: return the server's reply, whatever it is; 421 ends the conversation and raises MailError."""
+        """Send RCPT and return the reply, also a refusal. Raises MailError for 421, which ends the conversation."""
         reply = await self._reply("RCPT", self._client.rcpt(address, encoding="utf-8"))
         if reply.kind not in (2, 4, 5) or reply.code == 421:
             raise refusal(reply, Part.RECIPIENT)
         return reply
 
     async def data(self, content: bytes) -> None:
-        """DATA: the message, dots doubled. Once the final dot is sent, what fails is MailUncertainError."""
+        """Send DATA and the message, its dots doubled. Raises MailUncertainError if the answer to it is lost."""
         reply = await self._reply("DATA", self._client.execute_command(b"DATA"))
         if reply.kind != 3:
             raise refusal(reply, Part.MESSAGE)
@@ -97,7 +97,7 @@ class Conversation:
             raise refusal(reply, Part.MESSAGE)
 
     async def quit(self) -> None:
-        """QUIT, for a second at most. The server has taken the message: an error here is not the message's."""
+        """Send QUIT, for at most a second. Errors are ignored: the message is already accepted."""
         with anyio.move_on_after(_QUIT_S, shield=True), suppress(SMTPException, OSError):
             await self._client.quit()
 
@@ -110,10 +110,10 @@ class Conversation:
             raise refusal(reply, Part.CONNECTION)
 
     async def _ehlo(self) -> None:
-        """EHLO, or HELO for a server that does not know it (RFC 5321, 3.2)."""
+        """Send EHLO, or HELO to a server that does not support EHLO (RFC 5321, 3.2)."""
         reply = await self._reply("EHLO", self._client.ehlo())
         if reply.kind == 2:
-            self._client.last_ehlo_response = SMTPResponse(reply.code, reply.text)  # also of 2yz other than 250
+            self._client.last_ehlo_response = SMTPResponse(reply.code, reply.text)  # aiosmtplib sets it for 250 only
             return
         if reply.kind == 5:
             reply = await self._reply("HELO", self._client.helo())
@@ -122,7 +122,7 @@ class Conversation:
         self._client.last_helo_response = SMTPResponse(reply.code, reply.text)
 
     async def _start_tls(self) -> None:
-        """STARTTLS, and the handshake after 220, the only code that aiosmtplib begins it for."""
+        """Send STARTTLS and do the handshake. aiosmtplib begins it after 220 only."""
         if not self._client.supports_extension("STARTTLS"):
             raise MailRefusedError(
                 "the SMTP server does not offer STARTTLS, which is configured; "
@@ -136,7 +136,7 @@ class Conversation:
             raise refusal(reply, Part.STARTTLS)
 
     async def _login(self, user: str, password: str) -> None:
-        """AUTH (RFC 4954) with the first mechanism that the server takes."""
+        """Send AUTH (RFC 4954) with the first mechanism that the server accepts."""
         offered = [name for name in _MECHANISMS if name in self._client.server_auth_methods]
         if not offered:
             raise MailRefusedError(
@@ -152,7 +152,7 @@ class Conversation:
         raise refusal(reply, Part.LOGIN)
 
     async def _auth(self, mechanism: str, user: str, password: str) -> Reply:
-        """One mechanism. ``SMTP.auth_login()`` puts the user name behind AUTH LOGIN, which not every server takes."""
+        """Try one mechanism. Not ``SMTP.auth_login()``: not every server accepts the user name in its first line."""
         if mechanism == "plain":
             return await self._reply("AUTH", self._client.auth_plain(user, password))
         if mechanism == "cram-md5":
@@ -164,7 +164,7 @@ class Conversation:
         return reply
 
     async def _reply(self, step: str, response: Awaitable[SMTPResponse]) -> Reply:
-        """Return the reply to a step. For most codes aiosmtplib raises; here such a code is a reply like any other."""
+        """Return the reply to a step. aiosmtplib raises an error for most codes; here they are replies like others."""
         try:
             code, text = await response
         except SMTPResponseException as error:

@@ -1,4 +1,4 @@
-"""A connection to an SMTP server: aiosmtplib's client, with a protocol that keeps what was received."""
+"""Connections to an SMTP server: aiosmtplib's client, with a protocol that records what was received."""
 
 import asyncio
 import ipaddress
@@ -15,31 +15,32 @@ from asyncbg.service.integrations.mail_error import MailError, no_tls
 from asyncbg.settings import SmtpSettings
 
 _BLANK_LINES_AT_END = re.compile(rb"(?<=\n)\s+\Z")
-_KEPT_BYTES = 256
+_RECORDED_BYTES = 256
 _BLOCK_BYTES = 65_536
 
 
-class KeepingProtocol(SMTPProtocol):
-    """aiosmtplib's protocol, which also keeps the beginning of the reply it receives (``received``).
+class RecordingProtocol(SMTPProtocol):
+    """aiosmtplib's protocol, which also records the beginning of each reply (``received``).
 
-    A subclass, because an error of aiosmtplib does not hold what came instead of a reply, its parser takes ``2500``
-    for 250 and fails on blank lines around a reply, and its DATA has one time limit for the message and the answer.
+    A subclass is needed for three things: aiosmtplib's errors do not contain what was received instead of a reply; its
+    parser reads ``2500`` as 250 and fails on blank lines around a reply; its DATA has one timeout for the message and
+    the answer.
     """
 
     received: bytes = b""
     is_sent: bool = False
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what was received, without the blank lines before a reply and after it."""
+        """Record the data, and pass it on without blank lines before and after a reply."""
         data = _BLANK_LINES_AT_END.sub(b"", data if self.received else data.lstrip())
-        self.received = (self.received + data)[:_KEPT_BYTES]
+        self.received = (self.received + data)[:_RECORDED_BYTES]
         super().data_received(data)
 
     async def transfer(self, content: bytes, *, block_s: float, answer_s: float) -> SMTPResponse:
-        """Send a message after DATA; return the answer, which a server that refuses it may give before its end.
+        """Send a message after DATA and return the answer. A server may refuse the message before its end.
 
-        ``is_sent`` says whether the final dot was sent. Raises TimeoutError for a block that is not taken within
-        ``block_s``, and for an answer that does not come within ``answer_s``.
+        ``is_sent`` says whether the final dot was sent. Raises TimeoutError if a block is not accepted within
+        ``block_s`` seconds, or no answer is received within ``answer_s``.
         """
         answer = asyncio.create_task(self.read_response(), name="asyncbg-smtp-answer")
         try:
@@ -63,10 +64,12 @@ class KeepingProtocol(SMTPProtocol):
 
 
 @asynccontextmanager
-async def connection(settings: SmtpSettings, tls: ssl.SSLContext | None) -> AsyncIterator[tuple[SMTP, KeepingProtocol]]:
-    """Connect, over TLS if ``security`` is ``tls``, and give the client before the greeting. Raises MailError.
+async def connection(
+    settings: SmtpSettings, tls: ssl.SSLContext | None
+) -> AsyncIterator[tuple[SMTP, RecordingProtocol]]:
+    """Connect, over TLS if ``security`` is ``tls``; the greeting is not read yet. Raises MailError.
 
-    Not by ``SMTP.connect()``, which takes no greeting but 220 and has no place for a protocol class.
+    ``SMTP.connect()`` is not used: it accepts no greeting but 220, and no protocol class.
     """
     transport, protocol = await _connect(settings, tls if settings.security == "tls" else None)
     try:
@@ -78,12 +81,12 @@ async def connection(settings: SmtpSettings, tls: ssl.SSLContext | None) -> Asyn
         transport.abort()  # also after a cancellation, in the middle of a command: a close would wait for the server
 
 
-async def _connect(settings: SmtpSettings, tls: ssl.SSLContext | None) -> tuple[asyncio.Transport, KeepingProtocol]:
+async def _connect(settings: SmtpSettings, tls: ssl.SSLContext | None) -> tuple[asyncio.Transport, RecordingProtocol]:
     where = "the SMTP server (ASYNCBG_SMTP__HOST, ASYNCBG_SMTP__PORT)"
     loop = asyncio.get_running_loop()
     try:
         with anyio.fail_after(settings.timeout_s):
-            return await loop.create_connection(KeepingProtocol, settings.host, settings.port, ssl=tls)
+            return await loop.create_connection(RecordingProtocol, settings.host, settings.port, ssl=tls)
     except TimeoutError:
         hint = "; does it expect TLS at once (ASYNCBG_SMTP__SECURITY=tls)?" if tls else ""
         raise MailError(f"cannot connect to {where} in time (ASYNCBG_SMTP__TIMEOUT_S){hint}") from None
@@ -94,7 +97,7 @@ async def _connect(settings: SmtpSettings, tls: ssl.SSLContext | None) -> tuple[
 
 
 def _address_literal(host: str) -> str:
-    """Our end of the connection as RFC 5321 4.1.3 writes it: [192.0.2.1], [IPv6:2001:db8::1]."""
+    """Return our address as an address literal (RFC 5321, 4.1.3): [192.0.2.1], [IPv6:2001:db8::1]."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         return f"[{address.ipv4_mapped}]" if address.ipv4_mapped else f"[IPv6:{address}]"
