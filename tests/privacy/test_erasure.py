@@ -343,7 +343,7 @@ def test_what_is_no_address_is_a_matter_of_usage(tmp_path: Path, value: str) -> 
     code, out, err = Place(tmp_path).forget(value)
 
     assert (code, out) == (2, "")
-    assert err.startswith("asyncbg: that is no e-mail address; give one, such as ")
+    assert err.startswith("asyncbg: this is not an e-mail address; give one such as ")
 
 
 def test_where_there_is_no_database_it_is_said(tmp_path: Path) -> None:

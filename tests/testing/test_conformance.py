@@ -105,7 +105,7 @@ async def test_a_finding_says_what_was_told_wrong() -> None:
 
     report = await sse_conformance(endpoint, make_event=endpoint.make, timeout_s=PATIENCE_S)
 
-    assert "tells 'e-6' in the place of 'e-9'" in report["resume"].detail
+    assert "sends 'e-6' instead of 'e-9'" in report["resume"].detail
     assert "expected the ids ['e-7', 'e-8', 'e-9'], got ['e-6', 'e-7', 'e-8']" in report["resume"].detail
 
 

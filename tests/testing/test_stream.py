@@ -78,7 +78,7 @@ async def test_a_wait_says_what_it_waited_for() -> None:
             pass
 
     async with stream(silent, "/") as events:
-        with pytest.raises(TimeoutError, match=r"nothing of job\.queued within"):
+        with pytest.raises(TimeoutError, match=r"did not send job\.queued within"):
             await events.next("job.queued", timeout_s=0.01)
     with pytest.raises(ValueError, match="slash"):
         async with stream(silent, "events"):

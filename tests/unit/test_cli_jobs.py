@@ -144,7 +144,7 @@ def test_an_unknown_task_is_not_found(idle: Place) -> None:
         (json.dumps({"email": "no-address-of-ada", "message": "x"}), "email: should be a valid e-mail address"),
         (json.dumps({"email": EMAIL}), "message: Field required"),
         ('{"email": "ada.canary7f3a@canary7f3a.example', "JSON is not well-formed"),
-        ('["ada.canary7f3a@canary7f3a.example"]', "JSON should be an object"),
+        ('["ada.canary7f3a@canary7f3a.example"]', "JSON must be an object"),
     ],
 )
 def test_bad_arguments_are_wrong_usage(idle: Place, arguments: str, said: str) -> None:
@@ -343,7 +343,7 @@ def test_a_backup_is_whole_private_and_never_overwrites(served: Place) -> None:
     assert jobs > 0
     assert orphans == 0
     assert again.returncode == 1
-    assert "copy.db is there already" in again.stderr
+    assert "copy.db already exists" in again.stderr
     assert not list(served.path.glob(".*partial*"))
 
 

@@ -188,7 +188,7 @@ async def test_jobs_of_removed_tasks_are_named(overrides: Mapping[str, Any], tmp
 
     jobs = (await examined(overrides))["jobs"]
 
-    assert "2 of tasks that no process has: gone (2)" in jobs.finding
+    assert "2 of tasks that no process has registered: gone (2)" in jobs.finding
     assert "--match" in jobs.remedy
 
 
@@ -210,7 +210,7 @@ async def test_lost_and_poisonous_jobs_are_told(overrides: Mapping[str, Any], tm
     assert found.status is Status.WARNING
     assert (
         found.finding
-        == "1 running without a process; 1 failed as poison; 1 unfinished took a process down (up to 2 times)"
+        == "1 running without a process; 1 failed after crashes; 1 unfinished crashed a process (up to 2 times)"
     )
 
 
@@ -224,7 +224,7 @@ async def test_the_mail_server_is_reached() -> None:
 
     assert reached.status is Status.OK
     assert missed.status is Status.FAILED
-    assert missed.finding == f"127.0.0.1 port {port} does not answer: connection refused"
+    assert missed.finding == f"127.0.0.1 port {port} does not respond: connection refused"
 
 
 def test_the_command_exits_1_where_something_is_broken(
@@ -260,4 +260,4 @@ async def test_what_holds_an_event_loop_is_named(overrides: Mapping[str, Any]) -
     assert found.status is Status.WARNING
     assert "hold_the_loop" in found.finding
     assert Path(__file__).name in found.finding
-    assert (await examined(overrides))["event loop"].finding == "no process runs jobs here"
+    assert (await examined(overrides))["event loop"].finding == "no process runs jobs of this database"

@@ -99,10 +99,10 @@ def test_the_pseudonym_is_the_one_logs_show() -> None:
 )
 def test_what_is_no_address_is_refused_without_repeating_it(text: str) -> None:
     """With what to give instead."""
-    with pytest.raises(InvalidAddressError, match="no e-mail address") as caught:
+    with pytest.raises(InvalidAddressError, match="not an e-mail address") as caught:
         EmailMatcher(text)
 
-    assert str(caught.value) == "that is no e-mail address; give one, such as ada@example.com"
+    assert str(caught.value) == "this is not an e-mail address; give one such as ada@example.com"
 
 
 @pytest.mark.parametrize(

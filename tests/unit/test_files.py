@@ -116,9 +116,9 @@ async def test_a_database_that_cannot_be_looked_at_is_not_shown_as_empty(unclear
     """A command says so instead of showing no jobs."""
     settings = load_settings(database_url=f"sqlite:///{unclear}")
 
-    with pytest.raises(DatabaseError, match="cannot look at"):
+    with pytest.raises(DatabaseError, match="cannot access"):
         existing_file(settings)
-    with pytest.raises(DatabaseError, match="cannot look at"):
+    with pytest.raises(DatabaseError, match="cannot access"):
         async with open_store(settings):
             pass
 

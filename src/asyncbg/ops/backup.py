@@ -1,4 +1,4 @@
-"""An online backup of the database: one consistent copy, made while others go on writing."""
+"""Online backup of the database: a consistent copy, made beside concurrent writers."""
 
 import os
 import sqlite3
@@ -12,24 +12,24 @@ _BUSY_TIMEOUT_S = 30.0
 
 
 class BackupError(DatabaseError):
-    """No backup was made; nothing of it is left."""
+    """The backup failed; its partial file was removed."""
 
 
 def back_up(database: Path, target: Path) -> int:
-    """Copy ``database`` to ``target``, readable by its owner only; returns the size in bytes.
+    """Copy ``database`` to ``target``, readable by its owner only. Return the size in bytes.
 
-    The copy is the database at one moment (``VACUUM INTO``, one read transaction), on disk when this returns, and
-    holds nothing of what was deleted. Never overwrites. Raises BackupError, DatabaseError.
+    The copy is a snapshot (``VACUUM INTO``, one read transaction), is on disk on return, and contains no deleted data.
+    An existing file is never overwritten. Raises BackupError, DatabaseError.
     """
     if os.path.lexists(target):
-        raise BackupError(f"{target} is there already; name a file that is not, or remove it")
+        raise BackupError(f"{target} already exists; choose another name, or remove it")
     partial = target.with_name(f".{target.name}.partial-{random_token():x}")
     try:
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         _copy(database, partial)
         _publish(partial, target)
     except OSError as error:
-        reason = (error.strerror or "the file system refuses").lower()
+        reason = (error.strerror or "refused by the file system").lower()
         raise BackupError(f"cannot write {target}: {reason}") from None
     except sqlite3.Error as error:
         raise translate(error) from error
@@ -39,7 +39,7 @@ def back_up(database: Path, target: Path) -> int:
 
 
 def _copy(database: Path, partial: Path) -> None:
-    """The whole database into an empty file."""
+    """Copy the whole database into an empty file."""
     connection = sqlite3.connect(
         f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None
     )
@@ -51,12 +51,12 @@ def _copy(database: Path, partial: Path) -> None:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Give the copy its name once it is on disk; somebody else's file of that name is left alone."""
+    """Rename the synced copy; an existing file is never replaced."""
     _sync(partial)
     try:
         os.link(partial, target)
     except FileExistsError:
-        raise BackupError(f"{target} is there already; name a file that is not, or remove it") from None
+        raise BackupError(f"{target} already exists; choose another name, or remove it") from None
     _sync(target.parent)
 
 

@@ -1,4 +1,4 @@
-"""The store, opened beside whoever runs its jobs: to look, to submit and to steer, never to run anything."""
+"""Access to the store without running jobs: to read, submit and control them beside a running service."""
 
 import sqlite3
 import time
@@ -21,34 +21,36 @@ _LOG_S, _POLL_S, _BUSY_MS = 30.0, 0.05, 1_000
 
 
 def database_file(settings: Settings) -> Path:
-    """The file of the database. Raises SettingsError where there is none to share."""
+    """Return the path of the database. Raises SettingsError for a database in memory."""
     path = sqlite_path(settings.database_url)
     if path == MEMORY:
-        raise SettingsError("ASYNCBG_DATABASE_URL: a database in memory is seen by its own process only; name a file")
+        raise SettingsError(
+            "ASYNCBG_DATABASE_URL: a database in memory is visible to its own process only; name a file"
+        )
     return Path(path)
 
 
 def existing_file(settings: Settings) -> Path:
-    """The file of the database, which is there. Raises DatabaseError where it is not."""
+    """Return the path of the database. Raises DatabaseError if the file does not exist."""
     path = database_file(settings)
     if not has_database(path):
-        raise DatabaseError(f"there is no database {path}; set ASYNCBG_DATABASE_URL to the one you mean")
+        raise DatabaseError(f"there is no database {path}; set ASYNCBG_DATABASE_URL to an existing one")
     return path
 
 
 def has_database(path: Path) -> bool:
-    """Whether there is a database file. Raises DatabaseError where that cannot be told."""
+    """Whether the database file exists. Raises DatabaseError if that cannot be determined."""
     try:
         return is_file(path)
     except OSError as error:
-        raise DatabaseError(f"cannot look at {path}: {error.strerror}; check its directory") from error
+        raise DatabaseError(f"cannot access {path}: {error.strerror}; check its directory") from error
 
 
 @asynccontextmanager
 async def open_store(settings: Settings, *, create: bool = False) -> AsyncIterator[SQLiteBackend]:
-    """The store of a service that runs or does not. Raises DatabaseError, SettingsError.
+    """Open the store of a service, whether it runs or not. Raises DatabaseError, SettingsError.
 
-    Where there is no database yet it is made with ``create``, and an empty one is shown without.
+    A missing database is created with ``create``; without, an empty store in memory is opened.
     """
     if settings.privacy.pseudonym_key:
         use_pseudonym_key(settings.privacy.pseudonym_key.get_secret_value().encode())
@@ -64,9 +66,9 @@ async def open_store(settings: Settings, *, create: bool = False) -> AsyncIterat
 
 
 def empty_log(path: Path, *, wait_s: float = _LOG_S) -> bool:
-    """Blocking: bring the whole write-ahead log into the database and empty it, so that what was erased is in neither.
+    """Checkpoint the whole write-ahead log and truncate it, so that erased data remains in neither file. Blocking.
 
-    False: a reader was in the way all the time. Raises DatabaseError.
+    Return False if a reader prevented it for ``wait_s`` seconds. Raises DatabaseError.
     """
     limit = WalLimit(str(path), busy_timeout_ms=_BUSY_MS)
     try:
@@ -92,8 +94,8 @@ def _empty(limit: WalLimit, connection: sqlite3.Connection, wait_s: float) -> bo
 
 
 def processes_at(path: Path) -> int:
-    """How many processes run the jobs of this database now. Raises DatabaseError where that cannot be told."""
+    """Return how many processes run jobs of this database. Raises DatabaseError if that cannot be determined."""
     try:
         return len(ProcessSlot(path).held())
     except OSError as error:
-        raise DatabaseError(f"cannot look at the processes of {path}: {error.strerror}") from error
+        raise DatabaseError(f"cannot inspect the processes of {path}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Encrypts what is stored under the first key of the ring: after a rotation, or after encryption was turned on."""
+"""Re-encryption of stored data with the first key: after a rotation, or after encryption was enabled."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ _WRITE_TRACEBACK = "UPDATE failed_attempt SET traceback = ? WHERE job = ? AND at
 
 @dataclass(slots=True)
 class Rekeyed:
-    """How many jobs were re-encrypted, and how many cannot be read with any key of the ring."""
+    """The number of re-encrypted jobs, and of those that no key can decrypt."""
 
     jobs: int = 0
     unreadable: int = 0
 
 
 async def rekey(store: SQLiteBackend) -> Rekeyed:
-    """Encrypt every job's arguments and result under the first key, a slice at a time, beside a running service.
+    """Re-encrypt every job's arguments and result with the first key, in slices, beside a running service.
 
-    A job that changes meanwhile is written by its service, under the first key too. Raises SettingsError without keys.
+    A job that changes meanwhile is encrypted with the first key by its service. Raises SettingsError without keys.
     """
     encryption = store.encryption
     if not encryption.is_on:
@@ -74,7 +74,7 @@ async def _rekey_tracebacks(store: SQLiteBackend, done: Rekeyed) -> None:
 
 
 def _reencrypted(store: SQLiteBackend, row: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The values of ``_WRITE``; None where nothing is to be changed."""
+    """Return the values for ``_WRITE``; None if nothing changes."""
     encryption, (n, job_id, args, result, idempotency_key, fingerprint, unique_key) = store.encryption, row
     new = (
         encryption.reencrypt(args, job_id, "args"),

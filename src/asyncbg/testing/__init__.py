@@ -1,6 +1,6 @@
-"""What a test of background work needs: an engine driven by hand, real peers, streams, and a kit for SSE endpoints.
+"""Test support: a manually driven engine, real servers, a stream client, and a conformance kit for SSE endpoints.
 
-Works without pytest; with it, the plugin brings the fixtures ``bg``, ``bg_clock``, ``bg_live``, ``bg_smtp`` and
+Works without pytest; with it, the plugin provides the fixtures ``bg``, ``bg_clock``, ``bg_live``, ``bg_smtp`` and
 ``bg_web``. See docs/testing.md.
 """
 

@@ -1,4 +1,4 @@
-"""What was enqueued, and what was not: assertions that say what there is instead."""
+"""Assertions on enqueued jobs; a failure lists the jobs that exist."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,15 +29,15 @@ async def assert_enqueued(
     delay_s: float | None = None,
     count: int | None = None,
 ) -> JobRecord:
-    """There is a job of ``task``, which has all that is named; returns the newest one.
+    """Assert that a job of ``task`` with these attributes exists. Return the newest one.
 
-    ``args`` is a mapping by parameter name, of which the job has at least those, or a sequence as in a call, which is
-    all of them; a job that is not durable has none on disk. Without ``state`` a job counts whatever became of it.
-    ``delay_s`` is the time from its acceptance to when it is due. ``count``, 1 or more, is how many such jobs there
-    are; without it one is enough. Raises AssertionError, which lists the jobs that there are.
+    ``args`` is a mapping by parameter name, of which the job has at least those, or a sequence as in a call, with all
+    arguments; a job that is not durable stores none. Without ``state``, jobs in every state match. ``delay_s`` is the
+    time from its creation until it is due. ``count``, 1 or more, is the exact number of such jobs; without it, at least
+    one. Raises AssertionError, which lists the existing jobs.
     """
     if count is not None and count < 1:
-        raise ValueError("count is 1 or more; for none use refute_enqueued")
+        raise ValueError("count must be 1 or more; for none use refute_enqueued")
     wanted = _Wanted.of(
         engine, task, args=args, state=state, tags=tags, owner=owner, priority=priority, delay_s=delay_s
     )
@@ -58,7 +58,7 @@ async def refute_enqueued(
     tags: Collection[str] | None = None,
     owner: str | None = None,
 ) -> None:
-    """There is no job of ``task`` that has all that is named. Raises AssertionError, which lists those there are."""
+    """Assert that no job of ``task`` with these attributes exists. Raises AssertionError, which lists them."""
     wanted = _Wanted.of(engine, task, args=args, state=state, tags=tags, owner=owner)
     found = [record for record in await engine.backend.list(JobQuery(limit=_MOST)) if wanted.fits(record)]
     if found:
@@ -67,7 +67,7 @@ async def refute_enqueued(
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What a job must be; ``traits`` holds only what was named."""
+    """The expected attributes of a job; ``traits`` holds only those that were given."""
 
     task: str
     args: Mapping[str, Any] | None
@@ -79,7 +79,7 @@ class _Wanted:
         cls, engine: Engine, task: AnyTask, *, args: Mapping[str, Any] | Sequence[Any] | None, **traits: Any
     ) -> "_Wanted":
         if isinstance(args, str | bytes):
-            raise TypeError("args is a mapping by parameter name or a sequence as in a call: args=['Ada']")
+            raise TypeError("args must be a mapping by parameter name or a sequence as in a call: args=['Ada']")
         if traits.get("state") is not None:
             traits["state"] = JobState(traits["state"])
         if traits.get("tags") is not None:
@@ -115,7 +115,7 @@ _TRAITS: Mapping[str, Callable[[JobRecord, Any], bool]] = {
 
 
 def _name(task: AnyTask) -> str:
-    """The name that jobs of the task are stored under."""
+    """Return the name under which jobs of the task are stored."""
     match task:
         case str():
             return task
@@ -127,7 +127,7 @@ def _name(task: AnyTask) -> str:
 
 
 def _bound(engine: Engine, task: AnyTask, args: Sequence[Any]) -> Mapping[str, Any]:
-    """The arguments of a call as a job has them on disk. Raises ArgumentsError where they do not fit."""
+    """Return the arguments of a call as stored. Raises ArgumentsError if they do not fit the signature."""
     if isinstance(task, str):
         arguments = engine._parts.registry.get(task).arguments
         text = arguments.dump(arguments.bind(task, args, {}))
@@ -138,7 +138,7 @@ def _bound(engine: Engine, task: AnyTask, args: Sequence[Any]) -> Mapping[str, A
 
 
 def _listed(records: Sequence[JobRecord]) -> str:
-    """The jobs there are, newest first."""
+    """Describe the jobs, newest first."""
     if not records:
         return "no job was enqueued"
     lines = [f"  {record.task} {record.args} {record.state}" for record in records[:_SHOWN]]

@@ -1,4 +1,4 @@
-"""A kit that anybody can run on an SSE endpoint: is it what an EventSource, a proxy and a resuming client need?"""
+"""Conformance kit for SSE endpoints: what an EventSource, a proxy and a resuming client require."""
 
 from contextlib import AsyncExitStack
 
@@ -28,21 +28,21 @@ async def sse_conformance(
 ) -> ConformanceReport:
     """Check the event stream at ``path`` of an ASGI application, or of the server at a base URL.
 
-    ``make_event`` is called, and awaited where it returns an awaitable, to make one event or more that appear on the
-    stream with an id; without it the checks that need events are skipped. ``ended`` is the path of a stream that
-    ends, for the checks of its end; ``heartbeat_s`` how often an idle stream gets a comment; ``headers`` go with
-    every request, for a login. ``timeout_s`` is how long anything may take to arrive. The lifespan of an application
-    is run around the checks unless ``lifespan`` is False.
+    ``make_event`` is called, and awaited if it returns an awaitable, to create at least one event that appears on the
+    stream with an id; without it, the checks that need events are skipped. ``ended`` is the path of a stream that ends,
+    for the checks of its end; ``heartbeat_s`` is the interval of comments on an idle stream; ``headers`` are sent with
+    every request, for authentication. ``timeout_s`` limits every wait. The lifespan of an application is run around the
+    checks unless ``lifespan`` is False.
 
-    A check never raises: ``report.raise_for_failures()`` does. What ``make_event`` raises goes through. Raises
-    AppFailedError where the application does not start, aiohttp's ClientError where nobody answers at the URL.
+    A failed check does not raise; ``report.raise_for_failures()`` does. Errors of ``make_event`` propagate. Raises
+    AppFailedError if the application does not start, aiohttp's ClientError if the server does not respond.
     """
     if not path.startswith("/") or (ended is not None and not ended.startswith("/")):
-        raise ValueError("a path begins with a slash: path='/events'")
+        raise ValueError("a path must begin with a slash: path='/events'")
     async with AsyncExitStack() as stack:
         if isinstance(target, str):
             if not target.startswith(("http://", "https://")):
-                raise ValueError(f"{target!r} is no base URL: it begins with http:// or https://")
+                raise ValueError(f"{target!r} is not a base URL: it must begin with http:// or https://")
             session = await stack.enter_async_context(_session())
             opener, name = over_http(session, target, timeout_s), target.rstrip("/") + path
         else:
@@ -73,7 +73,7 @@ async def _run_check(check: Check, endpoint: Endpoint, sample: Sample) -> CheckR
 
 
 def _session() -> aiohttp.ClientSession:
-    """No limit on connections, no deadline of its own, no decompression: the checks see what is on the wire."""
+    """Return a session without connection limit, timeout and decompression: the checks need the raw bytes."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(), auto_decompress=False, trust_env=False
     )

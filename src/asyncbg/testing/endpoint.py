@@ -1,4 +1,4 @@
-"""The endpoint under a conformance run: in this process or behind a URL, and the means to make it say something."""
+"""The endpoint under test, in this process or at a URL, with the means to create events on it."""
 
 import asyncio
 import inspect
@@ -18,26 +18,26 @@ EVENT_STREAM = "text/event-stream"
 
 
 class CheckFailedError(AssertionError):
-    """The endpoint does not do what the check asks for."""
+    """The endpoint does not meet the requirement of the check."""
 
 
 class CheckSkippedError(Exception):
-    """The check cannot be made here."""
+    """The check does not apply to this endpoint or this run."""
 
 
 def fail(reason: str) -> NoReturn:
-    """End a check: it failed."""
+    """Fail the current check."""
     raise CheckFailedError(reason)
 
 
 def skip(reason: str) -> NoReturn:
-    """End a check: it cannot be made."""
+    """Skip the current check."""
     raise CheckSkippedError(reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where the stream is, how to make an event that carries an id, and how long to wait for anything."""
+    """The path of the stream, the way to create an event with an id, and the timeout."""
 
     opener: Opener
     path: str
@@ -56,7 +56,7 @@ class Endpoint:
         last_event_id: str | None = None,
         encoding: str = "identity",
     ) -> AsyncIterator[EventReader]:
-        """Ask for the stream as an EventSource does."""
+        """Request the stream like an EventSource."""
         headers = {"accept": EVENT_STREAM, "accept-encoding": encoding, "cache-control": "no-store", **self.headers}
         if last_event_id is not None:
             headers["last-event-id"] = last_event_id
@@ -64,16 +64,16 @@ class Endpoint:
             yield reader
 
     async def make(self, count: int = 1) -> None:
-        """Make events. Skips the check where nobody said how."""
+        """Create events. Skips the check without ``make_event``."""
         if self.make_event is None:
-            skip("no way to make an event was given: make_event=")
+            skip("make_event= was not given")
         for _ in range(count):
             made = self.make_event()
             if inspect.isawaitable(made):
                 await made
 
     async def collect(self, reader: EventReader, count: int, *, what: str = "events with an id") -> list[Frame]:
-        """The next ``count`` events with an id. Fails the check where fewer come in time."""
+        """Return the next ``count`` events with an id. Fails the check if fewer arrive in time."""
         found: list[Frame] = []
         await self.with_timeout(self._collect(reader, count, found), lambda: f"{len(found)} of {count} {what} arrived")
         if len(found) < count:
@@ -81,7 +81,7 @@ class Endpoint:
         return found
 
     async def with_timeout(self, work: Awaitable[Any], so_far: Callable[[], str]) -> Any:
-        """Await ``work``. Fails the check when the time is over."""
+        """Await ``work``. Fails the check on timeout."""
         try:
             async with asyncio.timeout(self.timeout_s):
                 return await work
@@ -96,7 +96,7 @@ class Endpoint:
 
 
 def in_process(app: ASGIApp, timeout_s: float) -> Opener:
-    """Open streams of an application in this process."""
+    """Return an opener for streams of an application in this process."""
 
     def open_one(path: str, *, method: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[EventReader]:
         return stream(app, path, method=method, headers=headers, timeout_s=timeout_s, release_s=timeout_s)
@@ -105,7 +105,7 @@ def in_process(app: ASGIApp, timeout_s: float) -> Opener:
 
 
 def over_http(session: aiohttp.ClientSession, base_url: str, timeout_s: float) -> Opener:
-    """Open streams of a server; the session must not decompress by itself."""
+    """Return an opener for streams of a server; the session must not decompress responses."""
 
     @asynccontextmanager
     async def open_one(path: str, *, method: str, headers: Mapping[str, str]) -> AsyncIterator[EventReader]:

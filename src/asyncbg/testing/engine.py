@@ -1,4 +1,4 @@
-"""An engine that runs nothing by itself: a test says when, and what the time is."""
+"""An engine that a test drives: it runs jobs on request, by a clock that the test moves."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ _DRAIN_S = 30.0
 
 
 class ManualBG(AsyncBG):
-    """An AsyncBG whose jobs run when :meth:`drain` is awaited, by a clock that stands still until it is moved.
+    """An AsyncBG that runs jobs when :meth:`drain` is awaited, by a clock that advances only when it is moved.
 
     Delays, retries, schedules, leases and retention follow the clock; a task's ``timeout`` and the heartbeat of a
-    stream are in real time. An application whose lifespan is ``bg.lifespan`` may start while it runs: it joins it.
+    stream use real time. An application with ``bg.lifespan`` may start while the engine runs, and shares it.
     """
 
     def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None, **overrides: Any) -> None:
-        """As AsyncBG, with a ManualClock unless ``clock`` is given."""
+        """Create the engine as AsyncBG does, with a ManualClock unless ``clock`` is given."""
         super().__init__(settings, clock=clock or ManualClock(), **overrides)
         self._entered = 0
         self._hung_backends: list[SQLiteBackend] = []
 
     async def __aenter__(self) -> Self:
-        """Start, unless it runs already."""
+        """Start the engine unless it is running."""
         if not self.is_running:
             await self.start()
         self._entered += 1
@@ -42,7 +42,7 @@ class ManualBG(AsyncBG):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop, unless somebody else entered before and is still there."""
+        """Stop the engine when the outermost context exits."""
         self._entered -= 1
         if self._entered:
             self._streams.reopen()
@@ -50,34 +50,34 @@ class ManualBG(AsyncBG):
             await self.stop()
 
     def _begin_shutdown(self) -> None:
-        """End the streams of an application that stops; the engine goes on where it was entered before."""
+        """Close the streams of a stopping application; the engine continues if an outer context entered it."""
         if self._entered > 1:
             self._streams.drain()
         else:
             super()._begin_shutdown()
 
     async def start(self) -> None:
-        """Start; the heart beats by the clock, when jobs are run."""
+        """Start without a heartbeat thread: heartbeats are sent when jobs run, by the clock."""
         await super().start()
         self._parts.runner.stop_heartbeat()
 
     async def stop(self) -> None:
-        """Stop, and let the workers that hang be gone too."""
+        """Stop the engine and close the hanging workers of :meth:`vanish`."""
         hung, self._hung_backends = self._hung_backends, []
         for backend in hung:
             await backend.close()
         await super().stop()
 
     def _loops(self, worker: Worker) -> Mapping[str, Loop]:
-        """Only events are told by themselves; the rest is what :meth:`drain` does."""
+        """Return only the loop of event handlers; :meth:`drain` does the work of the others."""
         return {"handlers": self.bus.run_handlers}
 
     async def drain(self, *, timeout_s: float = _DRAIN_S) -> None:
-        """Run all that is ready, and what it leads to, until nothing is queued, due or running.
+        """Run all ready jobs, and the jobs they enqueue, until nothing is queued, due or running.
 
-        First it does what the loops of a running engine would have done by now: due slots of schedules are fired,
-        jobs of lost workers taken up, old jobs purged. Event handlers have seen everything when it returns.
-        Raises TimeoutError, which names the jobs that still run, after ``timeout_s`` seconds of real time.
+        Before that it does the work of the engine's loops: due schedules are fired, jobs of lost workers are recovered,
+        old jobs are purged. Event handlers have processed all events on return. Raises TimeoutError, which names the
+        running jobs, after ``timeout_s`` seconds of real time.
         """
         worker = self._running_worker()
         try:
@@ -91,32 +91,32 @@ class ManualBG(AsyncBG):
             raise TimeoutError(await self._timeout_message(worker, timeout_s)) from None
 
     async def begin(self) -> None:
-        """Claim what is ready and let it run beside the test, which waits for a sign of the task's own; then drain."""
+        """Claim ready jobs and run them concurrently with the test; await :meth:`drain` afterwards."""
         worker = self._running_worker()
         await self._catch_up()
         await worker.claim()
 
     async def crash(self) -> None:
-        """Be gone as after ``kill -9``: the place is let go, nothing that ran is settled. ``await bg.start()`` again.
+        """Simulate ``kill -9``: release the process slot without settling running jobs. ``await bg.start()`` restarts.
 
-        In one process not everything dies: the ``finally`` blocks of coroutines run, though what they tell asyncbg is
-        not stored, and a plain function goes on in its thread.
+        Within one process the simulation is incomplete: the ``finally`` blocks of coroutines run, though their events
+        are not stored, and a plain function continues in its thread.
         """
         self._running_worker()
         dropped = self._parts.runner.abort()
         await self.backend.close()
         if dropped:
             await asyncio.wait(dropped, timeout=self.settings.runner.cancel_grace_s)
-        await super().stop()  # workers that hang elsewhere go on hanging
+        await super().stop()  # hanging workers of vanish() stay open
 
     async def vanish(self, job: Job) -> None:
-        """Let another worker on the same file claim ``job`` and hang: its lease lapses when the clock has moved on.
+        """Let another worker on the same file claim ``job`` and hang, so that its lease expires with the clock.
 
-        Raises AssertionError where ``job`` is not the next to run.
+        Raises AssertionError if ``job`` is not the next to run.
         """
         self._running_worker()
         if self._parts.database.path == MEMORY:
-            raise NotRunningError("nobody else can come to a database in memory; give bg a file")
+            raise NotRunningError("no other worker can open a database in memory; give bg a file")
         other = SQLiteBackend(Database(self._parts.database.path), clock=self.clock)
         await other.open()
         self._hung_backends.append(other)
@@ -126,7 +126,7 @@ class ManualBG(AsyncBG):
         await self._parts.relay.follow_log()
         if [lease.id for lease in leases] != [job.id]:
             found = leases[0].id if leases else "nothing"
-            raise AssertionError(f"{job!r} is not the next job to run, {found} is; drain or cancel what is before it")
+            raise AssertionError(f"{job!r} is not the next job to run, {found} is; drain or cancel the jobs before it")
 
     def _running_worker(self) -> Worker:
         if self._parts.runner.worker is None or not self.is_running:
@@ -134,12 +134,12 @@ class ManualBG(AsyncBG):
         return self._parts.runner.worker
 
     async def _catch_up(self) -> None:
-        """What the loops of a running engine do every now and then, in one go."""
+        """Do the periodic work of the engine's loops once."""
         self._beat()
         await self._parts.maintenance.run_once()
 
     def _beat(self) -> None:
-        """Beat as it would have until now: a clock that was moved is time gone by, not a machine that stood still."""
+        """Send the heartbeats of the elapsed time: a moved clock is elapsed time, not a suspended machine."""
         lease_s, now_ms = self.settings.runner.lease_s, self.clock.monotonic_ms()
         quarter_ms = int(lease_s * 250)
         for ago_ms in range(5 * quarter_ms, -1, -quarter_ms):
@@ -152,5 +152,5 @@ class ManualBG(AsyncBG):
                 names.append(f"{(await self.get(job_id)).task} ({job_id})")
             except AsyncBGError:
                 names.append(job_id)
-        running = ", ".join(names) or "no job at this moment, but jobs make new jobs"
-        return f"drain did not come to an end in {timeout_s:g} s; running: {running}. Open what they wait for first"
+        running = ", ".join(names) or "no job at this moment, but jobs enqueue new jobs"
+        return f"drain did not finish in {timeout_s:g} s; running: {running}. Release what they wait for first"

@@ -1,4 +1,4 @@
-"""Reads the bytes of an event stream into blocks, as WHATWG HTML section 9.2.6 says, and keeps what it would ignore."""
+"""Parser of event streams (WHATWG HTML, section 9.2.6) that also keeps what an EventSource ignores."""
 
 import codecs
 import json
@@ -14,9 +14,9 @@ _MOST_DIGITS = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One block of a stream. ``id`` and ``retry`` are None where it has none that counts.
+    """One block of a stream. ``id`` and ``retry`` are None without a valid field.
 
-    ``unknown`` lines mean nothing to an EventSource: fields it does not know, a ``retry`` that is not ASCII digits, an
+    ``unknown`` holds the lines that an EventSource ignores: unknown fields, a ``retry`` that is not ASCII digits, an
     ``id`` with a NUL.
     """
 
@@ -27,22 +27,21 @@ class Frame:
     comments: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     is_event: bool = False
-    """Whether an EventSource dispatches it: one line of data makes it an event, also an empty one."""
+    """Whether an EventSource dispatches the block: it has at least one data line, possibly empty."""
 
     def json(self) -> Any:
-        """The data, read as JSON. Raises ValueError where it is none."""
+        """Parse the data as JSON. Raises ValueError."""
         return json.loads(self.data)
 
 
 class FrameParser:
-    """Takes a stream in pieces of any size; ``feed`` gives the blocks that are whole by now."""
+    """Incremental parser of a stream; ``feed`` returns the blocks that a chunk completes."""
 
     def __init__(self) -> None:
-        """At the beginning of a stream."""
         self.retry_ms: int | None = None
-        """Counts from its line on, whether its block becomes whole or not."""
+        """The last valid retry; it applies from its line on, before the block is complete."""
         self.comments = 0
-        """How many lines were comments: they need no blank line behind them."""
+        """The number of comment lines, which need no blank line after them."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text = ""
         self._lines: list[str] = []
@@ -51,11 +50,11 @@ class FrameParser:
 
     @property
     def has_rest(self) -> bool:
-        """Whether there is an event that no blank line has ended: a client drops it when the stream ends."""
+        """Whether an event is incomplete: clients drop it when the stream ends."""
         return bool(self._text) or any(line.partition(":")[0] in {"data", "event"} for line in self._lines)
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """Read on."""
+        """Parse a chunk. Return the completed blocks."""
         text = self._decoder.decode(chunk)
         if text and self._is_at_start:
             text, self._is_at_start = text.removeprefix("\ufeff"), False

@@ -1,4 +1,4 @@
-"""The others, really there: a mail server that keeps what it gets, and a web server that answers as it is told."""
+"""Real servers for tests: a mail server that records messages, and a web server with configured responses."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from aiohttp import web
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedMail:
-    """One message as the mail server took it: the envelope, and the bytes."""
+    """One message received by the mail server: its envelope and its bytes."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -22,15 +22,15 @@ class ReceivedMail:
 
     @property
     def message(self) -> EmailMessage:
-        """The message, parsed."""
+        """Return the parsed message."""
         return message_from_bytes(self.content, policy=policy.default)
 
 
 @dataclass
 class SmtpSink:
-    """A mail server (aiosmtpd) that keeps what it takes, and says what it is told to say first.
+    """A mail server (aiosmtpd) that records messages.
 
-    ``replies`` are used up one by one, each in the place of taking a message: ``["451 4.3.0 try again later"]``.
+    Each of ``replies`` is sent once instead of accepting a message: ``["451 4.3.0 try again later"]``.
     """
 
     host: str = "127.0.0.1"
@@ -40,12 +40,12 @@ class SmtpSink:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What to set for asyncbg's own mailer: ``load_settings(smtp=bg_smtp.settings)``."""
+        """Return the settings for asyncbg's mailer: ``load_settings(smtp=bg_smtp.settings)``."""
         return {"host": self.host, "port": self.port, "security": "none"}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Listen on a free port until the block ends. Raises ModuleNotFoundError where aiosmtpd is not installed."""
+        """Listen on a free port until the block ends. Raises ModuleNotFoundError if aiosmtpd is not installed."""
         try:
             from aiosmtpd.smtp import SMTP
         except ModuleNotFoundError as error:
@@ -59,7 +59,7 @@ class SmtpSink:
             yield self
 
     async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
-        """Keep a message, unless a reply is prepared."""
+        """Record a message, or send the next prepared reply."""
         if self.replies:
             return self.replies.pop(0)
         self.messages.append(
@@ -71,7 +71,7 @@ class SmtpSink:
 
 
 class ReceivedRequest(NamedTuple):
-    """One request as the web server got it; names of headers are in lower case."""
+    """One request received by the web server; header names are in lower case."""
 
     method: str
     path: str
@@ -80,16 +80,16 @@ class ReceivedRequest(NamedTuple):
     body: bytes
 
     def json(self) -> Any:
-        """The body, read as JSON. Raises ValueError where it is none."""
+        """Parse the body as JSON. Raises ValueError."""
         return json.loads(self.body)
 
 
 @dataclass
 class WebPeer:
-    """A web server (aiohttp) that answers by path with what a test sets, and keeps what it is sent.
+    """A web server (aiohttp) with a response for each path, set by the test, which records requests.
 
-    An answer is a JSON value, an aiohttp response, or a function of the request, also a coroutine function, that
-    returns one: ``bg_web.answers["/items"] = [1, 2, 3]``. A path without an answer is 404.
+    An answer is a JSON value, an aiohttp response, or a function or coroutine function of the request that returns
+    one: ``bg_web.answers["/items"] = [1, 2, 3]``. A path without an answer is 404.
     """
 
     url: str = ""
@@ -111,7 +111,7 @@ class WebPeer:
             await runner.cleanup()
 
     def to(self, path: str) -> list[ReceivedRequest]:
-        """The requests to one path, in the order they came."""
+        """Return the requests to one path, in order."""
         return [request for request in self.requests if request.path == path]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:

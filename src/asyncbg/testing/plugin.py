@@ -1,7 +1,6 @@
-"""The pytest plugin: fixtures named ``bg…``. Installed with the package; ``-p no:asyncbg`` leaves it out.
+"""The pytest plugin: fixtures named ``bg…``. Installed with the package; ``-p no:asyncbg`` disables it.
 
-Nothing is opened before a test asks for it. The fixtures are asynchronous: run the tests with pytest-asyncio, in
-either of its modes, or with anyio's plugin.
+The fixtures are asynchronous: run the tests with pytest-asyncio, in either of its modes, or with anyio's plugin.
 """
 
 from collections.abc import AsyncIterator
@@ -16,21 +15,21 @@ from asyncbg.testing.engine import ManualBG
 from asyncbg.testing.peers import SmtpSink, WebPeer
 from asyncbg.testing.server import LiveServer, serve
 
-try:  # its own decorator works in both of its modes
+try:  # this decorator works in both modes
     from pytest_asyncio import fixture as async_fixture
 except ModuleNotFoundError:
-    async_fixture = pytest.fixture  # type: ignore[assignment]  # anyio's plugin takes a plain one
+    async_fixture = pytest.fixture  # type: ignore[assignment]  # anyio's plugin accepts a plain fixture
 
 
 @pytest.fixture
 def bg_clock() -> ManualClock:
-    """The clock that ``bg`` goes by; it stands still until it is moved: ``bg_clock.advance(minutes=5)``."""
+    """The clock of ``bg``, which advances only when it is moved: ``bg_clock.advance(minutes=5)``."""
     return ManualClock()
 
 
 @pytest.fixture
 def bg_settings(tmp_path: Path) -> dict[str, Any]:
-    """What ``bg`` is made with, a database file of its own above all. Override it to add settings to it."""
+    """The settings of ``bg``, among them its own database file. Override it to change settings."""
     return {
         "database_url": f"sqlite:///{tmp_path}/asyncbg.db",
         "data_dir": tmp_path / "asyncbg-data",
@@ -40,7 +39,7 @@ def bg_settings(tmp_path: Path) -> dict[str, Any]:
 
 @async_fixture
 async def bg(bg_settings: dict[str, Any], bg_clock: ManualClock) -> AsyncIterator[ManualBG]:
-    """A running AsyncBG on a file of its own: jobs are accepted, and run when the test awaits ``bg.drain()``."""
+    """A running AsyncBG on its own database file; jobs run when the test awaits ``bg.drain()``."""
     async with ManualBG(clock=bg_clock, **bg_settings) as engine:
         yield engine
 
@@ -55,14 +54,14 @@ def bg_app(bg: ManualBG) -> FastAPI:
 
 @async_fixture
 async def bg_live(bg_app: FastAPI) -> AsyncIterator[LiveServer]:
-    """``bg_app`` on a real server at a free port: ``bg_live.url``."""
+    """``bg_app`` on a real server on a free port: ``bg_live.url``."""
     async with serve(bg_app) as server:
         yield server
 
 
 @async_fixture
 async def bg_smtp() -> AsyncIterator[SmtpSink]:
-    """A mail server at a free port: ``bg_smtp.port``, ``bg_smtp.messages``. Needs aiosmtpd."""
+    """A mail server on a free port: ``bg_smtp.port``, ``bg_smtp.messages``. Needs aiosmtpd."""
     try:
         async with SmtpSink().running() as sink:
             yield sink
@@ -74,6 +73,6 @@ async def bg_smtp() -> AsyncIterator[SmtpSink]:
 
 @async_fixture
 async def bg_web() -> AsyncIterator[WebPeer]:
-    """A web server at a free port that answers as it is told: ``bg_web.url``, ``.answers``, ``.requests``."""
+    """A web server on a free port with configured answers: ``bg_web.url``, ``.answers``, ``.requests``."""
     async with WebPeer().running() as peer:
         yield peer

@@ -1,4 +1,4 @@
-"""What a conformance run found: one verdict a check, with the reason and where it is written."""
+"""The report of a conformance run: one result per check, with reason and reference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """How a check ended."""
+    """The outcome of a check."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -15,7 +15,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """One check: its name, what it asks for, where that is written, how it ended, and why if it did not pass."""
+    """The result of one check: name, requirement, reference, outcome, and the reason unless it passed."""
 
     name: str
     title: str
@@ -24,20 +24,20 @@ class CheckResult:
     detail: str = ""
 
     def __str__(self) -> str:
-        """One line, and a second one with the reason."""
+        """Return one line, and a second one with the reason."""
         line = f"{self.outcome:<8}{self.name:<18}{self.title}"
         return f"{line}\n        {self.detail} ({self.reference})" if self.detail else line
 
 
 @dataclass(frozen=True, slots=True)
 class ConformanceReport:
-    """All checks of one endpoint; ``print(report)`` shows them, ``report["resume"]`` is one of them."""
+    """The results of all checks of one endpoint; ``print(report)`` shows them, ``report["resume"]`` is one of them."""
 
     endpoint: str
     results: Sequence[CheckResult]
 
     def __getitem__(self, name: str) -> CheckResult:
-        """A check by its name. Raises KeyError, which names those there are."""
+        """Return the result of a check by name. Raises KeyError, which lists the names."""
         for result in self.results:
             if result.name == name:
                 return result
@@ -45,26 +45,26 @@ class ConformanceReport:
 
     @property
     def passed(self) -> list[CheckResult]:
-        """Those that passed."""
+        """Return the passed checks."""
         return [result for result in self.results if result.outcome is Outcome.PASSED]
 
     @property
     def failed(self) -> list[CheckResult]:
-        """Those that failed."""
+        """Return the failed checks."""
         return [result for result in self.results if result.outcome is Outcome.FAILED]
 
     @property
     def skipped(self) -> list[CheckResult]:
-        """Those that could not be made, or that ask for what the endpoint does not offer."""
+        """Return the checks that did not apply."""
         return [result for result in self.results if result.outcome is Outcome.SKIPPED]
 
     def raise_for_failures(self) -> None:
-        """Raise ConformanceError where a check failed."""
+        """Raise ConformanceError if a check failed."""
         if self.failed:
             raise ConformanceError(self)
 
     def __str__(self) -> str:
-        """A line for each check, and the sum."""
+        """Return a line for each check, and the totals."""
         counted = f"{len(self.passed)} passed, {len(self.failed)} failed, {len(self.skipped)} skipped"
         return "\n".join([self.endpoint, *map(str, self.results), counted])
 
@@ -73,7 +73,6 @@ class ConformanceError(AssertionError):
     """An endpoint failed checks; ``report`` has all of them."""
 
     def __init__(self, report: ConformanceReport) -> None:
-        """List the failures."""
         failures = "\n".join(f"  {result.name}: {result.detail} ({result.reference})" for result in report.failed)
         super().__init__(f"{report.endpoint} fails {len(report.failed)} of {len(report.results)} checks:\n{failures}")
         self.report = report

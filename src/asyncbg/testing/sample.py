@@ -15,7 +15,7 @@ WHATWG: Final = "WHATWG HTML"
 
 @dataclass(slots=True, kw_only=True)
 class Sample:
-    """What an endpoint answered. ``problem`` says why there is no more of it."""
+    """The recorded response of an endpoint. ``problem`` is the reason why it is incomplete."""
 
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -29,28 +29,28 @@ class Sample:
 
     @property
     def events(self) -> list[Frame]:
-        """The blocks that an EventSource would dispatch."""
+        """Return the blocks that an EventSource dispatches."""
         return [frame for frame in self.frames if frame.is_event]
 
     @property
     def ids(self) -> list[str]:
-        """The ids of all blocks that have one."""
+        """Return the ids of all blocks with one."""
         return [frame.id for frame in self.frames if frame.id is not None]
 
     def ignored(self, name: str) -> list[str]:
-        """The values of fields of that name that a client ignores."""
+        """Return the ignored values of fields with that name."""
         pairs = [line.partition(":") for frame in self.frames for line in frame.unknown]
         return [value.removeprefix(" ") for field, _, value in pairs if field == name]
 
     @property
     def unknown(self) -> list[str]:
-        """The lines of fields there are not."""
+        """Return the lines with unknown fields."""
         lines = [line for frame in self.frames for line in frame.unknown]
         return [line for line in lines if line.partition(":")[0] not in {"id", "retry"}]
 
 
 async def take_sample(endpoint: Endpoint) -> Sample:
-    """Open the stream, wait for its first bytes, make events, read them, leave."""
+    """Open the stream, wait for its first bytes, create events, read them and disconnect."""
     sample = Sample()
     reader: EventReader | None = None
     try:
@@ -93,33 +93,33 @@ async def _next(reader: EventReader, timeout_s: float) -> Frame | None:
 
 
 def require_nothing(sample: Sample) -> None:
-    """The check can always be made."""
+    """Accept every sample."""
 
 
 def require_stream(sample: Sample) -> None:
-    """Skip where no stream was opened at all."""
+    """Skip the check unless a stream was opened."""
     if sample.status != 200:
         skip("the endpoint opened no stream")
 
 
 def require_events(sample: Sample) -> None:
-    """Skip where the sample has no event in it."""
+    """Skip the check without an event in the sample."""
     require_stream(sample)
     if not sample.events:
-        skip(sample.problem or "no way to make an event was given: make_event=")
+        skip(sample.problem or "make_event= was not given")
 
 
 def require_ids(sample: Sample) -> None:
-    """Skip where no event could be made. Fails where those that were made carry no id."""
+    """Skip the check if no event could be created; fail it if the events have no id."""
     require_stream(sample)
     if sample.problem:
         skip(sample.problem)
     if sample.made and not sample.ids:
-        fail("no event carries an id, so no client can go on where it was cut off")
+        fail("no event carries an id, so no client can resume after a disconnect")
 
 
 class Check(NamedTuple):
-    """One check: ``run`` returns where it is passed, and ends by ``fail`` or ``skip`` otherwise, as ``need`` does."""
+    """One check: ``run`` returns if it passes, and calls ``fail`` or ``skip`` otherwise, as does ``need``."""
 
     name: str
     title: str
@@ -128,6 +128,6 @@ class Check(NamedTuple):
     need: Callable[[Sample], None] = require_stream
 
     async def make(self, endpoint: Endpoint, sample: Sample) -> None:
-        """Look whether it can be made, and make it."""
+        """Check the precondition and run the check."""
         self.need(sample)
         await self.run(endpoint, sample)

@@ -1,4 +1,4 @@
-"""The checks of one look at a stream: headers, first bytes, framing, ids."""
+"""Checks of a recorded sample: headers, first bytes, framing, ids."""
 
 import re
 
@@ -9,50 +9,50 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 async def status(endpoint: Endpoint, sample: Sample) -> None:
-    """The status."""
+    """The status is 200."""
     if sample.status == 0:
         fail(sample.problem)
     if sample.status != 200:
-        fail(f"the status is {sample.status}; an EventSource gives up for good on anything but 200")
+        fail(f"the status is {sample.status}; an EventSource never reconnects after any status but 200")
 
 
 async def content_type(endpoint: Endpoint, sample: Sample) -> None:
-    """The media type."""
+    """The media type is ``text/event-stream``."""
     found = sample.headers.get("content-type", "")
     essence, _, parameters = found.partition(";")
     if essence.strip().lower() != EVENT_STREAM:
-        fail(f"Content-Type is {found!r}, not {EVENT_STREAM}: an EventSource gives up for good")
+        fail(f"Content-Type is {found!r}, not {EVENT_STREAM}: an EventSource never reconnects")
     charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", parameters, re.IGNORECASE)
     if charset and charset[1].lower() not in {"utf-8", "utf8"}:
         fail(f"Content-Type names the charset {charset[1]}; an event stream is always UTF-8")
 
 
 async def cache_control(endpoint: Endpoint, sample: Sample) -> None:
-    """Nothing may be kept."""
+    """The response must not be cached."""
     if not _directives(sample) & {"no-cache", "no-store"}:
         fail(f"Cache-Control is {sample.headers.get('cache-control')!r}; send no-cache or no-store")
 
 
 async def no_transform(endpoint: Endpoint, sample: Sample) -> None:
-    """Nothing may be recompressed on the way."""
+    """Proxies must not transform the response."""
     if "no-transform" not in _directives(sample):
         fail("Cache-Control lacks no-transform: a proxy that compresses may hold events back until its buffer is full")
 
 
 async def no_buffering(endpoint: Endpoint, sample: Sample) -> None:
-    """No proxy may wait."""
+    """nginx must not buffer the response."""
     if sample.headers.get("x-accel-buffering", "").lower() != "no":
         fail("X-Accel-Buffering: no is not sent: nginx holds events back until its buffer is full")
 
 
 async def no_length(endpoint: Endpoint, sample: Sample) -> None:
-    """The length is not known."""
+    """The response has no Content-Length."""
     if "content-length" in sample.headers:
-        fail("Content-Length is sent: the client takes the stream for over after so many bytes")
+        fail("Content-Length is sent: the client ends the stream after that many bytes")
 
 
 async def first_bytes(endpoint: Endpoint, sample: Sample) -> None:
-    """Something comes before there is anything to tell."""
+    """The first bytes arrive before the first event."""
     if sample.status == 0:
         fail(sample.problem)
     require_stream(sample)
@@ -61,33 +61,33 @@ async def first_bytes(endpoint: Endpoint, sample: Sample) -> None:
 
 
 async def retry(endpoint: Endpoint, sample: Sample) -> None:
-    """When to come back."""
+    """The stream sets a valid reconnection time."""
     if bad := sample.ignored("retry"):
         fail(f"retry: {bad[0]!r} is not ASCII digits only, and is ignored")
     if sample.retry_ms is None:
-        fail("no retry: field came; browsers then choose a time of their own, some seconds")
+        fail("no retry: field was sent; browsers then use their own reconnection time of some seconds")
 
 
 async def delivery(endpoint: Endpoint, sample: Sample) -> None:
-    """Events come when they are made."""
+    """Events arrive when they are published."""
     if endpoint.make_event is None:
-        skip("no way to make an event was given: make_event=")
+        skip("make_event= was not given")
     if sample.problem:
         fail(sample.problem)
 
 
 async def utf8(endpoint: Endpoint, sample: Sample) -> None:
-    """The bytes are text."""
+    """The stream is valid UTF-8."""
     try:
         sample.raw.decode("utf-8")
     except UnicodeDecodeError as error:
         fail(f"byte {error.start} of the stream is not UTF-8: {error.reason}")
     if sample.raw.find(b"\xef\xbb\xbf", 1) > 0:
-        fail("a byte order mark stands within the stream: the line it begins is ignored")
+        fail("a byte order mark is inside the stream: the line it begins is ignored")
 
 
 async def fields(endpoint: Endpoint, sample: Sample) -> None:
-    """Every line means something."""
+    """Every line is a known field or a comment."""
     lines = sample.unknown
     if lines:
         fail(
@@ -97,36 +97,36 @@ async def fields(endpoint: Endpoint, sample: Sample) -> None:
 
 
 async def data(endpoint: Endpoint, sample: Sample) -> None:
-    """Every event is one."""
+    """Every event has data."""
     empty = [frame for frame in sample.frames if frame.event and not frame.is_event]
     if empty:
         fail(f"the event {empty[0].event!r} has no data, so it is never dispatched")
 
 
 async def ids(endpoint: Endpoint, sample: Sample) -> None:
-    """Events can be named."""
+    """Events have ids."""
     if not sample.ids:
-        fail("no event carries an id: a client that was cut off cannot say where to go on")
+        fail("no event carries an id: a client cannot resume after a disconnect")
 
 
 async def id_characters(endpoint: Endpoint, sample: Sample) -> None:
-    """An id survives every header, log and URL."""
+    """Ids are safe in headers, logs and URLs."""
     if not sample.ids:
         skip("no event carries an id")
     if bad := [found for found in sample.ids if found and not _ID.fullmatch(found)]:
-        fail(f"the id {bad[0]!r} is not made of 1 to 64 of A-Z a-z 0-9 . _ -")
+        fail(f"the id {bad[0]!r} is not 1 to 64 characters of A-Z a-z 0-9 . _ -")
 
 
 async def id_nul(endpoint: Endpoint, sample: Sample) -> None:
-    """An id is taken."""
+    """No id contains NUL."""
     if sample.ignored("id"):
-        fail("an id has a NUL in it, and is ignored: the client goes on with the one before")
+        fail("an id has a NUL in it, and is ignored: the client keeps the previous id")
     if not sample.ids:
         skip("no event carries an id")
 
 
 async def id_unique(endpoint: Endpoint, sample: Sample) -> None:
-    """An id names one event."""
+    """Ids are unique."""
     named = [frame.id for frame in sample.events if frame.id is not None]
     if not named:
         skip("no event carries an id")
@@ -135,13 +135,11 @@ async def id_unique(endpoint: Endpoint, sample: Sample) -> None:
 
 
 async def disconnect(endpoint: Endpoint, sample: Sample) -> None:
-    """Who left costs nothing."""
+    """The application stops when its client disconnects."""
     if sample.is_released is None:
-        skip("only to be seen where the application runs in this process")
+        skip("only observable for an application in this process")
     if not sample.is_released:
-        fail(
-            f"the application went on for {endpoint.timeout_s:g} s after its client had left; listen to http.disconnect"
-        )
+        fail(f"the application ran {endpoint.timeout_s:g} s after its client had disconnected; handle http.disconnect")
 
 
 def _directives(sample: Sample) -> set[str]:
@@ -151,19 +149,19 @@ def _directives(sample: Sample) -> set[str]:
 SAMPLE_CHECKS = (
     Check("status", "answers 200", f"{WHATWG} 9.2.3", status, require_nothing),
     Check("content-type", "is text/event-stream in UTF-8", f"{WHATWG} 9.2.3, 9.2.5", content_type),
-    Check("cache-control", "forbids to keep it", "RFC 9111 5.2.2.4", cache_control),
-    Check("no-transform", "forbids to recompress it", "RFC 9111 5.2.2.6", no_transform),
-    Check("no-buffering", "tells proxies not to wait", "nginx, ngx_http_proxy_module: proxy_buffering", no_buffering),
+    Check("cache-control", "forbids caching", "RFC 9111 5.2.2.4", cache_control),
+    Check("no-transform", "forbids transformation", "RFC 9111 5.2.2.6", no_transform),
+    Check("no-buffering", "disables proxy buffering", "nginx, ngx_http_proxy_module: proxy_buffering", no_buffering),
     Check("no-length", "has no Content-Length", "RFC 9112 6", no_length),
-    Check("first-bytes", "sends something at once", f"{WHATWG} 9.2.7", first_bytes, require_nothing),
-    Check("retry", "says when to reconnect", f"{WHATWG} 9.2.6", retry),
-    Check("delivery", "sends events when they are made", f"{WHATWG} 9.2.7", delivery),
+    Check("first-bytes", "sends first bytes at once", f"{WHATWG} 9.2.7", first_bytes, require_nothing),
+    Check("retry", "sets the reconnection time", f"{WHATWG} 9.2.6", retry),
+    Check("delivery", "sends events when they are published", f"{WHATWG} 9.2.7", delivery),
     Check("utf-8", "is valid UTF-8", f"{WHATWG} 9.2.5", utf8, require_events),
-    Check("fields", "has only lines that mean something", f"{WHATWG} 9.2.5, 9.2.6", fields, require_events),
-    Check("data", "gives every event data", f"{WHATWG} 9.2.6", data, require_events),
-    Check("ids", "gives events ids", f"{WHATWG} 9.2.6", ids, require_events),
+    Check("fields", "has only known fields", f"{WHATWG} 9.2.5, 9.2.6", fields, require_events),
+    Check("data", "has data in every event", f"{WHATWG} 9.2.6", data, require_events),
+    Check("ids", "has event ids", f"{WHATWG} 9.2.6", ids, require_events),
     Check("id-characters", "uses ids of [A-Za-z0-9._-]{1,64}", f"{WHATWG} 9.2.4", id_characters, require_events),
     Check("id-nul", "has no NUL in an id", f"{WHATWG} 9.2.6", id_nul, require_events),
-    Check("id-unique", "names every event once", f"{WHATWG} 9.2.4", id_unique, require_events),
-    Check("disconnect", "ends when its client leaves", "ASGI HTTP specification, disconnect event", disconnect),
+    Check("id-unique", "has unique ids", f"{WHATWG} 9.2.4", id_unique, require_events),
+    Check("disconnect", "stops when its client disconnects", "ASGI HTTP specification, disconnect event", disconnect),
 )

@@ -1,4 +1,4 @@
-"""Applications that run for a test: on a real server at a free port, or started in this process."""
+"""Running applications for tests: on a real server, or with only their lifespan in this process."""
 
 import asyncio
 import socket
@@ -18,22 +18,22 @@ _START_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class LiveServer:
-    """A running server; ``url`` has no slash at its end."""
+    """A running server; ``url`` has no trailing slash."""
 
     url: str
     app: ASGIApp
 
     def __str__(self) -> str:
-        """The URL."""
+        """Return the URL."""
         return self.url
 
 
 class AppFailedError(RuntimeError):
-    """The application did not start; the log has its traceback."""
+    """The application did not start or stop; the log has its traceback."""
 
 
 class _Server(uvicorn.Server):
-    """Tells when it serves, or that it will not."""
+    """uvicorn server with an event that is set when startup has succeeded or failed."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -42,7 +42,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
-        except SystemExit:  # how uvicorn ends a process whose application does not start
+        except SystemExit:  # raised by uvicorn if the application does not start
             self.should_exit = True
         finally:
             self.tried.set()
@@ -50,11 +50,11 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serve(app: ASGIApp, *, port: int = 0, **config: Any) -> AsyncIterator[LiveServer]:
-    """Serve ``app`` with uvicorn on this machine, in this process, until the block ends; 0 is a free port.
+    """Serve ``app`` with uvicorn on 127.0.0.1 in this process until the block ends; port 0 is a free port.
 
-    ``config`` goes to ``uvicorn.Config``. The engine of the application says goodbye to its streams first, so that
-    the server has nothing to wait for. Raises AppFailedError where the application does not start, OSError
-    where the port is taken.
+    ``config`` is passed to ``uvicorn.Config``. At the end, the engine of the application closes its streams first, so
+    that the server does not wait for them. Raises AppFailedError if the application does not start, OSError if the
+    port is in use.
     """
     plain: dict[str, Any] = {"log_level": "warning", "log_config": None, "timeout_graceful_shutdown": 2, "ws": "none"}
     server = _Server(uvicorn.Config(app, **plain | config))
@@ -76,8 +76,8 @@ async def serve(app: ASGIApp, *, port: int = 0, **config: Any) -> AsyncIterator[
 
 
 def _listener(port: int) -> socket.socket:
-    """Listens before the server runs, so that no client comes too early."""
-    # asyncio sets TCP_NODELAY only where the protocol is named
+    """Return a listening socket, so that early clients wait for the server."""
+    # asyncio sets TCP_NODELAY only if the protocol is given
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,7 +93,7 @@ def _listener(port: int) -> socket.socket:
 async def started(app: ASGIApp) -> AsyncIterator[ASGIApp]:
     """Run the lifespan of ``app`` (ASGI's lifespan protocol, version 2.0) without a server, until the block ends.
 
-    Raises AppFailedError, with the application's own words, where it does not start or stop.
+    Raises AppFailedError with the application's message if it does not start or stop.
     """
     lifespan = _Lifespan(app)
     try:
@@ -107,7 +107,7 @@ async def started(app: ASGIApp) -> AsyncIterator[ASGIApp]:
 
 
 class _Lifespan:
-    """One run of an application's lifespan."""
+    """One lifespan of an application."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._to_app: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(2)
@@ -117,7 +117,7 @@ class _Lifespan:
         self._task = asyncio.ensure_future(app(scope, self._to_app.get, self._receive))
 
     async def send(self, what: str) -> None:
-        """Start or stop; an application that raises at once has no lifespan."""
+        """Send startup or shutdown and wait for the response; an application that raises at once has no lifespan."""
         if self._task.done():
             return
         self._to_app.put_nowait({"type": f"lifespan.{what}"})
@@ -136,7 +136,7 @@ class _Lifespan:
         self._has_message.set()
 
     async def end(self) -> None:
-        """Wait for the application's last lines; what it raises was told already."""
+        """Cancel the lifespan task and wait for it; its error has been reported."""
         if not self._task.done():
             self._task.cancel()
         await asyncio.wait([self._task])

@@ -1,4 +1,4 @@
-"""An in-process client for streams that do not end: httpx's ASGITransport waits for the whole body, for ever."""
+"""An in-process client for endless streams, which httpx's ASGITransport cannot read: it waits for the whole body."""
 
 import asyncio
 import zlib
@@ -18,20 +18,20 @@ _MOST_CHUNKS = 256
 
 
 class EventReader:
-    """A response, read as an event stream: iterate over its events, or ask for the next one.
+    """Reader of a response as an event stream: iterate over its events, or request the next one.
 
-    ``last_event_id`` and ``retry_ms`` are what an EventSource would remember.
+    ``last_event_id`` and ``retry_ms`` are the values that an EventSource keeps.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], receive: Callable[[], Awaitable[bytes]]) -> None:
-        """``receive`` gives the next bytes of the body, ``b""`` at its end; names of ``headers`` are in lower case."""
+        """Read from ``receive``, which returns the next bytes, ``b""`` at the end. Header names are in lower case."""
         self.status = status
         self.headers = headers
         self.raw = bytearray()
-        """Every byte of the body so far, decoded where it was compressed."""
+        """All received bytes of the body, decompressed."""
         self.is_ended = False
         self.is_released: bool | None = None
-        """Once closed: whether the application ended by itself when its client had left. None: not to be seen."""
+        """After closing: whether the application stopped on the disconnect; None if unknown."""
         self._receive = receive
         self._parser = FrameParser()
         self._last_event_id = ""
@@ -40,21 +40,21 @@ class EventReader:
 
     @property
     def last_event_id(self) -> str:
-        """The cursor to come back with."""
+        """Return the cursor for a reconnect."""
         return self._last_event_id
 
     @property
     def retry_ms(self) -> int | None:
-        """How long to wait before."""
+        """Return the reconnection time in milliseconds."""
         return self._parser.retry_ms
 
     @property
     def has_rest(self) -> bool:
-        """Whether the last block read is not whole."""
+        """Whether the last block is incomplete."""
         return self._parser.has_rest
 
     async def chunk(self) -> bytes:
-        """The next bytes, ``b""`` at the end; do not mix with reading events."""
+        """Return the next bytes, ``b""`` at the end; do not mix with reading events."""
         data = await self._receive()
         if not data:
             self.is_ended = True
@@ -64,7 +64,7 @@ class EventReader:
         return data
 
     async def frame(self) -> Frame | None:
-        """The next block, those without an event included; None at the end."""
+        """Return the next block, with or without an event; None at the end."""
         while not self._frames:
             if not await self._read_on():
                 return None
@@ -73,7 +73,7 @@ class EventReader:
         return frame
 
     async def greeting(self, timeout_s: float = _TIMEOUT_S) -> list[Frame]:
-        """The blocks that come with the first bytes, when the stream listens; none where nothing comes in time."""
+        """Return the blocks of the first bytes, after which the stream is subscribed; empty on timeout."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._read_on()
@@ -85,7 +85,7 @@ class EventReader:
         return found
 
     async def comment(self) -> bool:
-        """Wait for the next comment; False where the stream ends before."""
+        """Wait for the next comment. Return False if the stream ends first."""
         before = self._parser.comments
         while await self._read_on():
             if self._parser.comments > before:
@@ -103,13 +103,13 @@ class EventReader:
                 self._last_event_id = frame.id
 
     async def __aiter__(self) -> AsyncIterator[Frame]:
-        """Every event until the stream ends."""
+        """Yield every event until the stream ends."""
         while (frame := await self.frame()) is not None:
             if frame.is_event:
                 yield frame
 
     async def next(self, event: str = "", *, timeout_s: float = _TIMEOUT_S) -> Frame:
-        """The next event, or the next one of that type. Raises TimeoutError, EOFError at the end of the stream."""
+        """Return the next event, or the next of that type. Raises TimeoutError, EOFError at the end of the stream."""
         wanted = event or "another event"
         try:
             async with asyncio.timeout(timeout_s) as limit:
@@ -119,7 +119,7 @@ class EventReader:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise TimeoutError(f"the stream told nothing of {wanted} within {timeout_s:g} s") from None
+            raise TimeoutError(f"the stream did not send {wanted} within {timeout_s:g} s") from None
         raise EOFError(f"the stream has ended without {wanted}")
 
 
@@ -134,16 +134,16 @@ async def stream(
     timeout_s: float = _TIMEOUT_S,
     release_s: float = _RELEASE_S,
 ) -> AsyncIterator[EventReader]:
-    """Open a stream of an application in this process; leaving the block is the client's disconnect.
+    """Open a stream of an application in this process; the client disconnects when the block ends.
 
-    An application that then goes on for ``release_s`` is cancelled, and ``is_released`` is False.
+    An application that runs ``release_s`` longer is cancelled, and ``is_released`` is False.
 
     ``path`` may have a query. The application must have started: by the fixture ``bg_live``, by
-    ``async with started(app)``, or, where it needs no lifespan, not at all. Raises what the application raises, and
-    TimeoutError where it does not answer within ``timeout_s``.
+    ``async with started(app)``, or not at all if it needs no lifespan. Raises the errors of the application, and
+    TimeoutError if it does not respond within ``timeout_s``.
     """
     if not path.startswith("/"):
-        raise ValueError(f"{path!r} is no path of the application: it begins with a slash, as in '/events?type=job.*'")
+        raise ValueError(f"{path!r} is not a path: it must begin with a slash, as in '/events?type=job.*'")
     sent = {"accept": "text/event-stream", "host": "test"} | {k.lower(): v for k, v in (headers or {}).items()}
     if last_event_id is not None:
         sent["last-event-id"] = last_event_id
@@ -168,7 +168,7 @@ class _Answer:
 
 
 class _Exchange:
-    """One request and its response. What is sent waits until it is read, as on a socket."""
+    """One request and its response, with backpressure as on a socket."""
 
     def __init__(self, app: ASGIApp, scope: Mapping[str, Any], release_s: float) -> None:
         self._app = app
@@ -186,7 +186,7 @@ class _Exchange:
         return EventReader(answer.status, answer.headers, self._next)
 
     async def disconnect(self) -> bool:
-        """Disconnect; whether the application ended by itself. It is cancelled otherwise."""
+        """Disconnect. Return whether the application stopped; otherwise it is cancelled."""
         if self._task is None:
             return True
         self._disconnected.set()
@@ -197,11 +197,11 @@ class _Exchange:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=self._release_s)
         if self._task.done() and not self._task.cancelled():
-            self._task.exception()  # looked at: whoever calls check() is told
+            self._task.exception()  # mark as retrieved: check() raises it
         return not pending
 
     def check(self) -> None:
-        """Raise what the application raised."""
+        """Raise the error of the application, if any."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
 
@@ -222,7 +222,7 @@ class _Exchange:
         chunk = await self._chunks.get()
         if not chunk:
             self.check()
-            self._chunks.put_nowait(b"")  # the end stays the end
+            self._chunks.put_nowait(b"")  # later reads return the end too
         return chunk
 
     async def _receive(self) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class _Exchange:
                 await self._put(b"")
 
     async def _put(self, chunk: bytes) -> None:
-        """As uvicorn: what is sent to a client that has left goes nowhere, without an error. But it takes its turn."""
+        """Queue a chunk; after a disconnect it is dropped, as in uvicorn, and other tasks may run."""
         if self._disconnected.is_set():
             await asyncio.sleep(0)
         else:

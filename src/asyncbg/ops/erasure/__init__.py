@@ -1,4 +1,4 @@
-"""Erases a person, found by e-mail address, from the database and the data directory, and proves that it is so."""
+"""Erasure of a person, identified by e-mail address, from the database and the data directory, with verification."""
 
 from asyncbg.ops.erasure.email_matcher import EmailMatcher, InvalidAddressError
 from asyncbg.ops.erasure.erase import Erasure, erase_person

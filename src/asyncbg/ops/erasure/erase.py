@@ -1,4 +1,4 @@
-"""One erasure from its beginning to its proof, beside a running service or without one."""
+"""The erasure of one person, from cancelling jobs to verification, beside a running service or without one."""
 
 import asyncio
 import sqlite3
@@ -20,13 +20,13 @@ from asyncbg.store.sqlite.database_file import translate
 _REASON = "the person it was for is forgotten"
 _POLL_S = 0.1
 _LOG_S = 3.0
-"""A service empties its log within a second or so, unless a reader is in the way."""
+"""A service empties its log within about a second, unless a reader prevents it."""
 _MOST_PASSES = 5
 
 
 @dataclass(slots=True)
 class Erasure:
-    """What an erasure did, by store. ``running`` jobs go on and keep what they hold: run it again when they ended."""
+    """Counts of erased data. ``running`` jobs keep their data: erase again when they have ended."""
 
     person: str
     jobs: int = 0
@@ -47,28 +47,28 @@ class Erasure:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing of the person remains that was to be erased."""
+        """Whether no erasable data of the person remains."""
         return self.is_log_empty and not (self.running or self.unreadable or self.checked.found)
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {"ok": self.is_complete, **asdict(self)}
 
 
 async def erase_person(
     store: SQLiteBackend, database: Path, data_dir: Path, address: EmailMatcher, *, wait_s: float
 ) -> Erasure:
-    """Erase the person: jobs that wait are cancelled, running ones get ``wait_s`` seconds to end.
+    """Erase the person: waiting jobs are cancelled, running ones have ``wait_s`` seconds to end.
 
-    A service may go on accepting and running jobs meanwhile: what it adds of the person is erased too. What was done
-    is in the audit log at the end.
+    A service may accept and run jobs meanwhile; data that it adds is erased too. The erasure is recorded in the audit
+    log.
     """
     audit = await open_audit(store.database)
     try:
         done = await _erase_and_verify(store, audit, database, data_dir, address, wait_s)
     except OSError as error:
         raise DatabaseError(
-            f"{error.filename} cannot be looked at ({error.strerror}), so the erasure is not complete; run it again"
+            f"{error.filename} cannot be read ({error.strerror}), so the erasure is not complete; run it again"
         ) from error
     outcome = AuditOutcome.DONE if done.is_complete else AuditOutcome.FAILED
     reason = f"{done.jobs} jobs" + (f", {done.audit} rows of this log" if done.audit else "")
@@ -102,7 +102,7 @@ async def _erase_and_verify(
 async def _erase_pass(
     rows: Rows, store: SQLiteBackend, data_dir: Path, address: EmailMatcher, done: Erasure, wait_s: float
 ) -> int:
-    """One pass over everything; returns how much it found, but for what runs."""
+    """Erase once from every store. Return the number of erased items, without running jobs."""
     tokens = await asyncio.to_thread(uploads_with, data_dir, address)
     jobs = await rows.jobs(tokens)
     if any(job.is_open for job in jobs):
@@ -131,12 +131,12 @@ async def _erase_pass(
 
 
 async def _cancel(store: SQLiteBackend, jobs: list[FoundJob], wait_s: float) -> int:
-    """Cancel open jobs and wait for those that run; returns how many are final now."""
+    """Cancel unfinished jobs and wait for running ones. Return how many are final."""
     for job in jobs:
         try:
             await store.cancel(job.id, _REASON)
         except (JobStateError, JobNotFoundError):
-            continue  # it became final by itself
+            continue  # it has become final meanwhile
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
     left = [job.id for job in jobs]
@@ -150,7 +150,7 @@ async def _cancel(store: SQLiteBackend, jobs: list[FoundJob], wait_s: float) -> 
 
 
 def _rebuild(database: Path) -> None:
-    """Write the whole database anew: for what SQLite left in a corner of a page. Raises DatabaseError."""
+    """Rewrite the whole database, to remove remnants in unused parts of pages. Raises DatabaseError."""
     try:
         with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as connection:
             for statement in ("PRAGMA secure_delete = ON", "PRAGMA wal_autocheckpoint = 0", "VACUUM"):

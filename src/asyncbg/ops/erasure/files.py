@@ -1,4 +1,4 @@
-"""The files of one person below the data directory: erased in place or removed, while a service goes on writing."""
+"""Erasure of one person from the files below the data directory, beside a writing service."""
 
 import os
 from collections.abc import Iterator
@@ -14,22 +14,22 @@ _START = b"notification for "
 
 @dataclass(slots=True)
 class FilesErased:
-    """What was done to files."""
+    """Counts of erased lines and removed files, and what was left."""
 
     lines: int = 0
     removed: int = 0
     elsewhere: list[str] = field(default_factory=list)
     longer: set[str] = field(default_factory=set)
-    """Addresses of other people in these files that contain the person's."""
+    """Other people's addresses in these files that contain the person's."""
 
 
 def uploads_with(data_dir: Path, address: EmailMatcher) -> frozenset[str]:
-    """The tokens of the uploaded files that name the address."""
+    """Return the tokens of the uploaded files that contain the address."""
     return frozenset(path.stem for path in _files(data_dir / "uploads") if _names_address(path, address))
 
 
 def erase_files(data_dir: Path, address: EmailMatcher, *, kept: frozenset[str] = frozenset()) -> FilesErased:
-    """Erase what names the address; the uploads in ``kept`` belong to jobs that still run."""
+    """Erase the address from all files; the uploads in ``kept`` belong to running jobs and are skipped."""
     done = FilesErased()
     for path in _files(data_dir):
         if not _names_address(path, address):
@@ -48,7 +48,7 @@ def erase_files(data_dir: Path, address: EmailMatcher, *, kept: frozenset[str] =
 
 
 def _erase_lines(path: Path, address: EmailMatcher) -> int:
-    """Overwrite each line that names the address, byte for byte: whoever appends meanwhile loses nothing."""
+    """Overwrite each line with the address in place, so that concurrent appends are not lost."""
     erased, offset = 0, 0
     with path.open("rb+", buffering=0) as file:
         lines = file.read().splitlines(keepends=True)
@@ -74,7 +74,7 @@ def _longer_addresses(path: Path, address: EmailMatcher) -> set[str]:
 
 
 def _around(content: bytes, start: int, end: int) -> str:
-    """A match with what stands around it, to tell whether it is a part of a longer address."""
+    """Return a match with its context, to recognize a part of a longer address."""
     part = content[max(0, start - 8) : end + 8]
     return (part.replace(b"\0", b"") if b"\0" in part else part).decode("utf-8", "replace")
 
@@ -84,7 +84,7 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def _content(path: Path) -> bytes:
-    """A file's bytes; none of one that has gone. One that cannot be read is an error: it may hold the address."""
+    """Return a file's bytes, empty for a removed file. An unreadable file is an error: it may contain the address."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

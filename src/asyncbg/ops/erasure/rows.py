@@ -1,4 +1,4 @@
-"""The rows of one person: found in every table, in short reads, and rewritten in short writes."""
+"""Erasure of one person from the tables of the database, in short reads and short writes."""
 
 import json
 import sqlite3
@@ -33,13 +33,13 @@ _ERASE_TRACEBACK = "UPDATE failed_attempt SET traceback = NULL WHERE job = ? AND
 
 
 class _Table(NamedTuple):
-    """One of our other tables: its key, the least key there is, and its columns that hold texts."""
+    """A table with personal texts: its key, its text columns and the smallest possible key."""
 
     key: tuple[str, ...]
     texts: tuple[str, ...]
     least: tuple[Any, ...] = (-(2**63),)
     is_deleted: bool = False
-    """Whether a row that names the person goes as a whole."""
+    """Whether a row that names the person is deleted."""
 
 
 TABLES = {
@@ -59,14 +59,14 @@ _PLAIN = frozenset(
         "activity_total", "activity_by_action", "activity_by_day",
     }
 )  # fmt: skip
-"""Looked through elsewhere, or never with a person in it: the name of a key cannot be an address.
+"""Tables that are searched separately, or never contain addresses: the name of a key cannot be one.
 
-The counts of the activity log change with its rows.
+Triggers update the counts of the activity log with its rows.
 """
 
 
 class FoundJob(NamedTuple):
-    """A job that names the person."""
+    """A job that contains the person's address."""
 
     n: int
     id: str
@@ -76,29 +76,28 @@ class FoundJob(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is not final."""
+        """Whether the job is not final."""
         return self.state not in FINAL_STATES
 
 
 @dataclass(slots=True)
 class Findings:
-    """What a search met besides: other people's longer addresses, jobs that cannot be decrypted."""
+    """Other findings of a search: longer addresses of other people, and jobs that cannot be decrypted."""
 
     longer: set[str] = field(default_factory=set)
     unreadable: set[str] = field(default_factory=set)
 
 
 class Rows:
-    """The database of a service, searched for one address."""
+    """Search and erasure of one address in the database of a service."""
 
     def __init__(self, store: SQLiteBackend, address: EmailMatcher) -> None:
-        """Search ``store``."""
         self.findings = Findings()
         self._store = store
         self._address = address
 
     async def jobs(self, tokens: frozenset[str] = frozenset()) -> list[FoundJob]:
-        """The jobs that name the address, or one of the ``tokens`` of uploads that do."""
+        """Return the jobs that contain the address, or one of the ``tokens`` of uploads with it."""
         found: list[FoundJob] = []
         async for rows in self._pages(_JOBS, (-(2**63),)):
             for n, job_id, state, personal, *values in rows:
@@ -113,11 +112,11 @@ class Rows:
         return found
 
     async def rewrite_jobs(self, jobs: Sequence[FoundJob]) -> int:
-        """Put pseudonyms in the place of everything personal of final jobs; returns how many."""
+        """Replace all personal data of final jobs by pseudonyms. Return the number of jobs."""
         return await self._write(_REWRITE_JOB, [self._erased_values(job) for job in jobs])
 
     async def erase_tracebacks(self, jobs: Sequence[FoundJob]) -> int:
-        """Delete the tracebacks of these jobs, and every other one that names the address; returns how many."""
+        """Delete the tracebacks of these jobs, and all others with the address. Return their number."""
         keys: list[tuple[Any, ...]] = []
         theirs = {job.n for job in jobs}
         async for rows in self._pages(_TRACEBACKS, (-(2**63), -1)):
@@ -137,7 +136,7 @@ class Rows:
             return None
 
     async def erase(self, name: str) -> int:
-        """Erase the address from one of the other tables: from the rows that name it, or these rows as a whole."""
+        """Erase the address from one of the other tables, or delete the rows with it. Return their number."""
         if not await self._has(name):
             return 0
         table, erased = TABLES[name], 0
@@ -159,7 +158,7 @@ class Rows:
         return erased
 
     async def elsewhere(self) -> dict[str, int]:
-        """How many rows of tables that are not ours name the address: they are left alone."""
+        """Return the number of rows with the address in tables of other applications, which are not changed."""
         tables = await self._read(
             lambda c: [name for (name,) in c.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         )
@@ -168,7 +167,7 @@ class Rows:
 
     def _count(self, table: str, connection: sqlite3.Connection) -> int:
         quoted = table.replace('"', '""')
-        # The name is the schema's own, and quoted.
+        # The name comes from the schema, and is quoted.
         rows = connection.execute(f'SELECT * FROM "{quoted}"')  # noqa: S608  # nosec B608  # nosemgrep
         return sum(any(isinstance(text, str) and self._address.is_in(text) for text in row) for row in rows)
 
@@ -182,7 +181,7 @@ class Rows:
         return texts
 
     def _erased_values(self, job: FoundJob) -> tuple[Any, ...]:
-        """What stays of a job: who it was for, or whose it was, can be told from nothing of it."""
+        """Return the remaining values of a job, none of which identifies the person."""
         hide, encryption = self._address.redacted, self._store.encryption
         texts = _emptied(job.texts) if self._address.is_in(job.texts["owner"] or "") else job.texts
         args = self._address.redacted_json(masked_arguments(json.loads(texts["args"] or "{}"), job.marks))
@@ -194,7 +193,7 @@ class Rows:
         return (encryption.encrypt(json.dumps(args, ensure_ascii=False), job.id, "args"), result, *rest, job.n)
 
     def _erased_text(self, table: str, text: str | None) -> str | None:
-        """A free text that names the person goes whole; JSON keeps its form."""
+        """Return the text with the address replaced; an action with it is replaced completely."""
         if text is None or not self._address.is_in(text):
             return text
         return self._address.replacement if table == "activity" else self._address.redacted(text)
@@ -213,7 +212,7 @@ class Rows:
         return self._pages(statement, table.least)
 
     async def _pages(self, statement: str, after: tuple[Any, ...]) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """All rows behind a key, which is what they begin with, a slice at a time: no read is open for long."""
+        """Yield all rows after a key in slices, so that no read transaction is long."""
         while rows := await self._read(partial(_rows, statement, (*after, _SLICE))):
             yield rows
             after = rows[-1][: len(after)]
@@ -222,7 +221,7 @@ class Rows:
         return await self._store.database.read(fn)
 
     async def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Run a statement for each of the rows, a slice in a transaction; returns how many rows it changed."""
+        """Run a statement for each row, one transaction per slice. Return the number of changed rows."""
         changed = 0
         for at in range(0, len(rows), _WRITE):
             changed += await self._store.database.write(partial(_change, statement, rows[at : at + _WRITE]))
@@ -230,7 +229,7 @@ class Rows:
 
 
 def _emptied(texts: Mapping[str, str | None]) -> Mapping[str, str | None]:
-    """The texts of a job that is the person's own: what was in it is theirs, marked or not."""
+    """Return the emptied texts of a job that the person owns: all its data is theirs."""
     return {**texts, "args": "{}", "result": texts["result"] and "null", "tags": "[]", "progress": None}
 
 

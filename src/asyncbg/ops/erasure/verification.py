@@ -1,4 +1,4 @@
-"""The verification of an erasure: the raw bytes of every file are searched, whatever SQLite thinks is in them."""
+"""Verification of an erasure: a search of the raw bytes of every file, independent of SQLite."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ _OVERLAP = 4_096
 
 @dataclass(slots=True)
 class Verification:
-    """What was looked at, and in which files the address is still found, how often."""
+    """The searched files and bytes, and the number of matches in each file that still contains the address."""
 
     files: int = 0
     bytes: int = 0
@@ -21,10 +21,10 @@ class Verification:
 
 
 def verify_erased(database: Path, data_dir: Path, address: EmailMatcher, *, longer: Iterable[str] = ()) -> Verification:
-    """Search the database, what SQLite and we keep beside it, and the data directory.
+    """Search the database, the files beside it and the data directory for the address.
 
-    In a page of the database texts stand without anything between them, so no place counts as a part of a longer
-    address unless it is one of ``longer``, which other people have in living rows.
+    In a database page, texts adjoin without separators, so a match is only ignored if it is part of one of the longer
+    addresses ``longer``, which exist in rows of other people.
     """
     verification = Verification()
     others = [text.encode().lower() for text in longer]
@@ -38,7 +38,7 @@ def verify_erased(database: Path, data_dir: Path, address: EmailMatcher, *, long
 
 
 def _count(path: Path, address: EmailMatcher, others: list[bytes], verification: Verification) -> int:
-    """How often the address is found in one file; a file that goes away meanwhile has none."""
+    """Return the number of matches in one file, 0 for a file removed meanwhile."""
     places: set[int] = set()
     try:
         with path.open("rb") as file:
@@ -57,7 +57,7 @@ def _count(path: Path, address: EmailMatcher, others: list[bytes], verification:
 
 
 def _is_part(content: bytes, at: int, address: EmailMatcher, others: list[bytes]) -> bool:
-    """Whether a place belongs to one of the longer addresses."""
+    """Whether a match is part of one of the longer addresses."""
     for other in others:
         for match in address.raw.finditer(other):
             begin = at - match.start()
