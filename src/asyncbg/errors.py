@@ -30,13 +30,16 @@
     ├── UnreadableError          an encrypted value cannot be decrypted: its key is missing, or it was changed
     ├── IdempotencyError         the key was used with another body
     ├── BadCursorError           a page cursor that asyncbg did not make
+    ├── KeyTakenError            an API key of that name is in use
+    ├── KeyNotFoundError         no API key of that name is in use
+    ├── KeyNameError             a name that no API key can have
     ├── TransactionError         the caller's own transaction cannot carry the job
     └── FinalError               raised inside a task: fail, do not retry
         ├── UnawaitedError       the task created a coroutine that was never awaited
         └── …                    subclasses for failures that a retry cannot mend
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypedDict
 
 
@@ -270,6 +273,33 @@ class CrossSiteError(AuthError):
 
 class ForeignHostError(AuthError):
     """A caller without a key did not connect directly from this machine."""
+
+
+class KeyTakenError(AsyncBGError):
+    """An API key of that name is in use. A key's name is the owner of its jobs, so it belongs to one key at a time."""
+
+    def __init__(self, name: str) -> None:
+        """Name the key and the remedy."""
+        super().__init__(f"the key {name} is in use; choose another name, or revoke it first")
+        self.name = name
+
+
+class KeyNotFoundError(AsyncBGError):
+    """No API key of that name is in use."""
+
+    def __init__(self, name: str) -> None:
+        """Name the key."""
+        super().__init__(f"no key {name} is in use; list the keys with: asyncbg keys list")
+        self.name = name
+
+
+class KeyNameError(AsyncBGError):
+    """The name of an API key is malformed or reserved."""
+
+    def __init__(self, reserved: Collection[str]) -> None:
+        """Describe a valid name."""
+        taken = ", ".join(sorted(reserved))
+        super().__init__(f"a key's name is 1 to 64 letters, digits, dots, dashes and underscores, and not {taken}")
 
 
 class TransactionError(AsyncBGError, ValueError):

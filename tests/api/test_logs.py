@@ -157,7 +157,7 @@ async def test_a_worker_logs_the_same_way(tmp_path: Path) -> None:
     assert process.stderr is not None
     async with asyncio.timeout(60):
         first = json.loads(await process.stderr.readline())
-        while "the worker runs" not in first["message"]:
+        while "worker started" not in first["message"]:
             first = json.loads(await process.stderr.readline())
         process.send_signal(signal.SIGTERM)
         rest = [json.loads(line) for line in (await process.stderr.read()).splitlines()]

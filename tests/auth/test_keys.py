@@ -8,9 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from asyncbg.auth.api_key import Scope, hash_key, new_key
-from asyncbg.auth.keys import KeyNameError, KeyNotFoundError, Keys, KeyTakenError
+from asyncbg.auth.keys import Keys
 from asyncbg.core.clock import ManualClock
-from asyncbg.errors import SettingsError
+from asyncbg.errors import KeyNameError, KeyNotFoundError, KeyTakenError, SettingsError
 from asyncbg.settings import ApiKey, AuthSettings
 from asyncbg.store.sqlite.database import Database
 

@@ -21,8 +21,9 @@ import pytest
 from pydantic import ValidationError
 
 from asyncbg import AsyncBG
-from asyncbg.auth.keys import KeyNameError, check_name
+from asyncbg.auth.keys import check_name
 from asyncbg.cli import run
+from asyncbg.errors import KeyNameError
 from asyncbg.privacy import Personal
 from asyncbg.service.integrations.activity import Activity
 from asyncbg.settings import ApiKey, Settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from asyncbg.auth.api_key import DEFAULT_SCOPES, Scope, hash_key, hint_of, is_hash, is_key, matches, new_key
 from asyncbg.core.clock import Clock
-from asyncbg.errors import AsyncBGError, SettingsError
+from asyncbg.errors import KeyNameError, KeyNotFoundError, KeyTakenError, SettingsError
 from asyncbg.settings import AuthSettings
 from asyncbg.store.sqlite.database import Database
 
@@ -60,33 +60,6 @@ _BY_ID = "SELECT id, name, hint, scopes, created_ms, expires_ms, revoked_ms FROM
 _USABLE = "SELECT id, name, hint, scopes, created_ms, expires_ms, revoked_ms FROM api_key WHERE revoked_ms IS NULL"
 _ANY = "SELECT EXISTS (SELECT 1 FROM api_key)"
 _IS_THERE = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'api_key'"
-
-
-class KeyTakenError(AsyncBGError):
-    """A key of that name is in use. A key's name is the owner of its jobs, so it belongs to one key at a time."""
-
-    def __init__(self, name: str) -> None:
-        """Name the key and the remedy."""
-        super().__init__(f"the key {name} is in use; choose another name, or revoke it first")
-        self.name = name
-
-
-class KeyNotFoundError(AsyncBGError):
-    """No key of that name is in use."""
-
-    def __init__(self, name: str) -> None:
-        """Name the key."""
-        super().__init__(f"no key {name} is in use; list the keys with: asyncbg keys list")
-        self.name = name
-
-
-class KeyNameError(AsyncBGError):
-    """The name of a key is malformed or reserved."""
-
-    def __init__(self) -> None:
-        """Describe a valid name."""
-        taken = ", ".join(sorted(RESERVED_NAMES))
-        super().__init__(f"a key's name is 1 to 64 letters, digits, dots, dashes and underscores, and not {taken}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +165,7 @@ class Keys:
 def check_name(name: str) -> None:
     """Raise KeyNameError where ``name`` cannot name a key."""
     if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
-        raise KeyNameError
+        raise KeyNameError(RESERVED_NAMES)
 
 
 def _of_settings(settings: AuthSettings) -> list[tuple[str, KeyRecord]]:

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from asyncbg.auth.api_key import Scope, hash_key, new_key
 from asyncbg.auth.audit import COMMAND_LINE, Audit, AuditEntry, AuditOutcome
-from asyncbg.auth.keys import KeyNotFoundError, KeyRecord, Keys, KeyTakenError, check_name
+from asyncbg.auth.keys import KeyRecord, Keys, check_name
 from asyncbg.cli.terminal import (
     AsJson,
     Profile,
@@ -25,6 +25,7 @@ from asyncbg.cli.terminal import (
 )
 from asyncbg.core.clock import SystemClock, rfc3339
 from asyncbg.core.keyset_page import KeysetPage
+from asyncbg.errors import KeyNotFoundError, KeyTakenError
 from asyncbg.ops.open_store import existing_file, open_store
 from asyncbg.settings import Settings, load_settings
 from asyncbg.store.sqlite.database import open_all

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from asyncbg.auth.keys import KeyNameError, KeyNotFoundError, Keys
+from asyncbg.auth.keys import Keys
 from asyncbg.cli.jobs import enqueue, events_app, jobs_app
 from asyncbg.cli.keys import audit, keys_app
 from asyncbg.cli.store import backup, doctor, forget, purge, rekey
@@ -29,6 +29,8 @@ from asyncbg.errors import (
     JobFailedError,
     JobNotFoundError,
     JobTimeoutError,
+    KeyNameError,
+    KeyNotFoundError,
     SettingsError,
     UnknownTaskError,
 )
