@@ -10,7 +10,7 @@ from asyncbg.auth.sessions import Sessions
 from asyncbg.core.clock import ManualClock
 from asyncbg.store.sqlite.database import Database
 from tests.auth.conftest import House
-from tests.auth.test_guard import answered
+from tests.auth.test_auth_middleware import answered
 
 COOKIE = "__Host-asyncbg"
 

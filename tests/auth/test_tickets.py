@@ -9,7 +9,7 @@ from asyncbg.core.clock import ManualClock
 from asyncbg.errors import OverloadedError
 from asyncbg.store.sqlite.database import Database
 from tests.auth.conftest import House, Street
-from tests.auth.test_guard import answered
+from tests.auth.test_auth_middleware import answered
 
 
 async def ticket(house: House, name: str, path: str, *, follow: bool = False) -> str:

@@ -14,7 +14,7 @@ from asyncbg.service.integrations.csv_encoding import CsvError, NotCsvError
 from asyncbg.service.integrations.csv_reader import (
     MAX_ROW_BYTES,
     Batch,
-    Cursor,
+    CsvCursor,
     Rejection,
     RowTooLongError,
     open_csv,
@@ -74,7 +74,7 @@ def test_any_cursor_goes_on_with_exactly_the_rows_that_are_left(
         table = [[field.encode("cp1252", "ignore").decode("cp1252") for field in row] for row in table]
     file = io.BytesIO(written(table, encoding, delimiter=delimiter))
     name = encoding.removesuffix("-sig")
-    start = Cursor(ENCODINGS[encoding], 0, tuple("abcd"[: len(table[0])]), delimiter, name)
+    start = CsvCursor(ENCODINGS[encoding], 0, tuple("abcd"[: len(table[0])]), delimiter, name)
 
     batches = list(read_batches(file, start, batch_rows=batch_rows, chunk_bytes=chunk_bytes))
 
@@ -91,7 +91,7 @@ def test_any_bytes_are_read_or_refused_the_same_whatever_the_chunks(
 ) -> None:
     """Garbage never breaks the reader, and how it is cut into chunks changes nothing."""
     file = io.BytesIO(b"a,b\n" + data)
-    start = Cursor(4, 1, ("a", "b"), ",", "utf-8")
+    start = CsvCursor(4, 1, ("a", "b"), ",", "utf-8")
 
     whole = [(batch.rows, batch.rejections) for batch in read_batches(file, start, batch_rows=1)]
     parts = list(read_batches(file, start, batch_rows=batch_rows, chunk_bytes=chunk_bytes))

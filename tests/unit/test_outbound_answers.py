@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from asyncbg.core.clock import SystemClock
 from asyncbg.errors import FinalError
-from asyncbg.service.integrations.content_coding import Decoder
+from asyncbg.service.integrations.content_coding import ContentDecoder
 from asyncbg.service.integrations.egress import BadUrlError
 from asyncbg.service.integrations.outbound import Outbound
 from asyncbg.service.integrations.outbound_error import FetchError, FetchRejectedError, NotJsonError
@@ -102,7 +102,7 @@ async def test_what_follows_a_gzip_body_does_no_harm(say: Say, behind: bytes) ->
 @pytest.mark.parametrize("step", [1, 2, 7, 100])
 def test_members_are_found_wherever_a_chunk_ends(step: int) -> None:
     """The mark of a member may be cut in two."""
-    decoder, data = Decoder(["gzip"], max_bytes=1_000), gzip.compress(b"[1,") + gzip.compress(b"2]") + bytes(3)
+    decoder, data = ContentDecoder(["gzip"], max_bytes=1_000), gzip.compress(b"[1,") + gzip.compress(b"2]") + bytes(3)
 
     decoded = b"".join(b"".join(decoder.feed(data[at : at + step])) for at in range(0, len(data), step))
 

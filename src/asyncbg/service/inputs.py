@@ -71,14 +71,14 @@ EmailAddress = Annotated[str, StringConstraints(max_length=320), AfterValidator(
 Line = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_line)]
 Message = Annotated[str, StringConstraints(min_length=1, max_length=4_096), AfterValidator(_text)]
 LongText = Annotated[str, StringConstraints(max_length=MAX_TEXT_BYTES), AfterValidator(_long_text)]
-UrlText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_LENGTH), AfterValidator(_text)]
+Url = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_LENGTH), AfterValidator(_text)]
 UserNumber = Annotated[int, Field(ge=1, le=2**63 - 1)]
 UserId = Annotated[
     UserNumber,
     BeforeValidator(_plain_number),
     Path(description="number of the user, without sign, blanks or leading zeros", examples=[7]),
 ]
-Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the previous page")]
+PageCursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of the previous page")]
 TaskName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9._-]{1,64}$"), Personal("task")]
 TaskId = Annotated[TaskName, Path(description="a name you choose for the task", examples=["report-1"])]
 

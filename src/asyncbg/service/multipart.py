@@ -214,7 +214,7 @@ def file_name_of(disposition: Mapping[str, str]) -> str | None:
     return name.replace("%22", '"').replace("%0D", "").replace("%0A", "")  # HTML, 4.10.21.8
 
 
-class Decoder(Protocol):
+class TransferDecoder(Protocol):
     """Incremental decoder of a Content-Transfer-Encoding."""
 
     def decode(self, data: bytes, *, is_last: bool = False) -> bytes:
@@ -222,7 +222,7 @@ class Decoder(Protocol):
         ...
 
 
-def decoder_of(encoding: str) -> Decoder | None:
+def decoder_of(encoding: str) -> TransferDecoder | None:
     """Return the decoder of a Content-Transfer-Encoding, None for identity. Raises EncodingUnsupportedError."""
     match encoding.strip().lower():
         case "" | "7bit" | "8bit" | "binary":

@@ -8,12 +8,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
 
 from asyncbg.service.multipart import (
-    Decoder,
     EncodingUnsupportedError,
     End,
     Headers,
     MultipartError,
     MultipartParser,
+    TransferDecoder,
     decoder_of,
     file_name_of,
     parameters,
@@ -45,7 +45,7 @@ class FilePart:
         self._parser = MultipartParser(_boundary(request))
         self._data: list[bytes] = []
         self._is_file = self._is_charset = self._has_unnamed = False
-        self._decoder: Decoder | None = None
+        self._decoder: TransferDecoder | None = None
         self._form_charset = b""
         self._own_charset: str | None = None
         self.file_name: str | None = None
@@ -135,7 +135,7 @@ class FilePart:
         return refuse_input(("body", "file"), "a file part of this name is required", "missing")
 
 
-def _decoder(headers: Headers) -> Decoder | None:
+def _decoder(headers: Headers) -> TransferDecoder | None:
     try:
         return decoder_of(headers.fields.get("content-transfer-encoding", ""))
     except EncodingUnsupportedError:

@@ -1,4 +1,4 @@
-"""Decoder of HTTP content codings (RFC 9110, 8.4) in bounded pieces, which detects truncated bodies."""
+"""ContentDecoder of HTTP content codings (RFC 9110, 8.4) in bounded pieces, which detects truncated bodies."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,8 +27,8 @@ class TruncatedBodyError(CodingError):
         super().__init__("sent a truncated compressed body")
 
 
-class Decoder:
-    """Decoder of the codings in ``Content-Encoding``, applied last to first.
+class ContentDecoder:
+    """ContentDecoder of the codings in ``Content-Encoding``, applied last to first.
 
     Names that are not codings (``utf-8``, ``none``, ``application/json``) are ignored, as in browsers. Raises
     CodingError for an unsupported coding.
@@ -58,7 +58,7 @@ class Decoder:
 
 
 class _Inflater:
-    """Decoder of one coding: gzip with any number of members and padding, or deflate.
+    """ContentDecoder of one coding: gzip with any number of members and padding, or deflate.
 
     "deflate" is the zlib format (RFC 9110, 8.4.1.2), or raw deflate, which some servers send.
     """

@@ -73,7 +73,7 @@ class RowTooLongError(CsvError):
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class CsvCursor:
     """A position in the file, after ``offset`` bytes and ``row`` rows, and the format of the rest.
 
     ``kept`` are the indexes of the header's columns in the file's rows, empty if they are the first ones; ``width`` is
@@ -95,7 +95,7 @@ class Cursor:
 class OpenedCsv:
     """An opened file: the cursor after its header, and its format, declared or guessed."""
 
-    cursor: Cursor
+    cursor: CsvCursor
     encoding_source: Source
     delimiter_source: Source
     quoting: Quoting
@@ -126,7 +126,7 @@ class Batch:
     rows: Sequence[list[str] | None]
     accepted: int
     rejections: tuple[Rejection, ...]
-    cursor: Cursor
+    cursor: CsvCursor
 
     @property
     def blank(self) -> int:
@@ -138,13 +138,13 @@ def open_csv(file: BinaryIO, declared: DeclaredFormat = UNDECLARED) -> OpenedCsv
     """Detect the format of ``file`` and read its header. Raises CsvError."""
     form = sniff(file, declared)
     dialect, codec = form.dialect, form.encoding.codec
-    cursor = Cursor(form.start, dialect.rows_above, (), dialect.delimiter, codec)
+    cursor = CsvCursor(form.start, dialect.rows_above, (), dialect.delimiter, codec)
     cursor, warnings = _Reader(file, cursor, batch_rows=1, chunk_bytes=CHUNK_BYTES).header()
     return OpenedCsv(cursor, form.encoding.source, dialect.source, dialect.quoting, (*form.warnings, *warnings))
 
 
 def read_batches(
-    file: BinaryIO, cursor: Cursor, *, batch_rows: int = BATCH_ROWS, chunk_bytes: int = CHUNK_BYTES
+    file: BinaryIO, cursor: CsvCursor, *, batch_rows: int = BATCH_ROWS, chunk_bytes: int = CHUNK_BYTES
 ) -> Iterator[Batch]:
     """Yield the rows after ``cursor``, at most ``batch_rows`` at a time and about ``chunk_bytes`` bytes.
 
@@ -160,7 +160,7 @@ class _Reader:
     of a row. A marker line after the last one distinguishes a complete file from an unclosed quoted field.
     """
 
-    def __init__(self, file: BinaryIO, cursor: Cursor, *, batch_rows: int, chunk_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, cursor: CsvCursor, *, batch_rows: int, chunk_bytes: int) -> None:
         self._file = file
         self._cursor = cursor
         self._batch_rows = batch_rows
@@ -187,7 +187,7 @@ class _Reader:
         if self._error:
             raise self._error
 
-    def header(self) -> tuple[Cursor, list[str]]:
+    def header(self) -> tuple[CsvCursor, list[str]]:
         """Return the cursor after the header row, and warnings about its columns."""
         self._start()
         while self._take():
@@ -200,7 +200,7 @@ class _Reader:
                 return self._named([name.strip() for name in row], cursor)
         raise self._error or NotCsvError("the file holds nothing but blank lines; send a CSV file with a header row")
 
-    def _named(self, names: list[str], cursor: Cursor) -> tuple[Cursor, list[str]]:
+    def _named(self, names: list[str], cursor: CsvCursor) -> tuple[CsvCursor, list[str]]:
         first = len(REJECTED_COLUMNS) if tuple(names[: len(REJECTED_COLUMNS)]) == REJECTED_COLUMNS else 0
         names = [unescaped(name) for name in names] if first else names
         unnamed = {place for place, name in enumerate(names) if not name}
@@ -357,7 +357,7 @@ class _Reader:
             row = raw_cells(text, self._cursor.delimiter) if len(text) <= MAX_FIELD_CHARS else []
         return readable(self._columns.restored(row)) if sum(map(len, row)) <= MAX_FIELD_CHARS else ()
 
-    def _advance(self) -> Cursor:
+    def _advance(self) -> CsvCursor:
         """Move the cursor after the parsed rows and drop their lines."""
         behind = self._row_start()
         offset = self._cursor.offset + self._size(self._behind, behind)

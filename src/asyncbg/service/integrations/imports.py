@@ -17,7 +17,7 @@ from asyncbg.errors import AsyncBGError, FinalError
 from asyncbg.service.integrations.csv_dialect import Quoting
 from asyncbg.service.integrations.csv_encoding import Source, shown_encoding
 from asyncbg.service.integrations.csv_format import DeclaredFormat
-from asyncbg.service.integrations.csv_reader import Batch, Cursor, OpenedCsv, Rejection, open_csv, read_batches
+from asyncbg.service.integrations.csv_reader import Batch, CsvCursor, OpenedCsv, Rejection, open_csv, read_batches
 from asyncbg.service.integrations.uploads import Upload, Uploads
 from asyncbg.settings import UploadSettings
 from asyncbg.store.sqlite.database import Database, Guard, unguarded
@@ -377,7 +377,7 @@ class Imports:
 
     async def _import(self, run: "_Run", file: BinaryIO, upload: Upload, on_progress: OnProgress) -> None:
         cursor = run.cursor or await run.set_format(await self._open(file, upload))
-        source = _Source(file, cursor, limit=self._settings.max_rows, taken=run.rows_read)
+        source = _BatchSource(file, cursor, limit=self._settings.max_rows, taken=run.rows_read)
         while parsed := await run_sync(source.next, limiter=self._limiter):
             await run.store(parsed)
             self._report(run, min(parsed.batch.cursor.offset, upload.size), upload.size, on_progress)
@@ -401,10 +401,10 @@ class _Parsed:
     rows_json: str
 
 
-class _Source:
+class _BatchSource:
     """The batches of a file up to the limit of rows; called in worker threads, one call at a time."""
 
-    def __init__(self, file: BinaryIO, cursor: Cursor, *, limit: int, taken: int) -> None:
+    def __init__(self, file: BinaryIO, cursor: CsvCursor, *, limit: int, taken: int) -> None:
         self._file = file
         self._cursor = cursor
         self._limit = limit
@@ -445,13 +445,13 @@ class _Run:
         self.cursor = None
         if header:
             columns, places = tuple(json.loads(header)), tuple(json.loads(kept))
-            self.cursor = Cursor(self.offset, number, columns, delimiter, encoding, places, width, bool(is_mended))
+            self.cursor = CsvCursor(self.offset, number, columns, delimiter, encoding, places, width, bool(is_mended))
 
     @property
     def rows_read(self) -> int:
         return self.result.rows_stored + self.result.rows_rejected
 
-    async def set_format(self, opened: OpenedCsv) -> Cursor:
+    async def set_format(self, opened: OpenedCsv) -> CsvCursor:
         """Store the file's format and the cursor after its header."""
         cursor = opened.cursor
         values = (

@@ -22,7 +22,7 @@ from asyncbg.core.clock import Clock
 from asyncbg.core.json_text import HeavyJsonError, require_light
 from asyncbg.errors import AsyncBGError, NotRunningError, SettingsError
 from asyncbg.service import version
-from asyncbg.service.integrations.content_coding import ASKED, CodingError, Decoder
+from asyncbg.service.integrations.content_coding import ASKED, CodingError, ContentDecoder
 from asyncbg.service.integrations.egress import BadUrlError, EgressPolicy
 from asyncbg.service.integrations.outbound_error import (
     MAX_HEADER_BYTES,
@@ -216,7 +216,7 @@ class Outbound:
         """Return the decoded body. Raises TooLargeError, FetchError or FetchRejectedError."""
         origin, body = answer.url.origin(), bytearray()
         try:
-            decoder = Decoder(answer.headers.getall("Content-Encoding", ()), max_bytes=self._settings.max_bytes)
+            decoder = ContentDecoder(answer.headers.getall("Content-Encoding", ()), max_bytes=self._settings.max_bytes)
             async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
                 for piece in decoder.feed(chunk):
                     body += piece

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from asyncbg import AsyncBG, BackgroundTasks, Personal, current_job
 from asyncbg.auth.caller import CurrentCaller
 from asyncbg.core.clock import rfc3339
-from asyncbg.service.inputs import Cursor, Line, UserId, UserNumber, query_or_body
+from asyncbg.service.inputs import Line, PageCursor, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.activity import Activity, Statistics
 from asyncbg.service.workflows.acceptance import accept, accepts
 from asyncbg.web.problem_route import ProblemRoute, get_and_head
@@ -86,7 +86,10 @@ def activity_workflow(bg: AsyncBG, *, activity: Activity) -> APIRouter:
 
     @get_and_head(router, "/user/{user_id}/activity", name="list_activity", responses=problem_docs(422, 503))
     async def activity_route(
-        user_id: UserId, caller: CurrentCaller, limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: Cursor = None
+        user_id: UserId,
+        caller: CurrentCaller,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        cursor: PageCursor = None,
     ) -> ActivityPage:
         """Return the user's activity log, newest first."""
         page = await activity.log(user_id, owner=caller.visible_owner, limit=limit, cursor=cursor)

@@ -10,14 +10,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from asyncbg import AsyncBG, BackgroundTasks, Event, EventModel, EventType, Personal, current_job
+from asyncbg import AsyncBG, BackgroundTasks, Event, EventModel, EventType, Personal, Progress, current_job
 from asyncbg.auth.caller import CurrentCaller
 from asyncbg.core.clock import rfc3339
 from asyncbg.core.retry import is_retryable
-from asyncbg.engine.progress import Progress
 from asyncbg.errors import JobStateError
 from asyncbg.service.csv_export import Cell, csv_response, csv_stream
-from asyncbg.service.inputs import Cursor, UserId, UserNumber
+from asyncbg.service.inputs import PageCursor, UserId, UserNumber
 from asyncbg.service.integrations.csv_columns import REJECTED_COLUMNS
 from asyncbg.service.integrations.csv_dialect import Quoting
 from asyncbg.service.integrations.csv_encoding import Source
@@ -214,7 +213,7 @@ def _add_reading(router: APIRouter, imports: Imports) -> None:
         limit: Annotated[
             int | None, Query(ge=1, le=_MAX_LIMIT, description="page size; default 50, for csv all")
         ] = None,
-        cursor: Cursor = None,
+        cursor: PageCursor = None,
         format: Annotated[Literal["json", "csv"], Query(description="csv: one line for each rejection")] = "json",  # noqa: A002 - the conventional name
     ) -> Any:
         """Return the user's imports, newest first: file, stored rows, rejected rows and reasons."""

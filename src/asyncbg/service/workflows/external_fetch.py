@@ -7,9 +7,8 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from asyncbg import AsyncBG, BackgroundTasks, EventModel, Personal, current_job
-from asyncbg.engine.progress import Progress
-from asyncbg.service.inputs import UrlText, UserId, UserNumber, query_or_body
+from asyncbg import AsyncBG, BackgroundTasks, EventModel, Personal, Progress, current_job
+from asyncbg.service.inputs import Url, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.delivery_schedule import DeliverySchedule
 from asyncbg.service.integrations.egress import BadUrlError, EgressRefusedError
 from asyncbg.service.integrations.fetched_items import summarize
@@ -25,8 +24,8 @@ from asyncbg.web.schemas import Accepted
 class FetchForm(BaseModel):
     """The URL of the data and the URL of the webhook."""
 
-    data_url: Annotated[UrlText, Field(examples=["https://example.com/items.json"])]
-    webhook_url: Annotated[UrlText, Field(examples=["https://example.com/hooks/fetched"])]
+    data_url: Annotated[Url, Field(examples=["https://example.com/items.json"])]
+    webhook_url: Annotated[Url, Field(examples=["https://example.com/hooks/fetched"])]
 
 
 class WebhookAttempted(EventModel):
@@ -56,7 +55,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
     @bg.task(name="fetch_external_data", retries=3, timeout=600)
     async def fetch_external_data(
         user_id: UserNumber,
-        data_url: Annotated[UrlText, Personal("url")],
+        data_url: Annotated[Url, Personal("url")],
         progress: Progress = Progress(),
     ) -> dict[str, Any]:
         """Fetch a JSON document; validate, count and sum its items, and keep a sample of them."""
@@ -70,7 +69,7 @@ def external_fetch_workflow(bg: AsyncBG, *, outbound: Outbound, settings: Outbou
         return {"bytes": fetched.bytes, **summary}
 
     @bg.task(name="send_webhook", retries=schedule.retries, timeout=600)
-    async def send_webhook(user_id: UserNumber, webhook_url: Annotated[UrlText, Personal("url")]) -> dict[str, int]:
+    async def send_webhook(user_id: UserNumber, webhook_url: Annotated[Url, Personal("url")]) -> dict[str, int]:
         """POST a signed webhook; its id is the job id, so that receivers can detect repeats."""
         job, began_ms = current_job(), bg.clock.monotonic_ms()
         payload = {"user_id": user_id, "action": "external_fetch_triggered"}

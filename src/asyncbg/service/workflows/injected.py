@@ -8,7 +8,6 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from asyncbg import AsyncBG, BackgroundTasks, Depends, Personal, current_job
-from asyncbg.engine.context import require_lease
 from asyncbg.service.inputs import Line, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.activity import Activity
 from asyncbg.service.integrations.mailer import Mailer
@@ -72,7 +71,7 @@ class LogNotifier:
 
     async def notify(self, user_id: int, action: str) -> None:
         """Append one line."""
-        await require_lease()
+        await current_job().require_lease()
         await self._notices.append(f"user {user_id}", action)
 
 

@@ -5,8 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel
 
-from asyncbg import AsyncBG, BackgroundTasks, Personal
-from asyncbg.engine.context import require_lease
+from asyncbg import AsyncBG, BackgroundTasks, Personal, current_job
 from asyncbg.service.inputs import EmailAddress, Message, query_or_body
 from asyncbg.service.integrations.notices import Notices
 from asyncbg.service.workflows.acceptance import accept, accepts
@@ -29,7 +28,7 @@ def notification_workflow(bg: AsyncBG, *, notices: Notices) -> APIRouter:
         email: Annotated[EmailAddress, Personal("email")], message: Annotated[Message, Personal]
     ) -> None:
         """Append ``notification for EMAIL: MESSAGE`` to the notification log."""
-        await require_lease()
+        await current_job().require_lease()
         await notices.append(email, message)
 
     @router.post("/send-notification/{email}", name="send_notification", **accepts(NotificationForm))

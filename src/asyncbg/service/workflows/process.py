@@ -6,8 +6,7 @@ from typing import Annotated
 import anyio
 from fastapi import APIRouter, Path, Response
 
-from asyncbg import AsyncBG, BackgroundTasks, Personal, current_job
-from asyncbg.engine.progress import Progress
+from asyncbg import AsyncBG, BackgroundTasks, Personal, Progress, current_job
 from asyncbg.service.inputs import Line
 from asyncbg.service.integrations.workspace import Workspace
 from asyncbg.service.workflows.acceptance import accept, accepts

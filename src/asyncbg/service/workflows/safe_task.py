@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from asyncbg import AsyncBG, BackgroundTasks, Personal, Task, current_job
-from asyncbg.engine.context import require_lease
 from asyncbg.service.inputs import Message, UserId, UserNumber, query_or_body
 from asyncbg.service.integrations.notices import Notices
 from asyncbg.service.integrations.workspace import Workspace
@@ -32,7 +31,7 @@ def safe_task_workflow(bg: AsyncBG, *, notices: Notices, workspace: Workspace) -
     @bg.task(name="send_notification_task", retries=3, timeout=30)
     async def send_notification_task(user_id: UserNumber, message: Annotated[Message, Personal]) -> None:
         """Append a notification for the user to the notification log."""
-        await require_lease()
+        await current_job().require_lease()
         await notices.append(f"user {user_id}", message)
 
     @bg.task(name="process_data_task", timeout=60)

@@ -9,10 +9,9 @@ import anyio
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, Field
 
-from asyncbg import AsyncBG, Job, JobState
+from asyncbg import AsyncBG, Job, JobState, Progress
 from asyncbg.auth.caller import CurrentOwner
 from asyncbg.core.job import JobRecord, ProgressValue
-from asyncbg.engine.progress import Progress
 from asyncbg.errors import IdempotencyError
 from asyncbg.service.inputs import TaskId, TaskName
 from asyncbg.settings import DemoSettings

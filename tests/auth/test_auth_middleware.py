@@ -1,4 +1,4 @@
-"""The door: closed to everybody but who may come in, and closed to what nobody thought of yet."""
+"""Authentication before routing: every route is closed unless it is opened, new and unknown ones too."""
 
 import asyncio
 from collections.abc import Iterator
