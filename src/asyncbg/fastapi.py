@@ -160,7 +160,7 @@ class JobBackgroundTasks(fastapi.BackgroundTasks):
                     fingerprint=self.fingerprint or _fingerprint(one.new),
                 )
 
-    def commit_late_additions(self) -> None:
+    def _commit_late_additions(self) -> None:
         """Commit each job that is added from now on at once: the response has started."""
         self._open_loop = asyncio.get_running_loop()
 
@@ -231,7 +231,7 @@ def committing(find: Callable[[HTTPConnection], Engine]) -> Callable[..., AsyncI
             await tasks.commit()
         except AsyncBGError as error:
             raise _http_error(connection, error) from error
-        tasks.commit_late_additions()
+        tasks._commit_late_additions()
 
     return committed
 

@@ -77,7 +77,7 @@ async def test_one_engine_serves_one_lifespan_at_a_time(bg: AsyncBG, app: FastAP
     http = await serve(app)
     second = FastAPI(lifespan=bg.lifespan)
 
-    with pytest.raises(NotRunningError, match="runs already"):
+    with pytest.raises(NotRunningError, match="is running already"):
         await serve(second)
 
     assert (await http.get("/bg/health/live")).status_code == 200
@@ -154,3 +154,20 @@ async def test_another_process_on_the_same_file_does_the_work(
 
         await process.stdin.aclose()
         assert await process.wait() == 0
+
+
+def test_bg_shows_only_what_a_user_calls(bg: AsyncBG) -> None:
+    """Its parts are under one private name, so completion and documentation list methods for users."""
+    assert {name for name in dir(bg) if not name.startswith("_")} == {
+        "accept", "attempts", "backend", "bus", "cancel", "clock", "enqueue", "get", "is_running", "lifespan", "on",
+        "prepare", "provide", "retry", "router", "schedule", "settings", "start", "stop", "submit", "task",
+        "unknown_tasks", "wait", "watch",
+    }  # fmt: skip
+
+
+def test_reading_the_router_changes_nothing(bg: AsyncBG) -> None:
+    """The property returns one object, and leaves the engine's commit listeners alone."""
+    before, listeners = bg.backend.on_commit, list(bg._parts.relay.listeners)
+
+    assert bg.router is bg.router
+    assert (bg.backend.on_commit, bg._parts.relay.listeners) == (before, listeners)

@@ -315,7 +315,7 @@ def _number(name: str, value: object) -> float:
 
 
 def _require_event(name: object, data: object) -> None:
-    """Raise TypeError for what is no name and data of an event, ValueError for a name that is too long."""
+    """Raise TypeError for an invalid name or data of an event, ValueError for a name that is too long."""
     if not isinstance(name, str) or not isinstance(data, Mapping | None):
         given = f"{type(name).__name__} and {type(data).__name__}"
         raise TypeError(f"an event is an EventModel, or a name and a mapping of its data, not {given}")

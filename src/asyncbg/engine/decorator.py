@@ -69,8 +69,8 @@ class ScheduleDecorator:
     def __call__(self, function: Callable[..., Any]) -> Any:
         """Schedule the task. Raise ArgumentsError if it has required arguments."""
         task = function if isinstance(function, Task) else self._register(function)
-        _require_no_arguments(task.definition)
-        task.schedules.add(task.name, self._cron)
+        _require_no_arguments(task._definition)
+        task._schedules.add(task.name, self._cron)
         return task
 
 
@@ -89,4 +89,4 @@ def _require_no_arguments(definition: TaskDefinition) -> None:
 
 def _below(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function of a task that is decorated again, as by ``@bg.task`` above ``@bg.schedule``."""
-    return function.definition.function if isinstance(function, Task) else function
+    return function._definition.function if isinstance(function, Task) else function

@@ -205,13 +205,13 @@ class Engine:
     def prepare(
         self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], *, owner: str | None = None
     ) -> PreparedJob:
-        """Validate a call and give it an id; nothing is stored yet. Raises ArgumentsError, TransactionError."""
+        """Validate a call and assign its id, for :meth:`accept`. Raise ArgumentsError, TransactionError."""
         return prepare_target(self._parts.enqueuer, target, args, kwargs, owner=owner)
 
     async def accept(self, prepared: Sequence[PreparedJob], *, stop_on_failure: bool = False) -> Enqueued:
-        """Store prepared jobs as one batch, to run one after another; return when they are on disk.
+        """Store prepared jobs as one batch that runs in order. Return when they are on disk.
 
-        Raises OverloadedError, DatabaseError, NotRunningError.
+        Raise NotRunningError, OverloadedError, IdempotencyError, DatabaseError; nothing is stored then.
         """
         return await self._parts.enqueuer.accept(prepared, stop_on_failure=stop_on_failure)
 

@@ -22,16 +22,16 @@ Target: TypeAlias = "Callable[..., Any] | Task[..., Any] | TaskCall[Any]"
 
 def enqueuer_of(target: Target, otherwise: Enqueuer) -> Enqueuer:
     """Return the enqueuer of the task's own engine; for any other function ``otherwise``."""
-    return target.enqueuer if isinstance(target, Task | TaskCall) else otherwise
+    return target._enqueuer if isinstance(target, Task | TaskCall) else otherwise
 
 
 async def enqueue_target(enqueuer: Enqueuer, target: Target, args: Sequence[Any], kwargs: dict[str, Any]) -> Job:
     """Accept a job; with ``connection=`` in ``kwargs`` it is stored in the transaction open there."""
     enqueuer = enqueuer_of(target, enqueuer)
     connection = _take_connection(enqueuer.registry, target, kwargs) if "connection" in kwargs else None
-    if isinstance(target, TaskCall) and target.call_options.connection is not None:
-        connection = connection or target.call_options.connection
-        target = TaskCall(enqueuer, target.definition, replace(target.call_options, connection=None))
+    if isinstance(target, TaskCall) and target._options.connection is not None:
+        connection = connection or target._options.connection
+        target = TaskCall(enqueuer, target._definition, replace(target._options, connection=None))
     prepared = prepare_target(enqueuer, target, args, kwargs)
     if connection is not None:
         return await enqueuer.accept_within(connection, prepared)
@@ -45,7 +45,7 @@ def prepare_target(
     """Validate a call and assign its id; nothing is stored yet. Raise ArgumentsError, TransactionError."""
     if isinstance(target, functools.partial):
         target, args, kwargs = unwrap_partial(target, args, kwargs)
-    options = target.call_options if isinstance(target, TaskCall) else NO_OPTIONS
+    options = target._options if isinstance(target, TaskCall) else NO_OPTIONS
     if options.connection is not None:
         raise TransactionError(
             "a job in a transaction cannot be added by add_task; use await task.options(connection=…).enqueue(…)"
@@ -60,7 +60,7 @@ def prepare_target(
 def _define(registry: Registry, target: Target) -> tuple[TaskDefinition, bool]:
     """Return the task of a target, and whether it has a durable name."""
     if isinstance(target, Task | TaskCall):
-        return target.definition, True
+        return target._definition, True
     handed = registry.define_function(target)
     return handed or TaskDefinition.of(display_name(target), target, TaskOptions()), handed is not None
 

@@ -22,20 +22,20 @@ class Task(Generic[P, R]):
     """A registered task: ``await task(…)`` runs it inline, ``await task.enqueue(…)`` enqueues a job."""
 
     def __init__(self, enqueuer: Enqueuer, schedules: Schedules, definition: TaskDefinition) -> None:
-        self.enqueuer = enqueuer
-        self.schedules = schedules
-        self.definition = definition
+        self._enqueuer = enqueuer
+        self._schedules = schedules
+        self._definition = definition
         self._plain: TaskCall[P] = TaskCall(enqueuer, definition, NO_OPTIONS)
         functools.update_wrapper(self, definition.function)
 
     @property
     def name(self) -> str:
         """The name under which jobs are stored."""
-        return self.definition.name
+        return self._definition.name
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it inline: dependencies are resolved, nothing is stored. A dependency may be passed by keyword."""
-        result: R = await _run_inline(self.enqueuer, self.definition, args, kwargs)
+        result: R = await _run_inline(self._enqueuer, self._definition, args, kwargs)
         return result
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
@@ -58,30 +58,30 @@ class Task(Generic[P, R]):
             delay=delay, at=at, priority=priority, idempotency_key=idempotency_key, tags=tags, owner=owner,
             connection=connection,
         )  # fmt: skip
-        return TaskCall(self.enqueuer, self.definition, options)
+        return TaskCall(self._enqueuer, self._definition, options)
 
 
 class TaskCall(Generic[P]):
     """A task with options for one job; pass it to ``add_task``, or :meth:`enqueue` it."""
 
     def __init__(self, enqueuer: Enqueuer, definition: TaskDefinition, options: CallOptions) -> None:
-        self.enqueuer = enqueuer
-        self.definition = definition
-        self.call_options = options
+        self._enqueuer = enqueuer
+        self._definition = definition
+        self._options = options
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Enqueue a job. Return when it is on disk."""
-        definition = self.definition
+        definition = self._definition
         bound = definition.bind(args, kwargs)
-        prepared = self.enqueuer.prepare(definition, bound, self.call_options)
-        if self.call_options.connection is not None:
-            return await self.enqueuer.accept_within(self.call_options.connection, prepared)
-        await self.enqueuer.accept((prepared,))
+        prepared = self._enqueuer.prepare(definition, bound, self._options)
+        if self._options.connection is not None:
+            return await self._enqueuer.accept_within(self._options.connection, prepared)
+        await self._enqueuer.accept((prepared,))
         return prepared.job
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run it inline, without the options."""
-        return await _run_inline(self.enqueuer, self.definition, args, kwargs)
+        return await _run_inline(self._enqueuer, self._definition, args, kwargs)
 
 
 async def _run_inline(

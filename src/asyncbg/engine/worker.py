@@ -4,20 +4,19 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import Any
 
 from asyncbg.core.clock import Clock
 from asyncbg.core.error_log import ErrorLog, ends_task
 from asyncbg.core.event import EventType, dump
-from asyncbg.core.job import Cancelled, Done, Failed, JobFailure, Lease, Outcome, Released, Retry
+from asyncbg.core.job import Cancelled, Failed, JobFailure, Lease, Outcome, Released
 from asyncbg.engine.context import CurrentJob
 from asyncbg.engine.executor import Executor
 from asyncbg.engine.failure import describe
 from asyncbg.engine.progress import ProgressReporter
 from asyncbg.engine.registry import NO_SUCH_TASK, InMemoryJobs, Registry
+from asyncbg.engine.running_job import RunningJob
 from asyncbg.engine.settler import Settler
-from asyncbg.engine.task import TaskDefinition
 from asyncbg.errors import DatabaseError, OutageError
 from asyncbg.settings import RunnerSettings
 from asyncbg.store.base import Backend, Settlement
@@ -35,34 +34,6 @@ _FUNCTION_GONE = JobFailure(
 )
 
 _CANCELLED_ITSELF = Cancelled("the task cancelled itself")
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A job in a slot: its asyncio task, and the outcome to settle if it was cancelled."""
-
-    lease: Lease
-    job: CurrentJob
-    definition: TaskDefinition
-    task: asyncio.Task[None] = field(init=False)
-    timer: asyncio.TimerHandle | None = None
-    cancel: Outcome | None = None
-    is_reported: bool = False
-    has_ended: bool = False
-
-    @property
-    def is_abandoned_when_late(self) -> bool:
-        """Whether it is a thread that timed out: the thread runs on, but its job is settled without it."""
-        return not self.definition.is_async and isinstance(self.cancel, Retry | Failed)
-
-    def outcome(self, ended: Outcome) -> Outcome:
-        """Return the outcome to settle. A cancelled attempt succeeds only if it returned a value regardless."""
-        if self.cancel is None:
-            return ended
-        if not isinstance(ended, Done) or self.is_abandoned_when_late:
-            return self.cancel
-        obeyed = not self.definition.is_async and self.job.cancelled.was_checked
-        return self.cancel if obeyed else ended
 
 
 class Worker:
@@ -102,7 +73,7 @@ class Worker:
         self._wake.set()  # jobs of an earlier process may be waiting
         self._claim_done = asyncio.Event()
         self._claim_done.set()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, RunningJob] = {}
         self._skipped: set[str] = set()
         self._records: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -263,7 +234,7 @@ class Worker:
         if self._deadline is not None:
             self._deadline.cancel()
         for running in list(self._running.values()):
-            if running.cancel is None:
+            if running.cancelled_as is None:
                 self._cancel_running(running, Released("the process shut down"))
 
     async def _settle_unstopped(self) -> None:
@@ -279,7 +250,7 @@ class Worker:
     def cancel(self, job_id: str, reason: str) -> bool:
         """Cancel a job if it runs in this worker. Return whether it does."""
         running = self._running.get(job_id)
-        if running is None or running.cancel is not None:
+        if running is None or running.cancelled_as is not None:
             return False
         self._cancel_running(running, Cancelled(reason))
         return True
@@ -288,7 +259,7 @@ class Worker:
         """Cancel jobs whose lease was lost."""
         for job_id in job_ids:
             running = self._running.get(job_id)
-            if running is not None and running.cancel is None:
+            if running is not None and running.cancelled_as is None:
                 logger.warning("job %s lost its lease and is cancelled", job_id)
                 self._cancel_running(running, Released("the lease lapsed"))
 
@@ -327,7 +298,7 @@ class Worker:
             self._settle(job, self._outcome_unstarted(lease))
             return
         self.stop_lapsed({lease.id})  # an earlier attempt that still runs has lost its lease to this one
-        running = self._running[lease.id] = _Running(lease, job, definition)
+        running = self._running[lease.id] = RunningJob(lease, job, definition)
         running.task = asyncio.create_task(self._run(running, kept[1] if kept else None), name=_TASK_NAME + lease.id)
 
     def settle_unbegun(self) -> None:
@@ -335,33 +306,25 @@ class Worker:
         for running in [one for one in self._running.values() if one.task.done()]:
             self._settle_unbegun(running)
 
-    def _settle_unbegun(self, running: _Running) -> None:
+    def _settle_unbegun(self, running: RunningJob) -> None:
         if not running.has_ended:
             self._free_slot(running)
             if not self._is_loop_ending():
-                self._settle(running.job, running.cancel or _CANCELLED_ITSELF)
+                self._settle(running.job, running.cancelled_as or _CANCELLED_ITSELF)
 
-    def _cancel_running(self, running: _Running, outcome: Outcome) -> None:
-        """Cancel a job's asyncio task, once."""
-        running.cancel = outcome
-        running.job.cancelled.set(_reason(outcome))
+    def _cancel_running(self, running: RunningJob, outcome: Outcome) -> None:
+        """Cancel a job's asyncio task, once, and report it if it ignores that."""
         running.task.add_done_callback(lambda _: self._settle_unbegun(running))
-        running.task.cancel()
-        self._set_timer(running, self._settings.cancel_grace_s, self._report_ignored_cancel)
+        running.cancel(outcome)
+        running.call_later(self._settings.cancel_grace_s, self._report_ignored_cancel)
 
-    def _set_timer(self, running: _Running, delay_s: float, then: Callable[[_Running], None]) -> None:
-        """Set the job's only timer: first for its timeout, after cancellation for its clean-up."""
-        if running.timer is not None:
-            running.timer.cancel()
-        running.timer = asyncio.get_running_loop().call_later(delay_s, then, running)
-
-    def _time_out(self, running: _Running) -> None:
-        if running.cancel is None:
+    def _time_out(self, running: RunningJob) -> None:
+        if running.cancelled_as is None:
             self._cancel_running(running, self._executor.timed_out(running.job, running.definition, running.task))
 
-    def _report_ignored_cancel(self, running: _Running) -> None:
+    def _report_ignored_cancel(self, running: RunningJob) -> None:
         """Log and record that a job ignored cancellation for the grace period."""
-        if running.has_ended or running.is_reported or running.cancel is None:
+        if running.has_ended or running.is_reported or running.cancelled_as is None:
             return
         running.is_reported = True
         logger.warning(
@@ -373,7 +336,7 @@ class Worker:
         self._records.add(record)
         record.add_done_callback(self._records.discard)
 
-    async def _record_ignored_cancel(self, running: _Running) -> None:
+    async def _record_ignored_cancel(self, running: RunningJob) -> None:
         data = {"reason": running.job.cancelled.reason, "grace_s": self._settings.cancel_grace_s}
         try:
             await self._backend.record(running.lease, EventType.CANCEL_IGNORED.value, dump(data))
@@ -384,20 +347,20 @@ class Worker:
         if running.is_abandoned_when_late:
             self._abandon(running)
 
-    def _abandon(self, running: _Running) -> None:
+    def _abandon(self, running: RunningJob) -> None:
         """Settle a job that still runs; its later outcome is discarded."""
-        if not running.has_ended and running.cancel is not None:
+        if not running.has_ended and running.cancelled_as is not None:
             self._free_slot(running)
-            self._settle(running.job, running.cancel)
+            self._settle(running.job, running.cancelled_as)
 
-    async def _run(self, running: _Running, bound: dict[str, Any] | None) -> None:
+    async def _run(self, running: RunningJob, bound: dict[str, Any] | None) -> None:
         timeout_s = running.definition.options.timeout
         try:
             if timeout_s is not None:
-                self._set_timer(running, timeout_s, self._time_out)
+                running.call_later(timeout_s, self._time_out)
             outcome: Outcome = await self._executor.attempt(running.job, running.definition, bound)
         except asyncio.CancelledError:
-            if running.cancel is None and self._is_loop_ending():
+            if running.cancelled_as is None and self._is_loop_ending():
                 self._free_slot(running)  # the job was not cancelled: the next start recovers it as after a crash
                 raise
             outcome = _CANCELLED_ITSELF
@@ -412,11 +375,10 @@ class Worker:
             self._free_slot(running)
             self._settle(running.job, running.outcome(outcome))
 
-    def _free_slot(self, running: _Running) -> None:
+    def _free_slot(self, running: RunningJob) -> None:
         """Free the slot, unless a later attempt of the same job holds it."""
         running.has_ended = True
-        if running.timer is not None:
-            running.timer.cancel()
+        running.stop_timer()
         if self._running.get(running.lease.id) is running:
             del self._running[running.lease.id]
         if self._is_full:
@@ -446,16 +408,3 @@ class Worker:
             )
             self._skipped.add(lease.task)
         return Released(NO_SUCH_TASK)
-
-
-def _reason(outcome: Outcome) -> str:
-    """Return why a job is cancelled."""
-    match outcome:
-        case Cancelled(reason) | Released(reason):
-            return reason
-        case Failed(error) | Retry(error, _):
-            return error.message
-        case Done():
-            return ""
-        case _:
-            assert_never(outcome)

@@ -120,7 +120,7 @@ def _name(task: AnyTask) -> str:
         case str():
             return task
         case Task() | TaskCall():
-            return task.definition.name
+            return task._definition.name
         case _:
             named = task if hasattr(task, "__qualname__") else type(task)
             return f"{named.__module__}:{named.__qualname__}"
