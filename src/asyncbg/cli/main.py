@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 from asyncbg.auth.keys import Keys
 from asyncbg.cli.jobs import enqueue, events_app, jobs_app
 from asyncbg.cli.keys import audit, keys_app
-from asyncbg.cli.store import backup, doctor, forget, purge, rekey
+from asyncbg.cli.maintenance import backup, doctor, forget, purge, rekey
 from asyncbg.cli.terminal import AsJson, ExitCode, Profile, UsageError, print_json, print_note, print_table
 from asyncbg.core.clock import SystemClock
 from asyncbg.errors import (

@@ -206,7 +206,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def shutdown(self) -> None:
-        """Let the request end; where its body still arrives after a moment, refuse it before uvicorn cancels it."""
+        """Shut down; refuse a request whose body is still incomplete shortly before uvicorn cancels it."""
         super().shutdown()
         if self._awaits_body():
             self.loop.call_later(self._shutdown_wait_s(), self._reject_unread_body)
@@ -215,9 +215,9 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._is_answering() and self.cycle.more_body and not self.transport.is_closing()
 
     def _shutdown_wait_s(self) -> float:
-        """A second, less where uvicorn has no more patience than two."""
-        patience_s = self.config.timeout_graceful_shutdown
-        return _SHUTDOWN_WAIT_S if patience_s is None else min(_SHUTDOWN_WAIT_S, patience_s / 2)
+        """Return one second, or half of uvicorn's graceful timeout if that is shorter."""
+        graceful_s = self.config.timeout_graceful_shutdown
+        return _SHUTDOWN_WAIT_S if graceful_s is None else min(_SHUTDOWN_WAIT_S, graceful_s / 2)
 
     def _reject_unread_body(self) -> None:
         if self._awaits_body():
@@ -255,9 +255,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Read on for a moment, for nothing: a socket that is closed with bytes unread resets, and the answer is lost.
+        """Half-close and discard further input for a moment: closing with unread bytes resets the connection.
 
-        A client that sends a body looks at the answer when it is done with sending, or cannot send on.
+        A reset discards the response, which clients read only after sending their body.
         """
         self._is_lingering = True
         self._clear_deadline()

@@ -99,7 +99,7 @@ async def whole_frames(endpoint: Endpoint, sample: Sample) -> None:
 
 
 async def end_204(endpoint: Endpoint, sample: Sample) -> None:
-    """A client that has received the end is told not to reconnect."""
+    """A client that has received the end gets 204, which stops reconnects."""
     reader = await _read_to_end(endpoint)
     if not reader.last_event_id:
         fail("the stream that has ended has no id, so no client can report that it has received the end")

@@ -1,25 +1,25 @@
-"""Read CSV as it comes, in batches, each with the exact byte to go on from after a crash.
+"""Streaming CSV reader: batches of rows, each with the exact byte offset to resume from after a crash.
 
-``open_csv`` looks at the start of a file and answers a cursor behind its header; ``read_batches`` goes on from any
-cursor. Memory stays flat: one chunk and one batch at a time, whatever the file's size.
+``open_csv`` detects the format and returns a cursor after the header; ``read_batches`` continues from any cursor.
+Memory use is one chunk and one batch, regardless of the file's size.
 
-What is accepted
-    A header row, then rows of as many columns; comma, semicolon, tab or bar between them, or what a first line
-    ``sep=;`` or a setting says; LF, CRLF or CR line ends; quoted fields as in RFC 4180, with delimiters, doubled quotes
-    and line breaks in them. Header names lose the spaces around them; values are kept as they are.
-    Columns that are empty in the header and the rows are left out; one with values and no name is called ``column_3``.
-    Lines above the header that are no part of the table, as titles and comments are, are skipped; so are rows of
-    nothing but blanks. ``OpenedCsv.warnings`` tells all of this, but for blank rows, which batches count.
+Accepted
+    A header row, then rows with as many columns, separated by comma, semicolon, tab, bar, or the delimiter of a first
+    line ``sep=;`` or a setting; LF, CRLF or CR line ends; quoted fields as in RFC 4180, which may contain delimiters,
+    doubled quotes and line breaks. Header names are stripped; values are unchanged.
+    Columns without name and values are left out; an unnamed column with values becomes ``column_3``. Titles and
+    comments above the header and blank rows are skipped. ``OpenedCsv.warnings`` lists all of this, except blank rows,
+    which batches count.
 Encodings
-    What the byte order mark says, else what the sender declares, else a guess; see ``csv_encoding``.
-What is refused as a whole (``CsvError``)
-    An empty file, binary data, UTF-32; JSON, HTML or XML that has no columns; a header with a repeated name or more
-    than 1,000 columns; a row longer than 1 MiB.
-What is rejected row by row (``Rejection``: row and column, never the value)
-    Too few or too many columns, a NUL character, bytes that are not valid in the file's encoding, a field longer than
-    65,536 characters, a quote that is never closed, text behind a closing quote, as backslashes before quotes make it.
+    The byte order mark, else the declared charset, else detection; see ``csv_encoding``.
+Refused as a whole (``CsvError``)
+    An empty file, binary data, UTF-32; JSON, HTML or XML without columns; a header with a repeated name or more than
+    1,000 columns; a row longer than 1 MiB.
+Rejected row by row (``Rejection``: row and column, never the value)
+    Too few or too many columns, a NUL character, bytes that are invalid in the file's encoding, a field longer than
+    65,536 characters, an unclosed quote, text after a closing quote, such as from backslash escapes.
 
-Rows are numbered as a spreadsheet numbers them: the first row of the file is 1, and a blank one counts.
+Rows are numbered as in a spreadsheet: the first row of the file is 1, and blank rows count.
 """
 
 import csv

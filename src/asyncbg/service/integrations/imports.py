@@ -66,13 +66,13 @@ CREATE TABLE import_rejection (
 );
 """
 
-# A user's number is another user for every owner.
+# A user number is scoped to its owner.
 _OWNERS = """
 ALTER TABLE import ADD COLUMN owner TEXT NOT NULL DEFAULT 'anonymous';
 CREATE INDEX import_of_owner ON import (owner, user_id, seq);
 """
 
-# How the file is written and how that was found out; NULL before its header is read, and of imports made before this.
+# The file's format and how it was determined; NULL before its header is read, and for imports of older versions.
 _FORMATS = """
 ALTER TABLE import ADD COLUMN encoding_source TEXT;
 ALTER TABLE import ADD COLUMN delimiter_source TEXT;
@@ -90,7 +90,7 @@ CREATE TABLE import_rejected_row (
 """
 MIGRATIONS = (_SCHEMA, _OWNERS, _FORMATS)
 
-# The first attempt makes the record; a later one finds it and goes on, also after a failure.
+# The first attempt inserts the record; a later one resumes it, also after a failure.
 _BEGIN = """
 INSERT INTO import (id, owner, user_id, token, file_name, size, status, started_ms)
 VALUES (?, ?, ?, ?, ?, ?, 'running', ?)
@@ -108,7 +108,7 @@ UPDATE import SET header = ?, delimiter = ?, encoding = ?, byte_offset = ?, row_
 WHERE seq = ? AND status = 'running' AND header IS NULL
 """
 
-# The old offset is the fence: of two workers on one import, only one moves it on, and only that one's rows are stored.
+# The old offset is a fencing token: of two workers on one import, only one advances it and stores its rows.
 _ADVANCE = """
 UPDATE import SET byte_offset = ?, row_number = ?, rows_stored = rows_stored + ?, rows_rejected = rows_rejected + ?,
     rows_skipped = rows_skipped + ?
