@@ -1,6 +1,6 @@
 """The JavaScript client as static files: ``/asyncbg.js`` and its types, ``/asyncbg.d.ts``.
 
-The folder ``static`` is an npm package. A page that imports the module needs no build step.
+The folder ``asyncbg/api/static`` is an npm package. A page that imports the module needs no build step.
 """
 
 import hashlib
@@ -12,7 +12,8 @@ from fastapi import APIRouter, Request, Response
 
 from asyncbg.web.problem_route import ProblemRoute, get_and_head
 
-STATIC: Final = Path(__file__).with_name("static")
+STATIC: Final = Path(__file__).parents[1] / "api" / "static"
+"""Users install this folder as an npm package by its path, so the path stays."""
 _MEDIA_TYPES: Final = {"asyncbg.js": "text/javascript", "asyncbg.d.ts": "text/plain"}
 """Type declarations are plain text, so that a browser shows them and never runs them."""
 
