@@ -38,7 +38,7 @@ from asyncbg.errors import (
     UniqueKeyError,
 )
 from asyncbg.privacy import use_pseudonym_key
-from asyncbg.privacy.log_redaction import guard_handlers, guard_own_loggers
+from asyncbg.privacy.log_redaction import redact_handlers, redact_own_loggers
 from asyncbg.settings import Settings, load_engine_settings
 from asyncbg.signals import chain_signals
 from asyncbg.streams.streams import Streams
@@ -284,7 +284,7 @@ class AsyncBG(Engine):
         privacy = self.settings.privacy
         if privacy.pseudonym_key:
             use_pseudonym_key(privacy.pseudonym_key.get_secret_value().encode())
-        guard_own_loggers(mask=privacy.mask)
+        redact_own_loggers(mask=privacy.mask)
         self._streams = Streams(self)
         self._event_schemas = EventSchemas(Vocabulary.of([*ENGINE_EVENTS, *events]))
         self._audit = Audit(self._parts.database, clock=self.clock)
@@ -352,7 +352,7 @@ class AsyncBG(Engine):
         privacy = self.settings.privacy
         if privacy.mask:
             logging.getLogger("uvicorn.access").addFilter(redact_library_path)  # the same one is not added twice
-        restore = guard_handlers(mask=privacy.mask) if privacy.redact_logs else lambda: None
+        restore = redact_handlers(mask=privacy.mask) if privacy.redact_logs else lambda: None
         try:
             yield
         finally:

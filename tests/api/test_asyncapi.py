@@ -226,5 +226,5 @@ async def nothing() -> None:
 @pytest.mark.parametrize("wrong", ["order.shipped", OrderShipped(order=1), dict])
 def test_what_is_no_class_of_events_is_refused_at_once(tmp_path: Path, wrong: Any) -> None:
     """By the constructor, not by the first reader of the documents."""
-    with pytest.raises(TypeError, match="is no class of events"):
+    with pytest.raises(TypeError, match="is no event class"):
         AsyncBG(Settings(database_url=f"sqlite:///{tmp_path}/jobs.db"), events=[wrong])

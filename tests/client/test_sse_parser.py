@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbg.client.error import StreamError
-from asyncbg.client.sse_parser import LONGEST_RETRY_MS, Frame, SSEParser
+from asyncbg.client.sse_parser import LONGEST_RETRY_MS, ServerEvent, SSEParser
 
 
 def parse(*chunks: bytes) -> list[tuple[str, str, str]]:
@@ -17,9 +17,9 @@ def parse(*chunks: bytes) -> list[tuple[str, str, str]]:
     return [(frame.event, frame.data, frame.id) for chunk in chunks for frame in parser.feed(chunk)]
 
 
-def by_the_book(stream: bytes) -> tuple[list[Frame], str, int | None]:
+def by_the_book(stream: bytes) -> tuple[list[ServerEvent], str, int | None]:
     """The standard's own steps, written down as they stand there: frames, last event id and reconnection time."""
-    frames: list[Frame] = []
+    frames: list[ServerEvent] = []
     data = event = last_id = kept_id = ""
     retry_ms = None
     *lines, _ = re.split("\r\n|\r|\n", stream.decode("utf-8", "replace").removeprefix("\ufeff"))
@@ -30,7 +30,7 @@ def by_the_book(stream: bytes) -> tuple[list[Frame], str, int | None]:
         if not line:
             kept_id = last_id
             if data:
-                frames.append(Frame(event or "message", data[:-1], last_id))
+                frames.append(ServerEvent(event or "message", data[:-1], last_id))
             data = event = ""
         elif field == "event":
             event = value
@@ -145,7 +145,7 @@ def test_an_id_alone_moves_the_cursor() -> None:
 
 def test_a_new_connection_goes_on_with_the_cursor_of_the_last() -> None:
     """What comes without an id has the one the stream was opened with."""
-    assert SSEParser(last_event_id="e-1").feed(b"data: a\n\n") == [Frame("message", "a", "e-1")]
+    assert SSEParser(last_event_id="e-1").feed(b"data: a\n\n") == [ServerEvent("message", "a", "e-1")]
 
 
 @pytest.mark.parametrize("value", [b"", b"-1", b"1.5", b"1s", b"0x10", b"1 ", "\u0661".encode(), b"1\x00"])

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from asyncbg import AsyncBG
 from asyncbg.privacy import RedactingFilter
-from asyncbg.privacy.log_redaction import guard_handlers, guard_own_loggers
+from asyncbg.privacy.log_redaction import redact_handlers, redact_own_loggers
 from tests.canary.people import Canary
 from tests.canary.search import leaks
 
@@ -116,11 +116,11 @@ async def test_a_handler_is_as_it_was_when_the_application_stops(handler: loggin
     bg = AsyncBG(database_url="sqlite:///:memory:", privacy={"redact_logs": True})
     async with bg.lifespan(FastAPI()):
         assert [type(one) for one in handler.filters] == [RedactingFilter]
-    guard_handlers(mask=True)()
+    redact_handlers(mask=True)()
     assert handler.filters == []
 
     handler.addFilter(known := RedactingFilter())
-    restore = guard_handlers(mask=True)
+    restore = redact_handlers(mask=True)
     assert handler.filters == [known]
     restore()
     assert handler.filters == [known]
@@ -129,7 +129,7 @@ async def test_a_handler_is_as_it_was_when_the_application_stops(handler: loggin
 def test_our_loggers_are_guarded_once() -> None:
     """However many engines there are, those of modules too."""
     for _ in range(3):
-        guard_own_loggers(mask=True)
+        redact_own_loggers(mask=True)
     names = ["asyncbg", *(name for name in logging.root.manager.loggerDict if name.startswith("asyncbg."))]
 
     assert len(names) > 1

@@ -109,5 +109,5 @@ def test_a_class_that_cannot_stand_there_is_refused(model: type[EventModel], com
 @pytest.mark.parametrize("thing", ["order.shipped", OrderShipped(order=7), BaseModel, None])
 def test_what_is_no_class_of_events_is_refused(thing: Any) -> None:
     """A name, an instance, another model."""
-    with pytest.raises(TypeError, match=r"is no class of events; derive it from asyncbg\.EventModel"):
+    with pytest.raises(TypeError, match=r"is no event class; derive it from asyncbg\.EventModel"):
         Vocabulary.of([thing])

@@ -1,4 +1,4 @@
-"""A client of the service: submit jobs, wait for them, follow their events to the end, whatever the network does."""
+"""The client of the service: submit jobs, wait for them, follow their events across network failures."""
 
 from asyncbg.client.client import Client
 from asyncbg.client.error import ApiError, ClientError, StreamError, UnreachableError

@@ -1,4 +1,4 @@
-"""The client: one method for each thing the service does with jobs, and two for its event streams."""
+"""The client: one method for each operation on jobs, and two for the event streams."""
 
 import asyncio
 import random
@@ -11,11 +11,10 @@ import aiohttp
 from pydantic import SecretStr
 
 from asyncbg.client.error import About, is_transient
-from asyncbg.client.outage import Deadline, Outage
 from asyncbg.client.remote import AcceptedJob, JobPage, RemoteAttempt, RemoteEvent, RemoteJob
 from asyncbg.client.sse_parser import MAX_FRAME_BYTES
-from asyncbg.client.stream import EventStream
-from asyncbg.client.transport import Call, Sleep, Transport
+from asyncbg.client.stream import ResumingStream
+from asyncbg.client.transport import Call, Deadline, Outage, Sleep, Transport
 from asyncbg.client.wire import Params, Words, check_bounds, checked_idempotency_key, job_path, json_body, query
 from asyncbg.core.clock import Clock, SystemClock
 from asyncbg.core.job import JobState
@@ -47,7 +46,7 @@ class Client:
             print(await client.result(job.id))
 
     Errors are the engine's own where they fit (JobNotFoundError, ArgumentsError, OverloadedError, …), else ApiError;
-    UnreachableError where no answer came although the request was repeated as ``retry`` says.
+    UnreachableError where no response arrived after all retries of ``retry``.
     """
 
     def __init__(
@@ -68,8 +67,8 @@ class Client:
         """Nothing is opened before ``async with``; a ``session`` of your own is used and not closed.
 
         ``timeout_s`` bounds a request, ``idle_s`` the silence of a stream (three heartbeats), after which it is opened
-        again. ``give_up_after_s`` bounds how long streams and ``wait`` go on trying while the service is away; by
-        default they never give up. ``clock``, ``rng`` and ``sleep`` are for tests.
+        again. ``give_up_after_s`` bounds how long streams and ``wait`` retry while the service is unavailable; by
+        default without a limit. ``clock``, ``rng`` and ``sleep`` are for tests.
         """
         check_bounds(
             timeout_s=timeout_s, idle_s=idle_s, give_up_after_s=give_up_after_s, max_frame_bytes=max_frame_bytes
@@ -129,12 +128,12 @@ class Client:
         return await self._transport.request(call, AcceptedJob.from_json)
 
     async def get(self, job_id: str) -> RemoteJob:
-        """The job as it is now. Raises JobNotFoundError."""
+        """Return the job in its current state. Raises JobNotFoundError."""
         call = Call(path=job_path(job_id), about=About(job_id=job_id))
         return await self._transport.request(call, RemoteJob.from_json)
 
     async def wait(self, job_id: str, timeout: float | None = None) -> RemoteJob:
-        """The job when it is final. Goes on waiting while the service is away, as after a deploy.
+        """Return the job when it is final. Keeps waiting while the service is unavailable, as during a deploy.
 
         Raises JobTimeoutError after ``timeout`` seconds, JobNotFoundError.
         """
@@ -156,7 +155,7 @@ class Client:
             await self._transport.sleep(min(delay_s, left_s))
 
     async def result(self, job_id: str, timeout: float | None = None) -> Any:
-        """What the task returned, when it has. Raises JobFailedError, JobCancelledError, and as ``wait`` does."""
+        """Wait for the result of the task. Raises JobFailedError, JobCancelledError, and as ``wait`` does."""
         job = await self.wait(job_id, timeout)
         if job.state is JobState.SUCCEEDED:
             return job.result
@@ -167,14 +166,14 @@ class Client:
         raise JobCancelledError(job_id, "its job.cancelled event says why")
 
     async def attempts(self, job_id: str) -> Sequence[RemoteAttempt]:
-        """The job's latest attempts, oldest first, each with its error and traceback. Raises JobNotFoundError."""
+        """Return the latest attempts, oldest first, each with its error and traceback. Raises JobNotFoundError."""
         call = Call(path=f"{job_path(job_id)}/attempts", about=About(job_id=job_id))
         return await self._transport.request(
             call, lambda body: tuple(RemoteAttempt.from_json(item) for item in body["items"])
         )
 
     async def _cause(self, job_id: str) -> TracebackError | None:
-        """The traceback that is kept of a failed job; None where it cannot be had."""
+        """Return the stored traceback of a failed job; None where it is not available."""
         try:
             attempts = await self.attempts(job_id)
         except AsyncBGError:
@@ -183,7 +182,7 @@ class Client:
         return None if text is None else TracebackError(job_id, text)
 
     async def cancel(self, job_id: str, *, reason: str = "") -> RemoteJob:
-        """Cancel the job; one that runs is told to stop. Raises JobStateError where it is final, JobNotFoundError."""
+        """Cancel the job; a running job is asked to stop. Raises JobStateError where it is final, JobNotFoundError."""
         return await self._change(job_id, "cancel", {"reason": reason})
 
     async def retry(self, job_id: str) -> RemoteJob:
@@ -201,7 +200,7 @@ class Client:
         limit: int = PAGE,
         cursor: str | None = None,
     ) -> JobPage:
-        """One page of at most ``limit`` (1 to 200) jobs, newest first; ``cursor`` is the ``next`` of the one before."""
+        """Return one page of up to ``limit`` (1 to 200) jobs, newest first; ``cursor`` is the last page's ``next``."""
         params = query(state=state, task=task, tag=tag, batch=batch, owner=owner, limit=str(limit), cursor=cursor)
         return await self._transport.request(Call(path="/jobs", params=params), JobPage.from_json)
 
@@ -215,7 +214,7 @@ class Client:
         owner: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[RemoteJob]:
-        """All jobs that fit, newest first, or the newest ``limit`` of them. Pages are fetched as they are needed."""
+        """Iterate over matching jobs, newest first, or the newest ``limit``. Pages are fetched on demand."""
         left, cursor = limit, None
         while left is None or left > 0:
             size = PAGE if left is None else min(left, PAGE)
@@ -227,10 +226,10 @@ class Client:
                 return
 
     def watch(self, job_id: str, *, last_event_id: str | None = None) -> AsyncGenerator[RemoteEvent, None]:
-        """The job's events from its first one, or from the one after ``last_event_id``, to its final one.
+        """Iterate over the job's events from its first one, or from the one after ``last_event_id``, to its final one.
 
-        Connections that break are made again and go on exactly where they were. It ends after the job's final event,
-        or where the service has nothing more to tell (204); a ``stream.reset`` is told as an event. Raises
+        Broken connections are reopened and resume where they were. It ends after the job's final event, or where the
+        service has no more events (204); a ``stream.reset`` is an event. Raises
         JobNotFoundError, ApiError, StreamError, and UnreachableError after ``give_up_after_s``.
         """
         return self._stream(f"{job_path(job_id)}/events", (), job_id, last_event_id)
@@ -245,7 +244,7 @@ class Client:
         owner: str | None = None,
         last_event_id: str | None = None,
     ) -> AsyncGenerator[RemoteEvent, None]:
-        """The events of all jobs that fit, from now on or after ``last_event_id``: without end, until you stop.
+        """Iterate over the events of all matching jobs, from now on or after ``last_event_id``, without end.
 
         ``type`` is exact or a prefix: ``job.failed``, ``job.*``. Raises as ``watch`` does.
         """
@@ -255,7 +254,7 @@ class Client:
     def _stream(
         self, path: str, params: Params, job_id: str | None, last_event_id: str | None
     ) -> AsyncGenerator[RemoteEvent, None]:
-        return EventStream(
+        return ResumingStream(
             self._transport,
             self._outage(),
             path,
@@ -267,9 +266,9 @@ class Client:
         ).events()
 
     async def _poll(self, job_id: str, left_s: float) -> tuple[RemoteJob, float]:
-        """The job when it is final or the poll is over, and how long to leave the service alone then.
+        """Poll the job once; return it and the pause before the next poll.
 
-        A service that stops answers early: it is not to be asked again and again.
+        A stopping service responds early, so the next poll must not follow immediately.
         """
         clock, poll_s = self._transport.clock, min(left_s, POLL_S)
         call = Call(
@@ -284,7 +283,7 @@ class Client:
         return job, self._transport.rng.uniform(0, EARLY_S) if is_early else 0.0
 
     async def _change(self, job_id: str, action: str, body: Mapping[str, Any] | None = None) -> RemoteJob:
-        """Not repeated where it may have been carried out: the second one would be refused for what the first did."""
+        """Not repeated where it may have taken effect: a repeat would be refused because of the first."""
         call = Call(
             method="POST",
             path=f"{job_path(job_id)}/{action}",

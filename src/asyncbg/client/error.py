@@ -1,12 +1,12 @@
-"""What goes wrong between a client and the service: a problem document becomes the error the engine itself raises.
+"""The client's errors: a problem document becomes the error that the engine itself raises.
 
 ::
 
     AsyncBGError
     ├── ClientError
-    │   ├── ApiError             the service refused; none of our own errors says it better
-    │   ├── UnreachableError     no answer: refused, cut off, timed out; also a ConnectionError
-    │   └── StreamError          what came is no event stream of this service
+    │   ├── ApiError             the service responded with an error that has no class below
+    │   ├── UnreachableError     no response: refused, cut off, timed out; also a ConnectionError
+    │   └── StreamError          the response is no event stream of this service
     └── …                        JobNotFoundError, OverloadedError, ArgumentsError: see asyncbg.errors
 """
 
@@ -32,17 +32,17 @@ from asyncbg.errors import (
 )
 
 _KIND = "urn:problem-type:asyncbg:"
-_COME_BACK: Final = frozenset({408, 425, 429})
+_RETRYABLE: Final = frozenset({408, 425, 429})
 _SERVER_ERROR: Final = 500
 _DAY_S: Final = 86_400.0
 
 
 class ClientError(AsyncBGError):
-    """Something is wrong between the client and the service."""
+    """The root of errors between the client and the service."""
 
 
 class ApiError(ClientError):
-    """The service answered with an error (RFC 9457) that none of asyncbg's own errors stands for.
+    """The service responded with an error (RFC 9457) that has no class of its own in asyncbg.
 
     ``status``, ``title``, ``detail``, ``type`` and ``errors`` are the problem document's, ``retry_after_s`` is the
     answer's Retry-After.
@@ -58,7 +58,6 @@ class ApiError(ClientError):
         errors: Sequence[ErrorItem] = (),
         retry_after_s: float | None = None,
     ) -> None:
-        """Carry the problem document."""
         super().__init__(f"{status} {title}: {detail}" if detail else f"{status} {title}")
         self.status = status
         self.title = title
@@ -69,10 +68,9 @@ class ApiError(ClientError):
 
 
 class UnreachableError(ClientError, ConnectionError):
-    """The service gave no answer, or its answer broke off. ``last_event_id`` is where a stream can be resumed."""
+    """The service did not respond, or its response was cut off. A stream can be resumed after ``last_event_id``."""
 
     def __init__(self, url: str, reason: str, *, last_event_id: str | None = None) -> None:
-        """Name the address and what happened."""
         super().__init__(f"no whole answer from {url}: {reason}")
         self.url = url
         self.reason = reason
@@ -80,12 +78,12 @@ class UnreachableError(ClientError, ConnectionError):
 
 
 class StreamError(ClientError):
-    """What came is no event stream of this service; to come back would bring the same."""
+    """The response is no event stream of this service; a retry would not change that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a request was about: an error names it, since a problem document repeats nothing of the request."""
+    """The subject of a request, which errors name: a problem document does not repeat it."""
 
     job_id: str = ""
     task: str = ""
@@ -94,21 +92,21 @@ class About:
 
 
 def is_transient(error: AsyncBGError) -> bool:
-    """Whether the same request may well succeed later."""
+    """Whether the same request may succeed later."""
     if isinstance(error, ApiError):
-        return error.status >= _SERVER_ERROR or error.status in _COME_BACK
+        return error.status >= _SERVER_ERROR or error.status in _RETRYABLE
     return isinstance(error, UnreachableError | OverloadedError | DatabaseError | NotRunningError)
 
 
 def is_refusal(error: AsyncBGError) -> bool:
-    """Whether nothing was done, so that even a request that must not be made twice may be repeated."""
+    """Whether the request had no effect, so that even a non-idempotent request may be repeated."""
     if isinstance(error, ApiError):
         return error.status in {429, 503}
     return isinstance(error, OverloadedError | DatabaseError | NotRunningError)
 
 
 def error_of(status: int, headers: Mapping[str, str], text: str, *, about: About, now_ms: int) -> AsyncBGError:  # noqa: C901 - one row for each error
-    """The error that an answer stands for; ``now_ms`` is the time, for a Retry-After that is a date."""
+    """Return the error for a response; ``now_ms`` is the current time, for a Retry-After date."""
     problem = _problem(text)
     title, detail = str(problem.get("title") or f"HTTP status {status}"), str(problem.get("detail") or "")
     kind, errors = str(problem.get("type") or "about:blank"), cast("list[ErrorItem]", _items(problem.get("errors")))

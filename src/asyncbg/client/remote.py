@@ -1,4 +1,4 @@
-"""What the service tells: a job, a page of jobs, an accepted job and an event, as frozen values with real types."""
+"""The responses of the service as frozen values: a job, a page of jobs, an accepted job, an attempt, an event."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from asyncbg.client.error import StreamError
-from asyncbg.client.sse_parser import Frame
+from asyncbg.client.sse_parser import ServerEvent
 from asyncbg.core.event import FINAL_EVENTS
 from asyncbg.core.job import JobFailure, JobState, ProgressValue
 
@@ -85,7 +85,7 @@ class RemoteJob:
 
     @property
     def is_final(self) -> bool:
-        """Whether the job will not change by itself any more."""
+        """Whether the job is finished: only a retry by hand changes it."""
         return self.state.is_final
 
 
@@ -133,7 +133,7 @@ class JobPage:
 class RemoteEvent:
     """One event of a stream.
 
-    ``id`` is the cursor that goes on right after it; None for what is not stored, such as progress. ``job_id`` is None
+    ``id`` is the cursor to resume after it; None for events that are not stored, such as progress. ``job_id`` is None
     where the event is about the stream itself. A ``stream.reset`` says that events may be missing before it: its
     ``data`` holds the ``reason``, how the ``jobs`` in view stand now, and whether these are all (``complete``).
     """
@@ -149,7 +149,7 @@ class RemoteEvent:
     data: Mapping[str, Any]
 
     @classmethod
-    def from_frame(cls, frame: Frame) -> "RemoteEvent":
+    def from_frame(cls, frame: ServerEvent) -> "RemoteEvent":
         """Read one frame. Raises StreamError where it holds no event."""
         try:
             body = json.loads(frame.data)

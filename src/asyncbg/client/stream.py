@@ -1,4 +1,4 @@
-"""One event stream as the user sees it: connections come and go, the events go on without a gap."""
+"""An event stream that survives lost connections: it resumes after the last event, without a gap."""
 
 import asyncio
 import logging
@@ -8,10 +8,9 @@ from typing import Final
 import aiohttp
 
 from asyncbg.client.error import About, StreamError, UnreachableError, is_transient
-from asyncbg.client.outage import Outage
 from asyncbg.client.remote import OF_THE_STREAM, RemoteEvent
 from asyncbg.client.sse_parser import SSEParser
-from asyncbg.client.transport import Call, Transport
+from asyncbg.client.transport import Call, Outage, Transport
 from asyncbg.client.wire import Params
 from asyncbg.errors import AsyncBGError
 
@@ -21,18 +20,18 @@ MEDIA_TYPE: Final = "text/event-stream"
 RETRY_S: Final = 1.0
 """The pause before a reconnect until the service names one."""
 FINAL_IDLE_S: Final = 5.0
-"""A stream that is silent for so long after a final event is asked about: a server ends it at once."""
+"""A stream that is idle for so long after a final event is reopened: a server ends it immediately."""
 STABLE_S: Final = 5.0
-"""A connection that lived so long was a success, also where nothing happened."""
+"""A connection of this age counts as a success, also without an event."""
 WARN_AT: Final = 3
-"""The failure in a row that is worth a warning, once an outage."""
+"""The consecutive failure that is logged as a warning, once an outage."""
 
 
-class EventStream:
-    """Reads one stream over as many connections as it takes, each from where the one before was cut.
+class ResumingStream:
+    """One stream over any number of connections, each resumed where the one before was cut off.
 
-    With a ``job_id`` it is that job's own: it ends after the job's final event, or where the service says that there
-    is nothing more (204). Any other never ends by itself.
+    With a ``job_id`` it ends after the final event of that job, or where the service has no more events (204). Any
+    other stream never ends.
     """
 
     def __init__(
@@ -62,27 +61,27 @@ class EventStream:
         self._response: aiohttp.ClientResponse | None = None
         self._connected_ms = 0
         self._is_at_final = False
-        self._is_over = False
+        self._is_ended = False
 
     async def events(self) -> AsyncGenerator[RemoteEvent, None]:
-        """The events. Raises what ends the stream for good: StreamError, JobNotFoundError, ApiError, …"""
+        """Iterate over the events. Raises what ends the stream: StreamError, JobNotFoundError, ApiError, …"""
         try:
             while events := await self._next():
                 for event in events:
                     yield event
         finally:
-            self._hang_up()
+            self._disconnect()
 
     async def _next(self) -> Sequence[RemoteEvent]:
-        """What comes next, over a new connection if need be; nothing where nothing will come any more."""
-        while not self._is_over:
+        """Return the next events, over a new connection if needed; none at the end of the stream."""
+        while not self._is_ended:
             try:
                 if self._response is None:
                     await self._connect()
-                elif events := self._take(await self._read(self._response)):
+                elif events := self._parse(await self._read(self._response)):
                     return events
             except AsyncBGError as error:
-                self._hang_up()
+                self._disconnect()
                 if not is_transient(error):
                     raise
                 await self._pause(error)
@@ -92,7 +91,7 @@ class EventStream:
         """Open the stream after the last event that was seen."""
         cursor = self._parser.last_event_id
         self._parser = SSEParser(last_event_id=cursor, max_frame_bytes=self._max_frame_bytes)
-        # Events come one by one: compression would gain little here, and a cut inside of it loses what was read.
+        # Events arrive one by one: compression would gain little, and a cut connection would lose buffered data.
         headers = {"Accept": MEDIA_TYPE, "Accept-Encoding": "identity", "Cache-Control": "no-store"}
         if cursor:
             headers["Last-Event-ID"] = cursor
@@ -102,26 +101,26 @@ class EventStream:
         self._connected_ms = self._transport.clock.monotonic_ms()
         if response.status == 204:
             if self._job_id is None:
-                raise StreamError(f"{self._transport.base_url}{self._path} says that no events will come (204)")
-            self._is_over = True
+                raise StreamError(f"{self._transport.base_url}{self._path} responded that it has no more events (204)")
+            self._is_ended = True
         elif response.content_type != MEDIA_TYPE:
             raise StreamError(
-                f"{self._transport.base_url}{self._path} answered {response.content_type} and no event stream; "
-                "is base_url where asyncbg's routes are?"
+                f"{self._transport.base_url}{self._path} responded with {response.content_type} and no event stream; "
+                "check that base_url includes the prefix of asyncbg's routes"
             )
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The bytes that come next; none at the end. After a final event nothing more is to come but the end."""
+        """Return the next bytes; none at the end. After a final event only the end is expected."""
         idle_s = min(self._idle_s, FINAL_IDLE_S) if self._is_at_final else self._idle_s
         with self._transport.reaching(self._path):
             async with asyncio.timeout(idle_s):
                 return await response.content.readany()
 
-    def _take(self, chunk: bytes) -> Sequence[RemoteEvent]:
-        """The events in ``chunk``. Raises UnreachableError at an end that is not the stream's own."""
+    def _parse(self, chunk: bytes) -> Sequence[RemoteEvent]:
+        """Return the events in ``chunk``. Raises UnreachableError where the stream was cut off."""
         if not chunk:
-            self._is_over = self._is_at_final
-            if not self._is_over:
+            self._is_ended = self._is_at_final
+            if not self._is_ended:
                 raise UnreachableError(self._transport.base_url + self._path, "the service ended the stream")
             return ()
         frames = self._parser.feed(chunk)
@@ -135,7 +134,7 @@ class EventStream:
         return events
 
     async def _pause(self, error: AsyncBGError) -> None:
-        """Wait for the next try: never sooner than the service asked. Raises ``error`` where it was away too long."""
+        """Wait at least as long as the service requested. Raises ``error`` where the outage is too long."""
         if isinstance(error, UnreachableError):
             error.last_event_id = self._parser.last_event_id or None
         delay_s = self._outage.next_delay_s(error, at_least_s=self._retry_s)
@@ -143,7 +142,7 @@ class EventStream:
         _log.log(level, "an event stream is resumed in %.1f s: %s", delay_s, error)
         await self._transport.sleep(delay_s)
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._response is not None:
             self._response.close()
             self._response = None

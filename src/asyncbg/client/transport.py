@@ -1,7 +1,8 @@
-"""The client's HTTP side: one session, one base URL, and requests repeated only where nothing is done twice."""
+"""HTTP requests of the client: one session, one base URL, retries that repeat no effect, backoff during an outage."""
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ _OK = range(200, 300)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request to make. ``path`` is below the base URL, and encoded; ``timeout_s`` a bound of its own."""
+    """One request to make. ``path`` is below the base URL, and encoded; ``timeout_s`` its own time limit."""
 
     method: str = "GET"
     path: str
@@ -45,11 +46,11 @@ class Call:
     about: About = field(default_factory=About)
     timeout_s: float | None = None
     is_repeatable: bool = True
-    """Whether it may be carried out twice."""
+    """Whether a repeat has no further effect."""
 
 
 class Transport:
-    """Makes requests to the service at one base URL. Used by every part of one client."""
+    """HTTP requests to the service at one base URL, shared by all parts of a client."""
 
     def __init__(
         self,
@@ -87,18 +88,18 @@ class Transport:
             await self._session.close()
 
     async def request(self, call: Call, read: Callable[[Any], T], *, retries: int | None = None) -> T:
-        """Make a request and ``read`` its JSON answer.
+        """Send a request and ``read`` its JSON response.
 
-        It is made again after a failure that may pass: as often as the policy says, no sooner than the service asks
-        (Retry-After); one that is not repeatable only where it was surely not carried out. Raises what the answer
-        stands for, or UnreachableError.
+        Transient failures are retried as often as the policy allows, no sooner than the service requests (Retry-After).
+        A request that is not repeatable is retried only where it certainly had no effect. Raises the error of the
+        response, or UnreachableError.
         """
         most = self._retry.retries if retries is None else retries
         attempt = 0
         while True:
             attempt += 1
             try:
-                text = await self._answer(call)
+                text = await self._send_and_read(call)
             except AsyncBGError as error:
                 asked_s = requested_delay_s(error) or 0
                 may_repeat = (call.is_repeatable and is_transient(error)) or is_refusal(error) or _was_never_sent(error)
@@ -106,10 +107,10 @@ class Transport:
                     raise
                 await self.sleep(max(asked_s, self._retry.delay_s(attempt, self.rng)))
             else:
-                return _understood(text, read, self.base_url + call.path)
+                return _parse_response(text, read, self.base_url + call.path)
 
     async def open_stream(self, call: Call) -> aiohttp.ClientResponse:
-        """The response of a stream, unread: its status is 200 or 204. Once; raises as ``request`` does."""
+        """Return the unread response of a stream: its status is 200 or 204. Not retried; raises as ``request`` does."""
         response = await self._send(call)
         if response.status in {200, 204}:
             return response
@@ -117,7 +118,7 @@ class Transport:
 
     @contextmanager
     def reaching(self, path: str) -> Iterator[None]:
-        """What may go wrong on the network is raised as UnreachableError; a certificate that is no good as final."""
+        """Raise network errors as UnreachableError; an invalid certificate as a ClientError, which is not retried."""
         url = self.base_url + path
         try:
             yield
@@ -127,14 +128,14 @@ class Transport:
             reason = "it took too long" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
             raise UnreachableError(url, reason) from error
 
-    async def _answer(self, call: Call) -> str:
+    async def _send_and_read(self, call: Call) -> str:
         response = await self._send(call)
         if response.status not in _OK:
             raise await self._refused(call, response)
         return await self._text(call, response)
 
     async def _send(self, call: Call) -> aiohttp.ClientResponse:
-        """Send a request and wait for the head of its answer. A redirect is not followed: it may lead the key away."""
+        """Send a request and wait for the response headers. Redirects are not followed: they could leak the key."""
         if self._session is None or self._session.closed:
             raise ClientError("the client is not open; use it inside `async with Client(...) as client:`")
         headers, data = {"Accept": "application/json", **call.headers}, None
@@ -155,7 +156,7 @@ class Transport:
                 )
 
     async def _text(self, call: Call, response: aiohttp.ClientResponse) -> str:
-        """The body of an answer; the connection goes back to the pool."""
+        """Read the body of a response; the connection returns to the pool."""
         with self.reaching(call.path):
             async with asyncio.timeout(self.timeout_s), response:
                 return (await response.read()).decode("utf-8", "replace")
@@ -166,14 +167,67 @@ class Transport:
 
 
 def _was_never_sent(error: AsyncBGError) -> bool:
-    """Whether the connection itself could not be made."""
+    """Whether the connection could not be opened."""
     refused = aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
     return isinstance(error, UnreachableError) and isinstance(error.__cause__, refused)
 
 
-def _understood(text: str, read: Callable[[Any], T], url: str) -> T:
+def _parse_response(text: str, read: Callable[[Any], T], url: str) -> T:
     try:
         return read(json.loads(text))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
-        detail = f"what {url} answered is not what asyncbg answers; is base_url where its routes are, of this version?"
+        detail = f"the response of {url} is not one of asyncbg; check base_url and the version of the service"
         raise ApiError(200, "Not understood", detail) from error
+
+
+# Backoff
+
+BASE_S: Final = 0.25
+CAP_S: Final = 30.0
+
+
+class Outage:
+    """The failures since the last response: the pause grows with them, with full jitter."""
+
+    def __init__(self, *, clock: Clock, rng: random.Random, give_up_after_s: float | None) -> None:
+        """``give_up_after_s`` limits an outage; None does not."""
+        self._clock = clock
+        self._rng = rng
+        self._give_up_after_s = give_up_after_s
+        self._began_ms: int | None = None
+        self.failures = 0
+
+    def end(self) -> None:
+        """Note a response of the service."""
+        self._began_ms, self.failures = None, 0
+
+    def next_delay_s(self, error: AsyncBGError, *, at_least_s: float = 0) -> float:
+        """Return the delay after ``error``: what the service requested, plus a growing random time.
+
+        Raises ``error`` where the outage would take longer than allowed.
+        """
+        self.failures += 1
+        least_s = max(at_least_s, requested_delay_s(error) or 0)
+        policy = RetryPolicy(base_s=max(at_least_s, BASE_S), cap_s=max(at_least_s, CAP_S))
+        delay_s = least_s + policy.delay_s(self.failures, self._rng)
+        now_ms = self._clock.monotonic_ms()
+        if self._began_ms is None:
+            self._began_ms = now_ms
+        if (
+            self._give_up_after_s is not None
+            and now_ms / 1000 + delay_s > self._began_ms / 1000 + self._give_up_after_s
+        ):
+            raise error
+        return delay_s
+
+
+class Deadline:
+    """The time ``timeout_s`` from now, or never."""
+
+    def __init__(self, clock: Clock, timeout_s: float | None) -> None:
+        self._clock = clock
+        self._at_ms = math.inf if timeout_s is None else clock.monotonic_ms() + timeout_s * 1000
+
+    def left_s(self) -> float:
+        """Return the seconds left; 0 after the deadline, infinite without one."""
+        return max(self._at_ms - self._clock.monotonic_ms(), 0) / 1000

@@ -1,4 +1,4 @@
-"""What a caller gives, on its way to the wire: checked, in a path, a query or JSON."""
+"""Requests: arguments validated and encoded as a path, a query or JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,21 +14,21 @@ Words = str | Sequence[str] | None
 
 
 def check_bounds(**bounds: float | None) -> None:
-    """Raises ValueError for the first that is given and not more than 0."""
+    """Raise ValueError for the first bound that is not more than 0."""
     for name, bound in bounds.items():
         if bound is not None and not bound > 0:
             raise ValueError(f"{name} should be more than 0, not {bound!r}")
 
 
 def job_path(job_id: str) -> str:
-    """The path of a job. Raises ValueError for what cannot be an id."""
+    """Return the path of a job. Raises ValueError for an invalid id."""
     if not job_id.strip("."):
         raise ValueError(f"job_id should be the id of a job, not {job_id!r}")
     return f"/jobs/{quote(job_id, safe='')}"
 
 
 def query(**given: Words) -> Params:
-    """A query: what is None is left out, a sequence is given one by one."""
+    """Return a query: None is left out, a sequence becomes one parameter an item."""
     return [
         (name, word)
         for name, words in given.items()
@@ -38,7 +38,7 @@ def query(**given: Words) -> Params:
 
 
 def json_body(task: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The body, if it has a JSON form. Raises ArgumentsError, without the values."""
+    """Return the body if it has a JSON form. Raises ArgumentsError, without the values."""
     try:
         json.dumps(body, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -47,14 +47,14 @@ def json_body(task: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def checked_idempotency_key(key: str) -> str:
-    """The key. Raises ValueError for one the service would not take."""
+    """Return the key. Raises ValueError for a key that the service would reject."""
     if not (key.isascii() and key.isprintable() and len(key) <= 255):
         raise ValueError("idempotency_key should be 1 to 255 printable ASCII characters")
     return key
 
 
 def checked_url(base_url: str) -> str:
-    """The address without its last slash. Raises ValueError for what is none, without a password in it."""
+    """Return the URL without its last slash. Raises ValueError for an invalid URL, without its password."""
     try:
         parts = urlsplit(base_url)
         is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -68,7 +68,7 @@ def checked_url(base_url: str) -> str:
 
 
 def checked_key(api_key: SecretStr | str | None) -> SecretStr | None:
-    """The key, hidden from every repr. Raises ValueError, without the key, for one no header can carry."""
+    """Return the key, hidden from every repr. Raises ValueError, without the key, where no header can carry it."""
     if api_key is None:
         return None
     text = api_key if isinstance(api_key, str) else api_key.get_secret_value()

@@ -1,4 +1,4 @@
-"""Time is passed in: the only module that asks the operating system what time it is."""
+"""Clocks: time is passed in, and only this module reads the operating system's clock."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -33,18 +33,18 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told to: ``clock.advance(minutes=5)``. For tests."""
+    """A clock that moves only by hand, for tests: ``clock.advance(minutes=5)``."""
 
     def __init__(self, now_ms: int = 1_800_000_000_000) -> None:
         """Start at ``now_ms``, milliseconds since the epoch."""
         self._now_ms = self._monotonic_ms = now_ms
 
     def now_ms(self) -> int:
-        """The time it was last moved to."""
+        """The time the clock was last moved to."""
         return self._now_ms
 
     def monotonic_ms(self) -> int:
-        """How far it was moved forward; what ``set_wall`` does is not seen here."""
+        """How far the clock was moved forward; ``set_wall`` does not change it."""
         return self._monotonic_ms
 
     def advance(self, **delta: float) -> None:
@@ -54,14 +54,14 @@ class ManualClock:
         self._monotonic_ms += moved_ms
 
     def set_wall(self, **delta: float) -> None:
-        """Let the wall clock jump, forward or back, as an operator does who sets it; no time passes."""
+        """Move the wall clock forward or back, as if an operator had set it; the monotonic clock stays."""
         self._now_ms += timedelta(**delta) // timedelta(milliseconds=1)
 
 
 def rfc3339(ms: int) -> str:
     """Write milliseconds since the epoch as RFC 3339 UTC: ``2026-11-22T10:15:00.250Z``.
 
-    A time outside the years 1 to 9999, which no calendar has, is written as the nearest one.
+    A time outside the years 1 to 9999, which has no calendar date, is written as the nearest one.
     """
     try:
         return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")

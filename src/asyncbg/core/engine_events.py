@@ -26,17 +26,17 @@ class ProgressData(BaseModel):
     """How far a job is."""
 
     current: float = Field(description="done so far, in `unit`", examples=[3])
-    total: float | None = Field(description="of how much, in `unit`; null where nobody knows", examples=[10])
+    total: float | None = Field(description="of how much, in `unit`; null where unknown", examples=[10])
     message: str = Field(description="a sentence for people; may be empty", examples=["3 of 10 sent"])
     unit: str = Field(description="what is counted; may be empty", examples=["messages"])
 
 
 class JobStanding(BaseModel):
-    """How a job stands."""
+    """The current state of a job."""
 
     id: str = Field(description="the id of the job", examples=[_ID])
     task: str = Field(description="the name of its task", examples=["send_email"])
-    state: JobState = Field(description="where it stands", examples=["scheduled"])
+    state: JobState = Field(description="its state", examples=["scheduled"])
     batch: str = Field(description="the id of the first job of its request", examples=[_ID])
     owner: str = Field(description="who submitted it", examples=["anonymous"])
     attempt: int = Field(description="attempts begun", examples=[1])
@@ -48,7 +48,7 @@ class JobStanding(BaseModel):
 
 
 class _EngineEvent(EventModel):
-    """What the engine tells of a job."""
+    """The base of the engine's events about a job."""
 
     event_publisher = Publisher.ENGINE
 
@@ -66,13 +66,13 @@ class JobScheduled(_EngineEvent):
 
 
 class JobQueued(_EngineEvent):
-    """The job is ready to run: accepted, due now, its turn in the batch, retried by hand or rescued."""
+    """The job is ready to run: accepted, due, released in its batch, retried by hand or rescued."""
 
     event_type = EventType.QUEUED.value
 
     reason: str = Field(
         default="",
-        description="why it is queued again: `retried` by hand, or how the last attempt was lost or given back",
+        description="why it is queued again: `retried` by hand, or how the last attempt was lost or released",
         examples=["retried"],
     )
 
@@ -122,28 +122,28 @@ class JobCancelled(_EngineEvent):
 
 
 class JobCancelIgnored(_EngineEvent):
-    """The attempt was told to stop `grace_s` seconds ago, and goes on."""
+    """The attempt still runs `grace_s` seconds after it was cancelled."""
 
     event_type = EventType.CANCEL_IGNORED.value
 
-    reason: str = Field(description="why it was told to stop; may be empty", examples=["no longer wanted"])
-    grace_s: float = Field(ge=0, description="seconds it had to stop", examples=[10])
+    reason: str = Field(description="why it was cancelled; may be empty", examples=["no longer wanted"])
+    grace_s: float = Field(ge=0, description="seconds it had to end", examples=[10])
 
 
 class LoopBlocked(EventModel):
-    """The event loop was held for so long that nothing else could run."""
+    """The event loop was blocked: nothing else could run meanwhile."""
 
     event_type = "loop.blocked"
     event_publisher = Publisher.WATCHDOG
     event_storage = Storage.OF_JOBS
 
-    task: str = Field(description="the task whose job held it, or the coroutine", examples=["resize"])
+    task: str = Field(description="the task whose job blocked it, or the coroutine", examples=["resize"])
     line: str = Field(description="where: file, line and function", examples=["shop/images.py:12 in resize"])
     seconds: float = Field(ge=0, description="how long", examples=[1.204])
 
 
 class StreamReset(EventModel):
-    """The cursor is of no use, so events may be missing; the stream goes on from the frame's `id`."""
+    """The cursor cannot be resumed from, so events may be missing; the stream continues from the frame's `id`."""
 
     event_type = "stream.reset"
     event_publisher = Publisher.STREAM
@@ -155,28 +155,28 @@ class StreamReset(EventModel):
         examples=["unreachable"],
     )
     jobs: list[JobStanding] = Field(
-        description="the jobs in view as they stand now, the newest hundred at most",
+        description="the jobs in view in their current state, the newest hundred at most",
         examples=[[example_of(JobStanding)]],
     )
     complete: bool = Field(description="whether these are all jobs in view", examples=[True])
 
 
 class StreamPosition(EventModel):
-    """Where the stream goes on from, its frame's `id`: nothing happened that would have carried it."""
+    """The position of the stream, in the frame's `id`, where no event has carried it."""
 
     event_type = "stream.position"
     event_publisher = Publisher.STREAM
     event_storage = Storage.NONE
 
     reason: str = Field(
-        description="`start`, a second after a stream without a cursor was opened, or `idle`, where the log went on "
-        "with events of others",
+        description="`start`, a second after a stream without a cursor was opened, or `idle`, where the log grew by "
+        "events of others",
         examples=["start"],
     )
 
 
 class StreamBye(EventModel):
-    """The stream ends, not what it tells of; come back after `retry_ms`, which is the frame's `retry` too."""
+    """The stream ends, not its subject; reconnect after `retry_ms`, which is also the frame's `retry`."""
 
     event_type = "stream.bye"
     event_publisher = Publisher.STREAM

@@ -1,4 +1,4 @@
-"""Errors that cost one item only: logged with their traceback, counted by the part that met them, and survived."""
+"""Errors that affect one item only: logged with their traceback and counted by component."""
 
 import asyncio
 import logging
@@ -16,10 +16,10 @@ _MOST_FRAMES = 50
 
 
 def ends_task(error: BaseException) -> bool:
-    """Whether ``error`` is the end of the asyncio task that runs now, not of the item it handles.
+    """Whether ``error`` ends the current asyncio task, not only the item it handles.
 
-    A CancelledError is, where this task was cancelled: one from a future that somebody else cancelled is an error like
-    any other. GeneratorExit is, where no task runs: then the coroutine is being closed.
+    A CancelledError does where this task was cancelled; one from a future that another task cancelled is an ordinary
+    error. GeneratorExit does where no task runs: the coroutine is being closed.
     """
     if not isinstance(error, asyncio.CancelledError | GeneratorExit):
         return False
@@ -31,7 +31,7 @@ def ends_task(error: BaseException) -> bool:
 
 
 def capture(function: Callable[..., T], *args: Any) -> tuple[T | None, BaseException | None]:
-    """Call a function in a thread: what it returns, or what it raises, as a value.
+    """Call a function in a thread and return its result or its exception as a value.
 
     A future cannot carry StopIteration, and GeneratorExit out of a future closes every coroutine that awaits it.
     """
@@ -42,7 +42,7 @@ def capture(function: Callable[..., T], *args: Any) -> tuple[T | None, BaseExcep
 
 
 class ErrorLog:
-    """Counts errors by part; :meth:`add` never raises, whatever the error and the log handlers do."""
+    """A log and counter of errors by component; :meth:`add` never raises, whatever the log handlers do."""
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -62,7 +62,7 @@ class ErrorLog:
             self.counts["logging"] += 1
 
     def add_once(self, part: str, error: BaseException, message: str, *args: object, is_ours: bool = False) -> None:
-        """The same for what is tried again and again: a kind of error is logged once until the part has recovered."""
+        """Log as :meth:`add` for work that is repeated: one kind of error is logged once until :meth:`recovered`."""
         if self._failing.get(part) is type(error):
             self.counts[part] += 1
             return
@@ -70,12 +70,12 @@ class ErrorLog:
         self.add(part, error, message, *args, is_ours=is_ours)
 
     def recovered(self, part: str) -> None:
-        """The part works again."""
+        """Note that the component works again."""
         self._failing.pop(part, None)
 
 
 def without_messages(error: BaseException) -> BaseException:
-    """A copy of ``error`` for the log: its class names, frames, causes and inner errors, without what they say."""
+    """Return a copy of ``error`` for the log: its class names, frames, causes and inner errors, without messages."""
     return _copy(error, [_MOST_SHOWN])
 
 
@@ -95,7 +95,7 @@ def _named(error: BaseException, base: type[BaseException]) -> type[BaseExceptio
 
 
 def _last_frames(error: BaseException) -> TracebackType | None:
-    """The innermost frames: of an endless recursion they tell all."""
+    """Return the innermost frames, which are enough for an endless recursion."""
     start = found = error.__traceback__
     depth = 0
     while found is not None:

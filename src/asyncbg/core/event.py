@@ -1,4 +1,4 @@
-"""What an event is: a fact about a job, its filter and its wire form (CloudEvents 1.0 names in one SSE frame)."""
+"""Events: facts about jobs, their filter and their wire form (CloudEvents 1.0 names in one SSE frame)."""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""What a type of event is: one class, whose docstring says when it happens and whose fields are its data.
+"""Event types: one class each, whose docstring says when the event happens and whose fields are its data.
 
-The documents are made of the classes. What is stored and sent is a plain tuple,
-:class:`~asyncbg.core.event.Event`: no class is asked on its way.
+The documents are generated from the classes. Events are stored and sent as plain tuples,
+:class:`~asyncbg.core.event.Event`, without these classes.
 """
 
 import inspect
@@ -43,7 +43,7 @@ class Storage(StrEnum):
 
 
 def _as_sent(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """A marked field is a pseudonym, so text. A later version may tell more: readers take what they do not know."""
+    """Describe a marked field as text, since it is sent as a pseudonym, and allow fields of later versions."""
     schema.pop("additionalProperties", None)
     for name, mark in _marks_of(model).items():
         field = schema.get("properties", {}).get(name)
@@ -78,7 +78,7 @@ class EventModel(BaseModel):
     event_storage: ClassVar[Storage] = Storage.ALL
 
     def masked(self, clean: Callable[[Any], Any] = redact_json) -> dict[str, Any]:
-        """The data as it is stored and sent: marked fields as pseudonyms; ``clean`` is what becomes of the others."""
+        """Return the data as it is stored and sent: marked fields as pseudonyms, the others through ``clean``."""
         return dict(masked(self.model_dump(mode="json"), _marks_of(type(self)), clean))
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -90,12 +90,12 @@ class EventModel(BaseModel):
 
 
 def meaning_of(model: type[EventModel]) -> str:
-    """When an event of the type happens: the docstring of its class."""
+    """Return when an event of the type happens: the docstring of its class."""
     return inspect.cleandoc(model.__doc__ or "")
 
 
 def example_of(model: type[BaseModel]) -> dict[str, Any]:
-    """What ``model`` looks like: of each field the first of its examples, or its default where it has one."""
+    """Return an example of ``model``: the first example of each field, or its default."""
     shown: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if isinstance(mark := _marks_of(model).get(name), str):
@@ -109,20 +109,20 @@ def example_of(model: type[BaseModel]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _marks_of(model: type[BaseModel]) -> Mapping[str, Mark]:
-    """What of a class of events is personal, by field."""
+    """Return the personal fields of an event class, with their marks."""
     mark = mark_of(model)
     return {} if mark is None or isinstance(mark, str) else mark
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Types of events, each under its own name, in the order in which they are told of."""
+    """Event types with distinct names, in the order of the documents."""
 
     models: tuple[type[EventModel], ...]
 
     @classmethod
     def of(cls, models: Iterable[type[EventModel]]) -> "Vocabulary":
-        """Check the classes. Raises TypeError for what is no event class, ValueError for one that cannot stand here."""
+        """Check the classes. Raises TypeError for an object that is no event class, ValueError for an invalid one."""
         taken: dict[str, type[EventModel]] = {}
         for model in map(_check, models):
             for name in (model.event_type, model.__name__):
@@ -142,7 +142,7 @@ class Vocabulary:
 
 def _check(model: object) -> type[EventModel]:
     if not (inspect.isclass(model) and issubclass(model, EventModel)):
-        raise TypeError(f"{model!r} is no class of events; derive it from asyncbg.EventModel")
+        raise TypeError(f"{model!r} is no event class; derive it from asyncbg.EventModel")
     name = model.event_type
     if not _NAME.fullmatch(name):
         raise ValueError(f"{_full(model)} needs an event_type of the form noun.verb, such as email.sent, not {name!r}")

@@ -1,15 +1,15 @@
-"""What a function is called. Any object may be handed over as one, also with properties that raise."""
+"""Names of functions. Any object may be passed as one, also with properties that raise."""
 
 from typing import Any
 
 
 def module_and_qualname(function: Any) -> tuple[str | None, str | None]:
-    """The module and the qualified name that an object tells of itself; None for what cannot be read."""
+    """Return the module and the qualified name of an object; None for each that cannot be read."""
     return _read(function, "__module__"), _read(function, "__qualname__")
 
 
 def display_name(function: Any) -> str:
-    """``module:qualname``, that of its class where the object has none itself."""
+    """Return ``module:qualname``, of its class where the object has none itself."""
     module, qualname = module_and_qualname(function)
     if qualname is None:
         return f"{type(function).__module__}:{type(function).__qualname__}"

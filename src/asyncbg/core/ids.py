@@ -16,7 +16,7 @@ _VARIANTS = "89ab"
 
 
 class IdGenerator:
-    """Makes UUIDv7 text ids that never sort before an earlier one of the same generator.
+    """A generator of UUIDv7 text ids that never sort before an earlier one of the same generator.
 
     The 12 bits of ``rand_a`` count within a millisecond (RFC 9562, method 1); when the count is used up, or the
     clock went back, the last millisecond is carried on and borrowed from.
@@ -33,7 +33,7 @@ class IdGenerator:
         self._at = 0
 
     def new(self) -> str:
-        """A fresh id: 36 characters, lower case."""
+        """Return a new id: 36 characters, lower case."""
         with self._lock:
             now_ms = self._clock.now_ms()
             if now_ms > self._last_ms:
@@ -61,5 +61,5 @@ def is_job_id(text: str) -> bool:
 
 
 def random_token() -> int:
-    """A random positive integer of 62 bits: a fencing token that fits every database's BIGINT."""
+    """Return a random positive integer of 62 bits: a fencing token that fits every database's BIGINT."""
     return int.from_bytes(os.urandom(8)) >> 2

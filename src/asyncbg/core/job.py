@@ -1,4 +1,4 @@
-"""What a job is: its record, its states and the one table of moves between them."""
+"""Jobs: records, states, the table of transitions, and the outcomes of attempts."""
 
 import math
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from asyncbg.core.stored_arguments import shown_arguments
 from asyncbg.privacy.marks import ArgumentRedactor, Mark
 
 LONGEST_MESSAGE = 2_000
-"""Characters of an error's, a progress report's or a cancel's words that are kept."""
+"""Characters kept of the text of an error, a progress report or a cancel reason."""
 _LONGEST_UNIT = 100
 
 ANONYMOUS = "anonymous"
-"""The owner of a job where nobody was asked who they are."""
+"""The owner of a job without authentication."""
 
 
 class JobState(StrEnum):
-    """Where a job stands. The last three are final."""
+    """The state of a job. The last three are final."""
 
     WAITING = "waiting"
     SCHEDULED = "scheduled"
@@ -32,7 +32,7 @@ class JobState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job will not change by itself any more."""
+        """Whether the job is finished: only a retry by hand changes it."""
         return self in FINAL_STATES
 
 
@@ -118,7 +118,7 @@ class ProgressValue:
     unit: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form of the contract, which knows neither NaN nor infinity: 0 done, and no total, stand for them."""
+        """Return the JSON form of the contract, with 0 (or no total) for NaN and infinity, which JSON lacks."""
         return {
             "current": _finite(self.current, 0),
             "total": _finite(self.total, None),
@@ -128,14 +128,14 @@ class ProgressValue:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """The progress that a stored text holds, whatever is in it."""
+        """Parse stored progress; an invalid text is no progress."""
         found = load_json(text)
         known = {name: found[name] for name in cls.__slots__ if name in found} if isinstance(found, dict) else {}
         return cls(**known)
 
 
 def _finite(value: object, otherwise: float | None) -> float | None:
-    """``value`` as a number that JSON has."""
+    """Return ``value`` as a finite number, or ``otherwise``."""
     try:
         number = value if type(value) is int else float(value)  # type: ignore[arg-type]  # what is no number is caught
         return number if math.isfinite(number) else otherwise
@@ -150,12 +150,12 @@ class JobFailure:
     type: str
     message: str
     traceback: str | None = field(default=None, compare=False, repr=False)
-    """Where it was raised, as text; only on its way to the store, see :class:`Attempt`."""
+    """The traceback as text; stored with the attempt, see :class:`Attempt`."""
     cause: BaseException | None = field(default=None, compare=False, repr=False)
     """The exception itself, where it was raised in this process."""
 
     def as_dict(self) -> dict[str, str]:
-        """The JSON form of the contract."""
+        """Return the JSON form of the contract."""
         return {"type": self.type, "message": self.message}
 
 
@@ -187,7 +187,7 @@ class JobRecord:
     error: JobFailure | None = None
     cancel_reason: str | None = None
     omitted: Mapping[str, int] = field(default_factory=dict)
-    """What a list has left out, and its size in bytes: ``args`` is ``{}`` then, and ``result`` None."""
+    """Values left out of a list, with their sizes in bytes: ``args`` is ``{}`` then, and ``result`` None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,24 +196,24 @@ class Attempt:
 
     number: int
     worker: str | None
-    """The place of the process that ran it, where that is known."""
+    """The slot of the process that ran it, where that is known."""
     started_at_ms: int
     ended_at_ms: int | None = None
     outcome: str | None = None
-    """``succeeded``, ``failed``, ``cancelled``, ``released`` (given back at a shutdown) or ``lost`` (process ended)."""
+    """``succeeded``, ``failed``, ``cancelled``, ``released`` (at a shutdown) or ``lost`` (process ended)."""
     error: JobFailure | None = None
     traceback: str | None = field(default=None, repr=False)
 
 
 def redact_for(record: JobRecord, text: str) -> str:
-    """A text about a job as others may see it: without the job's personal arguments, and what looks personal."""
+    """Return a text about a job without its personal arguments and without what looks personal."""
     cleaned = ArgumentRedactor(shown_arguments(record.args), record.personal).clean(
         make_storable(text, most=LONGEST_MESSAGE)
     )
     return make_storable(cleaned, most=LONGEST_MESSAGE)
 
 
-# Outcomes: what one attempt ended in. Small values; the executor makes them, the store writes them.
+# Outcomes of one attempt: the executor returns them, the store writes them.
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The attempt was given back (shutdown): the job is queued again and the attempt does not count."""
+    """The attempt was released at a shutdown: the job is queued again and the attempt does not count."""
 
     reason: str
 

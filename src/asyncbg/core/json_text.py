@@ -1,4 +1,4 @@
-"""JSON as every reader takes it, without NaN and halves of characters; and stored text, read whatever is in it."""
+"""JSON that every reader accepts, without NaN and lone surrogates; and lenient reading of stored text."""
 
 import json
 import math
@@ -12,7 +12,7 @@ _LONG_NUMBER = re.compile(r"\d{4300}")
 
 
 def dump_json(value: Any) -> str:
-    """One line of JSON in ASCII: null for NaN and infinity, a question mark for each lone surrogate.
+    """Return one line of JSON in ASCII: null for NaN and infinity, a question mark for each lone surrogate.
 
     Raises TypeError, ValueError or RecursionError for what has no JSON form.
     """
@@ -24,7 +24,7 @@ def dump_json(value: Any) -> str:
 
 
 def without_odd_numbers(value: Any) -> Any:
-    """A JSON value with null for NaN and infinity."""
+    """Return a JSON value with null for NaN and infinity."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -35,7 +35,7 @@ def without_odd_numbers(value: Any) -> Any:
 
 
 def load_json(text: str | None, otherwise: Any = None) -> Any:
-    """What a stored text holds; ``otherwise`` where it is no JSON. Never raises, whoever has written it."""
+    """Parse a stored text; return ``otherwise`` where it is no JSON. Never raises."""
     try:
         value = json.loads(text or "null", parse_constant=lambda _: None)
         return json.loads(_whole(text or "null")) if "\\ud" in (text or "").lower() else value
@@ -44,9 +44,9 @@ def load_json(text: str | None, otherwise: Any = None) -> Any:
 
 
 def require_light(body: bytes, *, most_values: int, most_containers: int) -> None:
-    """Raise HeavyJsonError where ``body`` holds more values, or objects and lists, before anything is made of it.
+    """Raise HeavyJsonError where ``body`` holds more values, or objects and lists, before it is parsed.
 
-    A list costs 60 bytes and more and is looked at by the garbage collector: 10 MB of ``[],`` take 2 s and 270 MB.
+    A list costs 60 bytes and more and is tracked by the garbage collector: 10 MB of ``[],`` take 2 s and 270 MB.
     """
     if not _is_heavy(body, most_values, most_containers):
         return
@@ -55,7 +55,7 @@ def require_light(body: bytes, *, most_values: int, most_containers: int) -> Non
 
 
 class HeavyJsonError(ValueError):
-    """A JSON document is made of too many parts."""
+    """A JSON document has too many parts."""
 
 
 def _is_heavy(text: bytes, most_values: int, most_containers: int) -> bool:
@@ -64,7 +64,7 @@ def _is_heavy(text: bytes, most_values: int, most_containers: int) -> bool:
 
 
 def has_long_number(text: str) -> bool:
-    """Whether it holds a number of more digits than Python reads."""
+    """Whether it holds a number with more digits than Python parses."""
     return len(text) >= _LONGEST_NUMBER and _LONG_NUMBER.search(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""Keyset pages: the newest first, and a cursor that names the last one shown."""
+"""Keyset pagination: newest first, with a cursor that names the last item of the page."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -19,7 +19,7 @@ class KeysetPage(Generic[T]):
 
 
 def parse_cursor(cursor: str | None) -> int:
-    """The position that the page after ``cursor`` begins before. Raises BadCursorError."""
+    """Return the position that the page after ``cursor`` begins before. Raises BadCursorError."""
     if cursor is None:
         return _NEWEST
     if cursor.isascii() and cursor.isdecimal() and len(cursor) < len(str(_NEWEST)):
@@ -28,6 +28,6 @@ def parse_cursor(cursor: str | None) -> int:
 
 
 def build_page(items: list[tuple[int, T]], limit: int) -> KeysetPage[T]:
-    """Make a page of at most ``limit`` out of ``limit + 1`` items with their positions, newest first."""
+    """Return a page of at most ``limit`` items from ``limit + 1`` items with their positions, newest first."""
     shown = items[:limit]
     return KeysetPage([item for _, item in shown], str(shown[-1][0]) if len(items) > limit else None)

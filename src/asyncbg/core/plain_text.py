@@ -1,4 +1,4 @@
-"""Text that can be stored, sent and printed: what a caller names must be so, what a task says is made so."""
+"""Text that can be stored, sent and printed: names are validated, free text is made storable."""
 
 import re
 
@@ -10,7 +10,7 @@ _NOT_ONE_LINE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def is_storable(text: str) -> bool:
-    """Whether it holds no NUL character and no lone surrogate, which neither SQLite nor UTF-8 takes."""
+    """Whether it holds no NUL character and no lone surrogate, which SQLite and UTF-8 cannot hold."""
     return _UNSTORABLE.search(text) is None
 
 

@@ -1,7 +1,7 @@
-"""How values that were validated once are written down and read back: pydantic's schema without second judgement.
+"""Schemas for storing validated values: pydantic's schema without a second validation.
 
-Whoever validates twice fails a job for a value that was accepted: a time that was in the future, a file that was there.
-So what looks at the world, and what the user wrote to judge or change a value, is taken out of the schema.
+A second validation could fail a job for an accepted value: a time that was in the future, a file that existed. So
+checks of the clock and the file system, and the user's own validators, are removed from the schema.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ _CONFIG = CoreConfig(ser_json_bytes="base64", val_json_bytes="base64", ser_json_
 
 
 def rebuild_schema(schema: CoreSchema, *, keep_validators: bool) -> CoreSchema:
-    """``schema`` without clocks and file systems; without the user's own validators too unless they are kept.
+    """Return ``schema`` without checks of clock and file system, and without user validators unless they are kept.
 
     A datetime is written with the name of its zone (RFC 9557) and read back with it.
     """
@@ -42,7 +42,7 @@ def rebuild_schema(schema: CoreSchema, *, keep_validators: bool) -> CoreSchema:
 
 
 def has_dynamic_defaults(schema: Any) -> bool:
-    """Whether a default anywhere in it is made anew each time."""
+    """Whether the schema has a default factory anywhere."""
     if isinstance(schema, dict):
         if "default_factory" in schema:
             return True
@@ -54,7 +54,7 @@ def validator_of(schema: CoreSchema) -> SchemaValidator:
     """The validator of a changed schema: nothing of what its classes have built themselves is used."""
     try:
         return SchemaValidator(schema, _CONFIG, _use_prebuilt=False)
-    except TypeError:  # an older pydantic, which always builds anew
+    except TypeError:  # an older pydantic, which never uses prebuilt ones
         return SchemaValidator(schema, _CONFIG)
 
 

@@ -12,7 +12,7 @@ _LONGEST_DELAY_S = 366 * 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often a failed job is tried again, and how long after.
+    """How often a failed job is retried, and after which delay.
 
     ``retries`` counts the attempts after the first. The delay before attempt ``k + 1`` is drawn uniformly from
     0 to ``min(cap_s, base_s * 2 ** (k - 1))`` seconds.
@@ -29,18 +29,18 @@ class RetryPolicy:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether another attempt could end differently: not with a FinalError, nor with one in a group of errors."""
+    """Whether another attempt could succeed: not after a FinalError, nor one inside a group of errors."""
     return not any(isinstance(part, FinalError) for part in iter_errors(error))
 
 
 def requested_delay_s(error: BaseException) -> float | None:
-    """The longest delay that the error itself, or one in a group of errors, asks for (``retry_after_s``), if any."""
+    """Return the longest delay that the error, or one in its group, requests (``retry_after_s``), if any."""
     delays = [delay for part in iter_errors(error) if (delay := _requested(part)) is not None]
     return max(delays, default=None)
 
 
 def iter_errors(error: BaseException) -> Iterator[BaseException]:
-    """The error itself, and of a group the errors in it at any depth, in their order: up to a thousand."""
+    """Yield the error itself, and the errors of a group at any depth, in their order: up to a thousand."""
     pending, seen = [error], 0
     while pending and seen < _MOST_SEEN:
         one = pending.pop()

@@ -15,7 +15,7 @@ _BY_VALUE = 2
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether the two could be swapped and nobody would notice: types, order, and what an object holds.
+    """Whether the two are interchangeable: equal in type, order and the state of objects.
 
     ``1`` is not ``True``, ``1.0`` not ``1``, an enumeration's text not its member. Objects are compared by what pickle
     would take of them, never by their own ``__eq__``. Raises where an object cannot be taken apart.
@@ -78,7 +78,7 @@ def _are_same(some: Iterable[Any], others: Iterable[Any]) -> bool:
 
 
 def _is_same_offset(one: tzinfo, other: tzinfo) -> bool:
-    """pydantic's own zone stands for the standard library's; one with a name of its own is another."""
+    """Whether two fixed offsets are the same: pydantic's zone equals the standard library's, unless it is named."""
     if isinstance(one, timezone) and isinstance(other, timezone):
         return repr(one) == repr(other)
     return one.utcoffset(None) == other.utcoffset(None)

@@ -22,7 +22,7 @@ _NOTE_BEGINS = f',"{_NOTE}":{{'
 
 
 def shown_arguments(text: str) -> dict[str, Any]:
-    """Stored arguments as JSON values by parameter, for whoever looks at a job; the note is left out. Never raises."""
+    """Return stored arguments as JSON values by parameter, without the note. Never raises."""
     found = load_json(text)
     arguments: dict[str, Any] = found if isinstance(found, dict) else {}
     arguments.pop(_NOTE, None)
@@ -37,7 +37,7 @@ class StoredArguments:
         self._schema = schema
 
     def dump(self, bound: Mapping[str, Any], most_bytes: int) -> str | None:
-        """The text that :meth:`load` reads back as the very same values; None: there is none.
+        """Return the text that :meth:`load` reads back as the same values; None: no such text exists.
 
         Raises OversizeError, and whatever the values' own serializers and validators raise.
         """
@@ -94,7 +94,7 @@ class StoredArguments:
 
 
 class OversizeError(Exception):
-    """The text is longer than what is taken; ``size`` is its length in bytes."""
+    """The text exceeds the limit; ``size`` is its length in bytes."""
 
     def __init__(self, size: int) -> None:
         """Keep the size."""

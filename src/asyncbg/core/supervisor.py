@@ -1,4 +1,4 @@
-"""The supervisor: keeps loops running. One that ends by itself is logged, counted and started again with backoff."""
+"""The supervisor of background loops: a loop that ends unexpectedly is logged, counted and restarted with backoff."""
 
 import asyncio
 import logging
@@ -59,7 +59,7 @@ class Supervisor:
             await asyncio.wait(tasks)
 
     def drop(self) -> list[asyncio.Task[None]]:
-        """Supervise nothing any more; returns the tasks of the loops, as they are."""
+        """Stop supervising. Return the tasks of the loops, which keep running."""
         ending, self._running = list(self._running.values()), {}
         for one in ending:
             if one.restart is not None:
@@ -75,7 +75,7 @@ class Supervisor:
     def _ended(self, one: "_Supervised") -> None:
         if self._running.get(one.name) is not one:
             return
-        if one.error is None and not one.task.cancelled():  # it returned: it was told to stop
+        if one.error is None and not one.task.cancelled():  # it returned on purpose
             del self._running[one.name]
             return
         loop = one.task.get_loop()

@@ -1,4 +1,4 @@
-"""What is wrong with an input, told without the input: pydantic's errors, cleaned."""
+"""Validation errors without the input: pydantic's errors, cleaned."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from asyncbg.errors import ErrorItem
 from asyncbg.privacy import redact
 
-# What a name in a location may be: a word of ours, a slip of one, or a branch of a union such as list[str].
+# A name in a location: a field, a misspelt field, or a branch of a union such as list[str].
 _NAME = re.compile(r"[A-Za-z_][\w.,$()\[\]-]{0,99}", re.ASCII)
 # What pydantic says of these types quotes the input after the comma; the sentence before it says enough.
 _QUOTES_INPUT = re.compile(r"(?:date|time|datetime|date_from_datetime|datetime_from_date|time_delta|uuid|url)_parsing")
@@ -20,7 +20,7 @@ _BLAND = {
 
 
 def clean_error(item: Mapping[str, Any]) -> ErrorItem:
-    """One thing that is wrong, without the input, its context, or a message that quotes it."""
+    """Return one error without the input, its context, or a message that quotes it."""
     kind, msg, given = str(item["type"]), str(item["msg"]), item.get("input")
     if kind in _BLAND:
         msg = _BLAND[kind]
@@ -35,12 +35,12 @@ def clean_error(item: Mapping[str, Any]) -> ErrorItem:
 
 
 def _name(part: str) -> str:
-    """A name in a location. One that is no name is a caller's text, such as the key of a field there is not."""
+    """Return a name in a location; ``?`` for a caller's text, such as the key of an unknown field."""
     return redact(part) if _NAME.fullmatch(part) else "?"
 
 
 def _is_quoted(given: Any, msg: str) -> bool:
-    """Whether a message of somebody's own validator repeats what it was given, or any part of that."""
+    """Whether the message of a user's validator repeats its input or a part of it."""
     if isinstance(given, Mapping):
         return any(_is_quoted(part, msg) for pair in given.items() for part in pair)
     if isinstance(given, list | tuple | set | frozenset):

@@ -1,7 +1,6 @@
-"""Keeps people out of logs: marked fields become pseudonyms, and patterns catch what free text lets slip.
+"""Privacy: marked fields become pseudonyms, and patterns find personal data and secrets in free text.
 
-The marker is the rule, the patterns are the net below it: ``redact`` knows only what looks unmistakably
-personal or secret.
+The marks are the rule, the patterns a safety net: ``redact`` finds only what looks unmistakably personal or secret.
 """
 
 from asyncbg.privacy.log_redaction import RedactingFilter

@@ -25,7 +25,7 @@ _UNREADABLE = '{"[encrypted]": '
 
 
 def read_key(text: str) -> bytes:
-    """A key from its 64 hexadecimal digits, or from base64 in either alphabet. Raises ValueError, without the key."""
+    """Parse a key of 64 hexadecimal digits, or base64 in either alphabet. Raises ValueError, without the key."""
     try:
         if len(text) == 2 * KEY_BYTES:
             return bytes.fromhex(text)
@@ -43,7 +43,7 @@ def is_encrypted(text: str) -> bool:
 
 
 def key_id_of(text: str) -> str:
-    """The id of the key that a stored value is encrypted with."""
+    """Return the id of the key that a stored value is encrypted with."""
     return text[len(_PREFIX) :].partition(":")[0]
 
 
@@ -54,10 +54,10 @@ def require_readable(text: str) -> None:
 
 
 class Encryption:
-    """A key ring. Without keys it encrypts nothing, and reads what is not encrypted."""
+    """A key ring: the first key encrypts, every key decrypts. Without keys values are stored as they are."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
-        """Take the keys, the one that encrypts first. Raises SettingsError where ``cryptography`` is not installed."""
+        """Pass the encrypting key first. Raises SettingsError where ``cryptography`` is not installed."""
         self._ciphers: dict[str, Any] = {_key_id(key): _cipher(key) for key in keys}
         self._first = next(iter(self._ciphers), "")
         self._lookup = hmac.digest(keys[0], b"asyncbg lookup", "sha256") if keys else b""
@@ -73,7 +73,7 @@ class Encryption:
         return tuple(self._ciphers)
 
     def encrypt(self, text: str, job_id: str, field: str) -> str:
-        """``text`` as it is stored in ``field`` of the job."""
+        """Encrypt ``text`` for ``field`` of the job."""
         if not self._ciphers:
             return text
         nonce = os.urandom(_NONCE_BYTES)
@@ -81,7 +81,7 @@ class Encryption:
         return f"{_PREFIX}{self._first}:{binascii.b2a_base64(nonce + box, newline=False).decode()}"
 
     def decrypt(self, stored: str, job_id: str, field: str) -> str:
-        """What is stored in ``field`` of the job, decrypted where it is encrypted. Raises UnreadableError."""
+        """Decrypt the stored value of ``field`` of the job; return a plain value unchanged. Raises UnreadableError."""
         if not stored.startswith(_PREFIX):
             return stored
         cipher = self._ciphers.get(key_id_of(stored))
@@ -101,7 +101,7 @@ class Encryption:
         return opened.decode("utf-8", "surrogatepass")
 
     def decrypt_or_explain(self, stored: str, job_id: str, field: str) -> str:
-        """The same; what cannot be decrypted is JSON that says why, and :func:`require_readable` knows it."""
+        """Decrypt; where that fails return JSON that says why, which :func:`require_readable` recognizes."""
         if not stored.startswith(_PREFIX):
             return stored
         try:
@@ -110,25 +110,25 @@ class Encryption:
             return json.dumps({"[encrypted]": str(error)})
 
     def reencrypt(self, stored: str, job_id: str, field: str) -> str:
-        """The stored value under the first key; itself where it is so already. Raises UnreadableError."""
+        """Encrypt a stored value under the first key, unless it is already. Raises UnreadableError."""
         if is_encrypted(stored) and key_id_of(stored) == self._first:
             return stored
         return self.encrypt(self.decrypt(stored, job_id, field), job_id, field)
 
     def new_digest_key(self) -> str:
-        """A fresh key for :meth:`digest`, to be stored: encrypted under the first key."""
+        """Return a new key for :meth:`digest`, encrypted under the first key."""
         return self.encrypt(os.urandom(KEY_BYTES).hex(), "", "lookup")
 
     def use_digest_key(self, stored: str) -> None:
-        """Take the database's own key for :meth:`digest`. Raises UnreadableError."""
+        """Use the database's key for :meth:`digest`. Raises UnreadableError."""
         self._lookup = bytes.fromhex(self.decrypt(stored, "", "lookup"))
 
     def digest(self, text: str | None, field: str) -> str | None:
-        """What is stored of a text that is only ever compared: a keyed digest (HMAC-SHA256), always the same."""
+        """Return a deterministic keyed digest (HMAC-SHA256) of a text that is only compared."""
         if text is None or not self._ciphers or text.startswith(_DIGEST):
             return text
-        told = f"{field}\0{text}".encode("utf-8", "surrogatepass")
-        return _DIGEST + hmac.digest(self._lookup, told, "sha256").hex()
+        named = f"{field}\0{text}".encode("utf-8", "surrogatepass")
+        return _DIGEST + hmac.digest(self._lookup, named, "sha256").hex()
 
 
 _WORDS = {"args": "arguments"}
@@ -139,7 +139,7 @@ def _bound_to(job_id: str, field: str) -> bytes:
 
 
 def _key_id(key: bytes) -> str:
-    """Names a key without telling anything of it."""
+    """Return an id of a key that reveals nothing of the key."""
     return hashlib.sha256(b"asyncbg key id" + key).hexdigest()[:_ID_CHARS]
 
 

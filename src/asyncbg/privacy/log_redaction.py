@@ -1,4 +1,6 @@
-"""Keeps log records clean: redacted, and escaped so that no value can pretend to be a line of its own."""
+"""Log redaction: records are redacted, and escaped so that no value can forge a line.
+
+asyncbg's own loggers are always filtered; an application's handlers only where ``privacy.redact_logs`` is on."""
 
 import logging
 import re
@@ -17,7 +19,7 @@ _Hide: TypeAlias = Callable[[Any], Any]
 
 
 class RedactingFilter(logging.Filter):
-    """Redacts and escapes all that a record says. Put it on handlers, so that every logger's records pass it.
+    """A filter that redacts and escapes every part of a record. Add it to handlers, which get every logger's records.
 
     The message and its arguments become one line; a traceback keeps its lines, indented, since only a record may begin
     in the first column. What ``extra=`` added is redacted too. With ``mask=False`` all is escaped and nothing redacted.
@@ -29,7 +31,7 @@ class RedactingFilter(logging.Filter):
         self._hide: _Hide = redact_json if mask else _as_it_is
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, clean."""
+        """Clean the record; always return True."""
         _clean_arguments(record, self._hide)
         _clean_message(record, self._hide)
         _clean_traceback(record, self._hide)
@@ -51,7 +53,7 @@ def _clean_message(record: logging.LogRecord, hide: _Hide) -> None:
     """The formatted message, since a secret may be split between template and argument."""
     try:
         message = record.getMessage()
-    except Exception:  # noqa: BLE001 - template and arguments disagree, or an argument cannot say what it is: logging tells it
+    except Exception:  # noqa: BLE001 - template and arguments disagree, or the repr of an argument fails: logging reports it
         return
     clean = _in_one_line(hide(message.rstrip("\n")))
     if clean != message and record.name != "uvicorn.access":
@@ -95,18 +97,18 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
-def guard_own_loggers(*, mask: bool) -> None:
-    """Let nothing that our loggers say leave them unredacted; a filter of a logger is not asked for its children."""
+def redact_own_loggers(*, mask: bool) -> None:
+    """Filter every logger of asyncbg: a logger's filter does not apply to its children."""
     known = list(logging.root.manager.loggerDict)
     for name in (_OWN, *(name for name in known if name.startswith(f"{_OWN}."))):
         logger = logging.getLogger(name)
-        if not _is_guarded(logger):
+        if not _is_filtered(logger):
             logger.addFilter(RedactingFilter(mask=mask))
 
 
-def guard_handlers(*, mask: bool) -> Callable[[], None]:
-    """Put the filter on every handler there is now. Returns what takes those it added away again."""
-    added = [(handler, RedactingFilter(mask=mask)) for handler in _handlers() if not _is_guarded(handler)]
+def redact_handlers(*, mask: bool) -> Callable[[], None]:
+    """Add the filter to every existing handler. Return a function that removes the added ones."""
+    added = [(handler, RedactingFilter(mask=mask)) for handler in _handlers() if not _is_filtered(handler)]
     for handler, guard in added:
         handler.addFilter(guard)
 
@@ -126,5 +128,5 @@ def _handlers() -> Iterator[logging.Handler]:
     return iter({handler: None for logger in loggers for handler in logger.handlers})
 
 
-def _is_guarded(filterer: logging.Filterer) -> bool:
+def _is_filtered(filterer: logging.Filterer) -> bool:
     return any(isinstance(known, RedactingFilter) for known in filterer.filters)

@@ -1,8 +1,8 @@
-"""Privacy by type: which parts of a value its annotation marks as personal, and the value without them.
+"""Privacy by type: which parts of a value are marked as personal by its annotation, and their redaction.
 
 A mark is a kind (all of the value is personal: ``"email"``) or says where in the value others are:
 ``{"customer": {"email": "email"}, "guests": {"*": {"name": "personal"}}}``; ``*`` is every item. Marks are JSON, so
-they are stored with a job, and whoever shows it needs neither its task nor its types.
+they are stored with a job, which can be shown without its task and types.
 """
 
 import json
@@ -22,11 +22,11 @@ from asyncbg.privacy.pseudonyms import mask
 Mark = str | Mapping[str, "Mark"]
 EVERY = "*"
 RESULT = "return"
-"""Where the mark of a task's result stands among those of its parameters; no parameter can be named so."""
+"""The name of the result among the marks of the parameters; no parameter can have it."""
 
 _UNNAMED = "personal"
 _SHORTEST = {str: 3, int: 6}
-"""What is shorter may be a common word, or a count, and is looked for nowhere else."""
+"""Shorter values may be common words or counts, and are not searched for in texts."""
 _MOST_VALUES = 1_000
 
 
@@ -45,9 +45,9 @@ class Personal:
 
 
 def mark_of(annotation: Any) -> Mark | None:
-    """What of a value of this type is personal: ``Personal`` on it, or anywhere in its fields and items; None: nothing.
+    """Return the marks of a type: ``Personal`` on it, or anywhere in its fields and items; None: nothing is personal.
 
-    A type that holds itself is marked to the depth where it comes again; from there on it is personal as a whole.
+    A recursive type is marked down to its first recurrence; from there on the whole value is personal.
     """
     first = _Reader(again=None)
     mark = first.read(annotation)
@@ -55,7 +55,7 @@ def mark_of(annotation: Any) -> Mark | None:
 
 
 class _Reader:
-    """Walks an annotation down; ``again`` stands for a class inside itself."""
+    """A walk through an annotation; ``again`` is the mark of a recurring class."""
 
     def __init__(self, again: Mark | None) -> None:
         self.came_again = False
@@ -98,7 +98,7 @@ class _Reader:
 
 
 def masked(value: Any, mark: Mark | None, clean: Callable[[Any], Any] = redact_json) -> Any:
-    """A JSON value with its personal parts as pseudonyms; ``clean`` is what becomes of the others."""
+    """Return a JSON value with its personal parts as pseudonyms and the others through ``clean``."""
     if value is None:
         return None
     if isinstance(mark, str):
@@ -113,33 +113,33 @@ def masked(value: Any, mark: Mark | None, clean: Callable[[Any], Any] = redact_j
 
 
 def masked_arguments(args: Mapping[str, Any], marks: Mapping[str, Mark]) -> dict[str, Any]:
-    """A job's arguments: marked ones as pseudonyms, what looks personal in the others redacted."""
+    """Return a job's arguments: marked ones as pseudonyms, the others redacted."""
     return {name: masked(value, marks.get(name)) for name, value in args.items()}
 
 
 def masked_result(result: Any, marks: Mapping[str, Mark]) -> Any:
-    """A job's result: as it is where its type marks nothing."""
+    """Return a job's result: unchanged where its type marks nothing."""
     mark = marks.get(RESULT)
     return result if mark is None else masked(result, mark)
 
 
 class ArgumentRedactor:
-    """Knows the personal values of one job, and puts a pseudonym wherever one of them turns up in a text."""
+    """The personal values of one job, which are replaced by pseudonyms wherever they occur in a text."""
 
     def __init__(self, args: Mapping[str, Any], marks: Mapping[str, Mark]) -> None:
-        """Take a job's arguments (in Python or JSON form); nothing is looked at before the first text."""
+        """Take a job's arguments (in Python or JSON form); they are inspected at the first text."""
         self._args = args
         self._marks = marks
-        self._stand_ins: dict[str, str] | None = None
+        self._pseudonyms: dict[str, str] | None = None
 
     def clean(self, text: str) -> str:
-        """``text`` without the job's personal values, and without what looks personal or secret."""
+        """Return ``text`` without the job's personal values, and without what looks personal or secret."""
         if not text:
             return text
-        if self._stand_ins is None:
-            self._stand_ins = self._learn()
-        if any(value in text for value in self._stand_ins):
-            text = self._pattern(self._stand_ins).sub(self._hide, text)
+        if self._pseudonyms is None:
+            self._pseudonyms = self._learn()
+        if any(value in text for value in self._pseudonyms):
+            text = self._pattern(self._pseudonyms).sub(self._hide, text)
         return redact(text)
 
     def clean_json(self, value: Any) -> Any:
@@ -160,16 +160,16 @@ class ArgumentRedactor:
         }
 
     @staticmethod
-    def _pattern(stand_ins: Mapping[str, str]) -> re.Pattern[str]:
-        longest_first = sorted(stand_ins, key=len, reverse=True)
+    def _pattern(pseudonyms: Mapping[str, str]) -> re.Pattern[str]:
+        longest_first = sorted(pseudonyms, key=len, reverse=True)
         return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
     def _hide(self, match: re.Match[str]) -> str:
-        return (self._stand_ins or {})[match[0]]
+        return (self._pseudonyms or {})[match[0]]
 
 
 def _values(value: Any, mark: Mark | None) -> Iterator[tuple[str, str]]:
-    """Every text and number that is marked, with its kind."""
+    """Yield every marked text and number, with its kind."""
     if not mark or value is None:
         return
     if isinstance(value, BaseModel):
@@ -187,7 +187,7 @@ def _values(value: Any, mark: Mark | None) -> Iterator[tuple[str, str]]:
 
 
 def _unwrapped(annotation: Any) -> Any:
-    """What a name for a type stands for: ``type Email = …``, ``NewType``."""
+    """Resolve type aliases and ``NewType``."""
     while True:
         if isinstance(annotation, typing_extensions.TypeAliasType):
             annotation = annotation.__value__
@@ -238,7 +238,7 @@ def _named(marks: Iterable[tuple[str, Mark | None]]) -> Mark | None:
 
 
 def _merged(marks: Iterable[Mark | None]) -> Mark | None:
-    """The mark of a value that is of any one of several types: whatever one of them marks."""
+    """Return the mark of a union: whatever any of its types marks."""
     merged: Mark | None = None
     for mark in marks:
         if merged is None or isinstance(mark, str):

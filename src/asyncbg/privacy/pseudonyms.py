@@ -1,4 +1,4 @@
-"""What stands for a value that must not be shown: nothing at all, or a keyed pseudonym that still correlates."""
+"""Replacements of values that must not be shown: a fixed word, or a keyed pseudonym that still correlates."""
 
 import hashlib
 import html
@@ -30,24 +30,24 @@ def use_pseudonym_key(key: bytes) -> None:
 
 
 def mask(value: object, kind: str = "personal") -> str:
-    """A stand-in for a value: ``[secret]`` and ``[card]`` tell nothing, every other kind gets a pseudonym."""
+    """Return the replacement of a value: ``[secret]``, ``[card]``, or a pseudonym for every other kind."""
     if kind in _SECRET_KINDS:
         return SECRET
     return CARD if kind == "card" else pseudonym(value, kind=kind)
 
 
 def pseudonym(value: object, *, kind: str = "personal") -> str:
-    """The same for the same value, however it is written, and no way back without the key: ``[email:ab12cd34]``.
+    """Return a pseudonym such as ``[email:ab12cd34]``: equal for equal values, irreversible without the key.
 
     The digits are a keyed BLAKE2s digest (RFC 7693, section 2.9), which costs a third of HMAC-SHA256.
     """
     return _pseudonym(kind, str(value), _Pseudonyms.key)
 
 
-@lru_cache(maxsize=64)  # the lines of a log that tell of one person come together
+@lru_cache(maxsize=64)  # log lines about one person are close together
 def _pseudonym(kind: str, text: str, key: bytes) -> str:
-    told = f"{kind}\0{_NORMAL.get(kind, str)(text)}".encode("utf-8", "surrogatepass")
-    return f"[{kind}:{hashlib.blake2s(told, digest_size=4, key=key).hexdigest()}]"
+    named = f"{kind}\0{_NORMAL.get(kind, str)(text)}".encode("utf-8", "surrogatepass")
+    return f"[{kind}:{hashlib.blake2s(named, digest_size=4, key=key).hexdigest()}]"
 
 
 def _normal_email(text: str) -> str:

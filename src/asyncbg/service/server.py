@@ -24,7 +24,7 @@ from asyncbg.core.clock import Clock, rfc3339
 from asyncbg.core.supervisor import Supervisor
 from asyncbg.engine.maintenance import every
 from asyncbg.errors import SettingsError
-from asyncbg.privacy.log_redaction import guard_handlers
+from asyncbg.privacy.log_redaction import redact_handlers
 from asyncbg.service import version
 from asyncbg.service.auth_middleware import AuthMiddleware, document_authentication
 from asyncbg.service.docs_page import install_docs
@@ -244,7 +244,7 @@ def _redact_logs(settings: Settings) -> None:
     logging.getLogger("uvicorn.access").addFilter(redact_client)
     if settings.privacy.mask:
         logging.getLogger("uvicorn.access").addFilter(redact_path)
-    guard_handlers(mask=settings.privacy.mask)
+    redact_handlers(mask=settings.privacy.mask)
 
 
 def _shorten_startup_error(record: logging.LogRecord) -> bool:

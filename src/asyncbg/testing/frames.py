@@ -1,13 +1,10 @@
 """Parser of event streams (WHATWG HTML, section 9.2.6) that also keeps what an EventSource ignores."""
 
-import codecs
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
-_LINE_END = re.compile("\r\n|\r|\n")
-
+from asyncbg.client.sse_parser import LineReader
 
 _MOST_DIGITS = 15
 
@@ -42,28 +39,19 @@ class FrameParser:
         """The last valid retry; it applies from its line on, before the block is complete."""
         self.comments = 0
         """The number of comment lines, which need no blank line after them."""
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._text = ""
+        self._reader = LineReader()
         self._lines: list[str] = []
-        self._is_at_start = True
-        self._is_after_cr = False
 
     @property
     def has_rest(self) -> bool:
         """Whether an event is incomplete: clients drop it when the stream ends."""
-        return bool(self._text) or any(line.partition(":")[0] in {"data", "event"} for line in self._lines)
+        return self._reader.partial_size > 0 or any(line.partition(":")[0] in {"data", "event"} for line in self._lines)
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Parse a chunk. Return the completed blocks."""
-        text = self._decoder.decode(chunk)
-        if text and self._is_at_start:
-            text, self._is_at_start = text.removeprefix("\ufeff"), False
-        if text and self._is_after_cr:
-            text, self._is_after_cr = text.removeprefix("\n"), False
-        self._is_after_cr = self._is_after_cr or text.endswith("\r")
-        *lines, self._text = _LINE_END.split(self._text + text)
         found = []
-        for line in lines:
+        for raw in self._reader.feed(chunk):
+            line = raw.decode("utf-8", "replace")
             if line:
                 self._take(line)
             elif self._lines:

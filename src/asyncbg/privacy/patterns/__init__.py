@@ -1,1 +1,1 @@
-"""The pattern net: what looks personal or secret in free text."""
+"""Patterns of personal data and secrets in free text."""

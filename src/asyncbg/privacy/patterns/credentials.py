@@ -17,7 +17,7 @@ _SCHEME = re.compile(
 
 
 def hide_credentials(text: str) -> str:
-    """``text`` without the secrets in it."""
+    """Return ``text`` without its secrets."""
     lower = text.lower()
     if "private key" in lower:
         text = hide_private_keys(text)
@@ -107,7 +107,7 @@ _PEM = re.compile(
     r"[^-]*+(?:-(?!----)[^-]*+)*+(?:-----END[^-\n]{0,50}-----)?",
 )
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{5,}+(?:\.[\w-]*+){1,4}")
-# Each alternative starts with a letter, so that most characters are passed over at once.
+# Each alternative starts with a letter, so that most characters are skipped immediately.
 _KEYS = re.compile(
     r"""A(?:KIA|SIA)[A-Z0-9]{12,}+ | ATATT[\w-]{20,}+=* | AIza[\w-]{30,}+ | AGE-SECRET-KEY-1[A-Z0-9]{20,}+
       | EAAC[A-Za-z0-9]{20,}+ | GOCSPX-[\w-]{20,}+ | NRAK-[A-Za-z0-9-]{20,}+ | PMAK-[A-Za-z0-9-]{20,}+
@@ -138,7 +138,7 @@ def hide_private_keys(text: str) -> str:
 
 
 def hide_keys(text: str) -> str:
-    """JWTs (RFC 7519), bot tokens, and keys that tell by a prefix what they are."""
+    """JWTs (RFC 7519), bot tokens, and keys known by a prefix."""
     if "eyJ" in text:
         text = _JWT.sub(SECRET, text)
     if ":AA" in text:
@@ -147,6 +147,6 @@ def hide_keys(text: str) -> str:
 
 
 def _hide_key(match: re.Match[str]) -> str:
-    """A key stands alone; in the middle of a longer word its prefix is chance."""
+    """Replace a key, unless it is part of a longer word, where its prefix is chance."""
     start = match.start()
     return match[0] if start and match.string[start - 1].isalnum() else SECRET

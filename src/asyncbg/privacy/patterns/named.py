@@ -1,6 +1,6 @@
 """Secrets known by their name: ``password=…``, ``"token": "…"``, ``Authorization: …``, ``--secret …``.
 
-A name is searched for in lower case, which is cheap; only behind a name the costly question is asked what stands there.
+Names are searched for in lower case, which is cheap; the costly check of a value runs only behind a name.
 """
 
 import re
@@ -16,7 +16,7 @@ HINTS = (
     *("ion code", "ion_code", "ty code", "ty_code", *(word for word in PASSWORD if word.isascii())),
 )  # parts of the names below
 HINTS_BEYOND_ASCII = tuple(word for word in PASSWORD if not word.isascii())
-# Each alternative starts with a letter of its own, so that most characters are passed over at once.
+# Each alternative starts with a letter of its own, so that most characters are skipped immediately.
 _NAMES = rf"""
       a(?:uth(?:orization|tok)?(?![a-z]))
     | c(?:redentials?(?![a-z]) | ookie(?![a-z]) | vv2?(?![a-z0-9]) | vc2?(?![a-z0-9])
@@ -77,12 +77,12 @@ _NAME_AND_REST = re.compile(f"(?:{_NAMES})(?:{_RESTS})", re.VERBOSE)
 _OPTION = re.compile(r"(?<=\w)[ ]++(?P<plain>[^\s\-\"'<\[{(]\S*+)")
 _COOKIES = re.compile(r"""["']?\s?+:\s?+(?P<plain>(?=[^\s"';,=\[]++=)[^"'\r\n\\]++)""")
 
-_TELLING = 200  # so many characters of a value are looked at
-_MOST_JUDGED = 100  # a text with more names than this is no log line, and judging them takes its time
+_CHECKED_CHARS = 200  # characters of a value that are checked
+_MOST_CHECKED = 100  # a text with more names than this is no log line, and checking them takes its time
 
 
 def hide_named(text: str, lower: str) -> str:
-    """``text`` without the values of secrets; ``lower`` is the same in lower case."""
+    """Return ``text`` without the values of secrets; ``lower`` is the same in lower case."""
     if len(lower) != len(text):
         lower = re.sub("[A-Z]+", lambda capitals: capitals[0].lower(), text)
     pieces: list[str] = []
@@ -94,35 +94,35 @@ def hide_named(text: str, lower: str) -> str:
 
 
 def _values(text: str, lower: str) -> Iterator[tuple[int, int]]:
-    """Where the values of named secrets stand."""
+    """Yield the spans of the values of named secrets."""
     name = _NAME.search(lower)
-    judged = 0
-    while name and judged < _MOST_JUDGED:
-        judged += 1
+    checked = 0
+    while name and checked < _MOST_CHECKED:
+        checked += 1
         past = name.end()
         kind = kind_of(name[0])
-        rest = _rest(text, name) if _stands_alone(text, name, kind) else None
+        rest = _rest(text, name) if _is_separate(text, name, kind) else None
         if rest:
             start, end = rest.span("quoted" if rest["plain"] is None else "plain")
-            is_value = is_secret(text, name, rest, kind, text[start : min(end, start + _TELLING)])
+            is_value = is_secret(text, name, rest, kind, text[start : min(end, start + _CHECKED_CHARS)])
             if is_value:
                 yield start, end
-            if is_value or end - start >= _TELLING:
+            if is_value or end - start >= _CHECKED_CHARS:
                 past = rest.end()
         name = _NAME.search(lower, past)
     if name:
-        yield from _unjudged_values(lower, name.start())
+        yield from _unchecked_values(lower, name.start())
 
 
-def _unjudged_values(lower: str, start: int) -> Iterator[tuple[int, int]]:
-    """Where names come by the hundred, what stands behind each is taken for a secret."""
+def _unchecked_values(lower: str, start: int) -> Iterator[tuple[int, int]]:
+    """Yield the value behind every name, unchecked: a text with hundreds of names is no log line."""
     for match in _NAME_AND_REST.finditer(lower, start):
         start, end = match.span("quoted" if match["plain"] is None else "plain")
         if lower[start : start + 1] > "\x08":
             yield start, end
 
 
-def _stands_alone(text: str, name: re.Match[str], kind: Kind) -> bool:
+def _is_separate(text: str, name: re.Match[str], kind: Kind) -> bool:
     """``key`` needs to be an ``api_key``; ``pin`` must not end ``mapping``; ``ticket`` is a parameter of a URL."""
     start = name.start()
     if name[0] == "pass":

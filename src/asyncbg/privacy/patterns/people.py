@@ -1,4 +1,4 @@
-"""What addresses, account numbers and card numbers look like in text."""
+"""Patterns of e-mail addresses, account numbers and card numbers."""
 
 import re
 
@@ -16,7 +16,7 @@ _NOT_A_HOST = (
 
 
 def _address(letter: str, *, escaped: bool) -> re.Pattern[str]:
-    """Addresses of these letters; where text is escaped, one may begin right behind an escape."""
+    """Return a pattern of addresses of these letters; in escaped text one may begin right behind an escape."""
     start = rf"(?<![{letter}.+'%-])"
     if escaped:
         start = (
@@ -79,7 +79,7 @@ _ACCOUNT = re.compile(
     r"\d(?:(?<=(?<![A-Za-z0-9])[A-Za-z]{2}.)|(?<=\?\d\d[A-Z]{2}.))\d(?=(?:[ ._+\-]|%20)?[A-Za-z0-9]{4})"
 )
 _LIKE_AN_ACCOUNT = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d\d(?:(?:[ ._+\-]|%20)?[A-Za-z0-9]){11,29}+(?![A-Za-z0-9])")
-_MOST_JUDGED = 300  # a text with more of them is a list: the rest goes without a question
+_MOST_CHECKED = 300  # a text with more of them is a list: the rest goes without a question
 # ISO 13616: how long an IBAN is in each country of the registry.
 _COUNTRIES = """
     15:NO 16:BE 18:DK,FO,FI,GL,NL,SD 19:MK,SI 20:AT,BA,EE,KZ,XK,LT,LU 21:CH,HR,LI,LV
@@ -127,11 +127,11 @@ Span = tuple[int, int, str]
 
 
 def find_accounts(text: str) -> list[Span]:
-    """Where IBANs stand: the length of their country, and 1 modulo 97 (ISO 13616, ISO 7064)."""
+    """Return the spans of IBANs: the length of their country, and 1 modulo 97 (ISO 13616, ISO 7064)."""
     spans: list[Span] = []
     done = 0
-    for judged, match in enumerate(_ACCOUNT.finditer(text)):
-        if judged == _MOST_JUDGED:
+    for checked, match in enumerate(_ACCOUNT.finditer(text)):
+        if checked == _MOST_CHECKED:
             return spans + [(*seen.span(), SOME_IBAN) for seen in _LIKE_AN_ACCOUNT.finditer(text, done)]
         start = match.start() - 2
         shape = _SHAPES.get(text[start : start + 2].upper())
@@ -148,11 +148,11 @@ def _is_one_modulo_97(text: str) -> bool:
 
 
 def find_cards(text: str) -> list[Span]:
-    """Where card numbers stand: of a known issuer, and right by Luhn's check (ISO/IEC 7812-1, annex B)."""
+    """Return the spans of card numbers: of a known issuer, and valid by Luhn's check (ISO/IEC 7812-1, annex B)."""
     spans: list[Span] = []
     found = _CARD.finditer(text)
     for match in found:
-        if len(spans) == _MOST_JUDGED:
+        if len(spans) == _MOST_CHECKED:
             return [*spans, (*match.span(), CARD), *((*seen.span(), CARD) for seen in found)]
         seen = match[0]
         digits = re.sub(r"\D", "", seen.replace("%20", ""))

@@ -1,4 +1,4 @@
-"""What phone numbers look like: international ones by country, national ones by shape or by the word before."""
+"""Patterns of phone numbers: international ones by country, national ones by shape or by the word before."""
 
 import re
 
@@ -106,13 +106,13 @@ _OTHER_NUMBERS = (
 )
 _BETWEEN = " #:.=\"'-\t"
 
-_MOST_JUDGED = 100  # a text with more numbers than this is a list of them: the rest goes without a question
+_MOST_CHECKED = 100  # a text with more numbers than this is a list of them: the rest goes without a question
 
 Span = tuple[int, int, str]
 
 
 def find_named_phones(text: str) -> list[Span]:
-    """Where a number stands that the word before calls a phone number."""
+    """Return the spans of numbers that the word before calls phone numbers."""
     lower = text.lower()
     if len(lower) != len(text):  # a capital whose small letter takes two: words are found as they are
         lower = text
@@ -125,13 +125,13 @@ def find_named_phones(text: str) -> list[Span]:
         is_vague = is_vague and (end - start < 10 or _SAYS.search(text, match.end("word"), start) is None)
         if not is_vague and not _DATE.match(number) and (end := _whole(text, end)):
             spans.append(_span(text, start, end))
-            if len(spans) == _MOST_JUDGED:
+            if len(spans) == _MOST_CHECKED:
                 break
     return spans + [(*match.span("number"), SOME_PHONE) for match in found]
 
 
 def find_phones(text: str) -> list[Span]:
-    """Where a number stands that is written as phone numbers are."""
+    """Return the spans of numbers in the shape of phone numbers."""
     spans: list[Span] = []
     found = _SHAPED.finditer(text)
     for match in found:
@@ -141,13 +141,13 @@ def find_phones(text: str) -> list[Span]:
             end = match.end()
         if end > start and not _is_another_number(text, start):
             spans.append(_span(text, start, end))
-            if len(spans) == _MOST_JUDGED:
+            if len(spans) == _MOST_CHECKED:
                 break
     return spans + [(*match.span(), SOME_PHONE) for match in found]
 
 
 def _length(match: re.Match[str]) -> int:
-    """How much of what looks like a phone number is one; minus its place where it is none."""
+    """Return the length of the phone number in a match; minus its position where it is none."""
     seen = match[0]
     if match["groups"]:
         return -match.start()
@@ -177,7 +177,7 @@ def _international_length(number: str) -> int:
 
 
 def _whole(text: str, end: int) -> int:
-    """Where the number ends with its extension; 0 where it goes on as something else."""
+    """Return the end of the number with its extension; 0 where it continues as something else."""
     after = _AFTER.match(text, end)
     if after is None:
         return end

@@ -1,4 +1,4 @@
-"""The pattern net: what looks personal or secret in free text is replaced, whatever wrote it."""
+"""Redaction: values in free text that look personal or secret are replaced."""
 
 import re
 from collections.abc import Callable
@@ -23,17 +23,17 @@ _PLAIN = (
 )
 _UNUSUAL = re.compile(f"[{''.join(map(chr, _PLAIN))}]")
 _SEVEN_DIGITS = re.compile(r"(?:[^0-9]*+[0-9]){7}")  # no number that is hidden has fewer
-_STAND_IN = re.compile(r"(\[(?:secret|card|phone|iban|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
-_MARKS = "\0\1\2\3\4\5\6\7"  # one of them stands for a stand-in while the rest is looked at
+_REPLACEMENT = re.compile(r"(\[(?:secret|card|phone|iban|[a-z][a-z_-]{1,30}:[0-9a-f]{8})])")
+_MARKS = "\0\1\2\3\4\5\6\7"  # one of them marks a replacement while the rest is scanned
 _MOST_PASSES = 6
 _LONG = 2048  # so long a text is gone over once
 
 
 def redact(text: str) -> str:
-    """``text`` with what looks personal or secret replaced; clean text comes back as it is.
+    """Return ``text`` with what looks personal or secret replaced; clean text is returned unchanged.
 
-    Twice is the same as once, but for texts over 2,048 characters, which are not looked at again for what stands out
-    beside a stand-in only. It takes time linear in the length of the text, whatever the text, and raises for none.
+    Idempotent for texts of up to 2,048 characters; longer texts are scanned only once, so a value that shows only
+    beside a replacement may remain. The time is linear in the length of any text, and nothing is raised.
     """
     if len(text) > _LONG:
         return _pass_over(text)
@@ -41,22 +41,22 @@ def redact(text: str) -> str:
         clean = _pass_over(text)
         if clean == text:
             return text
-        text = clean  # what was beside it may stand out now
+        text = clean  # a value beside a replacement may be recognizable now
     return text if _pass_over(text) == text else SECRET
 
 
 def _pass_over(text: str) -> str:
     """Secrets, then addresses, then numbers."""
-    text = _between_stand_ins(hide_credentials, text)
-    text = _between_stand_ins(_hide_addresses, text)
-    return _between_stand_ins(_hide_numbers, text)
+    text = _between_replacements(hide_credentials, text)
+    text = _between_replacements(_hide_addresses, text)
+    return _between_replacements(_hide_numbers, text)
 
 
-def _between_stand_ins(hide: Callable[[str], str], text: str) -> str:
-    """The text with something hidden; stand-ins of an earlier time stay what they are."""
+def _between_replacements(hide: Callable[[str], str], text: str) -> str:
+    """Apply ``hide`` to a text; earlier replacements stay unchanged."""
     if "[" not in text:
         return hide(text)
-    parts = _STAND_IN.split(text)
+    parts = _REPLACEMENT.split(text)
     if len(parts) == 1:
         return hide(text)
     mark = next((mark for mark in _MARKS if mark not in text), _MARKS[0])
@@ -65,14 +65,14 @@ def _between_stand_ins(hide: Callable[[str], str], text: str) -> str:
     if clean == bare:
         return text
     kept = clean.split(mark)
-    if len(kept) != len(parts[::2]):  # one stood in the middle of what is hidden now
+    if len(kept) != len(parts[::2]):  # one was inside of what is hidden now
         return hide(text)
     parts[::2] = kept
     return "".join(parts)
 
 
 def redact_json(value: Any) -> Any:
-    """A JSON value with every text in it, keys too, put through :func:`redact`."""
+    """Return a JSON value with every text in it redacted, keys too."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, list):
@@ -90,7 +90,7 @@ def _hide_addresses(text: str) -> str:
 
 
 def _hide_numbers(text: str) -> str:
-    """Accounts, cards and phone numbers, found in plain digits and cut out of the text as it is."""
+    """Hide accounts, cards and phone numbers: found in plain digits, replaced in the original text."""
     plain = text if text.isascii() or not _UNUSUAL.search(text) else text.translate(_PLAIN)
     if not _SEVEN_DIGITS.match(plain):
         return text
@@ -99,11 +99,11 @@ def _hide_numbers(text: str) -> str:
 
 
 def _cut(text: str, spans: list[Span]) -> str:
-    """Every span replaced by its stand-in; of two that overlap the one that starts first, then the longer."""
+    """Replace every span; of two that overlap the one that starts first, then the longer."""
     pieces: list[str] = []
     done = 0
-    for start, end, stand_in in sorted(spans, key=lambda span: (span[0], -span[1])):
+    for start, end, replacement in sorted(spans, key=lambda span: (span[0], -span[1])):
         if start >= done:
-            pieces += text[done:start], stand_in
+            pieces += text[done:start], replacement
             done = end
     return "".join([*pieces, text[done:]])

@@ -1,4 +1,4 @@
-"""Whether what stands behind the name of a secret is one: ``password: required`` says something about it.
+"""Heuristics: whether the value behind the name of a secret is one; ``password: required`` is prose.
 
 A wrong yes hides a word of a log line, a wrong no shows a secret: ``=`` and quotes speak for a secret, prose against.
 """
@@ -35,7 +35,7 @@ _MARKUP = (">", "&gt;")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a name promises: ``loose`` ones stand as often before a plain word as before a secret."""
+    """What a name implies: ``loose`` ones precede a plain word as often as a secret."""
 
     is_password: bool
     is_digits: bool
@@ -68,7 +68,7 @@ _SAYINGS = """
     plaintext unexpected expected checked skipped bcrypt argon2 argon2id scrypt pbkdf2 sha256 md5 eof newline
     indent dedent name number op identifier include same-origin
 """
-_SAID = frozenset(_SAYINGS.split())  # what is said of a secret, or stands where one would
+_SAID = frozenset(_SAYINGS.split())  # words about a secret, or placeholders of one
 _PLACEHOLDER = re.compile(
     r"""[\W_xX]*|%\(?\w*\)?[srd]|\$\{?[A-Z_][A-Z0-9_]*+\}?|\$\d{1,2}|\$[{(]\S*|:[a-z_]\w*|[({\[<][^\n]*[)}\]>]"""
     r"""|[*•]+\S{0,4}|\S{0,4}[*•]{4,}\S{0,4}"""
@@ -98,12 +98,12 @@ _GRANT = re.compile(r"user|role|login|@")
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether a value only stands where a secret would: ``***``, ``${TOKEN}``, ``<redacted>``, ``$1``."""
+    """Whether a value is a placeholder of a secret: ``***``, ``${TOKEN}``, ``<redacted>``, ``$1``."""
     return value.lower() in _SAID or ((not value.isalnum() or value[0] in "xX") and bool(_PLACEHOLDER.fullmatch(value)))
 
 
 def is_secret(text: str, name: re.Match[str], rest: re.Match[str], kind: Kind, value: str) -> bool:
-    """Whether what stands behind the name of a secret is one."""
+    """Whether the value behind the name of a secret is one."""
     bare = value.strip(" ").rstrip(".:!?")
     if not bare or bare.lower() in _SAID or is_placeholder(value):
         return False
@@ -186,14 +186,14 @@ def _is_plain_value(text: str, name: re.Match[str], rest: re.Match[str], kind: K
 
 
 def _is_password(text: str, word: str, rest: re.Match[str], bare: str, *, is_told: bool) -> bool:
-    """``PWD=/home`` is a directory; ``pw:api`` and ``password: must be longer`` tell something else."""
+    """``PWD=/home`` is a directory; ``pw:api`` and ``password: must be longer`` are no secrets."""
     if word == "pwd" and bare.startswith(("/", "~", "C:")):
         return False
     return not is_told or (_is_odd(bare) if word == "pw" else _ends_there(text, rest, bare))
 
 
 def _is_pair(text: str, name: re.Match[str], rest: re.Match[str]) -> bool:
-    """``(b'authorization', b'Bearer x7')``: the pair alone stands in brackets."""
+    """``(b'authorization', b'Bearer x7')``: the pair alone is in brackets."""
     before = text[max(0, name.start() - 24) : name.start()]
     return bool(_PAIR_BEFORE.search(before) and _PAIR_AFTER.match(text, rest.end()))
 
@@ -203,13 +203,13 @@ def _is_about_syntax(text: str, name: re.Match[str]) -> bool:
 
 
 def _ends_there(text: str, rest: re.Match[str], bare: str) -> bool:
-    """``password: opensesame`` ends there; ``password: must be longer`` goes on as a sentence."""
+    """``password: opensesame`` ends there; ``password: must be longer`` continues as a sentence."""
     plain_word = bare.isalpha() or (bare.isdigit() and len(bare) < 3) or _is_compound(bare)
     return not (plain_word and _GOES_ON.match(text, rest.end()))
 
 
 def _looks_random(text: str) -> bool:
-    """Whether nobody would write this as a word: digits among letters, odd capitals, signs, or sheer length."""
+    """Whether this is no ordinary word: digits among letters, odd capitals, signs, or sheer length."""
     if len(text) < 6 or _is_compound(text) or _DOTTED.fullmatch(text):
         return False
     if any(map(str.isdigit, text)):

@@ -19,9 +19,9 @@ PHONE = (
 
 
 def alternatives(words: Iterable[str]) -> str:
-    """A verbose pattern for any of the words, the longest first; each branch starts with a character of its own.
+    """A verbose pattern for any of the words, the longest first; each branch starts with a distinct character.
 
-    The engine passes over all characters that start no branch at once. A word of Latin letters ends where letters end.
+    The engine skips all characters that start no branch. A word of Latin letters ends where letters end.
     """
     branches = []
     for first, group in groupby(sorted(words), key=lambda word: word[0]):
