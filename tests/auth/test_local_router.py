@@ -14,7 +14,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from asyncbg import AsyncBG
 from asyncbg.testing.server import serve
-from tests.auth.test_library import shop
+from tests.auth.test_router_auth import shop
 
 FORWARDED = [
     "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server", "Via", "X-Real-IP",
