@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.backends.conftest import LEASE_S, Store
+from tests.store.conftest import LEASE_S, Store
 
 from asyncbg.core.clock import ManualClock
 from asyncbg.core.event import Event, EventType

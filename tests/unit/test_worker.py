@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, model_serializer
-from tests.backends.conftest import Store
+from tests.store.conftest import Store
 
 from asyncbg.core.clock import ManualClock
 from asyncbg.core.event import Event, encode

@@ -5,7 +5,7 @@ from pathlib import Path
 from asyncbg.core.clock import ManualClock
 from asyncbg.store.sqlite import MIGRATIONS, SQLiteBackend
 from asyncbg.store.sqlite.database import Database
-from tests.backends.conftest import Store
+from tests.store.conftest import Store
 
 
 async def test_a_unique_key_of_before_goes_on_for_its_owner(tmp_path: Path, clock: ManualClock) -> None:

@@ -23,7 +23,7 @@ from asyncbg.core.job import (
 )
 from asyncbg.errors import IdempotencyError, JobNotFoundError, JobStateError
 from asyncbg.store.base import JobQuery
-from tests.backends.conftest import LEASE_S, Store
+from tests.store.conftest import LEASE_S, Store
 
 Another = Callable[[], Awaitable[Store]]
 BOOM = JobFailure(type="BoomError", message="it went off")

@@ -1,6 +1,6 @@
 """Any sequence of accepting, running, dying and steering keeps the invariants of docs/design/delivery.md.
 
-In CI a short run. ``python -m tests.backends.test_state_machine --steps 100000`` is the long one.
+In CI a short run. ``python -m tests.store.test_state_machine --steps 100000`` is the long one.
 """
 
 import argparse
