@@ -126,7 +126,7 @@ def test_an_engine_that_runs_in_a_loop_that_is_open_is_not_taken(bg: AsyncBG) ->
     loop = asyncio.new_event_loop()
     loop.run_until_complete(bg.start())
 
-    with pytest.raises(NotRunningError, match="runs already"):
+    with pytest.raises(NotRunningError, match="is running already"):
         asyncio.run(bg.start())
 
     loop.run_until_complete(bg.stop())
