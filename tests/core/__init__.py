@@ -1,0 +1,1 @@
+"""Tests of the core: values, clocks, JSON, errors and loops."""
