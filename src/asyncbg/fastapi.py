@@ -23,7 +23,7 @@ from asyncbg.core.engine_events import ENGINE_EVENTS
 from asyncbg.core.error_log import ErrorLog
 from asyncbg.core.event_model import EventModel, Vocabulary
 from asyncbg.core.job import NewJob
-from asyncbg.core.plain_text import require_line
+from asyncbg.core.stored_text import require_line
 from asyncbg.engine import Engine, Enqueuer, Job, PreparedJob
 from asyncbg.engine.registry import unwrap_partial
 from asyncbg.engine.target import enqueuer_of, prepare_target

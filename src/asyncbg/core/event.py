@@ -8,7 +8,7 @@ from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
 from asyncbg.core.clock import rfc3339
-from asyncbg.core.json_text import dump_json, load_json
+from asyncbg.core.stored_text import dump_json, load_json
 
 
 class EventType(StrEnum):

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
-from asyncbg.core.json_text import load_json
-from asyncbg.core.plain_text import make_storable
 from asyncbg.core.stored_arguments import shown_arguments
+from asyncbg.core.stored_text import load_json, make_storable
 from asyncbg.privacy.marks import ArgumentRedactor, Mark
 
 LONGEST_MESSAGE = 2_000

@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator
 
-from asyncbg.core.json_text import load_json
 from asyncbg.core.rebuild_schema import has_dynamic_defaults, rebuild_schema, serializer_of, validator_of
 from asyncbg.core.same_value import is_same
+from asyncbg.core.stored_text import load_json
 
 _NOTE = "$"
 _NOTE_BEGINS = f',"{_NOTE}":{{'

@@ -7,7 +7,7 @@ from dataclasses import replace
 from asyncbg.bus import EventBus, Subscription
 from asyncbg.core.event import Event, EventFilter
 from asyncbg.core.job import LONGEST_MESSAGE, Attempt, JobRecord, JobState, redact_for
-from asyncbg.core.plain_text import make_storable
+from asyncbg.core.stored_text import make_storable
 from asyncbg.engine.context import CurrentJob
 from asyncbg.engine.registry import InMemoryJobs
 from asyncbg.engine.runner import Runner

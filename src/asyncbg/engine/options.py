@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import aiosqlite
 
 from asyncbg.core.job import ANONYMOUS
-from asyncbg.core.plain_text import require_line
 from asyncbg.core.retry import RetryPolicy
+from asyncbg.core.stored_text import require_line
 from asyncbg.engine.unique_key import KeyOption
 from asyncbg.errors import (
     OptionsError,

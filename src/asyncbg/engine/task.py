@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from asyncbg.core.json_text import dump_json, has_long_number
+from asyncbg.core.stored_text import dump_json, has_long_number
 from asyncbg.engine.arguments import EXTRA_KEYWORD, EXTRA_POSITIONAL, Arguments, arguments_of
 from asyncbg.engine.dependencies import body_of, signature_of
 from asyncbg.engine.options import TaskOptions

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 from pydantic_core import PydanticCustomError
 
 from asyncbg import Personal
-from asyncbg.core.plain_text import is_one_line, is_storable
+from asyncbg.core.stored_text import is_one_line, is_storable
 from asyncbg.errors import ErrorItem
 from asyncbg.service.integrations.egress import MAX_URL_LENGTH
 from asyncbg.service.integrations.mail_address import AddressError, MailAddress

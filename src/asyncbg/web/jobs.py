@@ -13,7 +13,7 @@ from asyncbg.auth.audit import Audit, audited
 from asyncbg.auth.caller import CurrentCaller, recheck_caller
 from asyncbg.core.ids import is_job_id
 from asyncbg.core.job import JobState
-from asyncbg.core.plain_text import is_one_line, is_storable
+from asyncbg.core.stored_text import is_one_line, is_storable
 from asyncbg.engine import Engine
 from asyncbg.engine.registry import unknown_task_hint
 from asyncbg.errors import JobNotFoundError

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from asyncbg.core.json_text import HeavyJsonError, require_light
+from asyncbg.core.stored_text import HeavyJsonError, require_light
 from asyncbg.errors import ErrorItem
 from asyncbg.web.access_log import note_library_request
 from asyncbg.web.inputs import refuse_unknown_query, takes_body

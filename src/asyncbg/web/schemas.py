@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 from asyncbg.auth.access import mount_prefix
 from asyncbg.core.clock import rfc3339
 from asyncbg.core.job import Attempt, JobRecord, JobState, ProgressValue
-from asyncbg.core.json_text import load_json
 from asyncbg.core.stored_arguments import shown_arguments
+from asyncbg.core.stored_text import load_json
 from asyncbg.engine.threads import Threads
 from asyncbg.privacy import redact
 from asyncbg.privacy.marks import masked_arguments, masked_result

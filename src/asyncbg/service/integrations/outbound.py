@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from asyncbg.core.clock import Clock
-from asyncbg.core.json_text import HeavyJsonError, require_light
+from asyncbg.core.stored_text import HeavyJsonError, require_light
 from asyncbg.errors import AsyncBGError, NotRunningError, SettingsError
 from asyncbg.service import version
 from asyncbg.service.integrations.content_coding import ASKED, CodingError, ContentDecoder

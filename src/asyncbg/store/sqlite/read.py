@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from asyncbg.core.event import Event, EventFilter, EventType
 from asyncbg.core.job import FINAL_STATES, JobFailure, JobRecord, JobState, Lease, ProgressValue
-from asyncbg.core.json_text import load_json
+from asyncbg.core.stored_text import load_json
 from asyncbg.errors import JobNotFoundError, JobStateError
 from asyncbg.store.base import JobQuery, Tail, TaskCount
 from asyncbg.store.sqlite.statement import SQL, read_json

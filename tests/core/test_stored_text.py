@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from asyncbg.core.clock import rfc3339
 from asyncbg.core.job import ProgressValue
-from asyncbg.core.json_text import dump_json, load_json
-from asyncbg.core.plain_text import make_storable
 from asyncbg.core.stored_arguments import shown_arguments
+from asyncbg.core.stored_text import dump_json, load_json, make_storable
 
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
