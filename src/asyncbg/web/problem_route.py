@@ -50,7 +50,12 @@ class ProblemRoute(APIRoute):
         **options: Any,
     ) -> None:
         if self.strict_query:
-            dependencies = [Depends(refuse_unknown_query), Depends(_refuse_unknown_body), *(dependencies or ())]
+            checks = [Depends(refuse_unknown_query)]
+            if not _BODILESS.issuperset(
+                options.get("methods") or _BODILESS
+            ):  # each dependency costs an open stream 2 KiB
+                checks.append(Depends(_refuse_unknown_body))
+            dependencies = [*checks, *(dependencies or ())]
             responses = {**problem_docs(422), **(responses or {})}
         super().__init__(path, endpoint, dependencies=dependencies, responses=responses, **options)
 
@@ -170,8 +175,7 @@ def refuse_media_type(headers: Headers, *, also: str = "") -> None:
 
 async def _refuse_unknown_body(request: Request) -> None:
     """Refuse a body where none is declared or documented, unless it is an empty object or only repeats the path."""
-    is_read = request.method in _BODILESS or takes_body(request)
-    if is_read or not _has_body(request.headers) or not await request.body():
+    if takes_body(request) or not _has_body(request.headers) or not await request.body():
         return
     refuse_media_type(request.headers)
     try:
