@@ -53,7 +53,7 @@ async def _serving(settings: Settings) -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        app.state.asyncbg.begin_shutdown()
+        app.state.asyncbg._begin_shutdown()
         server.should_exit = True
         await task
         listener.close()
