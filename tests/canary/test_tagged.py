@@ -20,7 +20,7 @@ OF_THE_NET = {
     "canary/people.py": "the tag is put into each datum there",
     "privacy/corpus.py": "reads the labelled sets",
     "privacy/measure.py": "hostile texts for the net",
-    "unit/test_redact.py": "the net's own tests: every form of a datum there is, and what only looks like one",
+    "privacy/test_redaction.py": "the net's own tests: every form of a datum there is, and what only looks like one",
     "unit/test_email_matcher.py": "every form of one address there is, and its near misses",
     "egress_forms.py": "URLs that must not be asked: their form is what is tested",
 }
