@@ -6,7 +6,7 @@ import time
 
 from fastapi import FastAPI
 
-from asyncbg import AsyncBG
+from asyncbg import AsyncBG, Progress
 
 bg = AsyncBG()
 app = FastAPI(lifespan=bg.lifespan)
@@ -23,8 +23,9 @@ async def hold() -> str:
 
 
 @bg.task(priority=9)
-def deaf() -> None:
-    """Stay in a thread, whatever anybody says."""
+def deaf(progress: Progress = Progress()) -> None:
+    """Stay in a thread, whatever anybody says; the progress says that the thread has begun."""
+    progress.set(1)
     if HOLDS:
         time.sleep(60)
 

@@ -55,6 +55,12 @@ class Server:
             while (await self.http.get(f"/jobs/{job_id}")).json()["state"] != "running":  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.02)
 
+    async def has_begun(self, job_id: str) -> None:
+        """Wait until the function of a job runs: it reports progress first."""
+        async with asyncio.timeout(SOON_S):
+            while (await self.http.get(f"/jobs/{job_id}")).json()["progress"] is None:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.02)
+
     def tell(self, number: int, *, group: bool = False) -> int:
         """Send a signal, to the whole group as a terminal does; when that was."""
         (os.killpg if group else os.kill)(self.process.pid, number)
@@ -192,7 +198,7 @@ async def test_a_thread_that_does_not_listen_holds_up_no_exit(start: Start) -> N
     server = await start(UVICORN)
     await server.is_ready()
     job_id = await server.submit("deaf")
-    await server.runs(job_id)
+    await server.has_begun(job_id)
     server.tell(signal.SIGTERM)
     _, took_s = await server.ends()
 
