@@ -1,6 +1,6 @@
 """Whether two values are the same: of the same types all the way down, not merely equal."""
 
-import marshal
+import marshal  # nosemgrep: no-pickle
 import math
 import operator
 from collections.abc import Callable, Iterable, Set
@@ -11,7 +11,9 @@ from pydantic import BaseModel
 from pydantic_core import TzInfo
 
 _BY_VALUE = 2
-"""The version of marshal's format that writes equal values alike, whether an object occurs once or several times."""
+"""The version of marshal's format that writes equal values alike, whether an object occurs once or several times.
+
+marshal only writes here, to compare two values; nothing is ever read back."""
 
 
 def is_same(one: Any, other: Any) -> bool:
