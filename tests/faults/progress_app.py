@@ -12,7 +12,7 @@ from asyncbg import AsyncBG, Progress, current_job
 
 if __name__ == "__main__":
     os.environ["ASYNCBG_DATABASE_URL"] = f"sqlite:///{sys.argv[1]}"
-bg = AsyncBG()
+bg = AsyncBG(runner={"concurrency": 3})  # few, so that six jobs at once need two processes
 app = FastAPI(lifespan=bg.lifespan)
 app.include_router(bg.router)
 
