@@ -51,14 +51,15 @@ class Server:
 
     async def runs(self, job_id: str) -> None:
         """Wait until a job runs."""
-        async with asyncio.timeout(SOON_S):
-            while (await self.http.get(f"/jobs/{job_id}")).json()["state"] != "running":  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.02)
+        await self._until(job_id, lambda job: job["state"] == "running")
 
     async def has_begun(self, job_id: str) -> None:
         """Wait until the function of a job runs: it reports progress first."""
+        await self._until(job_id, lambda job: job["progress"] is not None)
+
+    async def _until(self, job_id: str, holds: Callable[[dict[str, Any]], bool]) -> None:
         async with asyncio.timeout(SOON_S):
-            while (await self.http.get(f"/jobs/{job_id}")).json()["progress"] is None:  # noqa: ASYNC110 - another process
+            while not holds((await self.http.get(f"/jobs/{job_id}")).json()):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.02)
 
     def tell(self, number: int, *, group: bool = False) -> int:
